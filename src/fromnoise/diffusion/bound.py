@@ -1,0 +1,79 @@
+"""The variational bound term by term, in nats summed over a picture's dimensions (Ho et al. 2020, eq. 5).
+
+    -log p(x_0) <= L_T + sum_{k=2..T} L_{k-1} + L_0
+
+``prior`` is L_T, ``step`` one of the L_{k-1}, ``decoder`` L_0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fromnoise.diffusion.denoiser import Prediction
+from fromnoise.diffusion.schedule import Level, Schedule
+from fromnoise.diffusion.transition import posterior_variance, tau
+
+
+def prior(x0: Tensor, last: Level) -> Tensor:
+    """KL(q(x_T | x_0) || N(0, I)), (B,): 1/2 sum(alpha^2 x_0^2 + sigma^2 - 1 - log sigma^2)."""
+    variance = last.sigma**2
+    return 0.5 * ((last.alpha * x0) ** 2 + variance - 1 - variance.log()).flatten(1).sum(1)
+
+
+def step(x0: Tensor, told: Prediction, here: Level, there: Level, f: float | None = 0.0) -> Tensor:
+    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), (B,), for s > 0.
+
+    With the small variance, f = 0, it is 1/2 (SNR_s - SNR_t) |x_0 - x_0_hat|^2 (Kingma et al. 2021, eq. 13).
+
+    Args:
+        x0: clean images (B, C, H, W).
+        told: the model's prediction at ``here``.
+        here: level t.
+        there: level s < t, s > 0.
+        f: the model's variance as in ``rules.Ancestral``; None takes the learned spread.
+    """
+    share = told.spread if f is None else f
+    if share is None:
+        raise ValueError("this model has learned no variance")
+    small, model = posterior_variance(here, there), posterior_variance(here, there, share)
+    miss = there.alpha * tau(here, there) * (x0 - told.x0)  # of the two means: x_t cancels
+    ratio = small / model
+    return (0.5 * (ratio - 1 - ratio.log() + miss**2 / model)).flatten(1).sum(1)
+
+
+def decoder(x0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """-log p(x_0 | x_1), (B,), a Gaussian integrated over each pixel's bin, 2/255 wide, open at black and white (Ho et al. 2020, eq. 13).
+
+    Args:
+        x0: clean images (B, C, H, W), the values k/127.5 - 1 of 8-bit pixels.
+        mean: of p(x_0 | x_1), same shape.
+        deviation: its standard deviation, broadcastable.
+    """
+    half = 1 / 255
+    low, high = (x0 - mean - half) / deviation, (x0 - mean + half) / deviation
+    # the probability of [low, high] equals that of [-high, -low]: mirrored to the left tail, where the logarithms keep their digits
+    flip = low + high > 0
+    low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    top = torch.where(flip, x0 < -1 + half, x0 > 1 - half)
+    bottom = torch.where(flip, x0 > 1 - half, x0 < -1 + half)
+    log_high = torch.where(top, 0.0, torch.special.log_ndtr(high))
+    log_low = torch.where(bottom, -math.inf, torch.special.log_ndtr(low))
+    gap = (log_low - log_high).clamp(max=-torch.finfo(x0.dtype).tiny)
+    return -(log_high + torch.log(-torch.expm1(gap))).flatten(1).sum(1)
+
+
+def decoder_deviation(schedule: Schedule, f: float = 0.0, like: Tensor | None = None) -> Tensor:
+    """Standard deviation of p(x_0 | x_1) of a table: the variance's log at k = 1 has its small end taken from k = 2, as in Ho et al.'s code.
+
+    Raises:
+        ValueError: the schedule is no table, or has one step only.
+    """
+    if schedule.steps is None or schedule.steps < 2:
+        raise ValueError("the decoder's variance is read off a table of at least two steps")
+    one, two = (schedule.at(k / schedule.steps, like) for k in (1, 2))
+    zero = schedule.at(0.0, like)
+    small, large = posterior_variance(two, one), posterior_variance(one, zero, 1.0)
+    return (small ** (1 - f) * large**f).sqrt()

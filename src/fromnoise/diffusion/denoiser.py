@@ -1,0 +1,100 @@
+"""The one face of every model: noisy image and level in, clean image out.
+
+A network is any ``nn.Module(x, clock, cond)``; what its output means (``Target``) and what it sees as time (``Clock``) are said here once,
+so that rules, guidance and bounds only ever meet ``Prediction.x0``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fromnoise.diffusion.schedule import Level
+from fromnoise.diffusion.target import Target
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says of a noisy image.
+
+    Attributes:
+        x0: estimate of E[x_0 | x_t], (B, C, H, W).
+        spread: learned share f in [0, 1] of the log variance between small and large, shaped as ``x0``; None if fixed.
+    """
+
+    x0: Tensor
+    spread: Tensor | None = None
+
+
+Denoise = Callable[[Tensor, Level, Tensor | None, Tensor | None], Prediction]
+"""``denoise(x, level, cond, previous)``: what a ``Denoiser``, a wrapper of one (``guidance.py``) and an exact one (``mixture.py``) are."""
+
+
+class Clock(ABC):
+    """What the network sees as time."""
+
+    @abstractmethod
+    def read(self, level: Level) -> Tensor:
+        """The clock at ``level``, float64, shape of ``level.t``."""
+
+
+class Index(Clock):
+    """The step as the original numbers it: 0 for k = 1 up to T - 1."""
+
+    def __init__(self, steps: int) -> None:
+        """Count ``steps`` steps between t = 0 and t = 1."""
+        self.steps = steps
+
+    def read(self, level: Level) -> Tensor:
+        """T t - 1."""
+        return level.t * self.steps - 1
+
+
+class Denoiser(nn.Module):
+    """A network, a target and a clock: ``denoiser(x, level, cond, previous) -> Prediction``. Final: wrap it, do not override it."""
+
+    def __init__(
+        self, net: nn.Module, target: Target, clock: Clock, *, self_conditioning: bool = False, learned_spread: bool = False
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            net: called as ``net(x, clock (B,), cond)``; with self-conditioning x has 2C channels, with learned spread the output has.
+            target: what the first C output channels are.
+            clock: what the network sees as time.
+            self_conditioning: the network also sees the previous estimate of x_0, or zeros (Chen et al. 2022, "Analog bits").
+            learned_spread: the last C output channels v in [-1, 1] give f = (v + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
+        """
+        super().__init__()
+        self.net, self.target, self.clock = net, target, clock
+        self.self_conditioning, self.learned_spread = self_conditioning, learned_spread
+
+    def output(
+        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The network's estimate of its target, and the spread if it learns one; both (B, C, H, W) in the dtype of ``x``."""
+        seen = x
+        if self.self_conditioning:
+            seen = torch.cat([x, torch.zeros_like(x) if previous is None else previous], dim=1)
+        clock = self.clock.read(level).to(x.device, torch.float32, non_blocking=True).expand(len(x))
+        out = self.net(seen, clock, cond).to(x.dtype)
+        if not self.learned_spread:
+            return out, None
+        out, spread = out.chunk(2, dim=1)
+        return out, (spread + 1) / 2
+
+    def forward(self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None) -> Prediction:
+        """Estimate the clean image.
+
+        Args:
+            x: noisy images (B, C, H, W).
+            level: where they are on the schedule.
+            cond: what the model is told, (B,) class indices, -1 for nothing, or None.
+            previous: an earlier estimate of x_0, used if the model conditions on itself.
+        """
+        out, spread = self.output(x, level, cond, previous)
+        return Prediction(self.target.x0(x, out, level), spread)

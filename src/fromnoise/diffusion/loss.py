@@ -1,0 +1,234 @@
+"""What training minimises: how t is drawn, what is compared and how it is weighted."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fromnoise.diffusion import bound
+from fromnoise.diffusion.denoiser import Denoiser, Prediction
+from fromnoise.diffusion.noise import Draw, Noise
+from fromnoise.diffusion.schedule import Level, Schedule
+from fromnoise.diffusion.target import Target
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""Elementwise distance of two tensors."""
+
+
+def mse(a: Tensor, b: Tensor) -> Tensor:
+    """(a - b)^2."""
+    return F.mse_loss(a, b, reduction="none")
+
+
+def mae(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|."""
+    return F.l1_loss(a, b, reduction="none")
+
+
+def huber(a: Tensor, b: Tensor) -> Tensor:
+    """(a - b)^2 / 2 below 1, |a - b| - 1/2 above."""
+    return F.huber_loss(a, b, reduction="none")
+
+
+class Weighting(ABC):
+    """Weight of a level's loss."""
+
+    @abstractmethod
+    def of(self, level: Level, target: Target) -> Tensor:
+        """Weight of the squared error in the target, shaped as ``level.alpha``."""
+
+
+class Simple(Weighting):
+    """1 (Ho et al. 2020, eq. 14)."""
+
+    def of(self, level: Level, target: Target) -> Tensor:
+        """1."""
+        return level.alpha.new_ones(level.alpha.shape)
+
+
+@dataclass(frozen=True)
+class MinSNR(Weighting):
+    """min(SNR, gamma) on the error in x_0, whatever the target (Hang et al. 2023, eq. 9)."""
+
+    gamma: float = 5.0
+
+    def of(self, level: Level, target: Target) -> Tensor:
+        """min(SNR, gamma) / gain."""
+        return level.snr.clamp(max=self.gamma) / target.gain(level)
+
+
+@dataclass(frozen=True)
+class P2(Weighting):
+    """1/(k + SNR)^gamma on the error in eps, whatever the target (Choi et al. 2022, eq. 8)."""
+
+    k: float = 1.0
+    gamma: float = 1.0
+
+    def of(self, level: Level, target: Target) -> Tensor:
+        """SNR / (k + SNR)^gamma / gain."""
+        return level.snr / (self.k + level.snr) ** self.gamma / target.gain(level)
+
+
+class Loss(ABC):
+    """A loss of each image at its level."""
+
+    @abstractmethod
+    def of(self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None) -> Tensor:
+        """Loss (B,) of clean images ``x0`` (B, C, H, W) under noise ``eps`` at ``level``; the other arguments as of ``Denoiser``."""
+
+
+@dataclass(frozen=True)
+class Regression(Loss):
+    """A weighted distance from the network's output to its target, mean over the dimensions."""
+
+    metric: Metric = mse
+    weighting: Weighting = Simple()
+
+    def of(self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None) -> Tensor:
+        """weight(t) * metric(output, target)."""
+        out, _ = denoiser.output(level.noisy(x0, eps), level, cond, previous)
+        distance = self.metric(out, denoiser.target.of(x0, eps, level))
+        return (self.weighting.of(level, denoiser.target) * distance).flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class TrueBound(Loss):
+    """T times the drawn term of the variational bound, in nats a dimension: its mean over t is L - L_T (Ho et al. 2020, eq. 5).
+
+    Attributes:
+        schedule: the table.
+        f: the model's variance, as of ``rules.Ancestral``.
+    """
+
+    schedule: Schedule
+    f: float = 0.0
+
+    def of(self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None) -> Tensor:
+        """The decoder's term where k = 1, the step's elsewhere.
+
+        Raises:
+            ValueError: the schedule is no table.
+        """
+        steps = self.schedule.steps
+        if steps is None:
+            raise ValueError("the bound of a step table was asked of a schedule without steps")
+        x = level.noisy(x0, eps)
+        told = Prediction(denoiser(x, level, cond, previous).x0)
+        first = level.t * steps < 1.5
+        before = self.schedule.at(torch.where(first, level.t, level.t - 1 / steps), like=x0)
+        between = bound.step(x0, told, self._at_least_two(level, x0, steps), before, self.f)
+        shown = bound.decoder(x0, told.x0, bound.decoder_deviation(self.schedule, self.f, x0.new_zeros(())))
+        return steps * torch.where(first.to(x0.device), shown, between) / x0[0].numel()
+
+    def _at_least_two(self, level: Level, x0: Tensor, steps: int) -> Level:
+        """``level`` with k = 1 raised to 2: its step term is not used, but must be finite, or its gradient would be NaN."""
+        return self.schedule.at(level.t.clamp(min=2 / steps), like=x0)
+
+
+class Times(ABC):
+    """How the time of a training image is drawn."""
+
+    @abstractmethod
+    def draw(self, noise: Noise) -> Tensor:
+        """u in [0, 1) for each position, float64 (B,)."""
+
+
+class Uniform(Times):
+    """Independent and uniform."""
+
+    def draw(self, noise: Noise) -> Tensor:
+        """u from (seed, position)."""
+        return noise.uniform(Draw.TIME)
+
+
+class Stratified(Times):
+    """Uniform, and even over any run of positions, however it is cut into batches and processes.
+
+    u = frac(offset + position * golden ratio): a Kronecker sequence, whose discrepancy over n neighbours is O(log n / n).
+    """
+
+    def draw(self, noise: Noise) -> Tensor:
+        """u from (seed, position)."""
+        offset = Noise(noise.seed, noise.ids.new_zeros(1)).uniform(Draw.TIME)
+        # the product is taken modulo 2^64 in integers, so that late positions keep all their digits
+        turn = noise.ids.cpu() * -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
+        return (((turn >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53 + offset).frac()
+
+
+class Objective(nn.Module):
+    """A denoiser with its loss: what is wrapped for several processes, and called as ``objective(x0, positions, cond)``."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: Schedule,
+        loss: Loss,
+        times: Times,
+        *,
+        seed: int = 0,
+        offset_noise: float = 0.0,
+        label_dropout: float = 0.0,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            denoiser: to be trained.
+            schedule: of the noise.
+            loss: of an image at a level.
+            times: how levels are drawn.
+            seed: of all noise.
+            offset_noise: strength of an extra N(0, I) per image and channel (Guttenberg 2023).
+            label_dropout: share of images whose label is hidden (Ho and Salimans 2022, alg. 1).
+        """
+        super().__init__()
+        self.denoiser, self.schedule, self.loss, self.times = denoiser, schedule, loss, times
+        self.seed, self.offset_noise, self.label_dropout = seed, offset_noise, label_dropout
+
+    def forward(
+        self, x0: Tensor, positions: Tensor, cond: Tensor | None = None, *, guess: bool = False, training: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of each image at a level of its own.
+
+        Args:
+            x0: clean images (B, C, H, W) in [-1, 1].
+            positions: in the stream of training images, int64 (B,): with the seed they fix time and noise.
+            cond: (B,) classes or None.
+            guess: let a model that conditions on itself see its own first estimate, taken without gradient.
+            training: whether labels are dropped; held-out images keep theirs.
+
+        Returns:
+            loss (B,) and times (B,).
+        """
+        noise = Noise(self.seed, positions)
+        level = self.schedule.at(self.schedule.spread(self.times.draw(noise)), like=x0)
+        eps = noise.normal(tuple(x0.shape[1:]), Draw.EPS, like=x0)
+        if self.offset_noise:
+            shift = noise.normal((x0.shape[1],), Draw.OFFSET, like=x0)
+            eps = eps + self.offset_noise * shift.reshape(*shift.shape, *([1] * (x0.ndim - 2)))
+        if cond is not None and training and self.label_dropout:
+            hidden = noise.uniform(Draw.LABEL) < self.label_dropout
+            cond = torch.where(hidden.to(cond.device), -1, cond)
+        previous = None
+        if self.denoiser.self_conditioning and guess:
+            with torch.no_grad():
+                previous = self.denoiser(level.noisy(x0, eps), level, cond).x0.clamp(-1, 1)
+        return self.loss.of(self.denoiser, x0, eps, level, cond, previous), level.t
+
+
+def guesses(seed: int, step: int) -> bool:
+    """Whether training step ``step`` lets the model see its own estimate: half of the steps do (Chen et al. 2022, alg. 1)."""
+    return bool(Noise(seed, torch.tensor([step])).uniform(Draw.SELF) < 0.5)
+
+
+def by_time(losses: Tensor, times: Tensor, bins: int = 10) -> Tensor:
+    """Mean loss in ``bins`` equal bins of t in (0, 1], float64 (bins,); NaN where none fell."""
+    place = (times.to(torch.float64) * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, losses.to("cpu", torch.float64))
+    count = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, torch.ones_like(place, dtype=torch.float64))
+    return torch.where(count > 0, total / count, math.nan)

@@ -1,0 +1,106 @@
+"""Time grids, and the one sampling loop, a generator: whoever iterates draws the bar, writes the GIF, stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromnoise.diffusion.denoiser import Denoise, Prediction
+from fromnoise.diffusion.noise import Draw, Noise
+from fromnoise.diffusion.rules import Rule
+from fromnoise.diffusion.schedule import Level, Schedule
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loop yields after each step.
+
+    Attributes:
+        index: 0 for the first step.
+        total: how many steps there will be.
+        here: the level that the step left.
+        there: the level that it reached.
+        x: images at ``there``, (B, C, H, W).
+        prediction: the estimate of x_0 made on the way.
+    """
+
+    index: int
+    total: int
+    here: Level
+    there: Level
+    x: Tensor
+    prediction: Prediction
+
+
+def uniform(schedule: Schedule, steps: int) -> list[Level]:
+    """``steps`` + 1 levels from t = 1 down to t = 0, equally spaced, on the nearest steps of a table.
+
+    Raises:
+        ValueError: no step, or more than the table has.
+    """
+    return on_table(schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) if steps > 0 else torch.empty(0))
+
+
+def quadratic(schedule: Schedule, steps: int) -> list[Level]:
+    """As ``uniform``, with t proportional to the square of the step: dense near the clean image (Song et al. 2020, app. D.2)."""
+    return on_table(schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2 if steps > 0 else torch.empty(0))
+
+
+def on_table(schedule: Schedule, times: Tensor) -> list[Level]:
+    """The levels at falling ``times``, moved to the nearest free steps if the schedule is a table.
+
+    Raises:
+        ValueError: fewer than two times, or more steps than the table has.
+    """
+    if len(times) < 2:
+        raise ValueError("sampling needs at least one step")
+    if schedule.steps is not None:
+        last = len(times) - 1
+        if last > schedule.steps:
+            raise ValueError(f"{last} steps were asked of a model of {schedule.steps}: take at most {schedule.steps}")
+        k = (times * schedule.steps).round().long()
+        for i in range(last - 1, -1, -1):  # rounding may have joined two: keep them strictly falling, from the clean end up
+            k[i] = max(int(k[i]), int(k[i + 1]) + 1)
+        for i in range(last + 1):  # and within the table
+            k[i] = min(int(k[i]), schedule.steps - i)
+        times = k.to(torch.float64) / schedule.steps
+    return [schedule.at(t) for t in times]
+
+
+def start(shape: tuple[int, ...], noise: Noise, like: Tensor) -> Tensor:
+    """x at t = 1, each sample's own standard normal noise, (B, *shape): a variance-preserving chain ends in N(0, I)."""
+    return noise.normal(shape, Draw.START, like=like)
+
+
+def trajectory(
+    denoise: Denoise, rule: Rule, levels: Sequence[Level], x: Tensor, noise: Noise, cond: Tensor | None = None
+) -> Iterator[Step]:
+    """Follow ``rule`` down ``levels``.
+
+    Args:
+        denoise: the model, wrapped in whatever guidance.
+        rule: what a step does.
+        levels: falling times, the last is usually t = 0.
+        x: images at ``levels[0]``, (B, C, H, W).
+        noise: gives each sample its own numbers, whatever the batch.
+        cond: (B,) class indices or None.
+
+    Yields:
+        One ``Step`` a step. A model that conditions on itself is handed its last estimate of x_0.
+    """
+    memory, previous, total = rule.start(), None, len(levels) - 1
+    for index, (here, there) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        draws = iter(range(index * 16, index * 16 + 16))
+
+        def ask(y: Tensor, level: Level, seen: Tensor | None = previous) -> Prediction:
+            return denoise(y, level, cond, seen)
+
+        def fresh(parts: Iterator[int] = draws, like: Tensor = x) -> Tensor:
+            return noise.normal(tuple(like.shape[1:]), Draw.STEP, next(parts), like=like)
+
+        x, told, memory = rule.step(ask, x, here, there, fresh, memory)
+        previous = told.x0
+        yield Step(index, total, here, there, x, told)

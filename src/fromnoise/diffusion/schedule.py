@@ -1,0 +1,190 @@
+"""Noise schedules: how much signal and how much noise a picture holds at time t.
+
+A schedule is one function, the log signal-to-noise ratio ``logsnr(t)``, ``t`` in [0, 1], falling from +inf at the clean image.
+With ``x_t = alpha x_0 + sigma eps`` and ``alpha^2 + sigma^2 = 1`` (variance preserving)
+
+    alpha^2 = sigmoid(logsnr)        sigma^2 = sigmoid(-logsnr)
+
+so nothing cancels at either end, and any two times, not only neighbours, have a transition (``transition.py``).
+
+The tables of betas of Ho et al. 2020 are points of such a function: step ``k`` of ``T`` is ``t = k/T``, and
+``A_k = prod_{j<=k} (1 - beta_j) = alpha(k/T)^2`` (their eq. 4, written alpha-bar there).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Level:
+    """A point of a schedule.
+
+    Attributes:
+        t: time in [0, 1], float64 on the CPU, shape () or (B,).
+        alpha: signal scale. 0-d float64 when sampling; (B, 1, 1, ...) in the images' dtype and device when training.
+        sigma: noise scale, shaped as ``alpha``.
+        logsnr: log(alpha^2 / sigma^2), shaped as ``alpha``; +inf at t = 0.
+    """
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    logsnr: Tensor
+
+    @property
+    def snr(self) -> Tensor:
+        """Signal-to-noise ratio alpha^2 / sigma^2."""
+        return self.logsnr.exp()
+
+    def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """Sample q(x_t | x_0) with the given noise: ``alpha x0 + sigma eps`` (Ho et al. 2020, eq. 4)."""
+        return self.alpha * x0 + self.sigma * eps
+
+    def eps(self, x: Tensor, x0: Tensor) -> Tensor:
+        """The noise that takes ``x0`` to ``x``: ``(x - alpha x0) / sigma``; needs sigma > 0."""
+        return (x - self.alpha * x0) / self.sigma
+
+
+class Schedule(ABC):
+    """The log signal-to-noise ratio as a function of time; everything else follows from it."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int | None:
+        """T, the number of steps of a table; None if every time in (0, 1] is as good as another."""
+
+    @abstractmethod
+    def logsnr(self, t: Tensor) -> Tensor:
+        """log(alpha^2/sigma^2) at the times ``t``, float64, any shape; decreasing, +inf at 0."""
+
+    @abstractmethod
+    def spread(self, u: Tensor) -> Tensor:
+        """Map u, uniform on [0, 1), to training times: uniform on 1/T .. 1 of a table, or on (0, 1]."""
+
+    def at(self, t: Tensor | float, like: Tensor | None = None) -> Level:
+        """The levels at times ``t``.
+
+        Args:
+            t: times in [0, 1], shape () or (B,).
+            like: images (B, ...); if given, scales are cast to their dtype and device and shaped (B, 1, ...).
+        """
+        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        logsnr = self.logsnr(t)
+        scales = (torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt(), logsnr)
+        if like is not None:
+            shape = t.shape + (1,) * (like.ndim - t.ndim)
+            scales = tuple(s.reshape(shape).to(like.device, like.dtype, non_blocking=True) for s in scales)
+        return Level(t, *scales)
+
+
+class Table(Schedule):
+    """The schedule of betas ``beta_1 .. beta_T``, exact at ``t = k/T`` (Ho et al. 2020, sec. 2).
+
+    Between its points log A is linear in t: the variance-preserving SDE whose rate is constant within a step
+    (Song et al. 2021, eq. 11).
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        """Keep log A in float64.
+
+        Args:
+            betas: variances of the forward steps, shape (T,), each in (0, 1]; 1 is allowed for the last only (zero terminal SNR).
+
+        Raises:
+            ValueError: a beta lies outside that range.
+        """
+        betas = betas.detach().to("cpu", torch.float64)
+        if betas.ndim != 1 or len(betas) == 0:
+            raise ValueError("a table needs at least one beta")
+        if not bool((betas > 0).all()) or not bool((betas[:-1] < 1).all()) or float(betas[-1]) > 1:
+            raise ValueError("each beta must lie in (0, 1), the last may be 1")
+        self.betas = betas
+        self._log_a = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.betas)
+
+    def log_a(self, t: Tensor) -> Tensor:
+        """log(alpha^2) at the times ``t``."""
+        place = t.to(torch.float64) * self.steps
+        nearest = place.round()
+        place = torch.where((place - nearest).abs() < 1e-6, nearest, place).clamp(0, self.steps)
+        below = place.floor().long().clamp(max=self.steps - 1)
+        low, high = self._log_a[below], self._log_a[below + 1]
+        part = place - below
+        return torch.where(part == 0, low, torch.where(part == 1, high, low + part * (high - low)))
+
+    def logsnr(self, t: Tensor) -> Tensor:
+        """log A - log(1 - A), with 1 - A taken as -expm1(log A) so that the first steps keep their digits."""
+        log_a = self.log_a(t)
+        return log_a - torch.log(-torch.expm1(log_a))
+
+    def spread(self, u: Tensor) -> Tensor:
+        """Times k/T, k = 1 + floor(u T)."""
+        return ((u.to(torch.float64) * self.steps).floor() + 1).clamp(max=self.steps) / self.steps
+
+
+class Cosine(Schedule):
+    """The cosine schedule in continuous time, alpha = cos(pi t / 2) (Nichol and Dhariwal 2021, eq. 17, at s = 0).
+
+    logsnr = -2 log tan(pi t / 2), cut at +-``limit`` so that every target stays finite.
+    """
+
+    def __init__(self, limit: float = 15.0) -> None:
+        """Cut the log signal-to-noise ratio at +-``limit``."""
+        self.limit = limit
+
+    @property
+    def steps(self) -> None:
+        """Continuous."""
+        return None
+
+    def logsnr(self, t: Tensor) -> Tensor:
+        """-2 log tan(pi t / 2); +inf at t = 0, which is the clean image itself."""
+        t = t.to(torch.float64)
+        value = (-2 * torch.log(torch.tan(math.pi / 2 * t))).nan_to_num(posinf=self.limit, neginf=-self.limit)
+        value = torch.where(t >= 1, -self.limit, value).clamp(-self.limit, self.limit)
+        return torch.where(t <= 0, math.inf, value)
+
+    def spread(self, u: Tensor) -> Tensor:
+        """Times 1 - u, in (0, 1]."""
+        return 1 - u.to(torch.float64)
+
+
+def linear(steps: int, first: float = 1e-4, last: float = 0.02, *, rescale: bool = True) -> Table:
+    """Betas equally spaced from ``first`` to ``last`` (Ho et al. 2020, sec. 4: 1e-4 to 0.02 for T = 1000).
+
+    Args:
+        steps: T.
+        first: beta_1 at T = 1000.
+        last: beta_T at T = 1000.
+        rescale: multiply by 1000/T, at most 0.999, so that any T ends in the same noise (Nichol and Dhariwal 2021); else literal betas.
+    """
+    scale = 1000 / steps if rescale else 1.0
+    return Table((scale * torch.linspace(first, last, steps, dtype=torch.float64)).clamp(max=0.999))
+
+
+def _from_survival(log_a: Tensor) -> Table:
+    """Betas from log A at k = 0..T (any offset), at most 0.999 as in Nichol and Dhariwal 2021, sec. 3.2."""
+    return Table((-torch.expm1(log_a[1:] - log_a[:-1])).clamp(min=1e-12, max=0.999))
+
+
+def cosine(steps: int, offset: float = 0.008) -> Table:
+    """A(t) proportional to cos^2(pi/2 (t + s)/(1 + s)), s = ``offset`` (Nichol and Dhariwal 2021, eq. 17)."""
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return _from_survival(2 * torch.log(torch.cos(math.pi / 2 * (t + offset) / (1 + offset)).abs()))
+
+
+def sigmoid(steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Table:
+    """A(t) a falling sigmoid between ``start`` and ``end`` at temperature ``tau``, from 1 to 0 (Jabri et al. 2022, alg. 1)."""
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    bend = torch.sigmoid((t * (end - start) + start) / tau)
+    return _from_survival(torch.log(((bend[-1] - bend) / (bend[-1] - bend[0])).clamp(min=1e-30)))
