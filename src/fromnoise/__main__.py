@@ -1,0 +1,7 @@
+"""``python -m fromnoise``."""
+
+import sys
+
+from fromnoise.cli import main
+
+sys.exit(main())

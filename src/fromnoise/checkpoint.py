@@ -1,0 +1,179 @@
+"""One self-describing safetensors file: weights, and a JSON header that says how to rebuild the model. Nothing in it can execute.
+
+The header carries a digest of itself and of the tensors, so that a truncated or flipped file is known as such. Files are written to a
+temporary name, flushed to the disk and renamed: at every moment a whole file stands under the name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as _parse
+from safetensors.torch import save as _serialise
+from torch import Tensor
+
+from fromnoise import __version__
+from fromnoise.errors import UserError
+from fromnoise.model import Facts, Model, build
+from fromnoise.recipe import Recipe, parse
+
+FORMAT = 1
+
+
+class Damaged(UserError):
+    """A file is truncated, flipped or none of ours."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put ``data`` under ``path``, whole or not at all.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written; what stood there before still stands.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as e:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass
+        kept = f"; the {path.name} that was there is untouched" if path.exists() else ""
+        raise UserError(f"cannot write {path}: {e.strerror}{kept}") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header, atomically, with a digest over both.
+
+    Raises:
+        UserError: as ``write_atomic``.
+    """
+    tensors = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    text = json.dumps({"format": FORMAT, "version": __version__, **header}, sort_keys=True)
+    write_atomic(path, _serialise(tensors, {"fromnoise": text, "digest": _digest(tensors, text)}))
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that ``write`` made.
+
+    Raises:
+        Damaged: it is truncated, was changed, or is something else; a pickle is refused unopened.
+        UserError: it cannot be read at all.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
+    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise Damaged(f"{path} is a pickle or an archive, which can run code when opened: refused; only .safetensors files are read")
+    try:
+        tensors = _parse(data)
+        size = int.from_bytes(data[:8], "little")
+        meta = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    except (SafetensorError, ValueError, UnicodeDecodeError):
+        raise Damaged(f"{path} is damaged or no safetensors file (its header cannot be read)") from None
+    if "fromnoise" not in meta:
+        raise Damaged(f"{path} holds weights but was not written by fromnoise (no description in its header)")
+    if meta.get("digest") != _digest(tensors, meta["fromnoise"]):
+        raise Damaged(f"{path} is damaged: its content does not match its digest")
+    header = json.loads(meta["fromnoise"])
+    if header["format"] > FORMAT:
+        raise UserError(f"{path} was written by fromnoise {header['version']}, a later version: upgrade to read it")
+    return tensors, header
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    """BLAKE2b over the header's text and each tensor's name, type, shape and bytes."""
+    digest = hashlib.blake2b(text.encode(), digest_size=32)
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"\0{name}\0{t.dtype}\0{tuple(t.shape)}\0".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy() if t.numel() else b"")
+    return digest.hexdigest()
+
+
+def describe(recipe: Recipe, facts: Facts) -> dict[str, Any]:
+    """What a header says of a model."""
+    return {"recipe": recipe.model_dump(mode="json", exclude_none=True), "facts": asdict(facts)}
+
+
+def understand(header: dict[str, Any]) -> tuple[Recipe, Facts]:
+    """What ``describe`` wrote.
+
+    Raises:
+        Damaged: it does not describe a model.
+    """
+    try:
+        facts = header["facts"]
+        labels = tuple(facts["labels"]) if facts["labels"] is not None else None
+        channels, height, width = facts["shape"]
+        return parse(header["recipe"]), Facts((channels, height, width), labels, facts["fingerprint"])
+    except (KeyError, TypeError, ValueError):
+        raise Damaged("this file's header does not describe a model of ours") from None
+
+
+def save_model(path: Path, model: Model, weights: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Write what sampling needs: the weights of the denoiser, the recipe, the facts.
+
+    Raises:
+        UserError: as ``write_atomic``.
+    """
+    write(path, weights, {"kind": "model", "progress": progress, **describe(model.recipe, model.facts)})
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model read from a file, and how far its training was."""
+
+    model: Model
+    progress: dict[str, Any]
+    path: Path
+
+
+def load_model(run: str | Path) -> Loaded:
+    """The model of a run folder or of one .safetensors file, on the CPU, ready to sample.
+
+    Raises:
+        UserError: there is none, or the file is damaged.
+    """
+    path = Path(run)
+    if path.is_dir():
+        if not (path / "model.safetensors").exists():
+            raise UserError(f"{path} holds no model.safetensors: is it a run folder whose training has begun?")
+        path = path / "model.safetensors"
+    elif not path.exists():
+        raise UserError(f"there is no run folder or model file {str(run)!r}: fromnoise train makes one in runs/")
+    tensors, header = read(path)
+    if header.get("kind") != "model":
+        raise UserError(f"{path} is a state for resuming, not a model: take the model.safetensors beside it")
+    recipe, facts = understand(header)
+    model = build(recipe, facts)
+    try:
+        model.denoiser.load_state_dict(tensors)
+    except RuntimeError:
+        raise Damaged(f"{path}: its weights do not fit the network that its header describes") from None
+    model.denoiser.eval()
+    return Loaded(model, header["progress"], path)

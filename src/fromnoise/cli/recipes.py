@@ -1,0 +1,55 @@
+"""``fromnoise recipes``."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "list the recipes: data, size, parameters, expected cost and quality"
+EPILOG = "example:\n  fromnoise recipes"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--json", metavar="FILE", help="also as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    import json
+    from pathlib import Path
+
+    from fromnoise import recipe as recipes
+    from fromnoise.checkpoint import write_atomic
+
+    rows = [_row(recipes.load(name)) for name in recipes.names()]
+    for r in rows:
+        print(f"{r['name']:15} {r['data']:14} {r['size']:>9}  {r['parameters']:>11,} parameters  {r['budget']}")
+        for line in (r["about"], f"cost: {r['cost']}", f"quality: {r['quality']}"):
+            print(f"{'':15} {line}")
+    if args.json:
+        write_atomic(Path(args.json), json.dumps(rows, indent=1).encode())
+    return 0
+
+
+def _row(recipe: object) -> dict[str, object]:
+    import torch
+
+    from fromnoise.model import Facts, build
+    from fromnoise.recipe import BUDGETS, Recipe
+
+    assert isinstance(recipe, Recipe)
+    height, width = recipe.data.size or ((8, 8) if recipe.data.source == "digits" else (64, 64))
+    channels = recipe.data.channels or (1 if recipe.data.source in ("digits", "mnist", "fashion_mnist") else 3)
+    with torch.device("meta"):
+        model = build(recipe, Facts((channels, height, width)))
+    budget = next(f"{getattr(recipe.train, b):,g} {b}" for b in BUDGETS if getattr(recipe.train, b) is not None)
+    return {
+        "name": recipe.name,
+        "about": recipe.about,
+        "data": recipe.data.source or "your folder",
+        "size": f"{channels}x{height}x{width}",
+        "parameters": model.parameters,
+        "budget": budget,
+        "cost": recipe.cost or "not measured yet",
+        "quality": recipe.quality or "not measured yet",
+    }

@@ -1,0 +1,97 @@
+"""``fromnoise sample``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "draw pictures from a trained model"
+EPILOG = """what is left out is taken from the model's own recipe.
+
+examples:
+  fromnoise sample runs/digits -n 100 --out digits.png --gif reverse.gif
+  fromnoise sample model.safetensors -n 1000 --rule ddim --steps 50 --out samples.npz
+  fromnoise sample runs/flowers -n 500 --out folder/"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("model", metavar="RUN", help="a run folder or one .safetensors file")
+    add("-n", dest="count", metavar="N", type=int, default=64, help="how many pictures")
+    add("--out", metavar="PATH", required=True, help=".png for a grid, .npz for an array, anything else is a folder of PNGs")
+    add("--gif", metavar="FILE", type=Path, help="also the reverse process as a GIF")
+    add("--strip", metavar="FILE", type=Path, help="also the reverse process as a strip, a PNG")
+    add("--rule", help="ancestral or ddim")
+    add("--steps", metavar="K", type=int, help="evaluations of the network")
+    add("--grid", help="uniform or quadratic")
+    add("--variance", metavar="F", type=float, help="of the ancestral rule: 0 small to 1 large")
+    add("--eta", type=float, help="of ddim: 0 deterministic to 1 ancestral")
+    add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 at each step")
+    add("--label", metavar="L", help="a class by name or number, several with commas, or all")
+    add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance")
+    add("--seed", metavar="S", type=int, default=0, help="picture i depends on (seed, i) alone")
+    add("--first", metavar="I", type=int, default=0, help="number of the first picture")
+    add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
+    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    add("--precision", default="auto", help="auto, bf16 or fp32")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw."""
+    from fromnoise.errors import UserError
+
+    for name, least in (("count", 1), ("batch", 1), ("first", 0)):
+        if getattr(args, name) < least:
+            flag = "-n" if name == "count" else f"--{name}"
+            raise UserError(f"{flag} {getattr(args, name)} is too small: take at least {least}")
+    import time
+
+    import torch
+    from tqdm import tqdm
+
+    from fromnoise import pictures
+    from fromnoise.checkpoint import load_model
+    from fromnoise.compute import choose
+    from fromnoise.draw import collect, draw
+
+    pictures.check_writable(args.out)
+    loaded = load_model(args.model)
+    how = settings(loaded.model.recipe.sample, args)
+    compute = choose(args.device, args.precision)
+    compute.place(loaded.model.denoiser)
+    ids = torch.arange(args.first, args.first + args.count)
+    begun = time.perf_counter()
+    steps = draw(loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch)
+    with tqdm(total=-(-args.count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
+        drawn = collect(steps, frames=100 if args.gif or args.strip else 0, watch=lambda step: bar.update())
+    spent = time.perf_counter() - begun
+    pictures.save_images(drawn.images, args.out, drawn.labels if args.label is not None else None)
+    print(f"{args.count} pictures in {spent:.1f} s ({spent / args.count:.3g} s each): {args.out}")
+    if args.gif:
+        pictures.gif(drawn.frames, args.gif)
+        print(f"the reverse process: {args.gif}")
+    if args.strip:
+        pictures.save(pictures.reverse_strip(drawn.frames, drawn.times), args.strip)
+        print(f"the reverse process: {args.strip}")
+    return 0
+
+
+def settings(own: object, args: argparse.Namespace) -> "object":
+    """The recipe's way of sampling with what the flags change.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    from pydantic import ValidationError
+
+    from fromnoise.errors import UserError
+    from fromnoise.recipe import SampleRecipe
+
+    told = {k: getattr(args, k) for k in ("rule", "steps", "grid", "variance", "eta", "clip", "guidance")}
+    base = own.model_dump() if isinstance(own, SampleRecipe) else {}
+    try:
+        return SampleRecipe.model_validate(base | {k: v for k, v in told.items() if v is not None})
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None

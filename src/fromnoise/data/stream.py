@@ -1,0 +1,98 @@
+"""The endless stream of training pictures, addressed by position."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count as count_from
+from typing import final
+
+import torch
+from torch import Tensor
+
+from fromnoise.data.dataset import Images, MemoryImages
+from fromnoise.data.order import flips, order
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive pictures of the stream.
+
+    Attributes:
+        pixels: uint8 (B, C, H, W), mirrored where the stream mirrors.
+        labels: classes, int64 (B,); None if there are none.
+        indices: which pictures of the set these are, int64 (B,).
+        positions: where in the stream they stand, int64 (B,).
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    indices: Tensor
+    positions: Tensor
+
+
+@final
+class Stream:
+    """Pictures in an order that is a function of (seed, position) alone.
+
+    Batch size, number of processes and first step say which positions are asked for, never what stands there.
+    """
+
+    def __init__(
+        self, images: Images, seed: int, flip: bool = False, workers: int = 0, prefetch: int = 2
+    ) -> None:
+        """Stream over a set.
+
+        Args:
+            images: the set; not empty.
+            seed: of order and flips.
+            flip: mirror half of the pictures.
+            workers: threads that decode ahead if the set is not in memory; 0 to decode when asked.
+            prefetch: batches decoded ahead, at least one for each worker.
+        """
+        if len(images) == 0:
+            raise ValueError("a stream needs at least one image")
+        self._images, self._seed, self._flip = images, seed, flip
+        self._workers, self._prefetch = workers, max(prefetch, workers)
+
+    def batch(self, positions: range | Tensor) -> Batch:
+        """The pictures at these positions.
+
+        Args:
+            positions: from 0 on, no end; in any order.
+        """
+        pixels, indices = self._images.take(order(len(self._images), self._seed, positions))
+        if self._flip:
+            mirrored = flips(self._seed, positions)
+            pixels[mirrored] = pixels[mirrored].flip(-1)
+        labels = None if self._images.labels is None else self._images.labels[indices]
+        where = torch.arange(positions.start, positions.stop) if isinstance(positions, range) else positions
+        return Batch(pixels, labels, indices, where)
+
+    def iterate(self, start: int, count: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Batch after batch, without end.
+
+        Each step of all processes together takes the next ``world count`` positions, of which process
+        ``rank`` gets the slice from ``rank count`` to ``(rank + 1) count``.
+
+        Args:
+            start: first position of the first step, for all processes together.
+            count: pictures a step for each process.
+            rank: number of this process.
+            world: number of processes.
+        """
+        firsts = count_from(start + rank * count, world * count)
+        if self._workers == 0 or isinstance(self._images, MemoryImages):
+            for first in firsts:
+                yield self.batch(range(first, first + count))
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for first in firsts:
+                ahead.append(pool.submit(self.batch, range(first, first + count)))
+                if len(ahead) > self._prefetch:
+                    yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,140 @@
+"""Drawing pictures from a model: the sampling loop over batches of sample numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fromnoise.compute import Compute
+from fromnoise.data import to_pixels, to_unit
+from fromnoise.diffusion.noise import Draw, Noise
+from fromnoise.diffusion.sampler import Step, start, trajectory
+from fromnoise.diffusion.schedule import Schedule
+from fromnoise.model import Model, cond, rule
+from fromnoise.recipe import SampleRecipe
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A step of a batch.
+
+    Attributes:
+        ids: numbers of the samples in this batch, (B,).
+        cond: their classes, (B,) or None.
+        step: where the loop is.
+    """
+
+    ids: Tensor
+    cond: Tensor | None
+    step: Step
+
+    @property
+    def last(self) -> bool:
+        """Whether ``step.x`` are the finished pictures."""
+        return self.step.index == self.step.total - 1
+
+
+def draw(
+    model: Model, how: SampleRecipe, compute: Compute, *, ids: Tensor, seed: int = 0, label: str | None = None, batch: int = 64
+) -> Iterator[Drawn]:
+    """Sample, batch after batch; picture i depends on (seed, i) alone.
+
+    Args:
+        model: placed on ``compute.device`` and in eval mode.
+        how: rule, steps and guidance.
+        compute: where and how precisely.
+        ids: numbers of the samples, int64 (N,).
+        seed: of all noise.
+        label: as ``model.cond`` takes it.
+        batch: samples at a time.
+
+    Yields:
+        One ``Drawn`` a step and batch.
+
+    Raises:
+        UserError: impossible steps or an unknown label, before the first evaluation.
+    """
+    levels, told, step, denoise = model.levels(how), cond(model, label, ids), rule(how), model.guided(how)
+    like = torch.empty(0, device=compute.device)
+    for part in range(0, len(ids), batch):
+        mine = ids[part : part + batch]
+        classes = told[part : part + batch] if told is not None else None
+        noise = Noise(seed, mine)
+        x = start(model.facts.shape, noise, like).to(memory_format=compute.memory_format)
+        where = classes.to(compute.device) if classes is not None else None
+        steps = trajectory(denoise, step, levels, x, noise, where)
+        while True:
+            with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
+                reached = next(steps, None)
+            if reached is None:
+                break
+            yield Drawn(mine, classes, reached)
+
+
+@dataclass
+class Pictures:
+    """Finished pictures.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: classes (N,), or None.
+        frames: the first batch on its way, uint8 (B, C, H, W) each, clamped to the range of pixels.
+        times: t of each frame.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    frames: list[Tensor] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+
+def collect(steps: Iterator[Drawn], frames: int = 0, watch: Callable[[Drawn], None] = lambda drawn: None) -> Pictures:
+    """Run the loop to its end and keep the pictures.
+
+    Args:
+        steps: as ``draw`` yields them.
+        frames: how many of the first batch's steps to keep, equally spaced, the last among them.
+        watch: called after each step.
+    """
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    kept = Pictures(torch.empty(0), None)
+    wanted: set[int] = set()
+    for drawn in steps:
+        watch(drawn)
+        step = drawn.step
+        if frames and not images:
+            wanted = wanted or set(torch.linspace(0, step.total - 1, min(frames, step.total)).round().int().tolist())
+            if step.index in wanted:
+                kept.frames.append(to_pixels(step.x).cpu())
+                kept.times.append(float(step.there.t))
+        if drawn.last:
+            images.append(to_pixels(step.x).cpu())
+            if drawn.cond is not None:
+                labels.append(drawn.cond)
+    kept.images = torch.cat(images).contiguous()
+    kept.labels = torch.cat(labels) if labels else None
+    return kept
+
+
+FORWARD = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+
+
+def noised(schedule: Schedule, pixels: Tensor, seed: int = 0, times: tuple[float, ...] = FORWARD) -> tuple[list[Tensor], list[float]]:
+    """The forward process: the same images and the same noise at growing times.
+
+    Args:
+        schedule: of the noise.
+        pixels: uint8 (B, C, H, W).
+        seed: of the noise.
+        times: t in [0, 1].
+
+    Returns:
+        uint8 (B, C, H, W) for each time, and the times.
+    """
+    x0 = to_unit(pixels)
+    eps = Noise(seed, torch.arange(len(x0))).normal(tuple(x0.shape[1:]), Draw.EPS, like=x0)
+    return [to_pixels(schedule.at(t).noisy(x0, eps)) for t in times], list(times)

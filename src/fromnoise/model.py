@@ -1,0 +1,186 @@
+"""From a recipe's names to objects: the only place that does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fromnoise import nets
+from fromnoise.diffusion import guidance, loss, rules, sampler, schedule, target
+from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
+from fromnoise.errors import UserError
+from fromnoise.recipe import DiffusionRecipe, LossRecipe, Recipe, SampleRecipe
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model must know of its data.
+
+    Attributes:
+        shape: (C, H, W) of the images.
+        labels: names of the classes that it was told; None if it was told none.
+        fingerprint: of the data, "" if unknown.
+    """
+
+    shape: tuple[int, int, int]
+    labels: tuple[str, ...] | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A recipe made into objects: a denoiser on a schedule, and what its images are."""
+
+    recipe: Recipe
+    facts: Facts
+    denoiser: Denoiser
+    schedule: schedule.Schedule
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
+
+    def objective(self) -> loss.Objective:
+        """What training minimises."""
+        chosen = self.recipe.loss
+        return loss.Objective(
+            self.denoiser,
+            self.schedule,
+            _loss(chosen, self.schedule, self.recipe.sample.variance),
+            {"uniform": loss.Uniform, "stratified": loss.Stratified}[chosen.times](),
+            seed=self.recipe.train.seed,
+            offset_noise=chosen.offset_noise,
+            label_dropout=chosen.label_dropout,
+        )
+
+    def levels(self, how: SampleRecipe) -> list[schedule.Level]:
+        """The levels that sampling visits.
+
+        Raises:
+            UserError: more steps than the table has.
+        """
+        try:
+            grid = {"uniform": sampler.uniform, "quadratic": sampler.quadratic}[how.grid]
+            return grid(self.schedule, how.steps or self.schedule.steps or 250)
+        except ValueError as e:
+            raise UserError(str(e)) from None
+
+    def guided(self, how: SampleRecipe) -> Denoise:
+        """The denoiser in its wrappers."""
+        denoise: Denoise = self.denoiser
+        if how.guidance != 1:
+            denoise = guidance.ClassifierFree(denoise, how.guidance)
+        return guidance.Clip(denoise) if how.clip else denoise
+
+    def classes(self, label: str) -> int:
+        """The class that ``label`` names, by name or number.
+
+        Raises:
+            UserError: the model knows no labels, or not this one.
+        """
+        labels = self.facts.labels
+        if labels is None:
+            raise UserError("this model was trained without labels: leave out --label, or train with --data.labels true")
+        folded = [name.casefold() for name in labels]
+        if label.casefold() in folded:
+            return folded.index(label.casefold())
+        if label.isdigit() and int(label) < len(labels):
+            return int(label)
+        shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+        raise UserError(f"this model knows no label {label!r}: it knows {shown}")
+
+
+def rule(how: SampleRecipe) -> rules.Rule:
+    """The step rule by name."""
+    return {"ancestral": rules.Ancestral(how.variance), "ddim": rules.DDIM(how.eta)}[how.rule]
+
+
+def build(recipe: Recipe, facts: Facts, seed: int | None = None) -> Model:
+    """Make the model that a recipe describes, with fresh weights.
+
+    Args:
+        recipe: every choice.
+        facts: shape and labels of the data.
+        seed: of the initial weights; None takes the recipe's.
+
+    Raises:
+        UserError: the choices cannot work together.
+    """
+    table = _schedule(recipe.diffusion)
+    learned = {"eps": target.Eps, "x0": target.X0, "v": target.V}
+    goal = target.Mean(table) if recipe.diffusion.target == "mean" else learned[recipe.diffusion.target]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed if seed is None else seed)
+        try:
+            net = _network(recipe, facts)
+        except ValueError as e:
+            raise UserError(f"this network cannot be built: {e}") from None
+    clock = Index(table.steps or 1000)
+    return Model(recipe, facts, Denoiser(net, goal, clock, self_conditioning=recipe.loss.self_conditioning), table)
+
+
+def _schedule(how: DiffusionRecipe) -> schedule.Schedule:
+    if how.schedule == "linear":
+        return schedule.linear(how.steps, how.beta_first, how.beta_last, rescale=how.rescale)
+    if how.schedule == "cosine-continuous":
+        return schedule.Cosine()
+    return {"cosine": schedule.cosine, "sigmoid": schedule.sigmoid}[how.schedule](how.steps)
+
+
+def _loss(how: LossRecipe, table: schedule.Schedule, variance: float) -> loss.Loss:
+    if how.weighting == "bound":
+        return loss.TrueBound(table, variance)
+    weighting = {
+        "simple": lambda: loss.Simple(),
+        "min-snr": lambda: loss.MinSNR(how.gamma or 5.0),
+        "p2": lambda: loss.P2(how.k, how.gamma or 1.0),
+    }[how.weighting]()
+    return loss.Regression({"mse": loss.mse, "mae": loss.mae, "huber": loss.huber}[how.metric], weighting)
+
+
+def _network(recipe: Recipe, facts: Facts) -> nn.Module:
+    channels, height, width = facts.shape
+    how = recipe.network
+    if how.kind == "pulfer":
+        return nets.Pulfer(channels, steps=recipe.diffusion.steps, size=(height, width))
+    if how.kind == "simple":
+        return nets.Simple(channels)
+    return nets.UNet(
+        channels * (2 if recipe.loss.self_conditioning else 1),
+        channels,
+        width=how.width,
+        multipliers=how.multipliers,
+        blocks=how.blocks,
+        blocks_up=how.blocks_up,
+        attention=nets.attention_levels(how.attention, height, width, how.multipliers, how.patch),
+        middle_attention=how.middle_attention,
+        heads=how.heads,
+        dropout=how.dropout,
+        groups=how.groups,
+        conditioning=how.conditioning,
+        classes=len(facts.labels) if facts.labels else 0,
+        upsampling=how.upsampling,
+        patch=how.patch,
+        init=how.init,
+        zero_output=how.zero_output,
+    )
+
+
+def cond(model: Model, label: str | None, ids: Tensor) -> Tensor | None:
+    """Classes of the samples ``ids``: ``label`` names one, several with commas or "all", dealt out in turn; None where none was asked.
+
+    A conditional model that is told nothing gets -1, its null class.
+
+    Raises:
+        UserError: unknown label.
+    """
+    if label is None:
+        return None if model.facts.labels is None else torch.full_like(ids, -1)
+    if label == "all" and model.facts.labels is not None:
+        known = torch.arange(len(model.facts.labels))
+    else:
+        known = torch.tensor([model.classes(part.strip()) for part in label.split(",")])
+    return known[ids % len(known)]

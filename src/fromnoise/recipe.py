@@ -1,0 +1,356 @@
+"""The recipe: every choice of a run, typed; unknown keys are errors. A recipe is a TOML file, a name in ``recipes/`` or both with overrides."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from fromnoise.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Size = Annotated[tuple[Count, Count], BeforeValidator(lambda v: (v, v) if isinstance(v, int) else v)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class DataRecipe(_Part):
+    """What is learned."""
+
+    source: str = "digits"
+    """data SPEC: a named set, hub:owner/name, or a path; SPEC:split picks a split"""
+    size: Size | None = None
+    """side in pixels, or [height, width]; left out: that of the data"""
+    channels: Count | None = None
+    """left out: those of the data, so grey stays grey"""
+    flip: bool = False
+    """mirror half of the images"""
+    labels: bool = False
+    """condition the model on the labels of the data"""
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """share held out when the data have no test split of their own"""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """processes that decode a set too large for memory"""
+    memory_gb: Positive = 4.0
+    """a set larger than this as uint8 is decoded while training"""
+
+
+class NetworkRecipe(_Part):
+    """What learns it."""
+
+    kind: Literal["unet", "pulfer", "simple"] = "unet"
+    """the general U-Net, or one of the two tutorial networks, which have no further options"""
+    width: Count = 64
+    """channels of the finest level"""
+    multipliers: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8)
+    """channels of each level as multiples of the width"""
+    blocks: Count = 2
+    """residual blocks a level on the way down"""
+    blocks_up: Count | None = None
+    """the same on the way up; left out: one more"""
+    attention: tuple[Count, ...] = (16,)
+    """sides in pixels of the levels that attend"""
+    middle_attention: bool = True
+    """attend at the coarsest level, between the two ways"""
+    heads: Count = 1
+    """attention heads"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """within residual blocks"""
+    groups: Count = 8
+    """of the group normalisations"""
+    conditioning: Literal["add", "scale-shift"] = "add"
+    """how time enters a residual block"""
+    upsampling: Literal["nearest", "transposed"] = "nearest"
+    """nearest neighbour and a convolution, or a transposed convolution"""
+    patch: Count = 1
+    """pixel-unshuffle at the input by this factor"""
+    init: Literal["torch", "variance-scaling"] = "torch"
+    """initialisation of the weights"""
+    zero_output: bool = False
+    """start the last convolution of each block, of attention and of the network at zero"""
+
+
+class DiffusionRecipe(_Part):
+    """The noise, and what the network says of it."""
+
+    schedule: Literal["linear", "cosine", "sigmoid", "cosine-continuous"] = "linear"
+    """three tables of betas, or the cosine in continuous time"""
+    steps: Count = 1000
+    """T of a table"""
+    beta_first: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """of the linear schedule, at T = 1000"""
+    beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """of the linear schedule, at T = 1000"""
+    rescale: bool = True
+    """scale the linear betas by 1000/T, so that any T ends in noise; false takes them literally"""
+    target: Literal["eps", "x0", "v", "mean"] = "eps"
+    """what the network regresses"""
+
+
+class LossRecipe(_Part):
+    """What is minimised."""
+
+    metric: Literal["mse", "mae", "huber"] = "mse"
+    """distance from output to target"""
+    weighting: Literal["simple", "min-snr", "p2", "bound"] = "simple"
+    """of the levels; bound is the true variational bound"""
+    gamma: Positive | None = None
+    """of min-snr (5 if left out) or p2 (1 if left out)"""
+    k: Positive = 1.0
+    """of p2"""
+    times: Literal["uniform", "stratified"] = "uniform"
+    """how t is drawn"""
+    offset_noise: NotNegative = 0.0
+    """strength of extra noise per image and channel"""
+    self_conditioning: bool = False
+    """half of the steps show the network its own first estimate"""
+    label_dropout: Share = 0.1
+    """share of labels hidden from a conditional model"""
+
+
+class TrainRecipe(_Part):
+    """How it is minimised. Exactly one of steps, epochs, images, minutes is the budget."""
+
+    steps: Count | None = None
+    """budget in optimiser steps"""
+    epochs: Positive | None = None
+    """budget in passes over the training images"""
+    images: Count | None = None
+    """budget in training images seen"""
+    minutes: Positive | None = None
+    """budget in minutes of this machine"""
+    batch: Count = 128
+    """images a step, over all processes"""
+    accumulate: Count = 1
+    """parts in which each process takes its share of a batch"""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam, or Adam with decoupled weight decay"""
+    lr: Positive = 2e-4
+    """learning rate"""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """of Adam"""
+    weight_decay: NotNegative = 0.0
+    """of AdamW"""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """steps of linear rise"""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """course of the learning rate to zero"""
+    decay_from: Share = 0.0
+    """share of the budget after which it falls"""
+    clip: Positive | None = None
+    """norm to which gradients are clipped"""
+    seed: int = 0
+    """of weights, order, noise and flips"""
+    report_every: Count = 50
+    """steps a line of reports.jsonl"""
+    evaluations: Count = 20
+    """times that the held-out loss is measured, evenly over the budget"""
+    held_out: Count = 512
+    """images that it is measured on, at most"""
+    previews: Annotated[int, Field(ge=0)] = 8
+    """times that samples are drawn while training"""
+    checkpoint_seconds: Positive = 60.0
+    """between two checkpoints"""
+    checkpoint_steps: Count | None = None
+    """steps between two checkpoints, as well"""
+
+
+class EmaRecipe(_Part):
+    """Moving averages of the weights. The first, of decays and then widths, is the one that samples; none: the raw weights."""
+
+    decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.999,)
+    """factors a step, warmed up as min(decay, (1 + n)/(10 + n))"""
+    widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = ()
+    """relative widths of power-function averages, which follow any budget (Karras et al. 2024, eq. 121)"""
+
+
+class SampleRecipe(_Part):
+    """How pictures are drawn, unless told otherwise."""
+
+    rule: Literal["ancestral", "ddim"] = "ancestral"
+    """what a step does"""
+    steps: Count | None = None
+    """evaluations of the network; left out: T of a table, 250 of a continuous schedule"""
+    grid: Literal["uniform", "quadratic"] = "uniform"
+    """where the steps are"""
+    variance: Share = 0.0
+    """of the ancestral rule: 0 small (beta tilde) to 1 large (beta)"""
+    eta: Share = 0.0
+    """of ddim: 0 deterministic, 1 ancestral"""
+    clip: bool = True
+    """clip x_0 to the range of pixels at each step"""
+    guidance: NotNegative = 1.0
+    """scale of classifier-free guidance; 1 is none"""
+    count: Annotated[int, Field(ge=0)] = 64
+    """pictures drawn after training"""
+
+
+class Recipe(_Part):
+    """Every choice of a run."""
+
+    name: str = "custom"
+    """of the recipe; runs/NAME is its folder"""
+    about: str = ""
+    """one line for the list of recipes"""
+    cost: str = ""
+    """what training takes, and who measured it"""
+    quality: str = ""
+    """what comes out, and who measured it"""
+    data: DataRecipe = DataRecipe()
+    network: NetworkRecipe = NetworkRecipe()
+    diffusion: DiffusionRecipe = DiffusionRecipe()
+    loss: LossRecipe = LossRecipe()
+    train: TrainRecipe = TrainRecipe(steps=10_000)
+    ema: EmaRecipe = EmaRecipe()
+    sample: SampleRecipe = SampleRecipe()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        budget = [k for k in BUDGETS if getattr(self.train, k) is not None]
+        if len(budget) != 1:
+            raise ValueError(f"train needs one budget of {', '.join(BUDGETS)}; it has {' and '.join(budget) or 'none'}")
+        continuous = self.diffusion.schedule == "cosine-continuous"
+        if continuous and (self.diffusion.target == "mean" or self.loss.weighting == "bound"):
+            raise ValueError("target mean and weighting bound need a table of steps: take schedule linear, cosine or sigmoid")
+        if self.loss.weighting == "bound" and self.diffusion.steps < 2:
+            raise ValueError("weighting bound needs at least 2 diffusion steps")
+        if self.sample.steps is not None and not continuous and self.sample.steps > self.diffusion.steps:
+            raise ValueError(
+                f"sample.steps {self.sample.steps} is more than diffusion.steps {self.diffusion.steps}: take at most that many"
+            )
+        if self.network.kind != "unet" and (self.data.labels or self.loss.self_conditioning):
+            raise ValueError(f"network {self.network.kind} takes no labels and no self-conditioning: take network.kind unet")
+        return self
+
+
+BUDGETS = ("steps", "epochs", "images", "minutes")
+
+
+def names() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(f.name[:-5] for f in resources.files("fromnoise.recipes").iterdir() if f.name.endswith(".toml"))
+
+
+def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe by name or TOML file, with overrides.
+
+    Args:
+        name: of a recipe, or the path of a file that ends in .toml.
+        overrides: values by dotted key, e.g. {"train.lr": 1e-4}. A budget replaces the recipe's own.
+
+    Raises:
+        UserError: no such recipe, unreadable file, unknown key, value out of range.
+    """
+    if name.endswith(".toml"):
+        try:
+            text = Path(name).read_text()
+        except OSError as e:
+            raise UserError(f"cannot read the recipe {name}: {e.strerror}") from None
+    elif name in names():
+        text = (resources.files("fromnoise.recipes") / f"{name}.toml").read_text()
+    else:
+        near = difflib.get_close_matches(name, names(), 1, 0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"no recipe is called {name!r}: {hint}there are {', '.join(names())}, or name a .toml file")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise UserError(f"{name} is not valid TOML: {e}") from None
+    for key, value in (overrides or {}).items():
+        _set(values, key, value)
+    return parse(values)
+
+
+def parse(values: dict[str, Any]) -> Recipe:
+    """A recipe from nested values.
+
+    Raises:
+        UserError: unknown key or value out of range; one line that names it.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as e:
+        raise UserError(_explain(e.errors()[0])) from None
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *parts, last = key.split(".")
+    for part in parts:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"unknown key {key}: {part} is a value, not a part of the recipe")
+    if parts == ["train"] and last in BUDGETS:
+        for other in BUDGETS:
+            values.pop(other, None)
+    values[last] = value
+
+
+def _explain(error: Any) -> str:
+    where = [str(p) for p in error["loc"]]
+    key = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, keys(), 1, 0.4) or difflib.get_close_matches(where[-1], [k.split(".")[-1] for k in keys()], 1)
+        return f"unknown key {key} in the recipe" + (f": did you mean {near[0]}?" if near else "")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{key} = {error['input']!r}: {message}" if key else message
+
+
+def keys() -> dict[str, tuple[str, Any]]:
+    """Every dotted key with its help and its default."""
+    out: dict[str, tuple[str, Any]] = {}
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.default, _Part):
+            for inner, f in type(field.default).model_fields.items():
+                out[f"{name}.{inner}"] = (f.description or "", f.default)
+        else:
+            out[name] = (field.description or "", field.default)
+    return out
+
+
+def difference(a: Recipe, b: Recipe, ignore: tuple[str, ...] = ()) -> list[str]:
+    """The dotted keys in which two recipes differ, each with both values."""
+    return [
+        f"{key} is {_get(a, key)!r} there and {_get(b, key)!r} here"
+        for key in keys()
+        if key not in ignore and _get(a, key) != _get(b, key)
+    ]
+
+
+def _get(recipe: Recipe, key: str) -> Any:
+    value: Any = recipe
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, every key written out; keys that are left out have no value."""
+    plain = recipe.model_dump(mode="json", exclude_none=True)
+    lines = [f"{k} = {_literal(v)}" for k, v in plain.items() if not isinstance(v, dict)]
+    for part, values in plain.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{part}]", *(f"{k} = {_literal(v)}" for k, v in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = "".join(_ESCAPES.get(c, c) if c >= " " and c != "\x7f" else _ESCAPES.get(c, f"\\u{ord(c):04x}") for c in value)
+        return f'"{escaped}"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_literal(v) for v in value) + "]"
+    return repr(value)
+
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}

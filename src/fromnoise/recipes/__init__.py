@@ -1,0 +1,1 @@
+"""The published systems and our own presets, one TOML file each."""

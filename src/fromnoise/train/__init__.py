@@ -1,0 +1,1 @@
+"""Training: the one loop, its optimiser and averages, the run folder and its pictures."""

@@ -1,0 +1,65 @@
+"""What a run will take, measured on a few images before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from fromnoise.compute import Compute
+from fromnoise.model import Model
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of a run.
+
+    Attributes:
+        parameters: trainable ones.
+        step_seconds: of one optimiser step of the whole batch on this machine.
+        memory_mb: weights, averages, gradients, optimiser and what the backward pass keeps.
+    """
+
+    parameters: int
+    step_seconds: float
+    memory_mb: float
+
+
+def estimate(model: Model, compute: Compute, images: int = 4) -> Estimate:
+    """Time a forward and backward pass of a few random images, and count the bytes that it keeps.
+
+    Args:
+        model: freshly built; its weights stay as they are.
+        compute: where it will train.
+        images: taken at a time; the result is scaled to the recipe's batch.
+    """
+    recipe = model.recipe.train
+    images = min(images, recipe.batch)
+    compute.place(model.denoiser).train()
+    objective = model.objective()
+    x0 = torch.zeros(images, *model.facts.shape, device=compute.device).contiguous(memory_format=compute.memory_format)
+    cond = torch.zeros(images, dtype=torch.long, device=compute.device) if model.facts.labels is not None else None
+    kept: dict[int, int] = {}
+
+    def count(t: torch.Tensor) -> torch.Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    seconds = float("inf")
+    for _ in range(3):
+        begun = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t), compute.autocast():
+            loss, _ = objective(x0, torch.arange(images), cond)
+        loss.mean().backward()
+        if compute.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = min(seconds, time.perf_counter() - begun)
+        weights = {p.untyped_storage().data_ptr() for p in model.denoiser.parameters()}
+        bytes_kept = sum(size for place, size in kept.items() if place not in weights)
+        kept.clear()
+    model.denoiser.zero_grad(set_to_none=True)
+    copies = 4 + 1 + len(model.recipe.ema.decays) + len(model.recipe.ema.widths)  # weights, gradient, two moments; averages and their model
+    held = 4 * sum(p.numel() for p in model.denoiser.parameters()) * copies
+    share = recipe.batch / recipe.accumulate / images
+    return Estimate(model.parameters, seconds * recipe.batch / images, (held + bytes_kept * share) / 2**20)

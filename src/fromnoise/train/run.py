@@ -1,0 +1,216 @@
+"""A training run from recipe to pictures: opens the data, resumes, trains, checkpoints, previews, and draws at the end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from fromnoise import checkpoint
+from fromnoise.compute import Compute, choose
+from fromnoise.data import Data, load
+from fromnoise.errors import UserError
+from fromnoise.model import Facts, build
+from fromnoise.recipe import Recipe
+from fromnoise.train.folder import RunFolder
+from fromnoise.train.gallery import Gallery
+from fromnoise.train.trainer import Report, Trainer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        folder: of the run.
+        step: steps done.
+        signal: number of the signal that stopped it early, or 0.
+    """
+
+    folder: Path
+    step: int
+    signal: int
+
+
+def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
+    """The images of a recipe.
+
+    Raises:
+        UserError: no source is named, or as ``data.load``; or labels were asked of data that have none.
+    """
+    d = recipe.data
+    if not d.source:
+        raise UserError("say what to learn from: --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named set)")
+    data = load(
+        d.source,
+        size=d.size,
+        channels=d.channels,
+        holdout=d.holdout,
+        seed=recipe.train.seed,
+        memory_limit=int(d.memory_gb * 2**30),
+        workers=d.workers,
+        log=say,
+    )
+    if d.labels and data.labels is None:
+        raise UserError(f"{d.source} has no labels: put the images of each class in a folder of its own, or leave out data.labels")
+    return data
+
+
+def facts(recipe: Recipe, data: Data) -> Facts:
+    """What the model must know of its data."""
+    return Facts(data.shape, data.labels if recipe.data.labels else None, data.fingerprint)
+
+
+def train(recipe: Recipe, out: Path, *, device: str | None = None, precision: str = "auto", compiled: bool = False) -> Outcome:
+    """Train by a recipe in a run folder, going on from where it was left.
+
+    Args:
+        recipe: every choice.
+        out: the run folder.
+        device: as ``compute.choose``.
+        precision: as ``compute.choose``.
+        compiled: compile the network first.
+
+    Raises:
+        UserError: a mistake of the user's, told in one line.
+    """
+    accelerator = Accelerator(cpu=device == "cpu")
+    main = accelerator.is_main_process
+    compute = choose(str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision)
+    folder = RunFolder(out)
+
+    def say(line: str) -> None:
+        if main:
+            tqdm.write(line, file=sys.stderr)
+            if folder.path.is_dir():
+                folder.log(line)
+
+    # every process reads the data before the folder is made: a wrong path leaves nothing behind
+    data = open_data(recipe, say)
+    model = build(recipe, facts(recipe, data))
+    if main:
+        folder.open(recipe)
+    accelerator.wait_for_everyone()
+    say(f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}; {model.parameters:,} parameters; {compute.describe()}")
+    if compiled:
+        model.denoiser.net.compile()
+    trainer = Trainer(model, data, compute, accelerator, folder.load_state, say)
+    _resume(trainer, folder, say)
+    with _signals(trainer) as caught:
+        if trainer.fraction < 1:
+            _loop(trainer, folder, main, say)
+        if main and not caught:
+            _finish(trainer, folder, say)
+    accelerator.wait_for_everyone()
+    if caught:
+        say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
+    return Outcome(folder.path, trainer.progress.step, caught[0] if caught else 0)
+
+
+def _resume(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
+    state = folder.load_state()
+    if state is not None:
+        was = state[1].get("facts", {}).get("fingerprint")
+        if was != trainer.model.facts.fingerprint:
+            say("the data have changed since this run began; going on with the new ones")
+        trainer.resume(*state)
+        say(f"going on from step {trainer.progress.step:,}")
+    if trainer.accelerator.is_main_process:
+        folder.truncate_reports(trainer.progress.step)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], None]) -> None:
+    recipe = trainer.recipe
+    gallery = Gallery(folder, trainer.compute)
+    waiting: list[dict[str, object]] = []
+    saved = time.monotonic()
+
+    def save() -> None:
+        # reports first: whatever state a kill leaves, the reports up to it are on the disk
+        folder.write_reports(waiting)
+        waiting.clear()
+        tensors, header = trainer.state()
+        folder.save_state(trainer.progress.step, tensors, header | checkpoint.describe(trainer.model.recipe, trainer.model.facts))
+        checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step})
+
+    if main and trainer.progress.step == 0:
+        gallery.data(trainer.model, trainer.data)
+        if recipe.previews:
+            gallery.preview(trainer)
+        save()
+    with tqdm(total=100.0, disable=not main, unit="%", bar_format="{l_bar}{bar}| {postfix}", file=sys.stderr) as bar:
+        before = trainer.fraction
+        for report in trainer.run():
+            if not main:
+                continue
+            bar.update(min(100.0, 100 * report.progress) - bar.n)
+            bar.set_postfix_str(_postfix(report))
+            if report.kept:
+                waiting.append(report.line())
+            shown = int(before * recipe.previews) != int(report.progress * recipe.previews)
+            before = report.progress
+            due = time.monotonic() - saved > recipe.checkpoint_seconds
+            due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
+            if due or shown or trainer.stopping or trainer.fraction >= 1:
+                save()
+                saved = time.monotonic()
+            if shown:
+                gallery.preview(trainer)
+                gallery.curves()
+
+
+def _postfix(r: Report) -> str:
+    left = r.clock["left_seconds"]
+    time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+    dropped = f", {r.dropped} dropped" if r.dropped else ""
+    return f"step {r.step:,}, loss {r.loss:.4f}, {r.clock['images_per_second']:.0f} images/s, {time_left} left{dropped}"
+
+
+def _finish(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Leave the model and the finished pictures, and say where they are."""
+    step = trainer.progress.step
+    if _written(folder) != step:
+        checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": step})
+    gallery = Gallery(folder, trainer.compute)
+    gallery.curves()
+    made = gallery.finished(trainer)
+    say(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; in {folder.path}:")
+    for name in ["model.safetensors", *made, "forward.png", "loss.png", "samples/", "reports.jsonl", "recipe.toml", "log"]:
+        if (folder.path / name).exists():
+            print(folder.path / name)
+    print(f"more pictures: fromnoise sample {folder.path} -n 100 --out more.png")
+
+
+def _written(folder: RunFolder) -> int | None:
+    """The step of the model that stands in the folder, if a whole one does."""
+    try:
+        return checkpoint.load_model(folder.path).progress.get("step")
+    except UserError:
+        return None
+
+
+@contextmanager
+def _signals(trainer: Trainer) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM end the loop after the running step; a second Ctrl-C ends it at once."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+        trainer.stop()
+
+    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)

@@ -1,0 +1,341 @@
+"""The one training loop, a generator of reports: whoever iterates draws the bar, logs, saves, previews, stops."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from fromnoise.compute import Compute
+from fromnoise.data import Batch, Data, Stream, to_unit
+from fromnoise.diffusion.loss import by_time, guesses
+from fromnoise.errors import UserError
+from fromnoise.model import Model
+from fromnoise.train.optim import Averages, Budget, learning_rate, optimizer
+
+_PATIENCE = 5  # steps dropped in a row before going back
+_ROLLBACKS = 10  # without a good step between them, before giving up
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the loop yields after each step.
+
+    Attributes:
+        step: steps done.
+        images: training images seen.
+        loss: mean since the last kept report.
+        lr: learning rate of this step.
+        progress: share of the budget used.
+        dropped: steps dropped so far because loss or gradient was not finite.
+        rollbacks: times that training went back to its last good state.
+        gradient: norm of the gradient before clipping.
+        kept: whether this is a line of reports.jsonl.
+        held_out: loss on held-out images with the averaged weights; None if not measured at this step.
+        held_out_raw: the same with the raw weights.
+        loss_by_t: ``held_out`` in ten bins of t.
+        clock: what depends on the machine: seconds, images_per_second, left_seconds, memory_mb.
+    """
+
+    step: int
+    images: int
+    loss: float
+    lr: float
+    progress: float
+    dropped: int
+    rollbacks: int
+    gradient: float
+    kept: bool
+    held_out: float | None = None
+    held_out_raw: float | None = None
+    loss_by_t: list[float | None] | None = None
+    clock: dict[str, float] = field(default_factory=dict)
+
+    def line(self) -> dict[str, Any]:
+        """The report as JSON, without what was not measured; a loss that is not finite is null."""
+        out = {k: v for k, v in self.__dict__.items() if v is not None and k != "kept"}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}
+
+
+@dataclass
+class Progress:
+    """All that changes while training, besides tensors; with them it is what a resumed run starts from."""
+
+    step: int = 0
+    seconds: float = 0.0
+    dropped: int = 0
+    dropped_in_row: int = 0
+    rollbacks: int = 0
+    rollbacks_in_row: int = 0
+    lr_scale: float = 1.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+
+class Trainer:
+    """Trains a model's denoiser on a stream of images. Every step is a function of the state before it and of its position in the stream."""
+
+    def __init__(
+        self,
+        model: Model,
+        data: Data,
+        compute: Compute,
+        accelerator: Accelerator,
+        last_good: Callable[[], tuple[dict[str, Tensor], dict[str, Any]] | None] = lambda: None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Join model, data and processes.
+
+        Args:
+            model: its weights are trained in place.
+            data: training and held-out images.
+            compute: where and how precisely.
+            accelerator: of the processes.
+            last_good: gives the state to go back to after repeated non-finite steps.
+            log: takes lines for people.
+
+        Raises:
+            UserError: the batch cannot be shared evenly.
+        """
+        recipe = model.recipe.train
+        self.model, self.data, self.compute, self.accelerator = model, data, compute, accelerator
+        self.recipe, self._last_good, self._log = recipe, last_good, log
+        parts = accelerator.num_processes * recipe.accumulate
+        if recipe.batch % parts:
+            raise UserError(f"train.batch {recipe.batch} cannot be shared by {parts} (processes x accumulate): take a multiple of {parts}")
+        self.budget = Budget.of(recipe, len(data.train))
+        self.progress = Progress()
+        self.stopping = self._asked = False
+        compute.place(model.denoiser)
+        self.averages = Averages(model.recipe.ema, model.denoiser)
+        self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
+        self.optimizer = optimizer(recipe, model.denoiser)
+        self.objective = accelerator.prepare(model.objective())
+        self._held_out = model.objective()
+        self.stream = Stream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
+
+    # ---- the loop
+
+    def run(self) -> Iterator[Report]:
+        """Train until the budget is used or ``stop`` was called; one report a step."""
+        begun, before = time.monotonic(), self.progress.seconds
+        first = self.progress.step
+        processes = self.accelerator.num_processes
+        batches = self.stream.iterate(
+            first * self.recipe.batch, self.recipe.batch // processes, self.accelerator.process_index, processes
+        )
+        try:
+            while self.fraction < 1 and not self.stopping:
+                share = self.fraction
+                loss, gradient, lr = self._step(next(batches))
+                self.progress.seconds = self._agree(before + time.monotonic() - begun)
+                yield self._report(loss, gradient, lr, share, begun, first)
+        finally:
+            batches.close()
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget used."""
+        return self.budget.progress(self.progress.step, self.progress.seconds)
+
+    def stop(self) -> None:
+        """End the loop after this step, in every process."""
+        self._asked = True
+
+    def _agree(self, seconds: float) -> float:
+        """The first process's clock, and whether any process was told to stop, in all of them."""
+        if self.accelerator.num_processes == 1:
+            self.stopping = self._asked
+            return seconds
+        mine = torch.tensor([seconds if self.accelerator.is_main_process else 0.0, float(self._asked)], device=self.compute.device)
+        clock, asked = cast(Tensor, self.accelerator.reduce(mine, "sum")).tolist()
+        self.stopping = asked > 0
+        return clock
+
+    def _step(self, batch: Batch) -> tuple[float, float, float]:
+        """One optimiser step; loss over all processes, norm of the gradient, learning rate."""
+        p = self.progress
+        lr = learning_rate(self.recipe, p.step, self.fraction) * p.lr_scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(_mix(self.recipe.seed, p.step, self.accelerator.process_index))  # dropout's only
+        self.model.denoiser.train()
+        loss = self._gradients(batch)
+        parameters = [q for q in self.model.denoiser.parameters() if q.requires_grad]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip or math.inf))
+        p.step += 1
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.optimizer.step()
+            self.averages.update(p.step)
+            p.loss_sum, p.loss_count = p.loss_sum + loss, p.loss_count + 1
+            p.dropped_in_row = p.rollbacks_in_row = 0
+        else:
+            self._drop()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, norm, lr
+
+    def _gradients(self, batch: Batch) -> float:
+        """Accumulate the gradient of the mean loss; the mean itself, over all processes."""
+        parts = self.recipe.accumulate
+        total = torch.zeros((), device=self.compute.device)
+        guess = guesses(self.recipe.seed, self.progress.step)
+        size = len(batch.positions) // parts
+        for part in range(parts):
+            cut = slice(part * size, (part + 1) * size)
+            x0, cond = self._images(batch.pixels[cut], batch.labels[cut] if batch.labels is not None else None)
+            sync = self.accelerator.no_sync(self.objective) if part < parts - 1 else contextlib.nullcontext()
+            with sync:
+                with self.compute.autocast():
+                    losses, _ = self.objective(x0, batch.positions[cut], cond, guess=guess)
+                loss = losses.mean() / parts
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return float(cast(Tensor, self.accelerator.reduce(total, "mean")))
+
+    def _images(self, pixels: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Images in [-1, 1] where the network is, and their classes if the model is told them."""
+        x0 = to_unit(pixels.to(self.compute.device, non_blocking=True)).contiguous(memory_format=self.compute.memory_format)
+        if self.model.facts.labels is None or labels is None:
+            return x0, None
+        return x0, labels.to(self.compute.device, non_blocking=True)
+
+    def _drop(self) -> None:
+        """Count a non-finite step; after several go back to the last good state with half the learning rate."""
+        p = self.progress
+        p.dropped, p.dropped_in_row = p.dropped + 1, p.dropped_in_row + 1
+        self._log(f"step {p.step}: loss or gradient is not finite; the step is dropped ({p.dropped} so far)")
+        if p.dropped_in_row < _PATIENCE:
+            return
+        if p.rollbacks_in_row >= _ROLLBACKS:
+            raise UserError(
+                f"the loss is not finite, even at {p.lr_scale:.2g} of the learning rate: look at the data with fromnoise show data, "
+                "or lower --train.lr"
+            )
+        state = self._last_good()
+        if state is not None:
+            self._load_tensors(state[0])
+        p.lr_scale, p.dropped_in_row = p.lr_scale / 2, 0
+        p.rollbacks, p.rollbacks_in_row = p.rollbacks + 1, p.rollbacks_in_row + 1
+        back = f"back to the weights of step {state[1]['progress']['step']}" if state is not None else "going on"
+        self._log(f"step {p.step}: {_PATIENCE} dropped in a row; {back} with the learning rate halved (now x{p.lr_scale:.3g})")
+
+    # ---- reports
+
+    def _report(self, loss: float, gradient: float, lr: float, share: float, begun: float, first: int) -> Report:
+        p = self.progress
+        measure = int(share * self.recipe.evaluations) != int(self.fraction * self.recipe.evaluations) or p.step == 1
+        kept = measure or p.step % self.recipe.report_every == 0
+        mean = p.loss_sum / p.loss_count if p.loss_count else loss
+        losses = self.evaluate() if measure else {}
+        if kept:
+            p.loss_sum, p.loss_count = 0.0, 0
+        spent = time.monotonic() - begun
+        left = spent / max(1e-9, self.fraction - self.budget.progress(first, p.seconds - spent)) * (1 - self.fraction)
+        clock = {
+            "seconds": round(p.seconds, 2),
+            "images_per_second": round((p.step - first) * self.recipe.batch / max(1e-9, spent), 2),
+            "left_seconds": round(left, 1),
+            "memory_mb": round(_peak_memory(self.compute.device)),
+        }
+        return Report(
+            p.step, p.step * self.recipe.batch, mean, lr, self.fraction, p.dropped, p.rollbacks, gradient, kept, clock=clock, **losses
+        )
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, Any]:
+        """Loss on held-out images, each with a time and noise of its own that never change, so that curves compare.
+
+        Returns:
+            ``held_out`` and ``loss_by_t`` with the averaged weights, ``held_out_raw`` with the raw ones.
+        """
+        count = min(self.recipe.held_out, len(self.data.held_out))
+        self.refresh()
+        out: dict[str, Any] = {}
+        live = self.model.denoiser.eval()
+        for name, denoiser in (("held_out", self.averaged), ("held_out_raw", live)):
+            self._held_out.denoiser = denoiser
+            losses, times = [], []
+            for ids in torch.arange(count).split(max(1, self.recipe.batch // self.recipe.accumulate)):
+                labels = self.data.held_out.labels
+                x0, cond = self._images(self.data.held_out.get(ids), labels[ids] if labels is not None else None)
+                with self.compute.autocast():
+                    each, t = self._held_out(x0, ids, cond, training=False)
+                losses.append(each.float().cpu())
+                times.append(t)
+            each = torch.cat(losses).double()
+            out[name] = float(each.mean())
+            if name == "held_out":
+                out["loss_by_t"] = [round(v, 8) if math.isfinite(v) else None for v in by_time(each, torch.cat(times)).tolist()]
+        self._held_out.denoiser = live
+        return out
+
+    def refresh(self) -> None:
+        """Put the first average (the raw weights if there is none) into ``averaged``."""
+        with torch.no_grad():
+            for name, p in self.averaged.named_parameters():
+                p.copy_(self.averages.weights()[name])
+
+    # ---- state
+
+    def weights(self) -> dict[str, Tensor]:
+        """What ``model.safetensors`` holds: the averaged denoiser, float32."""
+        self.refresh()
+        return self.averaged.state_dict()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and header from which training goes on bit for bit."""
+        tensors = {f"model.{k}": v for k, v in self.model.denoiser.state_dict().items()}
+        for i, track in enumerate(self.averages.tracks):
+            tensors |= {f"ema.{i}.{k}": v for k, v in track.items()}
+        for i, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
+
+    def resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._load_tensors(tensors)
+        self.progress = Progress(**header["progress"])
+
+    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, t in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = t
+        self.model.denoiser.load_state_dict(parts["model"])
+        for i, track in enumerate(self.averages.tracks):
+            for name, t in track.items():
+                t.copy_(parts["ema"][f"{i}.{name}"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, t in parts.get("optimizer", {}).items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = t.clone()
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    out = 0
+    for n in numbers:
+        out = (out * 6364136223846793005 + n + 1442695040888963407) & (2**63 - 1)
+    return out
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Peak memory in MB: of the GPU, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

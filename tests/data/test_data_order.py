@@ -1,0 +1,125 @@
+"""Order and flips as functions of (seed, position)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fromnoise.data import flips, order
+from fromnoise.data.order import permutation, splitmix
+
+MASK = (1 << 64) - 1
+
+
+def philox_words(key: tuple[int, int], count: int) -> list[int]:
+    """Philox4x64-10, transcribed from Salmon et al. 2011; the counter of the first block is 1."""
+    words: list[int] = []
+    for block in range(1, -(-count // 4) + 1):
+        c, k = [block, 0, 0, 0], list(key)
+        for _ in range(10):
+            p0, p1 = c[0] * 0xD2E7470EE14C6C93, c[2] * 0xCA5A826395121157
+            c = [(p1 >> 64) ^ c[1] ^ k[0], p1 & MASK, (p0 >> 64) ^ c[3] ^ k[1], p0 & MASK]
+            k = [(k[0] + 0x9E3779B97F4A7C15) & MASK, (k[1] + 0xBB67AE8584CAA73B) & MASK]
+        words += c
+    return words[:count]
+
+
+def splitmix_words(state: int, count: int) -> list[int]:
+    """SplitMix64, transcribed from Vigna's public-domain reference."""
+    words = []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) & MASK
+        z = state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+        words.append(z ^ (z >> 31))
+    return words
+
+
+@pytest.mark.parametrize(
+    ("seed", "epoch"), [(0, 0), (1, 0), (0, 1), (123456789, 77), (-5, 3), (2**63 + 1, 2**40)]
+)
+def test_the_permutation_is_the_order_of_philox(seed: int, epoch: int) -> None:
+    """Fixed by definition, so that no library's new version changes the order of a run."""
+    words = philox_words((seed & MASK, epoch & MASK), 50)
+    assert permutation(50, seed, epoch).tolist() == sorted(range(50), key=lambda i: words[i])
+
+
+def test_the_published_numbers_of_splitmix() -> None:
+    """The first five numbers from seed 1234567, as widely published (Rosetta Code, Splitmix64)."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    expected += [4593380528125082431, 16408922859458223821]
+    assert splitmix(1234567, np.arange(5, dtype=np.uint64)).tolist() == expected
+    assert splitmix_words(1234567, 5) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, MASK), st.integers(0, 1000))
+def test_splitmix_by_place_is_splitmix_in_turn(state: int, count: int) -> None:
+    """Any number of the sequence is had without those before it."""
+    count %= 40
+    assert splitmix(state, np.arange(count, dtype=np.uint64)).tolist() == splitmix_words(state, count)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 1000])
+def test_each_epoch_is_a_permutation(n: int) -> None:
+    """Every picture once an epoch, and not in the order of the epoch before."""
+    epochs = order(n, 5, range(4 * n)).reshape(4, n)
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(n))
+    if n >= 10:
+        assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 2**32), st.lists(st.integers(0, 500), min_size=1, max_size=40))
+def test_by_position_is_in_turn(n: int, seed: int, positions: list[int]) -> None:
+    """Whatever positions are asked for, in whatever order, the sequence is one."""
+    whole = order(n, seed, range(501))
+    assert torch.equal(order(n, seed, torch.tensor(positions)), whole[positions])
+    assert torch.equal(flips(seed, torch.tensor(positions)), flips(seed, range(501))[positions])
+
+
+def test_far_along() -> None:
+    """A position beyond 2^40 costs what position 0 costs, and is where it should be."""
+    n, start = 7, 7 * (2**40)
+    assert sorted(order(n, 0, range(start, start + n)).tolist()) == list(range(n))
+    assert order(n, 0, torch.tensor([start + 3])).item() == order(n, 0, range(start, start + n))[3].item()
+
+
+def test_seeds_and_epochs_differ() -> None:
+    """Neighbouring seeds and epochs have nothing in common."""
+    orders = {tuple(permutation(20, seed, epoch).tolist()) for seed in range(10) for epoch in range(10)}
+    assert len(orders) == 100
+
+
+def test_all_orders_are_equally_likely() -> None:
+    """The six orders of three pictures over 3,000 epochs: chi-squared (5) exceeds 35.9 once in 1e6."""
+    counts = Counter(tuple(permutation(3, 11, epoch).tolist()) for epoch in range(3000))
+    assert len(counts) == 6
+    assert sum((c - 500) ** 2 / 500 for c in counts.values()) < 35.9
+
+
+def test_one_in_two_is_mirrored() -> None:
+    """Fair, and independent of the neighbour, of the next seed and of parity: within 5 standard errors."""
+    n = 100_000
+    a, b = flips(0, range(n)).double(), flips(1, range(n)).double()
+    bound = 5 * 0.5 / n**0.5
+    assert abs(a.mean() - 0.5) < bound and abs(a[::2].mean() - 0.5) < 1.5 * bound
+    for x, y in ((a[1:], a[:-1]), (a, b), (a[1:], b[:-1])):
+        assert abs((x != y).double().mean() - 0.5) < bound
+
+
+def test_the_same_picture_is_not_always_mirrored() -> None:
+    """A flip belongs to the position and not to the picture, so over epochs it is seen both ways."""
+    n = 8
+    mirrored = flips(3, range(64 * n)).reshape(64, n)
+    places = order(n, 3, range(64 * n)).reshape(64, n)
+    for picture in range(n):
+        seen = mirrored[places == picture]
+        assert seen.any() and not seen.all()
