@@ -1,0 +1,32 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# child processes and xdist workers share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _matplotlib(tmp_path_factory):
+    os.environ.setdefault("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real sets: $FROMNOISE_DATA, or ../shared/data beside the checkout."""
+    place = Path(os.environ.get("FROMNOISE_DATA") or Path(__file__).parents[2] / "shared" / "data").resolve()
+    if not place.is_dir():
+        pytest.skip("the real data sets are not here: set FROMNOISE_DATA")
+    return place
