@@ -19,7 +19,13 @@ from fromnoise import recipe as recipes
 from fromnoise.errors import UserError
 from fromnoise.model import Facts, build
 
-TINY = {"network.width": 8, "network.multipliers": [1], "network.attention": [], "network.groups": 4, "network.middle_attention": False}
+TINY = {
+    "network.width": 8,
+    "network.multipliers": [1],
+    "network.attention": [],
+    "network.groups": 4,
+    "network.middle_attention": False,
+}
 
 
 @pytest.fixture
@@ -99,7 +105,10 @@ def test_other_safetensors_are_named(tmp_path):
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
-    """A write that cannot end (a limit on the size of files stands for a full disk) is one line, and the old file stays whole."""
+    """A write that cannot end (a limit on the size of files stands for a full disk) is one line.
+
+    And the old file stays whole.
+    """
     script = textwrap.dedent(
         """
         import sys, torch
@@ -120,7 +129,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))
 
     path = tmp_path / "m.safetensors"
-    out = subprocess.run([sys.executable, "-c", script, str(path)], preexec_fn=limit, capture_output=True, text=True, timeout=120)
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(path)], preexec_fn=limit, capture_output=True, text=True, timeout=120
+    )
     assert "cannot write" in out.stdout and "untouched" in out.stdout, out.stderr
     assert checkpoint.read(path)[1]["kind"] == "small"
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

@@ -23,7 +23,9 @@ def test_every_recipe_is_whole(name):
 
 def test_the_systems_are_all_there():
     """The issue's list of names."""
-    assert {"digits", "pulfer", "pulfer-fashion", "simple", "unet", "flowers", "ho2020", "images"} <= set(recipes.names())
+    assert {"digits", "pulfer", "pulfer-fashion", "simple", "unet", "flowers", "ho2020", "images"} <= set(
+        recipes.names()
+    )
 
 
 @given(st.text(max_size=40))

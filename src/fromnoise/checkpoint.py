@@ -1,14 +1,15 @@
-"""One self-describing safetensors file: weights, and a JSON header that says how to rebuild the model. Nothing in it can execute.
+"""One self-describing safetensors file: weights, and a JSON header that says how to rebuild the model.
 
-The header carries a digest of itself and of the tensors, so that a truncated or flipped file is known as such. Files are written to a
-temporary name, flushed to the disk and renamed: at every moment a whole file stands under the name.
+Nothing in it can execute.
+
+The header carries a digest of itself and of the tensors, so that a truncated or flipped file is known as such. Files
+are written to a temporary name, flushed to the disk and renamed: at every moment a whole file stands under the name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors.torch import save as _serialise
 from torch import Tensor
 
 from fromnoise import __version__
+from fromnoise.disk import write_atomic
 from fromnoise.errors import UserError
 from fromnoise.model import Facts, Model, build
 from fromnoise.recipe import Recipe, parse
@@ -29,40 +31,6 @@ FORMAT = 1
 
 class Damaged(UserError):
     """A file is truncated, flipped or none of ours."""
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Put ``data`` under ``path``, whole or not at all.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written; what stood there before still stands.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as e:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
-        kept = f"; the {path.name} that was there is untouched" if path.exists() else ""
-        raise UserError(f"cannot write {path}: {e.strerror}{kept}") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -88,7 +56,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
     if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise Damaged(f"{path} is a pickle or an archive, which can run code when opened: refused; only .safetensors files are read")
+        raise Damaged(
+            f"{path} is a pickle or an archive, which can run code when opened: refused; "
+            "only .safetensors files are read"
+        )
     try:
         tensors = _parse(data)
         size = int.from_bytes(data[:8], "little")
@@ -111,7 +82,7 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         t = tensors[name]
         digest.update(f"\0{name}\0{t.dtype}\0{tuple(t.shape)}\0".encode())
-        digest.update(t.reshape(-1).view(torch.uint8).numpy() if t.numel() else b"")
+        digest.update(memoryview(t.reshape(-1).view(torch.uint8).numpy()) if t.numel() else b"")
     return digest.hexdigest()
 
 

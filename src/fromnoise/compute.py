@@ -34,7 +34,7 @@ class Compute:
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network here, in its memory format."""
-        return module.to(self.device).to(memory_format=self.memory_format)
+        return module.to(self.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
     def describe(self) -> str:
         """Device and precision in a few words."""
@@ -71,5 +71,7 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        return any(bool(getattr(torch.cpu, probe, bool)()) for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return any(
+            bool(getattr(torch.cpu, probe, bool)()) for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        )
     return False

@@ -38,7 +38,14 @@ class Drawn:
 
 
 def draw(
-    model: Model, how: SampleRecipe, compute: Compute, *, ids: Tensor, seed: int = 0, label: str | None = None, batch: int = 64
+    model: Model,
+    how: SampleRecipe,
+    compute: Compute,
+    *,
+    ids: Tensor,
+    seed: int = 0,
+    label: str | None = None,
+    batch: int = 64,
 ) -> Iterator[Drawn]:
     """Sample, batch after batch; picture i depends on (seed, i) alone.
 
@@ -91,7 +98,7 @@ class Pictures:
     times: list[float] = field(default_factory=list)
 
 
-def collect(steps: Iterator[Drawn], frames: int = 0, watch: Callable[[Drawn], None] = lambda drawn: None) -> Pictures:
+def collect(steps: Iterator[Drawn], frames: int = 0, watch: Callable[[Drawn], object] = lambda drawn: None) -> Pictures:
     """Run the loop to its end and keep the pictures.
 
     Args:
@@ -123,7 +130,9 @@ def collect(steps: Iterator[Drawn], frames: int = 0, watch: Callable[[Drawn], No
 FORWARD = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 
 
-def noised(schedule: Schedule, pixels: Tensor, seed: int = 0, times: tuple[float, ...] = FORWARD) -> tuple[list[Tensor], list[float]]:
+def noised(
+    schedule: Schedule, pixels: Tensor, seed: int = 0, times: tuple[float, ...] = FORWARD
+) -> tuple[list[Tensor], list[float]]:
     """The forward process: the same images and the same noise at growing times.
 
     Args:

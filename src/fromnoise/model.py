@@ -83,7 +83,9 @@ class Model:
         """
         labels = self.facts.labels
         if labels is None:
-            raise UserError("this model was trained without labels: leave out --label, or train with --data.labels true")
+            raise UserError(
+                "this model was trained without labels: leave out --label, or train with --data.labels true"
+            )
         folded = [name.casefold() for name in labels]
         if label.casefold() in folded:
             return folded.index(label.casefold())
@@ -98,13 +100,14 @@ def rule(how: SampleRecipe) -> rules.Rule:
     return {"ancestral": rules.Ancestral(how.variance), "ddim": rules.DDIM(how.eta)}[how.rule]
 
 
-def build(recipe: Recipe, facts: Facts, seed: int | None = None) -> Model:
+def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "cpu") -> Model:
     """Make the model that a recipe describes, with fresh weights.
 
     Args:
         recipe: every choice.
         facts: shape and labels of the data.
         seed: of the initial weights; None takes the recipe's.
+        device: where the weights are made; "meta" makes none, for counting.
 
     Raises:
         UserError: the choices cannot work together.
@@ -112,7 +115,7 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None) -> Model:
     table = _schedule(recipe.diffusion)
     learned = {"eps": target.Eps, "x0": target.X0, "v": target.V}
     goal = target.Mean(table) if recipe.diffusion.target == "mean" else learned[recipe.diffusion.target]()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(recipe.train.seed if seed is None else seed)
         try:
             net = _network(recipe, facts)
@@ -164,13 +167,16 @@ def _network(recipe: Recipe, facts: Facts) -> nn.Module:
         classes=len(facts.labels) if facts.labels else 0,
         upsampling=how.upsampling,
         patch=how.patch,
+        time_dim=how.time_dim,
         init=how.init,
         zero_output=how.zero_output,
     )
 
 
 def cond(model: Model, label: str | None, ids: Tensor) -> Tensor | None:
-    """Classes of the samples ``ids``: ``label`` names one, several with commas or "all", dealt out in turn; None where none was asked.
+    """Classes of the samples ``ids``: ``label`` names one, several with commas or "all", dealt out in turn.
+
+    None where none was asked.
 
     A conditional model that is told nothing gets -1, its null class.
 

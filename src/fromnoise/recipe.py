@@ -1,4 +1,7 @@
-"""The recipe: every choice of a run, typed; unknown keys are errors. A recipe is a TOML file, a name in ``recipes/`` or both with overrides."""
+"""The recipe: every choice of a run, typed; unknown keys are errors.
+
+A recipe is a TOML file, a name in ``recipes/`` or both with overrides.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class DataRecipe(_Part):
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """share held out when the data have no test split of their own"""
     workers: Annotated[int, Field(ge=0)] = 2
-    """processes that decode a set too large for memory"""
+    """threads that decode a set too large for memory"""
     memory_gb: Positive = 4.0
     """a set larger than this as uint8 is decoded while training"""
 
@@ -73,6 +76,8 @@ class NetworkRecipe(_Part):
     """nearest neighbour and a convolution, or a transposed convolution"""
     patch: Count = 1
     """pixel-unshuffle at the input by this factor"""
+    time_dim: Count | None = None
+    """sinusoids of the time embedding; left out: the width"""
     init: Literal["torch", "variance-scaling"] = "torch"
     """initialisation of the weights"""
     zero_output: bool = False
@@ -165,7 +170,10 @@ class TrainRecipe(_Part):
 
 
 class EmaRecipe(_Part):
-    """Moving averages of the weights. The first, of decays and then widths, is the one that samples; none: the raw weights."""
+    """Moving averages of the weights.
+
+    The first, of decays and then widths, is the one that samples; none: the raw weights.
+    """
 
     decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.999,)
     """factors a step, warmed up as min(decay, (1 + n)/(10 + n))"""
@@ -220,15 +228,20 @@ class Recipe(_Part):
             raise ValueError(f"train needs one budget of {', '.join(BUDGETS)}; it has {' and '.join(budget) or 'none'}")
         continuous = self.diffusion.schedule == "cosine-continuous"
         if continuous and (self.diffusion.target == "mean" or self.loss.weighting == "bound"):
-            raise ValueError("target mean and weighting bound need a table of steps: take schedule linear, cosine or sigmoid")
+            raise ValueError(
+                "target mean and weighting bound need a table of steps: take schedule linear, cosine or sigmoid"
+            )
         if self.loss.weighting == "bound" and self.diffusion.steps < 2:
             raise ValueError("weighting bound needs at least 2 diffusion steps")
         if self.sample.steps is not None and not continuous and self.sample.steps > self.diffusion.steps:
             raise ValueError(
-                f"sample.steps {self.sample.steps} is more than diffusion.steps {self.diffusion.steps}: take at most that many"
+                f"sample.steps {self.sample.steps} is more than diffusion.steps {self.diffusion.steps}: "
+                "take at most that many"
             )
         if self.network.kind != "unet" and (self.data.labels or self.loss.self_conditioning):
-            raise ValueError(f"network {self.network.kind} takes no labels and no self-conditioning: take network.kind unet")
+            raise ValueError(
+                f"network {self.network.kind} takes no labels and no self-conditioning: take network.kind unet"
+            )
         return self
 
 
@@ -298,7 +311,9 @@ def _explain(error: Any) -> str:
     where = [str(p) for p in error["loc"]]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, keys(), 1, 0.4) or difflib.get_close_matches(where[-1], [k.split(".")[-1] for k in keys()], 1)
+        near = difflib.get_close_matches(key, keys(), 1, 0.4) or difflib.get_close_matches(
+            where[-1], [k.split(".")[-1] for k in keys()], 1
+        )
         return f"unknown key {key} in the recipe" + (f": did you mean {near[0]}?" if near else "")
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{key} = {error['input']!r}: {message}" if key else message
@@ -346,7 +361,9 @@ def _literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = "".join(_ESCAPES.get(c, c) if c >= " " and c != "\x7f" else _ESCAPES.get(c, f"\\u{ord(c):04x}") for c in value)
+        escaped = "".join(
+            _ESCAPES.get(c, c) if c >= " " and c != "\x7f" else _ESCAPES.get(c, f"\\u{ord(c):04x}") for c in value
+        )
         return f'"{escaped}"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_literal(v) for v in value) + "]"

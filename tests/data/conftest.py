@@ -29,9 +29,7 @@ def lines() -> list[str]:
 def write() -> Writer:
     """Write pictures of noise: ``write(folder, names, height, width, channels)`` -> their arrays."""
 
-    def writer(
-        folder: Path, names: list[str], height: int = 6, width: int = 6, channels: int = 3
-    ) -> list[np.ndarray]:
+    def writer(folder: Path, names: list[str], height: int = 6, width: int = 6, channels: int = 3) -> list[np.ndarray]:
         rng = np.random.default_rng(zlib.crc32(repr((names, height, width, channels)).encode()))
         arrays = []
         for name in names:

@@ -81,9 +81,7 @@ def test_our_own_samples_come_back(tmp_path: Path) -> None:
         (PICTURES.astype(np.uint16) * 257, r"0\.\.65535"),
     ],
 )
-def test_numbers_that_are_not_bytes(
-    tmp_path: Path, numbers: np.ndarray, words: str, lines: list[str]
-) -> None:
+def test_numbers_that_are_not_bytes(tmp_path: Path, numbers: np.ndarray, words: str, lines: list[str]) -> None:
     """Taken by their range, the same pixels each time, and the log says how."""
     source = open_source(saved(tmp_path, images=numbers), log=lines.append)
     assert np.array_equal(all_of(source), PICTURES)
@@ -190,9 +188,7 @@ def test_splits_in_one_file(tmp_path: Path, naming: str) -> None:
     for k, split in enumerate(("train", "test", "val")):
         source = open_source(f"{path}:{split}")
         assert np.array_equal(all_of(source), PICTURES + k)
-        assert source.labels == tuple("0123456") and [source.label(i) for i in range(5)] == [
-            k + i for i in range(5)
-        ]
+        assert source.labels == tuple("0123456") and [source.label(i) for i in range(5)] == [k + i for i in range(5)]
 
 
 def test_a_large_npy_stays_on_the_disk(tmp_path: Path) -> None:

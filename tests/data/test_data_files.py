@@ -104,9 +104,7 @@ def test_one_class_is_no_class(tmp_path: Path, write: Writer, opened: Opener) ->
     assert opened(tmp_path / "two").labels == ("a", "b")
 
 
-def test_pictures_beside_the_splits_are_named(
-    tmp_path: Path, write: Writer, opened: Opener, lines: list[str]
-) -> None:
+def test_pictures_beside_the_splits_are_named(tmp_path: Path, write: Writer, opened: Opener, lines: list[str]) -> None:
     """A preview beside train/ and test/ is left out, and the log says so."""
     write(tmp_path / "set", ["preview.png", "train/a/1.png", "test/a/2.png"])
     assert len(opened(tmp_path / "set", "train", lines.append)) == 1
@@ -195,9 +193,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, write: Writer) -> None:
         (tmp_path / "set").chmod(0o755)
 
 
-def test_a_sub_folder_that_may_not_be_listed(
-    tmp_path: Path, write: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sub_folder_that_may_not_be_listed(tmp_path: Path, write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, told by the system at any depth (simulated, so that it is tested for root too)."""
     write(tmp_path / "set", ["a/1.png", "b/2.png"])
     scandir = os.scandir

@@ -143,11 +143,7 @@ def test_palette_to_grey_and_with_alpha() -> None:
 @pytest.mark.parametrize("key", [(10, 20, 30), 77])
 def test_transparent_key_colour(key: tuple[int, int, int] | int) -> None:
     """RGB and grey PNGs that name one colour as transparent."""
-    array = (
-        np.full((4, 4, 3), 99, dtype=np.uint8)
-        if isinstance(key, tuple)
-        else np.full((4, 4), 99, dtype=np.uint8)
-    )
+    array = np.full((4, 4, 3), 99, dtype=np.uint8) if isinstance(key, tuple) else np.full((4, 4), 99, dtype=np.uint8)
     array[1, 2] = key
     picture = through_file(Image.fromarray(array), "PNG", transparency=key)
     got = prepare(picture, 4, 4, 1 if isinstance(key, int) else 3)
@@ -247,11 +243,7 @@ def test_a_square_is_pillows_resize_of_the_centre_square(shape: tuple[int, int],
     edge = min(shape)
     left, top = (shape[1] - edge) // 2, (shape[0] - edge) // 2
     square = picture.crop((left, top, left + edge, top + edge))
-    expected = (
-        np.asarray(square.resize((side, side), Image.Resampling.LANCZOS))
-        if edge != side
-        else np.asarray(square)
-    )
+    expected = np.asarray(square.resize((side, side), Image.Resampling.LANCZOS)) if edge != side else np.asarray(square)
     assert np.array_equal(prepare(picture, side, side, 3).transpose(1, 2, 0), expected)
     assert np.array_equal(prepare(array, side, side, 3).transpose(1, 2, 0), expected)
 

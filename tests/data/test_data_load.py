@@ -34,9 +34,7 @@ def limit(request: pytest.FixtureRequest) -> int:
 
 @pytest.mark.parametrize("shape", [(28, 28), (31, 31), (100, 100), (1, 1), (24, 16), (5, 37)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_shape_is_that_of_the_data(
-    tmp_path: Path, write: Writer, shape: tuple, channels: int, limit: int
-) -> None:
+def test_the_shape_is_that_of_the_data(tmp_path: Path, write: Writer, shape: tuple, channels: int, limit: int) -> None:
     """Any side, square or not, grey or colour, and the pixels untouched.
 
     HF#10677 (grey data forced to colour), DD#42 (pictures that are not square).
@@ -156,9 +154,7 @@ def test_the_number_of_threads_does_not_matter(tmp_path: Path, write: Writer, wo
 @pytest.mark.parametrize(
     ("n", "share", "held"), [(2, 0.05, 1), (3, 0.9, 1), (40, 0.05, 2), (100, 0.1, 10), (7, 0.5, 3)]
 )
-def test_how_many_are_held_out(
-    tmp_path: Path, write: Writer, n: int, share: float, held: int, limit: int
-) -> None:
+def test_how_many_are_held_out(tmp_path: Path, write: Writer, n: int, share: float, held: int, limit: int) -> None:
     """At least one, at most half; no picture is on both sides (DD#17: held-out loss)."""
     arrays = write(tmp_path, [f"{i:03d}.png" for i in range(n)])
     data = load(str(tmp_path), holdout=share, memory_limit=limit)
@@ -192,12 +188,8 @@ def test_the_sets_own_split_is_held_out(tmp_path: Path, write: Writer, own: str,
     ours = write(tmp_path, [f"train/{i}.png" for i in range(6)])
     theirs = write(tmp_path, [f"{own}/{i}.png" for i in range(3)])
     data = load(str(tmp_path), holdout=0.5, memory_limit=limit)
-    assert [p.numpy().tobytes() for p in everything(data.train)] == [
-        a.transpose(2, 0, 1).tobytes() for a in ours
-    ]
-    assert [p.numpy().tobytes() for p in everything(data.held_out)] == [
-        a.transpose(2, 0, 1).tobytes() for a in theirs
-    ]
+    assert [p.numpy().tobytes() for p in everything(data.train)] == [a.transpose(2, 0, 1).tobytes() for a in ours]
+    assert [p.numpy().tobytes() for p in everything(data.held_out)] == [a.transpose(2, 0, 1).tobytes() for a in theirs]
     named = load(f"{tmp_path}:train", holdout=0.5, memory_limit=limit)
     assert (len(named.train), len(named.held_out)) == (3, 3)
     joined = load(f"{tmp_path}:all", holdout=1 / 3, memory_limit=limit)

@@ -78,9 +78,7 @@ def test_then_the_net_and_then_the_cache(
     assert len(open_source("fashion_mnist", log=lines.append)) == 12 and not lines
 
 
-def test_something_else_than_expected_is_not_kept(
-    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_something_else_than_expected_is_not_kept(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of a hotel's network in place of the file: one line, and a cache without half a set."""
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
     (net / FILES[2]).write_bytes(b"<html>please log in</html>")
@@ -89,9 +87,7 @@ def test_something_else_than_expected_is_not_kept(
     assert "\n" not in str(caught.value) and list((tmp_path / "cache").iterdir()) == []
 
 
-def test_no_network_says_how_to_do_without(
-    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_network_says_how_to_do_without(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which files, into which folder, and which variable."""
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
     for file in net.iterdir():
@@ -103,9 +99,7 @@ def test_no_network_says_how_to_do_without(
     assert "\n" not in str(caught.value)
 
 
-def test_what_lies_in_the_cache_is_not_lost(
-    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_in_the_cache_is_not_lost(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that was begun by hand is completed, and its own files stay."""
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
     mine = tmp_path / "cache" / "fashion_mnist" / "notes.txt"
@@ -147,9 +141,7 @@ def test_cifar10_has_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert test.labels is not None and test.labels[test.label(0) or 0] == "cat"
 
 
-def test_flowers_are_unpacked_into_splits_and_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flowers_are_unpacked_into_splits_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the archive and labels as their authors publish them: 8 of 10 to train on, each picture once."""
     scipy_io = pytest.importorskip("scipy.io")
     net = tmp_path / "net"
@@ -165,9 +157,7 @@ def test_flowers_are_unpacked_into_splits_and_classes(
             archive.addfile(member, io.BytesIO(file.getvalue()))
     flowers = named.Flowers102()
     flowers.remotes = tuple(
-        named.Remote(
-            r.name, ((net / r.name).as_uri(),), "md5:" + hashlib.md5((net / r.name).read_bytes()).hexdigest()
-        )
+        named.Remote(r.name, ((net / r.name).as_uri(),), "md5:" + hashlib.md5((net / r.name).read_bytes()).hexdigest())
         for r in flowers.remotes
     )
     monkeypatch.setitem(named._SETS, "flowers102", flowers)
@@ -187,9 +177,7 @@ def test_flowers_are_unpacked_into_splits_and_classes(
     assert not list((tmp_path / "cache").rglob("*.tgz"))
 
 
-def test_flowers_from_an_archive_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Writer
-) -> None:
+def test_flowers_from_an_archive_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Writer) -> None:
     """flowers102_64.zip below $FROMNOISE_DATA, in folders split/class."""
     import zipfile
 

@@ -41,9 +41,7 @@ def splitmix_words(state: int, count: int) -> list[int]:
     return words
 
 
-@pytest.mark.parametrize(
-    ("seed", "epoch"), [(0, 0), (1, 0), (0, 1), (123456789, 77), (-5, 3), (2**63 + 1, 2**40)]
-)
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (1, 0), (0, 1), (123456789, 77), (-5, 3), (2**63 + 1, 2**40)])
 def test_the_permutation_is_the_order_of_philox(seed: int, epoch: int) -> None:
     """Fixed by definition, so that no library's new version changes the order of a run."""
     words = philox_words((seed & MASK, epoch & MASK), 50)

@@ -16,9 +16,7 @@ from PIL import Image
 from fromnoise.data import Images, load, open_source
 
 pytestmark = pytest.mark.slow
-PLACE = Path(
-    os.environ.get("FROMNOISE_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
-)
+PLACE = Path(os.environ.get("FROMNOISE_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
 
 
 @pytest.fixture
@@ -66,9 +64,7 @@ def test_cifar10(place: Path) -> None:
     assert data.shape == (3, 32, 32) and data.labels is not None and data.labels[9] == "truck"
     pictures = np.stack([np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))) for row in table])
     assert np.array_equal(everything(data.held_out), pictures.transpose(0, 3, 1, 2))
-    assert data.held_out.labels is not None and data.held_out.labels.tolist() == [
-        row["label"] for row in table
-    ]
+    assert data.held_out.labels is not None and data.held_out.labels.tolist() == [row["label"] for row in table]
     assert len(data.train) >= 10000
 
 

@@ -113,9 +113,7 @@ def test_a_kind_of_file_that_is_not_known(tmp_path: Path) -> None:
 def test_everything_is_its_splits_in_a_row(tmp_path: Path) -> None:
     """``all`` of a split set: every picture once, with its own label and name."""
     arrays = {"x_train": np.zeros((3, 2, 2), np.uint8), "x_test": np.ones((2, 2, 2), np.uint8)}
-    np.savez(
-        tmp_path / "x.npz", allow_pickle=False, **arrays, y_train=np.array([0, 1, 2]), y_test=np.array([2, 0])
-    )
+    np.savez(tmp_path / "x.npz", allow_pickle=False, **arrays, y_train=np.array([0, 1, 2]), y_test=np.array([2, 0]))
     source = open_source(str(tmp_path / "x.npz"))
     assert [int(np.asarray(source.read(i))[0, 0]) for i in range(5)] == [0, 0, 0, 1, 1]
     assert [source.label(i) for i in range(len(source))] == [0, 1, 2, 2, 0]

@@ -142,9 +142,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
         asked.append((path, name))
         if path != "owner/name":
             raise FileNotFoundError(f"Dataset '{path}' doesn't exist on the Hub\nand more lines")
-        return datasets.DatasetDict(
-            {"train": part(slice(0, 4), [1, 0, 0, 1]), "test": part(slice(4, 6), [-1, -1])}
-        )
+        return datasets.DatasetDict({"train": part(slice(0, 4), [1, 0, 0, 1]), "test": part(slice(4, 6), [-1, -1])})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return asked

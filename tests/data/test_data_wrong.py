@@ -77,11 +77,7 @@ def test_a_truncated_jpeg_among_good_ones(damaged: Path, lines: list[str]) -> No
 def test_a_truncated_jpeg_in_a_streamed_set(damaged: Path, lines: list[str]) -> None:
     """Named when it is met, once; whole pictures come in its place."""
     data = load(str(damaged), memory_limit=0, log=lines.append)
-    good = {
-        p.numpy().tobytes()
-        for part in [load(str(damaged))]
-        for p in part.train.get(torch.arange(len(part.train)))
-    }
+    good = {p.numpy().tobytes() for part in [load(str(damaged))] for p in part.train.get(torch.arange(len(part.train)))}
     good |= {p.numpy().tobytes() for p in load(str(damaged)).held_out.get(torch.arange(1))}
     for _ in range(2):
         batch = Stream(data.train, 0).batch(range(3 * len(data.train)))

@@ -83,9 +83,7 @@ def test_norm_act_is_torch() -> None:
     nn.init.normal_(norm.bias)
     x, scale, shift = torch.randn(2, 8, 5, 3), torch.randn(2, 8, 1, 1), torch.randn(2, 8, 1, 1)
     torch.testing.assert_close(layers.norm_act(x, norm), nn.SiLU()(norm(x)))
-    torch.testing.assert_close(
-        layers.norm_act(x, norm, scale, shift), nn.SiLU()(norm(x) * (1 + scale) + shift)
-    )
+    torch.testing.assert_close(layers.norm_act(x, norm, scale, shift), nn.SiLU()(norm(x) * (1 + scale) + shift))
 
 
 def test_groups_of_one_value() -> None:

@@ -52,9 +52,7 @@ def linear(w: Weights, name: str, x: Tensor) -> Tensor:
     return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
 
-def pulfer_level(
-    w: Weights, name: str, x: Tensor, time: Tensor, normed: tuple[bool, ...] = (True,) * 3
-) -> Tensor:
+def pulfer_level(w: Weights, name: str, x: Tensor, time: Tensor, normed: tuple[bool, ...] = (True,) * 3) -> Tensor:
     """MLP of the time onto the input; three times LayerNorm, conv, SiLU, conv, SiLU."""
     told = linear(w, f"{name}.time.2", F.silu(linear(w, f"{name}.time.0", time)))
     x = x + told.reshape(len(x), -1, 1, 1)
@@ -205,9 +203,7 @@ def test_simple_layer_for_layer() -> None:
     net = drawn(Simple())
     x, step = torch.randn(3, 1, 28, 28), torch.tensor([0.0, 17.5, 999.0])
     with torch.no_grad():
-        torch.testing.assert_close(
-            net(x, step), simple_literal(net.state_dict(), x, step), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(net(x, step), simple_literal(net.state_dict(), x, step), atol=1e-4, rtol=1e-4)
 
 
 def test_simple_gradients_and_classes() -> None:

@@ -51,9 +51,7 @@ def copied(theirs: UNet2DModel, ours: UNet) -> dict[str, Tensor]:
     take("time.upper", "time_embedding.linear_2")
     if ours.labels is not None:
         # Theirs has no row for "no class".
-        out["labels.weight"] = torch.cat(
-            [ours.labels.weight[:1].detach(), state.pop("class_embedding.weight")]
-        )
+        out["labels.weight"] = torch.cat([ours.labels.weight[:1].detach(), state.pop("class_embedding.weight")])
     levels = len(ours.down)
     for way, place in (("down", lambda i: i), ("up", lambda i: levels - 1 - i)):
         for i in range(levels):
@@ -104,9 +102,7 @@ def diffusers_net(
 
 def test_ho2020() -> None:
     """The CIFAR-10 network of Ho et al. 2020, 35.7 M parameters."""
-    theirs = diffusers_net(
-        128, (1, 2, 2, 2), (1,), layers_per_block=2, attention_head_dim=None, norm_num_groups=32
-    )
+    theirs = diffusers_net(128, (1, 2, 2, 2), (1,), layers_per_block=2, attention_head_dim=None, norm_num_groups=32)
     ours = UNet(3, 3, width=128, multipliers=(1, 2, 2, 2), attention=(1,), groups=32, dropout=0.1).eval()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     ours.load_state_dict(copied(theirs, ours))

@@ -39,7 +39,10 @@ class _Counter(nn.Module):
 
 
 def test_power_average_has_its_width():
-    """Averaging i/n and (i/n)^2 over a run shows the mean and the standard deviation of the profile t^g (Karras et al. 2024, sec. 3)."""
+    """Averaging i/n and (i/n)^2 over a run shows the mean and the standard deviation of the profile t^g.
+
+    Karras et al. 2024, sec. 3.
+    """
     width, n = 0.1, 20_000
     net = _Counter()
     averages = Averages(EmaRecipe(decays=(), widths=(width,)), net)

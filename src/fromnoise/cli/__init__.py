@@ -1,4 +1,7 @@
-"""The command line: ``fromnoise VERB ...``, a thin file a verb. Verbs import what they need when they run, so that help is instant."""
+"""The command line: ``fromnoise VERB ...``, a thin file a verb.
+
+Verbs import what they need when they run, so that help is instant.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,11 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     for name, module in VERBS.items():
         sub = verbs.add_parser(
-            name, help=module.HELP, description=module.HELP[0].upper() + module.HELP[1:] + ".", epilog=module.EPILOG, formatter_class=Help
+            name,
+            help=module.HELP,
+            description=module.HELP[0].upper() + module.HELP[1:] + ".",
+            epilog=module.EPILOG,
+            formatter_class=Help,
         )
         module.configure(sub)
         sub.set_defaults(run=module.run)
@@ -63,7 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     top = parser()
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         near = difflib.get_close_matches(words[0], VERBS, 1, 0.4)
-        top.error(f"there is no verb {words[0]!r}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"))
+        top.error(
+            f"there is no verb {words[0]!r}: "
+            + (f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}")
+        )
     args = top.parse_args(words)
     if dotted and args.verb != "train":
         top.error(f"{args.verb} takes no recipe keys such as --{next(iter(dotted))}")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fromnoise.recipe import Recipe
 
 HELP = "list the recipes: data, size, parameters, expected cost and quality"
 EPILOG = "example:\n  fromnoise recipes"
@@ -19,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from fromnoise import recipe as recipes
-    from fromnoise.checkpoint import write_atomic
+    from fromnoise.disk import write_atomic
 
     rows = [_row(recipes.load(name)) for name in recipes.names()]
     for r in rows:
@@ -31,17 +35,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(recipe: object) -> dict[str, object]:
-    import torch
-
+def _row(recipe: Recipe) -> dict[str, object]:
     from fromnoise.model import Facts, build
-    from fromnoise.recipe import BUDGETS, Recipe
+    from fromnoise.recipe import BUDGETS
 
-    assert isinstance(recipe, Recipe)
     height, width = recipe.data.size or ((8, 8) if recipe.data.source == "digits" else (64, 64))
     channels = recipe.data.channels or (1 if recipe.data.source in ("digits", "mnist", "fashion_mnist") else 3)
-    with torch.device("meta"):
-        model = build(recipe, Facts((channels, height, width)))
+    model = build(recipe, Facts((channels, height, width)), device="meta")
     budget = next(f"{getattr(recipe.train, b):,g} {b}" for b in BUDGETS if getattr(recipe.train, b) is not None)
     return {
         "name": recipe.name,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fromnoise.recipe import SampleRecipe
 
 HELP = "draw pictures from a trained model"
 EPILOG = """what is left out is taken from the model's own recipe.
@@ -19,7 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="RUN", help="a run folder or one .safetensors file")
     add("-n", dest="count", metavar="N", type=int, default=64, help="how many pictures")
-    add("--out", metavar="PATH", required=True, help=".png for a grid, .npz for an array, anything else is a folder of PNGs")
+    add(
+        "--out",
+        metavar="PATH",
+        type=Path,
+        required=True,
+        help=".png for a grid, .npz for an array, anything else is a folder of PNGs",
+    )
     add("--gif", metavar="FILE", type=Path, help="also the reverse process as a GIF")
     add("--strip", metavar="FILE", type=Path, help="also the reverse process as a strip, a PNG")
     add("--rule", help="ancestral or ddim")
@@ -53,9 +63,13 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise import pictures
     from fromnoise.checkpoint import load_model
     from fromnoise.compute import choose
+    from fromnoise.disk import check_file
     from fromnoise.draw import collect, draw
 
     pictures.check_writable(args.out)
+    for each in (args.gif, args.strip):
+        if each is not None:
+            check_file(each)
     loaded = load_model(args.model)
     how = settings(loaded.model.recipe.sample, args)
     compute = choose(args.device, args.precision)
@@ -66,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=-(-args.count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
         drawn = collect(steps, frames=100 if args.gif or args.strip else 0, watch=lambda step: bar.update())
     spent = time.perf_counter() - begun
-    pictures.save_images(drawn.images, args.out, drawn.labels if args.label is not None else None)
+    pictures.save_images(drawn.images, args.out, drawn.labels if args.label is not None else None, args.first)
     print(f"{args.count} pictures in {spent:.1f} s ({spent / args.count:.3g} s each): {args.out}")
     if args.gif:
         pictures.gif(drawn.frames, args.gif)
@@ -77,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def settings(own: object, args: argparse.Namespace) -> "object":
+def settings(own: SampleRecipe, args: argparse.Namespace) -> SampleRecipe:
     """The recipe's way of sampling with what the flags change.
 
     Raises:
@@ -86,12 +100,10 @@ def settings(own: object, args: argparse.Namespace) -> "object":
     from pydantic import ValidationError
 
     from fromnoise.errors import UserError
-    from fromnoise.recipe import SampleRecipe
 
     told = {k: getattr(args, k) for k in ("rule", "steps", "grid", "variance", "eta", "clip", "guidance")}
-    base = own.model_dump() if isinstance(own, SampleRecipe) else {}
     try:
-        return SampleRecipe.model_validate(base | {k: v for k, v in told.items() if v is not None})
+        return type(own).model_validate(own.model_dump() | {k: v for k, v in told.items() if v is not None})
     except ValidationError as e:
         first = e.errors()[0]
         raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 HELP = "look at data, or at the forward process of a recipe or run"
 EPILOG = """examples:
@@ -14,11 +18,18 @@ EPILOG = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     things = parser.add_subparsers(dest="thing", metavar="THING", required=True, parser_class=type(parser))
-    data = things.add_parser("data", help="a grid of images as the model will see them", epilog=EPILOG, formatter_class=parser.formatter_class)
+    data = things.add_parser(
+        "data",
+        help="a grid of images as the model will see them",
+        epilog=EPILOG,
+        formatter_class=parser.formatter_class,
+    )
     data.add_argument("spec", metavar="SPEC", help="data, as train --data takes them")
     data.add_argument("-n", dest="count", type=int, default=64, help="how many images")
     data.add_argument("--size", type=int, help="side in pixels; that of the data if left out")
-    forward = things.add_parser("forward", help="images under more and more noise", epilog=EPILOG, formatter_class=parser.formatter_class)
+    forward = things.add_parser(
+        "forward", help="images under more and more noise", epilog=EPILOG, formatter_class=parser.formatter_class
+    )
     forward.add_argument("source", metavar="RECIPE_OR_RUN", help="whose data and schedule")
     forward.add_argument("--data", metavar="SPEC", help="other data than the recipe's")
     forward.add_argument("-n", dest="count", type=int, default=6, help="how many images")
@@ -30,18 +41,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the picture."""
     from fromnoise import pictures
+    from fromnoise.disk import check_file
     from fromnoise.errors import UserError
 
     if args.count < 1:
         raise UserError(f"-n {args.count} is too small: take at least 1")
-    pictures.check_writable(args.out)
+    check_file(args.out)
     picture = _data(args) if args.thing == "data" else _forward(args)
     pictures.save(picture, args.out)
     print(args.out)
     return 0
 
 
-def _data(args: argparse.Namespace) -> object:
+def _data(args: argparse.Namespace) -> Image:
     from fromnoise import pictures
     from fromnoise.data import load, order
 
@@ -51,7 +63,7 @@ def _data(args: argparse.Namespace) -> object:
     return pictures.grid(data.train.get(order(len(data.train), args.seed, range(count))))
 
 
-def _forward(args: argparse.Namespace) -> object:
+def _forward(args: argparse.Namespace) -> Image:
     from fromnoise import pictures
     from fromnoise import recipe as recipes
     from fromnoise.checkpoint import load_model

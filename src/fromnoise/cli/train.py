@@ -21,7 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
     add("recipe", metavar="RECIPE", help="a name (see fromnoise recipes) or a .toml file")
-    add("--data", metavar="SPEC", help="a named set, hub:owner/name, a folder, .zip, .npz, .npy, .parquet or IDX file; SPEC:split picks a split")
+    add(
+        "--data",
+        metavar="SPEC",
+        help="a named set, hub:owner/name, a folder, .zip, .npz, .npy, .parquet or IDX file; SPEC:split picks a split",
+    )
     add("--out", metavar="DIR", type=Path, help="the run folder; runs/NAME if left out")
     add("--minutes", metavar="M", help="budget in minutes")
     add("--steps", metavar="N", help="budget in optimiser steps")

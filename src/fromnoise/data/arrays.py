@@ -76,9 +76,7 @@ class Array(Source):
             raise UserError(f"{self._title} holds numbers that are not finite; replace them")
         scale = scale_of(self._array.dtype.kind, low, high)
         if scale is None:
-            raise UserError(
-                f"{self._title} spans {low:.4g} to {high:.4g}; scale it to [0, 1], [-1, 1] or 0..255"
-            )
+            raise UserError(f"{self._title} spans {low:.4g} to {high:.4g}; scale it to [0, 1], [-1, 1] or 0..255")
         return scale
 
     def __len__(self) -> int:
@@ -127,9 +125,7 @@ def _parts(
     listed = {s: _listed(a, title) for s, a in labels.items()}
     names, codes = encode(listed, known)
     return {
-        s: Array(
-            a, title if s == "all" else f"{title} ({s})", log, names if s in codes else None, codes.get(s)
-        )
+        s: Array(a, title if s == "all" else f"{title} ({s})", log, names if s in codes else None, codes.get(s))
         for s, a in images.items()
     }
 
@@ -178,8 +174,7 @@ def open_npz(path: Path, log: Log) -> Parts:
         key = next((k for k in ("images", "arr_0") if k in arrays), others[0] if len(others) == 1 else None)
         if key is None:
             raise UserError(
-                f"'{path}' holds the arrays {', '.join(arrays) or '(none)'}; "
-                "name the one with the images 'images'"
+                f"'{path}' holds the arrays {', '.join(arrays) or '(none)'}; name the one with the images 'images'"
             )
         images = {"all": arrays[key]}
         tags = arrays.get("labels", arrays.get("arr_1") if key == "arr_0" else None)
@@ -205,9 +200,7 @@ def read_idx(path: Path) -> np.ndarray:
     shape = struct.unpack(f">{rank}I", content[4:start]) if len(content) >= start else ()
     if len(shape) != rank or len(content) != start + prod(shape) * dtype.itemsize:
         raise UserError(f"'{path}' is cut off: its size is not what its header says; fetch it again")
-    return (
-        np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
-    )
+    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _labels_beside(path: Path) -> np.ndarray | None:
@@ -256,9 +249,7 @@ def open_digits(log: Log) -> Parts:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UserError(
-            "'digits' lie in scikit-learn, which is not installed; run pip install scikit-learn"
-        ) from None
+        raise UserError("'digits' lie in scikit-learn, which is not installed; run pip install scikit-learn") from None
     bunch: Any = load_digits()
     return _parts({"all": to_bytes(bunch.images, 255 / 16, 0.0)}, {"all": bunch.target}, "digits", log)
 

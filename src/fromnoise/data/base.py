@@ -32,9 +32,7 @@ SPLITS = {alias: split for split, aliases in _ALIASES.items() for alias in alias
 class Source(ABC):
     """Pictures by number, as they lie in the files: any size, any mode."""
 
-    def __init__(
-        self, labels: tuple[str, ...] | None = None, codes: Sequence[int | None] | None = None
-    ) -> None:
+    def __init__(self, labels: tuple[str, ...] | None = None, codes: Sequence[int | None] | None = None) -> None:
         """Keep the classes.
 
         Args:

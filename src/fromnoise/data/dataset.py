@@ -67,9 +67,7 @@ class MemoryImages(Images):
             rows: which of the M these N are; left out, all.
         """
         _, channels, height, width = pixels.shape
-        super().__init__(
-            torch.arange(len(pixels)) if rows is None else rows, (channels, height, width), labels
-        )
+        super().__init__(torch.arange(len(pixels)) if rows is None else rows, (channels, height, width), labels)
         self._pixels = pixels
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,9 +119,7 @@ class StreamedImages(Images):
                     self._bad.add(at)
                     name = self._source.name(row)
                     self._log(f"{name} cannot be read ({picture}); the next image stands in for it")
-        raise UserError(
-            f"none of the {count} images can be read any more; is the disk or the network still there?"
-        )
+        raise UserError(f"none of the {count} images can be read any more; is the disk or the network still there?")
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Images``."""

@@ -193,14 +193,10 @@ def open_zip(path: Path, log: Log) -> Parts:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            files = sorted(
-                f for f in archive.namelist() if not f.endswith("/") and not any(map(_hidden, f.split("/")))
-            )
+            files = sorted(f for f in archive.namelist() if not f.endswith("/") and not any(map(_hidden, f.split("/"))))
     except zipfile.BadZipFile as error:
         raise UserError(f"'{path}' is not a whole .zip file ({error}); fetch or pack it again") from None
     names = [f for f in files if is_image(f)]
     if not names:
-        raise UserError(
-            f"'{path}' holds no images" + (f" (found {what(files)})" if files else ": it is empty")
-        )
+        raise UserError(f"'{path}' holds no images" + (f" (found {what(files)})" if files else ": it is empty"))
     return _open(path, Zip, names, log)

@@ -111,17 +111,13 @@ def prepare(picture: Image.Image | np.ndarray, height: int, width: int, channels
         if depth == channels and picture.shape[:2] == (height, width):
             return picture.reshape(height, width, channels).transpose(2, 0, 1).copy()
         if depth != channels and not {depth, channels} <= _MODES.keys():
-            raise UserError(
-                f"images of {depth} channels cannot be given {channels}; leave the channels to the data"
-            )
+            raise UserError(f"images of {depth} channels cannot be given {channels}; leave the channels to the data")
         if depth not in _MODES:
             planes = [Image.fromarray(plane) for plane in picture.transpose(2, 0, 1)]
             return np.stack([np.asarray(_fit(plane, height, width)) for plane in planes])
         picture = Image.fromarray(picture[..., 0] if picture.ndim == 3 and depth == 1 else picture)
     elif channels not in _MODES:
-        raise UserError(
-            f"pictures cannot have {channels} channels: 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA"
-        )
+        raise UserError(f"pictures cannot have {channels} channels: 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA")
     picture = _fit(_with_mode(ImageOps.exif_transpose(picture), channels), height, width)
     return np.array(picture).reshape(height, width, channels).transpose(2, 0, 1).copy()
 

@@ -74,13 +74,9 @@ class Named(ABC):
 class Idx(Named):
     """A set in the four files of MNIST."""
 
-    def __init__(
-        self, name: str, bases: tuple[str, ...], digests: tuple[str, ...], labels: tuple[str, ...]
-    ) -> None:
+    def __init__(self, name: str, bases: tuple[str, ...], digests: tuple[str, ...], labels: tuple[str, ...]) -> None:
         """Name the set, the folders of the net that hold it, the SHA-256 of its files and its classes."""
-        files = [
-            f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-        ]
+        files = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
         self.name, self._labels = name, labels
         self.remotes = tuple(
             Remote(file, tuple(base + file for base in bases), f"sha256:{d}")
@@ -243,12 +239,8 @@ def _download(named: Named, cache: Path, log: Log) -> None:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"cannot make the cache '{cache}' ({error.strerror}); name one in FROMNOISE_CACHE"
-        ) from None
-    with tempfile.TemporaryDirectory(
-        prefix=f".{named.name}-", dir=cache, ignore_cleanup_errors=True
-    ) as draft:
+        raise UserError(f"cannot make the cache '{cache}' ({error.strerror}); name one in FROMNOISE_CACHE") from None
+    with tempfile.TemporaryDirectory(prefix=f".{named.name}-", dir=cache, ignore_cleanup_errors=True) as draft:
         folder = Path(draft) / named.name
         folder.mkdir()
         for remote in named.remotes:
@@ -291,7 +283,5 @@ def open_named(name: str, log: Log) -> Parts:
     _download(named, cache, log)
     parts = named.find(cache, log)
     if parts is None:
-        raise UserError(
-            f"'{name}' was fetched into {cache} but is not there; is somebody else emptying that folder?"
-        )
+        raise UserError(f"'{name}' was fetched into {cache} but is not there; is somebody else emptying that folder?")
     return parts

@@ -43,12 +43,7 @@ def parse(spec: str) -> tuple[str, str | None]:
         UserError: the SPEC or its split is empty.
     """
     head, colon, tail = spec.rpartition(":")
-    whole = (
-        not colon
-        or spec == f"hub:{tail}"
-        or any(c in tail for c in "/\\")
-        or Path(spec).expanduser().exists()
-    )
+    whole = not colon or spec == f"hub:{tail}" or any(c in tail for c in "/\\") or Path(spec).expanduser().exists()
     name, split = (spec, None) if whole else (head, tail)
     if not name or split == "":
         raise UserError(

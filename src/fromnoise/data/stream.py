@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count as count_from
@@ -40,9 +40,7 @@ class Stream:
     Batch size, number of processes and first step say which positions are asked for, never what stands there.
     """
 
-    def __init__(
-        self, images: Images, seed: int, flip: bool = False, workers: int = 0, prefetch: int = 2
-    ) -> None:
+    def __init__(self, images: Images, seed: int, flip: bool = False, workers: int = 0, prefetch: int = 2) -> None:
         """Stream over a set.
 
         Args:
@@ -71,7 +69,7 @@ class Stream:
         where = torch.arange(positions.start, positions.stop) if isinstance(positions, range) else positions
         return Batch(pixels, labels, indices, where)
 
-    def iterate(self, start: int, count: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def iterate(self, start: int, count: int, rank: int = 0, world: int = 1) -> Generator[Batch]:
         """Batch after batch, without end.
 
         Each step of all processes together takes the next ``world count`` positions, of which process

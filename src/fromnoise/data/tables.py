@@ -89,9 +89,7 @@ def _columns(schema: pa.Schema, title: str) -> tuple[str, str | None, tuple[str,
     import pyarrow.types as types
 
     meta = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    kinds = {
-        name: feature for name, feature in meta.items() if isinstance(feature, dict) and name in schema.names
-    }
+    kinds = {name: feature for name, feature in meta.items() if isinstance(feature, dict) and name in schema.names}
     marked = [name for name, feature in kinds.items() if feature.get("_type") == "Image"]
     encoded = [
         field.name
@@ -110,8 +108,7 @@ def _columns(schema: pa.Schema, title: str) -> tuple[str, str | None, tuple[str,
     plain = [
         field.name
         for field in schema
-        if field.name.lower() in _LABEL_NAMES
-        and (types.is_integer(field.type) or types.is_string(field.type))
+        if field.name.lower() in _LABEL_NAMES and (types.is_integer(field.type) or types.is_string(field.type))
     ]
     return image, next(iter(plain), None), None
 
@@ -133,10 +130,7 @@ def open_tables(tables: dict[str, pa.Table], title: str, names: tuple[str, ...] 
         s: t.column(label).to_pylist() if label else [None] * len(t) for s, t in tables.items()
     }
     known, codes = encode(values, known)
-    return {
-        s: Table(t, image, title if s == "all" else f"{title} ({s})", known, codes[s])
-        for s, t in tables.items()
-    }
+    return {s: Table(t, image, title if s == "all" else f"{title} ({s})", known, codes[s]) for s, t in tables.items()}
 
 
 def _by_split(names: Sequence[str]) -> dict[str, list[str]]:
@@ -168,16 +162,13 @@ def open_parquet(root: Path, names: Sequence[str], log: Log, labels: tuple[str, 
     except ImportError:
         raise UserError("parquet needs pyarrow; run pip install datasets") from None
     title = names[0] if len(names) == 1 else root.name
-    paths: dict[str, list[Any]] = {
-        s: [str(root / name) for name in group] for s, group in _by_split(names).items()
-    }
+    paths: dict[str, list[Any]] = {s: [str(root / name) for name in group] for s, group in _by_split(names).items()}
     try:
         image, label, _ = _columns(pq.read_schema(root / names[0]), title)
         wanted = [image] + ([label] if label else [])
         if sum((root / name).stat().st_size for name in names) <= _HOLD:
             tables = {
-                s: pa.concat_tables([pq.read_table(p, columns=wanted) for p in group])
-                for s, group in paths.items()
+                s: pa.concat_tables([pq.read_table(p, columns=wanted) for p in group]) for s, group in paths.items()
             }
         else:
             from datasets import Dataset
@@ -186,9 +177,7 @@ def open_parquet(root: Path, names: Sequence[str], log: Log, labels: tuple[str, 
             mapped = {s: Dataset.from_parquet(list(group), columns=wanted) for s, group in paths.items()}
             tables = {s: part.data.table for s, part in mapped.items()}
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise UserError(
-            f"'{title}' in '{root}' cannot be read as parquet ({str(error).splitlines()[0]})"
-        ) from None
+        raise UserError(f"'{title}' in '{root}' cannot be read as parquet ({str(error).splitlines()[0]})") from None
     return open_tables(tables, title, labels)
 
 
@@ -215,6 +204,4 @@ def open_hub(spec: str, log: Log) -> Parts:
     except Exception as error:  # whatever is wrong with the name, the network, the rights or the set
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"'hub:{spec}' cannot be had from the Hugging Face hub: {reason}") from None
-    return open_tables(
-        {SPLITS.get(str(s), str(s)): part.data.table for s, part in found.items()}, f"hub:{spec}"
-    )
+    return open_tables({SPLITS.get(str(s), str(s)): part.data.table for s, part in found.items()}, f"hub:{spec}")

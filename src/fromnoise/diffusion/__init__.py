@@ -1,4 +1,7 @@
-"""The paper: schedules, targets, denoisers, losses, the bound, step rules and the sampling loop. Imports torch and itself only."""
+"""The paper: schedules, targets, denoisers, losses, the bound, step rules and the sampling loop.
+
+Imports torch and itself only.
+"""
 
 from fromnoise.diffusion.denoiser import Clock, Denoise, Denoiser, Index, Prediction
 from fromnoise.diffusion.guidance import ClassifierFree, Clip

@@ -45,7 +45,9 @@ def step(x0: Tensor, told: Prediction, here: Level, there: Level, f: float | Non
 
 
 def decoder(x0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """-log p(x_0 | x_1), (B,), a Gaussian integrated over each pixel's bin, 2/255 wide, open at black and white (Ho et al. 2020, eq. 13).
+    """-log p(x_0 | x_1), (B,), a Gaussian integrated over each pixel's bin, 2/255 wide, open at black and white.
+
+    Ho et al. 2020, eq. 13.
 
     Args:
         x0: clean images (B, C, H, W), the values k/127.5 - 1 of 8-bit pixels.
@@ -54,7 +56,8 @@ def decoder(x0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """
     half = 1 / 255
     low, high = (x0 - mean - half) / deviation, (x0 - mean + half) / deviation
-    # the probability of [low, high] equals that of [-high, -low]: mirrored to the left tail, where the logarithms keep their digits
+    # the probability of [low, high] equals that of [-high, -low]: mirrored to the left tail, where the logarithms keep
+    # their digits
     flip = low + high > 0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     top = torch.where(flip, x0 < -1 + half, x0 > 1 - half)
@@ -66,7 +69,9 @@ def decoder(x0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 def decoder_deviation(schedule: Schedule, f: float = 0.0, like: Tensor | None = None) -> Tensor:
-    """Standard deviation of p(x_0 | x_1) of a table: the variance's log at k = 1 has its small end taken from k = 2, as in Ho et al.'s code.
+    """Standard deviation of p(x_0 | x_1) of a table.
+
+    The variance's log at k = 1 has its small end taken from k = 2, as in Ho et al.'s code.
 
     Raises:
         ValueError: the schedule is no table, or has one step only.

@@ -1,7 +1,7 @@
 """The one face of every model: noisy image and level in, clean image out.
 
-A network is any ``nn.Module(x, clock, cond)``; what its output means (``Target``) and what it sees as time (``Clock``) are said here once,
-so that rules, guidance and bounds only ever meet ``Prediction.x0``.
+A network is any ``nn.Module(x, clock, cond)``; what its output means (``Target``) and what it sees as time (``Clock``)
+are said here once, so that rules, guidance and bounds only ever meet ``Prediction.x0``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Prediction:
 
 
 Denoise = Callable[[Tensor, Level, Tensor | None, Tensor | None], Prediction]
-"""``denoise(x, level, cond, previous)``: what a ``Denoiser``, a wrapper of one (``guidance.py``) and an exact one (``mixture.py``) are."""
+"""``denoise(x, level, cond, previous)``.
+
+What a ``Denoiser``, a wrapper of one (``guidance.py``) and an exact one (``mixture.py``) are.
+"""
 
 
 class Clock(ABC):
@@ -55,19 +58,31 @@ class Index(Clock):
 
 
 class Denoiser(nn.Module):
-    """A network, a target and a clock: ``denoiser(x, level, cond, previous) -> Prediction``. Final: wrap it, do not override it."""
+    """A network, a target and a clock: ``denoiser(x, level, cond, previous) -> Prediction``.
+
+    Final: wrap it, do not override it.
+    """
 
     def __init__(
-        self, net: nn.Module, target: Target, clock: Clock, *, self_conditioning: bool = False, learned_spread: bool = False
+        self,
+        net: nn.Module,
+        target: Target,
+        clock: Clock,
+        *,
+        self_conditioning: bool = False,
+        learned_spread: bool = False,
     ) -> None:
         """Join the parts.
 
         Args:
-            net: called as ``net(x, clock (B,), cond)``; with self-conditioning x has 2C channels, with learned spread the output has.
+            net: called as ``net(x, clock (B,), cond)``; with self-conditioning x has 2C channels, with learned spread
+                the output has.
             target: what the first C output channels are.
             clock: what the network sees as time.
-            self_conditioning: the network also sees the previous estimate of x_0, or zeros (Chen et al. 2022, "Analog bits").
-            learned_spread: the last C output channels v in [-1, 1] give f = (v + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
+            self_conditioning: the network also sees the previous estimate of x_0, or zeros (Chen et al. 2022, "Analog
+                bits").
+            learned_spread: the last C output channels v in [-1, 1] give f = (v + 1)/2 (Nichol and Dhariwal 2021,
+                eq. 15).
         """
         super().__init__()
         self.net, self.target, self.clock = net, target, clock
@@ -76,7 +91,10 @@ class Denoiser(nn.Module):
     def output(
         self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The network's estimate of its target, and the spread if it learns one; both (B, C, H, W) in the dtype of ``x``."""
+        """The network's estimate of its target, and the spread if it learns one.
+
+        Both (B, C, H, W) in the dtype of ``x``.
+        """
         seen = x
         if self.self_conditioning:
             seen = torch.cat([x, torch.zeros_like(x) if previous is None else previous], dim=1)
@@ -87,7 +105,9 @@ class Denoiser(nn.Module):
         out, spread = out.chunk(2, dim=1)
         return out, (spread + 1) / 2
 
-    def forward(self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None) -> Prediction:
+    def forward(
+        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+    ) -> Prediction:
         """Estimate the clean image.
 
         Args:

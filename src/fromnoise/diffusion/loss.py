@@ -79,8 +79,13 @@ class Loss(ABC):
     """A loss of each image at its level."""
 
     @abstractmethod
-    def of(self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None) -> Tensor:
-        """Loss (B,) of clean images ``x0`` (B, C, H, W) under noise ``eps`` at ``level``; the other arguments as of ``Denoiser``."""
+    def of(
+        self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
+    ) -> Tensor:
+        """Loss (B,) of clean images ``x0`` (B, C, H, W) under noise ``eps`` at ``level``.
+
+        The other arguments as of ``Denoiser``.
+        """
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ class Regression(Loss):
     metric: Metric = mse
     weighting: Weighting = Simple()
 
-    def of(self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None) -> Tensor:
+    def of(
+        self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
+    ) -> Tensor:
         """weight(t) * metric(output, target)."""
         out, _ = denoiser.output(level.noisy(x0, eps), level, cond, previous)
         distance = self.metric(out, denoiser.target.of(x0, eps, level))
@@ -99,7 +106,9 @@ class Regression(Loss):
 
 @dataclass(frozen=True)
 class TrueBound(Loss):
-    """T times the drawn term of the variational bound, in nats a dimension: its mean over t is L - L_T (Ho et al. 2020, eq. 5).
+    """T times the drawn term of the variational bound, in nats a dimension: its mean over t is L - L_T.
+
+    Source: Ho et al. 2020, eq. 5.
 
     Attributes:
         schedule: the table.
@@ -109,7 +118,9 @@ class TrueBound(Loss):
     schedule: Schedule
     f: float = 0.0
 
-    def of(self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None) -> Tensor:
+    def of(
+        self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
+    ) -> Tensor:
         """The decoder's term where k = 1, the step's elsewhere.
 
         Raises:
@@ -127,7 +138,10 @@ class TrueBound(Loss):
         return steps * torch.where(first.to(x0.device), shown, between) / x0[0].numel()
 
     def _at_least_two(self, level: Level, x0: Tensor, steps: int) -> Level:
-        """``level`` with k = 1 raised to 2: its step term is not used, but must be finite, or its gradient would be NaN."""
+        """``level`` with k = 1 raised to 2.
+
+        Its step term is not used, but must be finite, or its gradient would be NaN.
+        """
         return self.schedule.at(level.t.clamp(min=2 / steps), like=x0)
 
 
@@ -136,25 +150,26 @@ class Times(ABC):
 
     @abstractmethod
     def draw(self, noise: Noise) -> Tensor:
-        """u in [0, 1) for each position, float64 (B,)."""
+        """U in [0, 1) for each position, float64 (B,)."""
 
 
 class Uniform(Times):
     """Independent and uniform."""
 
     def draw(self, noise: Noise) -> Tensor:
-        """u from (seed, position)."""
+        """U from (seed, position)."""
         return noise.uniform(Draw.TIME)
 
 
 class Stratified(Times):
     """Uniform, and even over any run of positions, however it is cut into batches and processes.
 
-    u = frac(offset + position * golden ratio): a Kronecker sequence, whose discrepancy over n neighbours is O(log n / n).
+    u = frac(offset + position * golden ratio): a Kronecker sequence, whose discrepancy over n neighbours is O(log n /
+    n).
     """
 
     def draw(self, noise: Noise) -> Tensor:
-        """u from (seed, position)."""
+        """U from (seed, position)."""
         offset = Noise(noise.seed, noise.ids.new_zeros(1)).uniform(Draw.TIME)
         # the product is taken modulo 2^64 in integers, so that late positions keep all their digits
         turn = noise.ids.cpu() * -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
@@ -162,7 +177,10 @@ class Stratified(Times):
 
 
 class Objective(nn.Module):
-    """A denoiser with its loss: what is wrapped for several processes, and called as ``objective(x0, positions, cond)``."""
+    """A denoiser with its loss.
+
+    What is wrapped for several processes, and called as ``objective(x0, positions, cond)``.
+    """
 
     def __init__(
         self,
@@ -222,7 +240,10 @@ class Objective(nn.Module):
 
 
 def guesses(seed: int, step: int) -> bool:
-    """Whether training step ``step`` lets the model see its own estimate: half of the steps do (Chen et al. 2022, alg. 1)."""
+    """Whether training step ``step`` lets the model see its own estimate: half of the steps do.
+
+    Source: Chen et al. 2022, alg. 1.
+    """
     return bool(Noise(seed, torch.tensor([step])).uniform(Draw.SELF) < 0.5)
 
 

@@ -1,6 +1,9 @@
-"""Exact denoisers: distributions whose E[x_0 | x_t] has a closed form. The oracles of every test, and a first picture without a network.
+"""Exact denoisers: distributions whose E[x_0 | x_t] has a closed form.
 
-Both are called as a ``Denoiser`` is: ``denoise(x, level, cond, previous) -> Prediction``; x may have any shape (B, ...).
+The oracles of every test, and a first picture without a network.
+
+Both are called as a ``Denoiser`` is: ``denoise(x, level, cond, previous) -> Prediction``; x may have any shape (B,
+...).
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ class GaussianMixture:
         return (apart[..., :, None] * self._vectors).sum(-2), variances
 
     def _log_joint(self, x: Tensor, level: Level, cond: Tensor | None) -> Tensor:
-        """log w_k + log N_k(x), (B, K)."""
+        """Log w_k + log N_k(x), (B, K)."""
         along, variances = self._whiten(x, level)
         density = -0.5 * (along**2 / variances + torch.log(2 * math.pi * variances)).sum(-1)
         return _keep(self.weights.log() + density, cond)
@@ -63,7 +66,9 @@ class GaussianMixture:
         """Posterior of the component given x_t, (B, K)."""
         return torch.softmax(self._log_joint(x, level, None), dim=1)
 
-    def __call__(self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None) -> Prediction:
+    def __call__(
+        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+    ) -> Prediction:
         """E[x_0 | x_t] = sum_k r_k (m_k + alpha S_k (alpha^2 S_k + sigma^2 I)^-1 (x - alpha m_k))."""
         along, variances = self._whiten(x, level)
         pulled = level.alpha * self._values.clamp(min=0) / variances * along
@@ -73,7 +78,9 @@ class GaussianMixture:
 
     def sample(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Draw from the data's distribution: x (B, D) and the components (B,)."""
-        which = torch.searchsorted(self.weights.to("cpu", torch.float64).cumsum(0), noise.uniform(Draw.DATA)).clamp(max=len(self.weights) - 1)
+        which = torch.searchsorted(self.weights.to("cpu", torch.float64).cumsum(0), noise.uniform(Draw.DATA)).clamp(
+            max=len(self.weights) - 1
+        )
         z = noise.normal((self.means.shape[1],), Draw.DATA, 1, like=self.means)
         scaled = self._values[which].clamp(min=0).sqrt() * z
         return self.means[which] + (self._vectors[which] * scaled[:, None, :]).sum(-1), which
@@ -94,7 +101,9 @@ class FiniteSet:
         """
         self.points, self.labels = points, labels
 
-    def __call__(self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None) -> Prediction:
+    def __call__(
+        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+    ) -> Prediction:
         """The weighted mean of the points.
 
         Raises:

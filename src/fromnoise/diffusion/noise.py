@@ -1,7 +1,8 @@
 """Randomness as an argument: every random number is a pure function of (seed, sample, purpose).
 
-A counter-based generator (Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") instead of one with a state:
-picture 17 is the same at any batch size, on any device and any number of processes, and a resumed run has nothing to restore.
+A counter-based generator (Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") instead of
+one with a state: picture 17 is the same at any batch size, on any device and any number of processes, and a resumed
+    run has nothing to restore.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Draw(IntEnum):
     DATA = 7  # anything a data set or an oracle draws
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10.
 
     Args:
@@ -66,7 +69,9 @@ class Noise:
         ids = self.ids.to(device)[:, None]
         block = torch.arange(count, dtype=torch.int64, device=device)[None]
         purpose = torch.full((1, 1), (int(draw) << 24) + part, dtype=torch.int64, device=device)
-        return philox((block, ids & _MASK, (ids >> 32) & _MASK, purpose), (self.seed & _MASK, (self.seed >> 32) & _MASK))
+        return philox(
+            (block, ids & _MASK, (ids >> 32) & _MASK, purpose), (self.seed & _MASK, (self.seed >> 32) & _MASK)
+        )
 
     def normal(self, shape: tuple[int, ...], draw: Draw, part: int = 0, *, like: Tensor) -> Tensor:
         """Standard normal numbers (Box and Muller 1958).
@@ -81,7 +86,8 @@ class Noise:
             Tensor (B, *shape).
         """
         size = math.prod(shape)
-        # drawn in double where the device has it: the last bit of a float32 logarithm may depend on where in a vector it stood
+        # drawn in double where the device has it: the last bit of a float32 logarithm may depend on where in a vector
+        # it stood
         wide = torch.float32 if like.device.type == "mps" else torch.float64
         words = self._words(-(-size // 4), draw, part, like.device)
         u = [(w.to(wide) + 0.5) * 2.0**-32 for w in words]

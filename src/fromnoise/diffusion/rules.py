@@ -1,4 +1,7 @@
-"""Step rules: from x at time t to x at time s < t. A rule asks the denoiser for x_0 and combines; the loop is in ``sampler.py``."""
+"""Step rules: from x at time t to x at time s < t.
+
+A rule asks the denoiser for x_0 and combines; the loop is in ``sampler.py``.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ class Rule(ABC):
         return None
 
     @abstractmethod
-    def step(self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any) -> tuple[Tensor, Prediction, Any]:
+    def step(
+        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+    ) -> tuple[Tensor, Prediction, Any]:
         """Go from ``x`` at ``here`` to ``there``.
 
         Args:
@@ -50,12 +55,15 @@ class Ancestral(Rule):
     The last step, to s = 0, shows the mean without noise.
 
     Attributes:
-        f: variance from 0, small (beta tilde), to 1, large (beta), interpolated in the log; None takes the model's learned spread.
+        f: variance from 0, small (beta tilde), to 1, large (beta), interpolated in the log; None takes the model's
+            learned spread.
     """
 
     f: float | None = 0.0
 
-    def step(self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any) -> tuple[Tensor, Prediction, Any]:
+    def step(
+        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+    ) -> tuple[Tensor, Prediction, Any]:
         """One ancestral step.
 
         Raises:
@@ -81,7 +89,9 @@ class DDIM(Rule):
 
     eta: float = 0.0
 
-    def step(self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any) -> tuple[Tensor, Prediction, Any]:
+    def step(
+        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+    ) -> tuple[Tensor, Prediction, Any]:
         """One DDIM step; eps is the one that belongs to the predicted (perhaps clipped) x_0."""
         told = denoise(x, here)
         variance = self.eta**2 * tau(here, there) * there.sigma**2

@@ -45,8 +45,13 @@ def uniform(schedule: Schedule, steps: int) -> list[Level]:
 
 
 def quadratic(schedule: Schedule, steps: int) -> list[Level]:
-    """As ``uniform``, with t proportional to the square of the step: dense near the clean image (Song et al. 2020, app. D.2)."""
-    return on_table(schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2 if steps > 0 else torch.empty(0))
+    """As ``uniform``, with t proportional to the square of the step: dense near the clean image.
+
+    Source: Song et al. 2020 (DDIM), app. D.2.
+    """
+    return on_table(
+        schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2 if steps > 0 else torch.empty(0)
+    )
 
 
 def on_table(schedule: Schedule, times: Tensor) -> list[Level]:
@@ -62,7 +67,9 @@ def on_table(schedule: Schedule, times: Tensor) -> list[Level]:
         if last > schedule.steps:
             raise ValueError(f"{last} steps were asked of a model of {schedule.steps}: take at most {schedule.steps}")
         k = (times * schedule.steps).round().long()
-        for i in range(last - 1, -1, -1):  # rounding may have joined two: keep them strictly falling, from the clean end up
+        for i in range(
+            last - 1, -1, -1
+        ):  # rounding may have joined two: keep them strictly falling, from the clean end up
             k[i] = max(int(k[i]), int(k[i + 1]) + 1)
         for i in range(last + 1):  # and within the table
             k[i] = min(int(k[i]), schedule.steps - i)
@@ -71,7 +78,7 @@ def on_table(schedule: Schedule, times: Tensor) -> list[Level]:
 
 
 def start(shape: tuple[int, ...], noise: Noise, like: Tensor) -> Tensor:
-    """x at t = 1, each sample's own standard normal noise, (B, *shape): a variance-preserving chain ends in N(0, I)."""
+    """X at t = 1, each sample's own standard normal noise, (B, *shape): a variance-preserving chain ends in N(0, I)."""
     return noise.normal(shape, Draw.START, like=like)
 
 

@@ -1,7 +1,7 @@
 """Noise schedules: how much signal and how much noise a picture holds at time t.
 
-A schedule is one function, the log signal-to-noise ratio ``logsnr(t)``, ``t`` in [0, 1], falling from +inf at the clean image.
-With ``x_t = alpha x_0 + sigma eps`` and ``alpha^2 + sigma^2 = 1`` (variance preserving)
+A schedule is one function, the log signal-to-noise ratio ``logsnr(t)``, ``t`` in [0, 1], falling from +inf at the
+clean image. With ``x_t = alpha x_0 + sigma eps`` and ``alpha^2 + sigma^2 = 1`` (variance preserving)
 
     alpha^2 = sigmoid(logsnr)        sigma^2 = sigmoid(-logsnr)
 
@@ -94,7 +94,8 @@ class Table(Schedule):
         """Keep log A in float64.
 
         Args:
-            betas: variances of the forward steps, shape (T,), each in (0, 1]; 1 is allowed for the last only (zero terminal SNR).
+            betas: variances of the forward steps, shape (T,), each in (0, 1]; 1 is allowed for the last only (zero
+                terminal SNR).
 
         Raises:
             ValueError: a beta lies outside that range.
@@ -123,7 +124,7 @@ class Table(Schedule):
         return torch.where(part == 0, low, torch.where(part == 1, high, low + part * (high - low)))
 
     def logsnr(self, t: Tensor) -> Tensor:
-        """log A - log(1 - A), with 1 - A taken as -expm1(log A) so that the first steps keep their digits."""
+        """Log A - log(1 - A), with 1 - A taken as -expm1(log A) so that the first steps keep their digits."""
         log_a = self.log_a(t)
         return log_a - torch.log(-torch.expm1(log_a))
 
@@ -166,7 +167,8 @@ def linear(steps: int, first: float = 1e-4, last: float = 0.02, *, rescale: bool
         steps: T.
         first: beta_1 at T = 1000.
         last: beta_T at T = 1000.
-        rescale: multiply by 1000/T, at most 0.999, so that any T ends in the same noise (Nichol and Dhariwal 2021); else literal betas.
+        rescale: multiply by 1000/T, at most 0.999, so that any T ends in the same noise (Nichol and Dhariwal 2021);
+            else literal betas.
     """
     scale = 1000 / steps if rescale else 1.0
     return Table((scale * torch.linspace(first, last, steps, dtype=torch.float64)).clamp(max=0.999))
@@ -184,7 +186,10 @@ def cosine(steps: int, offset: float = 0.008) -> Table:
 
 
 def sigmoid(steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Table:
-    """A(t) a falling sigmoid between ``start`` and ``end`` at temperature ``tau``, from 1 to 0 (Jabri et al. 2022, alg. 1)."""
+    """A(t) a falling sigmoid between ``start`` and ``end`` at temperature ``tau``, from 1 to 0.
+
+    Source: Jabri et al. 2022, alg. 1.
+    """
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     bend = torch.sigmoid((t * (end - start) + start) / tau)
     return _from_survival(torch.log(((bend[-1] - bend) / (bend[-1] - bend[0])).clamp(min=1e-30)))

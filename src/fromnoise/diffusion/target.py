@@ -1,7 +1,7 @@
 """What the network regresses, and how the clean image follows from it.
 
-Every target is a linear function of (x_t, x_0), so each is told by three formulas: what it ``of`` a clean image and its noise is, the ``x0``
-that an output means, and its ``gain``, the factor by which a squared error in x_0 shows in it.
+Every target is a linear function of (x_t, x_0), so each is told by three formulas: what it ``of`` a clean image and
+its noise is, the ``x0`` that an output means, and its ``gain``, the factor by which a squared error in x_0 shows in it.
 """
 
 from __future__ import annotations

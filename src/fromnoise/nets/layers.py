@@ -99,9 +99,7 @@ def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
-def norm_act(
-    x: Tensor, norm: nn.GroupNorm, scale: Tensor | None = None, shift: Tensor | None = None
-) -> Tensor:
+def norm_act(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
     """SiLU(GroupNorm(x)), or SiLU((1 + scale) GroupNorm(x) + shift) (Dhariwal and Nichol 2021, sec. 3.1).
 
     The two are kept together here, and only here, so that they can be fused.

@@ -112,9 +112,7 @@ class UNet(nn.Module):
         super().__init__()
         hidden_dim = 4 * width if hidden_dim is None else hidden_dim
         blocks_up = blocks + 1 if blocks_up is None else blocks_up
-        _at_least_one(
-            in_channels=in_channels, out_channels=out_channels, width=width, levels=len(multipliers)
-        )
+        _at_least_one(in_channels=in_channels, out_channels=out_channels, width=width, levels=len(multipliers))
         _at_least_one(blocks=blocks, blocks_up=blocks_up, groups=groups, patch=patch, hidden_dim=hidden_dim)
         _at_least_one(multipliers=min(multipliers))
         _divides("groups", groups, "width", width)
@@ -123,17 +121,13 @@ class UNet(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must lie in [0, 1)")
         if not all(0 <= level < len(multipliers) for level in attention):
-            raise ValueError(
-                f"attention={tuple(attention)} must name levels from 0 to {len(multipliers) - 1}"
-            )
+            raise ValueError(f"attention={tuple(attention)} must name levels from 0 to {len(multipliers) - 1}")
         shifts = _choose("conditioning", conditioning, _SCALE_SHIFT)
         double = _choose("upsampling", upsampling, _DOUBLE)
         initialise = _choose("init", init, _INITIALISE)
 
         def residual(ins: int, outs: int) -> Residual:
-            return Residual(
-                ins, outs, hidden_dim, groups=groups, eps=norm_eps, dropout=dropout, scale_shift=shifts
-            )
+            return Residual(ins, outs, hidden_dim, groups=groups, eps=norm_eps, dropout=dropout, scale_shift=shifts)
 
         def attend(channels: int, present: bool) -> nn.Module:
             if not present:
@@ -173,9 +167,7 @@ class UNet(nn.Module):
                 )
             )
         last = channels[-1]
-        self.middle = nn.ModuleList(
-            [residual(last, last), attend(last, middle_attention), residual(last, last)]
-        )
+        self.middle = nn.ModuleList([residual(last, last), attend(last, middle_attention), residual(last, last)])
         self.norm = nn.GroupNorm(groups, width, norm_eps)
         self.out = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
 
@@ -257,9 +249,7 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """A level going up: blocks, each beginning with the newest skip that is left, then the doubling."""
 
-    def __init__(
-        self, blocks: Iterable[nn.Module], attentions: Iterable[nn.Module], resample: nn.Module
-    ) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], attentions: Iterable[nn.Module], resample: nn.Module) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleList(attentions)

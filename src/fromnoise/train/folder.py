@@ -12,13 +12,23 @@ from typing import Any
 from torch import Tensor
 
 from fromnoise import checkpoint
+from fromnoise.disk import write_atomic
 from fromnoise.errors import UserError
 from fromnoise.recipe import BUDGETS, Recipe, difference, parse, to_toml
 
 _FREE = (
     *(f"train.{b}" for b in BUDGETS),
     *("train.report_every", "train.evaluations", "train.held_out", "train.previews", "train.checkpoint_seconds"),
-    *("train.checkpoint_steps", "train.accumulate", "data.workers", "data.memory_gb", "name", "about", "cost", "quality"),
+    *(
+        "train.checkpoint_steps",
+        "train.accumulate",
+        "data.workers",
+        "data.memory_gb",
+        "name",
+        "about",
+        "cost",
+        "quality",
+    ),
 )  # what may change when a run goes on
 _FREE_PARTS = ("sample.",)
 _KEEP = 2
@@ -44,14 +54,16 @@ class RunFolder:
             changed = [d for d in difference(before, recipe, _FREE) if not d.startswith(_FREE_PARTS)]
             if changed:
                 more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-                raise UserError(f"{self.path} holds a run of a different recipe: {changed[0]}{more}; choose another --out")
+                raise UserError(
+                    f"{self.path} holds a run of a different recipe: {changed[0]}{more}; choose another --out"
+                )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
         elif self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: choose a folder for --out")
         text = to_toml(recipe)
         if not self.recipe_file.exists() or self.recipe_file.read_text() != text:
-            checkpoint.write_atomic(self.recipe_file, text.encode())
+            write_atomic(self.recipe_file, text.encode())
         try:
             self.samples.mkdir(exist_ok=True)
             self.states.mkdir(exist_ok=True)
@@ -75,14 +87,17 @@ class RunFolder:
         """Write the state of a step, and drop all but it and the one before.
 
         Raises:
-            UserError: as ``checkpoint.write_atomic``.
+            UserError: as ``disk.write_atomic``.
         """
         checkpoint.write(self.states / f"{step:09d}.safetensors", tensors, header)
         for old in self._states()[_KEEP:]:
             old.unlink(missing_ok=True)
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole state; a damaged one is named in the log and the one before is taken. None if there is none."""
+        """The newest whole state; a damaged one is named in the log and the one before is taken.
+
+        None if there is none.
+        """
         for path in self._states():
             try:
                 return checkpoint.read(path)
@@ -101,7 +116,7 @@ class RunFolder:
     def truncate_reports(self, step: int) -> None:
         """Forget the reports after ``step``: they will be written again, and half a line that a kill left."""
         lines = [json.dumps(r) for r in self.read_reports() if r["step"] <= step]
-        checkpoint.write_atomic(self.reports, "".join(line + "\n" for line in lines).encode())
+        write_atomic(self.reports, "".join(line + "\n" for line in lines).encode())
 
     def read_reports(self) -> list[dict[str, Any]]:
         """All whole lines of reports.jsonl."""

@@ -1,4 +1,7 @@
-"""The pictures that a run leaves: its data, the forward process, previews while it trains, curves, and the finished samples."""
+"""The pictures that a run leaves.
+
+Its data, the forward process, previews while it trains, curves, and the finished samples.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ class Gallery:
         recipe = model.recipe.train
         first = data.train.get(order(len(data.train), recipe.seed, range(min(64, recipe.batch, len(data.train)))))
         pictures.save(pictures.grid(first), self.folder.samples / "first_batch.png")
-        pictures.save(pictures.forward_strip(*noised(model.schedule, first[:6], recipe.seed)), self.folder.path / "forward.png")
+        pictures.save(
+            pictures.forward_strip(*noised(model.schedule, first[:6], recipe.seed)), self.folder.path / "forward.png"
+        )
 
     def preview(self, trainer: Trainer) -> None:
         """A few samples with raw and with averaged weights, from the same noise, by a short deterministic rule."""
@@ -44,7 +49,9 @@ class Gallery:
         kinds = [("raw weights", trainer.model.denoiser)]
         if trainer.averages.tracks:
             kinds.append(("averaged weights", trainer.averaged))
-        panels = [(name, pictures.grid(self._draw(trainer, denoiser, how, _PREVIEW).images)) for name, denoiser in kinds]
+        panels = [
+            (name, pictures.grid(self._draw(trainer, denoiser, how, _PREVIEW).images)) for name, denoiser in kinds
+        ]
         pictures.save(pictures.side_by_side(panels), self.folder.samples / f"step_{trainer.progress.step:08d}.png")
 
     def curves(self) -> None:
@@ -68,9 +75,13 @@ class Gallery:
         pictures.save(pictures.reverse_strip([f[:6] for f in drawn.frames], drawn.times), out / "reverse.png")
         return ["samples.png", "reverse.gif", "reverse.png"]
 
-    def _draw(self, trainer: Trainer, denoiser: Denoiser, how: SampleRecipe, count: int, bar: tqdm | None = None) -> Pictures:
+    def _draw(
+        self, trainer: Trainer, denoiser: Denoiser, how: SampleRecipe, count: int, bar: tqdm | None = None
+    ) -> Pictures:
         own = trainer.model
         model = Model(own.recipe, own.facts, denoiser.eval(), own.schedule)
         label = "all" if own.facts.labels is not None else None
         steps = draw(model, how, self.compute, ids=torch.arange(count), seed=own.recipe.train.seed, label=label)
-        return collect(steps, _FRAMES if bar is not None else 0, lambda drawn: bar.update() if bar is not None else None)
+        if bar is None:
+            return collect(steps)
+        return collect(steps, _FRAMES, lambda drawn: bar.update())

@@ -1,4 +1,7 @@
-"""The optimiser, its learning rate and the moving averages, each a function of progress: nothing here keeps a clock of its own."""
+"""The optimiser, its learning rate and the moving averages, each a function of progress.
+
+Nothing here keeps a clock of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ class Budget:
 
 
 def learning_rate(recipe: TrainRecipe, step: int, progress: float) -> float:
-    """Of step ``step`` (from 0): linear warm-up, then constant, then a linear or cosine fall to zero at the end of the budget."""
+    """Of step ``step`` (from 0).
+
+    Linear warm-up, then constant, then a linear or cosine fall to zero at the end of the budget.
+    """
     rate = recipe.lr * min(1.0, (step + 1) / (recipe.warmup + 1))
     if recipe.decay == "constant" or progress <= recipe.decay_from:
         return rate
@@ -69,7 +75,7 @@ class Averages:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after step ``step`` (from 1)."""
-        live = list(self._live.values())
+        live: list[Tensor] = list(self._live.values())
         for track, keep in zip(self.tracks, self.factors(step), strict=True):
             torch._foreach_lerp_(list(track.values()), live, 1 - keep)
 
@@ -79,9 +85,10 @@ class Averages:
 
 
 def power(width: float) -> float:
-    """Exponent of the power-function average of relative width ``width``: the root of (g + 1)^(1/2) / ((g + 2)(g + 3)^(1/2)) = width.
+    """Exponent of the power-function average of relative width ``width``.
 
-    The standard deviation of the average's response t^g, relative to the length of the run (Karras et al. 2024, eq. 126).
+    The width is the standard deviation of the average's response t^g, relative to the length of the run, so that
+    g solves (g + 1)^(1/2) / ((g + 2)(g + 3)^(1/2)) = width (Karras et al. 2024, eq. 126).
 
     Raises:
         ValueError: no exponent >= 0 gives it.

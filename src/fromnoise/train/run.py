@@ -1,4 +1,7 @@
-"""A training run from recipe to pictures: opens the data, resumes, trains, checkpoints, previews, and draws at the end."""
+"""A training run from recipe to pictures.
+
+Opens the data, resumes, trains, checkpoints, previews, and draws at the end.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from fromnoise import checkpoint
-from fromnoise.compute import Compute, choose
+from fromnoise.compute import choose
 from fromnoise.data import Data, load
 from fromnoise.errors import UserError
 from fromnoise.model import Facts, build
@@ -47,7 +50,9 @@ def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
     """
     d = recipe.data
     if not d.source:
-        raise UserError("say what to learn from: --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named set)")
+        raise UserError(
+            "say what to learn from: --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named set)"
+        )
     data = load(
         d.source,
         size=d.size,
@@ -59,7 +64,9 @@ def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
         log=say,
     )
     if d.labels and data.labels is None:
-        raise UserError(f"{d.source} has no labels: put the images of each class in a folder of its own, or leave out data.labels")
+        raise UserError(
+            f"{d.source} has no labels: put the images of each class in a folder of its own, or leave out data.labels"
+        )
     return data
 
 
@@ -68,7 +75,9 @@ def facts(recipe: Recipe, data: Data) -> Facts:
     return Facts(data.shape, data.labels if recipe.data.labels else None, data.fingerprint)
 
 
-def train(recipe: Recipe, out: Path, *, device: str | None = None, precision: str = "auto", compiled: bool = False) -> Outcome:
+def train(
+    recipe: Recipe, out: Path, *, device: str | None = None, precision: str = "auto", compiled: bool = False
+) -> Outcome:
     """Train by a recipe in a run folder, going on from where it was left.
 
     Args:
@@ -98,7 +107,10 @@ def train(recipe: Recipe, out: Path, *, device: str | None = None, precision: st
     if main:
         folder.open(recipe)
     accelerator.wait_for_everyone()
-    say(f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}; {model.parameters:,} parameters; {compute.describe()}")
+    say(
+        f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}; "
+        f"{model.parameters:,} parameters; {compute.describe()}"
+    )
     if compiled:
         model.denoiser.net.compile()
     trainer = Trainer(model, data, compute, accelerator, folder.load_state, say)
@@ -138,7 +150,9 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
         folder.write_reports(waiting)
         waiting.clear()
         tensors, header = trainer.state()
-        folder.save_state(trainer.progress.step, tensors, header | checkpoint.describe(trainer.model.recipe, trainer.model.facts))
+        folder.save_state(
+            trainer.progress.step, tensors, header | checkpoint.describe(trainer.model.recipe, trainer.model.facts)
+        )
         checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step})
 
     if main and trainer.progress.step == 0:
@@ -183,7 +197,16 @@ def _finish(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> 
     gallery.curves()
     made = gallery.finished(trainer)
     say(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; in {folder.path}:")
-    for name in ["model.safetensors", *made, "forward.png", "loss.png", "samples/", "reports.jsonl", "recipe.toml", "log"]:
+    for name in [
+        "model.safetensors",
+        *made,
+        "forward.png",
+        "loss.png",
+        "samples/",
+        "reports.jsonl",
+        "recipe.toml",
+        "log",
+    ]:
         if (folder.path / name).exists():
             print(folder.path / name)
     print(f"more pictures: fromnoise sample {folder.path} -n 100 --out more.png")

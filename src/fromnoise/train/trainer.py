@@ -82,7 +82,10 @@ class Progress:
 
 
 class Trainer:
-    """Trains a model's denoiser on a stream of images. Every step is a function of the state before it and of its position in the stream."""
+    """Trains a model's denoiser on a stream of images.
+
+    Every step is a function of the state before it and of its position in the stream.
+    """
 
     def __init__(
         self,
@@ -111,7 +114,10 @@ class Trainer:
         self.recipe, self._last_good, self._log = recipe, last_good, log
         parts = accelerator.num_processes * recipe.accumulate
         if recipe.batch % parts:
-            raise UserError(f"train.batch {recipe.batch} cannot be shared by {parts} (processes x accumulate): take a multiple of {parts}")
+            raise UserError(
+                f"train.batch {recipe.batch} cannot be shared by {parts} (processes x accumulate): "
+                f"take a multiple of {parts}"
+            )
         self.budget = Budget.of(recipe, len(data.train))
         self.progress = Progress()
         self.stopping = self._asked = False
@@ -156,7 +162,9 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             self.stopping = self._asked
             return seconds
-        mine = torch.tensor([seconds if self.accelerator.is_main_process else 0.0, float(self._asked)], device=self.compute.device)
+        mine = torch.tensor(
+            [seconds if self.accelerator.is_main_process else 0.0, float(self._asked)], device=self.compute.device
+        )
         clock, asked = cast(Tensor, self.accelerator.reduce(mine, "sum")).tolist()
         self.stopping = asked > 0
         return clock
@@ -203,7 +211,9 @@ class Trainer:
 
     def _images(self, pixels: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Images in [-1, 1] where the network is, and their classes if the model is told them."""
-        x0 = to_unit(pixels.to(self.compute.device, non_blocking=True)).contiguous(memory_format=self.compute.memory_format)
+        x0 = to_unit(pixels.to(self.compute.device, non_blocking=True)).contiguous(
+            memory_format=self.compute.memory_format
+        )
         if self.model.facts.labels is None or labels is None:
             return x0, None
         return x0, labels.to(self.compute.device, non_blocking=True)
@@ -217,8 +227,8 @@ class Trainer:
             return
         if p.rollbacks_in_row >= _ROLLBACKS:
             raise UserError(
-                f"the loss is not finite, even at {p.lr_scale:.2g} of the learning rate: look at the data with fromnoise show data, "
-                "or lower --train.lr"
+                f"the loss is not finite, even at {p.lr_scale:.2g} of the learning rate: "
+                "look at the data with fromnoise show data, or lower --train.lr"
             )
         state = self._last_good()
         if state is not None:
@@ -226,7 +236,9 @@ class Trainer:
         p.lr_scale, p.dropped_in_row = p.lr_scale / 2, 0
         p.rollbacks, p.rollbacks_in_row = p.rollbacks + 1, p.rollbacks_in_row + 1
         back = f"back to the weights of step {state[1]['progress']['step']}" if state is not None else "going on"
-        self._log(f"step {p.step}: {_PATIENCE} dropped in a row; {back} with the learning rate halved (now x{p.lr_scale:.3g})")
+        self._log(
+            f"step {p.step}: {_PATIENCE} dropped in a row; {back} with the learning rate halved (now x{p.lr_scale:.3g})"
+        )
 
     # ---- reports
 
@@ -247,7 +259,17 @@ class Trainer:
             "memory_mb": round(_peak_memory(self.compute.device)),
         }
         return Report(
-            p.step, p.step * self.recipe.batch, mean, lr, self.fraction, p.dropped, p.rollbacks, gradient, kept, clock=clock, **losses
+            p.step,
+            p.step * self.recipe.batch,
+            mean,
+            lr,
+            self.fraction,
+            p.dropped,
+            p.rollbacks,
+            gradient,
+            kept,
+            clock=clock,
+            **losses,
         )
 
     @torch.inference_mode()
@@ -274,7 +296,9 @@ class Trainer:
             each = torch.cat(losses).double()
             out[name] = float(each.mean())
             if name == "held_out":
-                out["loss_by_t"] = [round(v, 8) if math.isfinite(v) else None for v in by_time(each, torch.cat(times)).tolist()]
+                out["loss_by_t"] = [
+                    round(v, 8) if math.isfinite(v) else None for v in by_time(each, torch.cat(times)).tolist()
+                ]
         self._held_out.denoiser = live
         return out
 
