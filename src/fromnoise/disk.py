@@ -48,12 +48,18 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, ending: str = "") -> None:
     """Look whether a file could be written, before the work that fills it.
 
+    Args:
+        path: of the file.
+        ending: that its name must have, as in ``.png``.
+
     Raises:
-        UserError: it is a folder, or the folder it would go to cannot be written.
+        UserError: its name ends otherwise, it is a folder, or the folder it would go to cannot be written.
     """
+    if not path.name.lower().endswith(ending):
+        raise UserError(f"{path} would not be what its name says: take a name that ends in {ending}")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     check_folder(path.parent)

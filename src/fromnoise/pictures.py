@@ -188,7 +188,7 @@ def gif(frames: Sequence[Tensor], path: Path, columns: int | None = None, second
         frames: uint8 (B, C, H, W) each.
         path: of the GIF.
         columns: as ``grid`` takes them.
-        seconds: of one round; it repeats for ever.
+        seconds: of one round, longer where the frames are many; it repeats for ever.
 
     Raises:
         UserError: it cannot be written.
@@ -196,14 +196,17 @@ def gif(frames: Sequence[Tensor], path: Path, columns: int | None = None, second
     sheets = [grid(f, columns) for f in frames]
     if frames[0].shape[1] == 1:
         sheets = [s.convert("L") for s in sheets]
-    each = max(20, round(1000 * seconds * 2 / 3 / len(sheets)))  # viewers slow down below 20 ms
+    others = len(sheets) - 1
+    # whole hundredths of a second, as the format has them; viewers slow down below two
+    each = max(20, 10 * round(100 * seconds * 2 / 3 / others)) if others else 0
+    last = 10 * round(each * others / 20) if others else round(1000 * seconds)
     buffer = io.BytesIO()
     sheets[0].save(
         buffer,
         "GIF",
         save_all=True,
         append_images=sheets[1:],
-        duration=[each] * (len(sheets) - 1) + [round(1000 * seconds / 3)],
+        duration=[each] * others + [last],
         loop=0,
     )
     write_atomic(path, buffer.getvalue())
@@ -234,17 +237,18 @@ def loss_plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
         "held_out": ("held out, averaged weights", "tab:blue"),
     }
     for key, (name, colour) in styles.items():
-        points = [(r["step"], r[key]) for r in reports if r.get(key) is not None]
+        points = [(r["step"], r[key]) for r in reports if (r.get(key) or 0) > 0]  # the axis is logarithmic
         if points:
             marker = "o" if key != "loss" else ""
             over_steps.plot(*zip(*points, strict=True), label=name, color=colour, marker=marker, markersize=3)
     over_steps.set(xlabel="step", ylabel="loss", yscale="log", title="loss")
-    over_steps.legend()
+    if over_steps.lines:
+        over_steps.legend()
     measured = [r for r in reports if r.get("loss_by_t")]
     if measured:
         chosen = sorted({0, len(measured) // 4, len(measured) - 1})
         for place, i in enumerate(chosen):
-            bins = [math.nan if v is None else v for v in measured[i]["loss_by_t"]]
+            bins = [v or math.nan for v in measured[i]["loss_by_t"]]
             middles = (np.arange(len(bins)) + 0.5) / len(bins)
             shade = str(0.75 - 0.3 * place) if i != chosen[-1] else "tab:blue"
             over_t.plot(middles, bins, marker="o", markersize=3, color=shade, label=f"step {measured[i]['step']:,}")

@@ -25,6 +25,10 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
         """Wide enough for one option a line."""
         super().__init__(prog, max_help_position=28, width=min(110, max(80, _columns())))
 
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = action.default is None or action.default is False
+        return action.help if nothing else super()._get_help_string(action)
+
 
 def _columns() -> int:
     try:

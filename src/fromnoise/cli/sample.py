@@ -51,10 +51,11 @@ def run(args: argparse.Namespace) -> int:
     """Draw."""
     from fromnoise.errors import UserError
 
-    for name, least in (("count", 1), ("batch", 1), ("first", 0)):
-        if getattr(args, name) < least:
-            flag = "-n" if name == "count" else f"--{name}"
-            raise UserError(f"{flag} {getattr(args, name)} is too small: take at least {least}")
+    for flag, number, least in (("-n", args.count, 1), ("--batch", args.batch, 1), ("--first", args.first, 0)):
+        if number < least:
+            raise UserError(f"{flag} {number} is too small: take at least {least}")
+    if args.first + args.count > 2**63 - 1:
+        raise UserError(f"--first {args.first} is too large: the numbers of the pictures end at 2^63")
     import time
 
     import torch
@@ -65,16 +66,20 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.compute import choose
     from fromnoise.disk import check_file
     from fromnoise.draw import collect, draw
+    from fromnoise.model import cond
 
     pictures.check_writable(args.out)
-    for each in (args.gif, args.strip):
+    for each, ending in ((args.gif, ".gif"), (args.strip, ".png")):
         if each is not None:
-            check_file(each)
+            check_file(each, ending)
     loaded = load_model(args.model)
     how = settings(loaded.model.recipe.sample, args)
+    if args.guidance not in (None, 1) and loaded.model.facts.labels is None:
+        raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")
+    ids = torch.arange(args.first, args.first + args.count)
+    cond(loaded.model, args.label, ids)  # an unknown label is told of before the bar is drawn
     compute = choose(args.device, args.precision)
     compute.place(loaded.model.denoiser)
-    ids = torch.arange(args.first, args.first + args.count)
     begun = time.perf_counter()
     steps = draw(loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch)
     with tqdm(total=-(-args.count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.count < 1:
         raise UserError(f"-n {args.count} is too small: take at least 1")
-    check_file(args.out)
+    check_file(args.out, ".png")
     picture = _data(args) if args.thing == "data" else _forward(args)
     pictures.save(picture, args.out)
     print(args.out)

@@ -27,10 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a named set, hub:owner/name, a folder, .zip, .npz, .npy, .parquet or IDX file; SPEC:split picks a split",
     )
     add("--out", metavar="DIR", type=Path, help="the run folder; runs/NAME if left out")
-    add("--minutes", metavar="M", help="budget in minutes")
-    add("--steps", metavar="N", help="budget in optimiser steps")
-    add("--epochs", metavar="E", help="budget in passes over the training images")
-    add("--images", metavar="N", help="budget in training images seen")
+    budget = parser.add_mutually_exclusive_group().add_argument
+    budget("--minutes", metavar="M", help="budget in minutes")
+    budget("--steps", metavar="N", help="budget in optimiser steps")
+    budget("--epochs", metavar="E", help="budget in passes over the training images")
+    budget("--images", metavar="N", help="budget in training images seen")
     add("--seed", metavar="S", help="of weights, order and noise")
     add("--batch", metavar="B", help="images a step, over all processes")
     add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")

@@ -150,7 +150,7 @@ class Times(ABC):
 
     @abstractmethod
     def draw(self, noise: Noise) -> Tensor:
-        """U in [0, 1) for each position, float64 (B,)."""
+        """Numbers u in [0, 1) for the positions, float64 (B,)."""
 
 
 class Uniform(Times):
@@ -164,8 +164,7 @@ class Uniform(Times):
 class Stratified(Times):
     """Uniform, and even over any run of positions, however it is cut into batches and processes.
 
-    u = frac(offset + position * golden ratio): a Kronecker sequence, whose discrepancy over n neighbours is O(log n /
-    n).
+    u = frac(offset + position / golden ratio): a Kronecker sequence; over n neighbours its discrepancy is O(log n / n).
     """
 
     def draw(self, noise: Noise) -> Tensor:
@@ -177,10 +176,7 @@ class Stratified(Times):
 
 
 class Objective(nn.Module):
-    """A denoiser with its loss.
-
-    What is wrapped for several processes, and called as ``objective(x0, positions, cond)``.
-    """
+    """A denoiser with its loss: what is wrapped for several processes, and called as ``objective(x0, positions)``."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 A counter-based generator (Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") instead of
 one with a state: picture 17 is the same at any batch size, on any device and any number of processes, and a resumed
-    run has nothing to restore.
+run has nothing to restore.
 """
 
 from __future__ import annotations

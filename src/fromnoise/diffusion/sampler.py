@@ -67,18 +67,17 @@ def on_table(schedule: Schedule, times: Tensor) -> list[Level]:
         if last > schedule.steps:
             raise ValueError(f"{last} steps were asked of a model of {schedule.steps}: take at most {schedule.steps}")
         k = (times * schedule.steps).round().long()
-        for i in range(
-            last - 1, -1, -1
-        ):  # rounding may have joined two: keep them strictly falling, from the clean end up
+        # rounding may have joined two: keep them strictly falling, from the clean end up, and within the table
+        for i in range(last - 1, -1, -1):
             k[i] = max(int(k[i]), int(k[i + 1]) + 1)
-        for i in range(last + 1):  # and within the table
+        for i in range(last + 1):
             k[i] = min(int(k[i]), schedule.steps - i)
         times = k.to(torch.float64) / schedule.steps
     return [schedule.at(t) for t in times]
 
 
 def start(shape: tuple[int, ...], noise: Noise, like: Tensor) -> Tensor:
-    """X at t = 1, each sample's own standard normal noise, (B, *shape): a variance-preserving chain ends in N(0, I)."""
+    """The noise at t = 1, each sample's own, (B, *shape): a variance-preserving chain ends in N(0, I)."""
     return noise.normal(shape, Draw.START, like=like)
 
 

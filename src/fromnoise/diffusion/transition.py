@@ -37,10 +37,8 @@ def posterior_mean(x0: Tensor, x: Tensor, here: Level, there: Level) -> Tensor:
 
 
 def posterior_variance(here: Level, there: Level, f: Tensor | float = 0.0) -> Tensor:
-    """Variance of the reverse step, interpolated in the log.
+    """Variance of the reverse step, interpolated in the log (Nichol and Dhariwal 2021, eq. 15).
 
-    F = 0 is that of q(x_s | x_t, x_0), f = 1 that of q(x_t | x_s).
-
-    Nichol and Dhariwal 2021, eq. 15. At s = 0 and f < 1 it is 0.
+    ``f`` = 0 is that of q(x_s | x_t, x_0), ``f`` = 1 that of q(x_t | x_s). At s = 0 and f < 1 it is 0.
     """
     return tau(here, there) * there.sigma ** (2 * (1 - f)) * here.sigma ** (2 * f)

@@ -1,0 +1,50 @@
+"""The one face of a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fromnoise.diffusion import X0, Denoiser, Eps, Index, schedule  # noqa: I001
+
+
+class Spy(nn.Module):
+    """Keeps what it is shown, gives a constant."""
+
+    def __init__(self, channels: int, value: float = 0.0) -> None:
+        super().__init__()
+        self.channels, self.value = channels, value
+
+    def forward(self, x, clock, cond=None):
+        self.seen = (x, clock, cond)
+        return torch.full((len(x), self.channels, *x.shape[2:]), self.value)
+
+
+def test_index_counts_as_the_original_does():
+    """k = 1 is the network's 0, k = T its T - 1, for every image of the batch."""
+    net = Spy(1)
+    denoiser, table = Denoiser(net, Eps(), Index(1000)), schedule.linear(1000)
+    x = torch.zeros(3, 1, 2, 2)
+    denoiser(x, table.at(torch.tensor([0.001, 0.5, 1.0], dtype=torch.float64), like=x))
+    assert net.seen[1].tolist() == [0, 499, 999]
+    denoiser(x, table.at(1.0))
+    assert net.seen[1].tolist() == [999, 999, 999] and net.seen[1].dtype == torch.float32
+
+
+def test_self_conditioning_doubles_the_channels():
+    """Zeros where there is no estimate yet."""
+    net = Spy(2)
+    denoiser = Denoiser(net, X0(), Index(10), self_conditioning=True)
+    x, level = torch.ones(1, 2, 3, 3), schedule.linear(10).at(0.5)
+    denoiser(x, level)
+    assert torch.equal(net.seen[0], torch.cat([x, torch.zeros_like(x)], 1))
+    denoiser(x, level, previous=2 * x)
+    assert torch.equal(net.seen[0], torch.cat([x, 2 * x], 1))
+
+
+def test_learned_spread_is_the_second_half():
+    """v in [-1, 1] means f = (v + 1)/2 (Nichol and Dhariwal 2021, eq. 15)."""
+    denoiser = Denoiser(Spy(4, -0.5), X0(), Index(10), learned_spread=True)
+    told = denoiser(torch.ones(1, 2, 3, 3), schedule.linear(10).at(0.5))
+    assert told.x0.shape == told.spread.shape == (1, 2, 3, 3)
+    assert bool((told.x0 == -0.5).all()) and bool((told.spread == 0.25).all())

@@ -1,0 +1,184 @@
+"""Step rules: against the papers, and against diffusers' schedulers step by step."""
+
+from __future__ import annotations
+
+import numpy as np
+import paper
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.schedulers import scheduling_ddpm
+
+from fromnoise.diffusion import DDIM, Ancestral, Clip, Prediction, schedule
+from fromnoise.diffusion.sampler import quadratic, uniform
+from fromnoise.diffusion.transition import posterior_variance
+
+TABLE, BETAS = schedule.linear(1000), paper.linear_betas(1000)
+
+
+def net(x: torch.Tensor, k: int) -> torch.Tensor:
+    """A stand-in for a network that has learned eps: smooth, bounded, and not too good."""
+    return 0.9 * torch.tanh(x * 1.3 + 0.1 * k / 1000) + 0.05 * torch.sin(5 * x)
+
+
+def denoise(x, level, cond=None, previous=None):
+    return Prediction((x - level.sigma * net(x, round(float(level.t) * 1000))) / level.alpha)
+
+
+def levels(ks):
+    return [TABLE.at(k / 1000) for k in ks]
+
+
+def walk(rule, ks, x, noises, clip=False):
+    """Every state of the rule on the steps ``ks``."""
+    out, memory = [], rule.start()
+    wrapped = Clip(denoise) if clip else denoise
+    path = levels(ks)
+    for here, there, z in zip(path[:-1], path[1:], noises, strict=True):
+        x, _, memory = rule.step(lambda y, level: wrapped(y, level), x, here, there, lambda z=z: z, memory)
+        out.append(x)
+    return out
+
+
+def in_double(scheduler):
+    """Diffusers' scheduler with its float32 tables made anew in float64."""
+    scheduler.betas = torch.from_numpy(BETAS)
+    scheduler.alphas = 1 - scheduler.betas
+    scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
+    scheduler.one = scheduler.final_alpha_cumprod = torch.ones((), dtype=torch.float64)
+    return scheduler
+
+
+def start_and_noises(steps, dtype):
+    g = torch.Generator().manual_seed(steps)
+    x = torch.randn(2, 3, 4, 4, generator=g, dtype=dtype)
+    return x, [torch.randn(x.shape, generator=g, dtype=dtype) for _ in range(steps)]
+
+
+def agree(theirs, mine, dtype, where):
+    """Over whole ways down; float32 tables lose up to 4 digits in 1 - A at the clean end, and theirs are such."""
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    assert (theirs - mine).abs().max() / theirs.abs().max().clamp(min=1) < tolerance, where
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("steps", [1000, 100, 7])
+@pytest.mark.parametrize(("kind", "f"), [("fixed_small", 0.0), ("fixed_small_log", 0.0), ("fixed_large", 1.0)])
+def test_ancestral_is_diffusers_ddpm(kind, f, steps, clip, dtype, monkeypatch):
+    """Every state of the way down, with skipped steps and with clipping."""
+    theirs = DDPMScheduler(1000, variance_type=kind, clip_sample=clip)
+    theirs = in_double(theirs) if dtype == torch.float64 else theirs
+    theirs.set_timesteps(steps)
+    ks = [int(t) + 1 for t in theirs.timesteps] + [0]
+    y, noises = start_and_noises(steps, dtype)
+    mine = walk(Ancestral(f), ks, y, noises, clip)
+    for t, z, state in zip(theirs.timesteps, noises, mine, strict=True):
+        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *a, z=z, **k: z)
+        y = theirs.step(net(y, int(t) + 1), t, y).prev_sample
+        agree(y, state, dtype, int(t))
+
+
+@pytest.mark.parametrize(("kind", "f"), [("fixed_large_log", 1.0), ("fixed_small", 0.0), ("fixed_large", 1.0)])
+def test_variance_is_diffusers(kind, f):
+    """Also for fixed_large_log, whose step() takes the square root of the logarithm and gives NaN (diffusers 0.42)."""
+    theirs = in_double(DDPMScheduler(1000, variance_type=kind))
+    for steps in (1000, 50):
+        theirs.set_timesteps(steps)
+        for t in theirs.timesteps[:-1].tolist():
+            value = float(theirs._get_variance(t))
+            here, there = levels([t + 1, int(theirs.previous_timestep(t)) + 1])
+            want = np.exp(value) if kind.endswith("log") else value
+            assert float(posterior_variance(here, there, f)) == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("steps", [1000, 50, 8])
+def test_ddim_is_diffusers_ddim(eta, steps, clip, dtype):
+    """As above, for DDIM; a clipped x_0 takes its eps with it. The steps divide 1,000, so their last is ours."""
+    theirs = DDIMScheduler(1000, clip_sample=clip, set_alpha_to_one=True)
+    theirs = in_double(theirs) if dtype == torch.float64 else theirs
+    theirs.set_timesteps(steps)
+    ks = [int(t) + 1 for t in theirs.timesteps] + [0]
+    y, noises = start_and_noises(steps, dtype)
+    mine = walk(DDIM(eta), ks, y, noises, clip)
+    for t, z, state in zip(theirs.timesteps, noises, mine, strict=True):
+        last = int(t) == int(theirs.timesteps[-1])
+        step = theirs.step(
+            net(y, int(t) + 1), t, y, eta=0.0 if last else eta, variance_noise=z, use_clipped_model_output=True
+        )
+        y = step.prev_sample
+        agree(y, state, dtype, int(t))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_is_the_papers(eta):
+    """Song et al. 2020, eqs. 12 and 16, between any steps, in float64."""
+    ks = [1000, 870, 869, 500, 123, 2, 1, 0]
+    x = torch.randn(1, 1, 3, 3, dtype=torch.float64)
+    noises = [torch.randn(x.shape, dtype=torch.float64) for _ in ks[1:]]
+    states = [x, *walk(DDIM(eta), ks, x, noises)]
+    for i, (k, j) in enumerate(zip(ks[:-1], ks[1:], strict=True)):
+        eps = net(states[i], k)
+        want = paper.ddim(BETAS, k, j, eta, states[i].numpy(), eps.numpy(), noises[i].numpy() if j else 0)
+        assert abs(states[i + 1].numpy() - want).max() < 1e-12 * max(1, abs(want).max()), (k, j)
+
+
+def test_full_ddim_is_ancestral():
+    """eta = 1 on any grid is the ancestral rule with the small variance."""
+    ks = [1000, 700, 300, 299, 10, 1, 0]
+    x = torch.randn(2, 1, 3, 3, dtype=torch.float64)
+    noises = [torch.randn(x.shape, dtype=torch.float64) for _ in ks[1:]]
+    for a, b in zip(walk(DDIM(1.0), ks, x, noises), walk(Ancestral(0.0), ks, x, noises), strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_ancestral_step_is_algorithm_2():
+    """x_{k-1} = (x_k - beta_k / sqrt(1 - A_k) eps) / sqrt(1 - beta_k) + sigma_k z, both published sigmas."""
+    bars = paper.alpha_bar(BETAS)
+    x, z = torch.randn(2, 1, 1, 3, 3, dtype=torch.float64)
+    for k in (1000, 400, 3, 2):
+        beta, small = BETAS[k - 1], paper.posterior(BETAS, k)[2]
+        mean = (x - beta / (1 - bars[k]) ** 0.5 * net(x, k)) / (1 - beta) ** 0.5
+        for f, variance in ((0.0, small), (1.0, beta)):
+            (got,) = walk(Ancestral(f), [k, k - 1], x, [z])
+            assert torch.allclose(got, mean + variance**0.5 * z, rtol=0, atol=1e-12)
+
+
+def test_learned_variance_is_asked_for_or_refused():
+    """f = None takes the model's spread; a model without one is told so."""
+
+    def learned(x, level):
+        return Prediction(torch.zeros_like(x), torch.full_like(x, 0.5))
+
+    here, there = levels([500, 499])
+    x, z = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    a, _, _ = Ancestral(None).step(learned, x, here, there, lambda: z, None)
+    b, _, _ = Ancestral(0.5).step(learned, x, here, there, lambda: z, None)
+    assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="variance"):
+        Ancestral(None).step(lambda y, level: Prediction(y), x, here, there, lambda: z, None)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 333, 999, 1000])
+def test_grids_visit_strictly_falling_steps_of_the_table(steps):
+    """From T to 0, all distinct, any number of steps."""
+    for grid in (uniform, quadratic):
+        ks = [float(level.t) * 1000 for level in grid(TABLE, steps)]
+        assert len(ks) == steps + 1 and ks[0] == 1000 and ks[-1] == 0
+        assert all(a > b and abs(a - round(a)) < 1e-9 for a, b in zip(ks[:-1], ks[1:], strict=True))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_impossible_grids(steps):
+    """Zero steps, or more than there are."""
+    with pytest.raises(ValueError, match="step"):
+        uniform(TABLE, steps)
+
+
+def test_quadratic_is_dense_near_the_clean_image():
+    """Song et al. 2020, app. D.2: tau_i = floor(c i^2)."""
+    ks = [round(float(level.t) * 1000) for level in quadratic(TABLE, 20)]
+    assert all(abs(k - 1000 * ((20 - i) / 20) ** 2) <= 1 for i, k in enumerate(ks))

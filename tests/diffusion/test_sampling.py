@@ -1,0 +1,156 @@
+"""The sampling loop with exact denoisers: right distribution, same bits for any batch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fromnoise.diffusion import DDIM, Ancestral, ClassifierFree, Clip, Noise, schedule, start, trajectory
+from fromnoise.diffusion.mixture import FiniteSet, GaussianMixture
+from fromnoise.diffusion.sampler import uniform
+
+LIKE = torch.empty(0, dtype=torch.float64)
+
+
+def mixture() -> GaussianMixture:
+    """Three Gaussians of the plane, well apart, of unequal weight and one of them thin."""
+    covariances = [[[0.02, 0.01], [0.01, 0.03]], [[0.05, 0.0], [0.0, 0.05]], [[0.04, 0.019], [0.019, 0.01]]]
+    return GaussianMixture(
+        torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
+        torch.tensor([[-1.0, 0.0], [1.0, 0.8], [0.7, -1.0]], dtype=torch.float64),
+        torch.tensor(covariances, dtype=torch.float64),
+    )
+
+
+def sample(denoise, rule, levels, ids, shape, seed=0, cond=None, like=LIKE):
+    noise = Noise(seed, ids)
+    for step in trajectory(denoise, rule, levels, start(shape, noise, like), noise, cond):
+        x = step.x
+    return x
+
+
+def within(got: float, want: float, deviation: float, n: int, name: str) -> None:
+    error = deviation / math.sqrt(n)
+    assert abs(got - want) < 4 * error, (
+        f"{name}: {got:.5f} for {want:.5f}, {abs(got - want) / error:.1f} standard errors"
+    )
+
+
+def check_mixture(rule, n: int, steps: int, loudness: float = 1.0) -> None:
+    """Weights, means and covariances of ``n`` samples within 4 standard errors of the truth."""
+
+    class Loud(Noise):
+        def normal(self, *args, **kwargs):
+            return loudness * super().normal(*args, **kwargs)
+
+    true, table = mixture(), schedule.linear(1000)
+    noise = Loud(0, torch.arange(n))
+    for step in trajectory(true, rule, uniform(table, steps), start((2,), noise, LIKE), noise):
+        x = step.x
+    which = true.responsibilities(x, table.at(1e-9)).argmax(1)
+    for k in range(3):
+        mine, weight = x[which == k], float(true.weights[k])
+        within(len(mine) / n, weight, math.sqrt(weight * (1 - weight)), n, f"weight {k}")
+        m, s = true.means[k], true.covariances[k]
+        for i in range(2):
+            within(float(mine[:, i].mean()), float(m[i]), math.sqrt(s[i, i]), len(mine), f"mean {k} {i}")
+            for j in range(i + 1):
+                got = float(((mine[:, i] - m[i]) * (mine[:, j] - m[j])).mean())
+                spread = math.sqrt(float(s[i, i] * s[j, j] + s[i, j] ** 2))  # of a product of Gaussians (Isserlis)
+                within(got, float(s[i, j]), spread, len(mine), f"covariance {k} {i}{j}")
+
+
+@pytest.mark.parametrize("rule", [Ancestral(0.0), DDIM(0.0)], ids=str)
+def test_a_mixture_is_reproduced(rule):
+    """All 1,000 steps: their discretisation is below the standard errors of 2,000 samples."""
+    check_mixture(rule, 2_000, 1_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [Ancestral(0.0), Ancestral(1.0), Ancestral(0.5), DDIM(0.0), DDIM(0.5)], ids=str)
+def test_a_mixture_is_reproduced_by_every_rule(rule):
+    """Standard errors of 6,000 samples."""
+    check_mixture(rule, 6_000, 1_000)
+
+
+def test_the_oracle_could_fail():
+    """Noise a fifth too strong is caught by the same test."""
+    with pytest.raises(AssertionError, match="standard errors"):
+        check_mixture(Ancestral(0.0), 4_000, 250, loudness=1.2)
+
+
+@pytest.mark.parametrize(("steps", "off"), [(10, 0.1), (50, 0.03)])
+def test_few_steps_are_near(steps, off):
+    """Skipping steps keeps the modes, and their weights to a few percent."""
+    n, true = 5_000, mixture()
+    x = sample(true, Ancestral(0.0), uniform(schedule.linear(1000), steps), torch.arange(n), (2,))
+    which = true.responsibilities(x, schedule.linear(1000).at(1e-9)).argmax(1)
+    share = torch.bincount(which, minlength=3) / n
+    assert float((share - true.weights).abs().max()) < off
+
+
+@pytest.mark.parametrize("rule", [Ancestral(1.0), DDIM(0.0), DDIM(1.0)], ids=str)
+def test_bits_do_not_depend_on_the_batch(rule):
+    """Batches of 1, 7 and 64 give the same bits with an exact denoiser."""
+    true, levels, ids = mixture(), uniform(schedule.linear(1000), 15), torch.arange(64)
+    for like in (LIKE, LIKE.float()):
+        oracle = GaussianMixture(
+            true.weights.to(like.dtype), true.means.to(like.dtype), true.covariances.to(like.dtype)
+        )
+        whole = sample(oracle, rule, levels, ids, (2,), like=like)
+        for size in (1, 7):
+            parts = torch.cat([sample(oracle, rule, levels, part, (2,), like=like) for part in ids.split(size)])
+            assert torch.equal(parts, whole)
+
+
+def test_samples_of_a_finite_set_are_its_points():
+    """What a network of unlimited capacity learns: 20 images, each reached about equally often."""
+    g = torch.Generator().manual_seed(0)
+    points = torch.rand(20, 1, 4, 4, generator=g, dtype=torch.float64) * 2 - 1
+    levels, n = uniform(schedule.linear(1000), 250), 2000
+    x = sample(Clip(FiniteSet(points)), Ancestral(0.0), levels, torch.arange(n), (1, 4, 4))
+    apart = torch.cdist(x.flatten(1), points.flatten(1))
+    assert float(apart.min(1).values.max()) < 0.05
+    counts = torch.bincount(apart.argmin(1), minlength=20)
+    assert float(((counts - n / 20) ** 2 / (n / 20)).sum()) < 43.8  # chi-square, 19 degrees, p = 0.001
+
+
+def test_conditional_samples_keep_their_class():
+    """cond names the component, and guidance of scale 1 changes nothing."""
+    true, levels = mixture(), uniform(schedule.linear(1000), 100)
+    cond = torch.arange(300) % 3
+    for denoise in (true, ClassifierFree(true, 1.0)):
+        x = sample(denoise, Ancestral(0.0), levels, torch.arange(300), (2,), cond=cond)
+        assert torch.equal(true.responsibilities(x, schedule.linear(1000).at(1e-9)).argmax(1), cond)
+
+
+def test_the_loop_reports_every_step():
+    """A generator: whoever iterates sees each x, each estimate, and may stop at any time."""
+    true, levels = mixture(), uniform(schedule.linear(1000), 10)
+    noise = Noise(0, torch.arange(3))
+    seen = []
+    for step in trajectory(true, DDIM(), levels, start((2,), noise, LIKE), noise):
+        seen.append((step.index, step.total, float(step.here.t), float(step.there.t)))
+        assert step.x.shape == step.prediction.x0.shape == (3, 2)
+        if step.index == 4:
+            break
+    assert seen == [(i, 10, (10 - i) / 10, (9 - i) / 10) for i in range(5)]
+
+
+def test_a_model_that_conditions_on_itself_sees_its_last_estimate():
+    """None first, then what it said one step ago (Chen et al. 2022)."""
+    true, seen = mixture(), []
+
+    def spy(x, level, cond=None, previous=None):
+        seen.append(previous)
+        return true(x, level)
+
+    noise = Noise(0, torch.arange(2))
+    told = [
+        s.prediction.x0
+        for s in trajectory(spy, DDIM(), uniform(schedule.linear(10), 4), start((2,), noise, LIKE), noise)
+    ]
+    assert seen[0] is None
+    assert all(torch.equal(a, b) for a, b in zip(seen[1:], told[:-1], strict=True))

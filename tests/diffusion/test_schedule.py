@@ -1,0 +1,129 @@
+"""Schedules: the tables of the papers, and what holds of any schedule."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paper
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fromnoise.diffusion import schedule
+
+TABLES = {"linear": schedule.linear, "cosine": schedule.cosine, "sigmoid": schedule.sigmoid}
+ANY = [schedule.linear(1000), schedule.linear(10), schedule.cosine(50), schedule.sigmoid(200), schedule.Cosine()]
+
+
+@pytest.mark.parametrize("steps", [2, 3, 200, 1000, 4000])
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_those_of_the_papers(name, steps):
+    """Betas, and the signal and noise they leave at every step, to 1e-12."""
+    table = schedule.linear(steps, rescale=False) if name == "linear" else TABLES[name](steps)
+    betas = getattr(paper, f"{name}_betas")(steps)
+    assert np.abs(table.betas.numpy() - betas).max() < 1e-12
+    level = table.at(torch.arange(steps + 1, dtype=torch.float64) / steps)
+    bars = paper.alpha_bar(betas)
+    assert np.abs(level.alpha.numpy() ** 2 - bars).max() < 1e-12
+    assert np.abs(level.sigma.numpy() ** 2 - (1 - bars)).max() < 1e-12
+
+
+def test_first_step_keeps_its_digits():
+    """1 - A_1 is beta_1 itself: taking it as 1 - (1 - beta) would lose 4 of 16 digits."""
+    level = schedule.linear(1000).at(1 / 1000)
+    assert float(level.sigma**2) == pytest.approx(1e-4, rel=1e-14)
+
+
+@pytest.mark.parametrize("steps", [20, 50, 100, 250, 1000, 4000])
+def test_any_number_of_steps_ends_in_noise(steps):
+    """The published linear betas at T = 200 leave a sixth of the image (alpha 0.36): rescaled ones do not."""
+    assert float(schedule.linear(steps).at(1.0).alpha) < 0.01
+    assert float(schedule.cosine(steps).at(1.0).alpha) < 0.01
+    if steps == 250:
+        assert float(schedule.linear(steps, rescale=False).at(1.0).alpha) > 0.25
+
+
+def test_step_200_of_the_first_tutorial():
+    """S2: T = 200 with betas to 0.02 taken literally."""
+    level = schedule.linear(200, rescale=False).at(1.0)
+    assert float(level.alpha**2) == pytest.approx(
+        math.exp(sum(math.log1p(-b) for b in paper.linear_betas(200))), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_tiny_tables(steps):
+    """T may be 1."""
+    for make in TABLES.values():
+        table = make(steps)
+        assert table.steps == steps
+        assert 0 < float(table.at(1.0).sigma) <= 1
+
+
+@pytest.mark.parametrize("table", ANY, ids=str)
+@given(pair=st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)))
+@settings(max_examples=40, deadline=None)
+def test_signal_falls_and_power_is_one(table, pair):
+    """alpha^2 + sigma^2 = 1, logsnr their ratio's log, and never rising with t, between the table's points too."""
+    early, late = sorted(pair)
+    a, b = table.at(early), table.at(late)
+    for level in (a, b):
+        assert float(level.alpha**2 + level.sigma**2) == pytest.approx(1, abs=1e-14)
+        assert float(level.logsnr) == pytest.approx(math.log(float(level.alpha**2 / level.sigma**2)), abs=1e-6)
+        assert float(level.snr) == pytest.approx(float(level.alpha**2 / level.sigma**2), rel=1e-6)
+    assert float(b.logsnr) <= float(a.logsnr) + 1e-12
+
+
+def test_between_two_points_log_alpha_is_linear():
+    """The rate of the SDE is constant within a step (Song et al. 2021, eq. 11)."""
+    table = schedule.linear(100)
+    low, middle, high = (float(table.at(k / 100).alpha.log()) for k in (30, 30.5, 31))
+    assert middle == pytest.approx((low + high) / 2, rel=1e-12)
+
+
+def test_clean_image_at_zero():
+    """t = 0 is the image itself."""
+    for table in ANY:
+        level = table.at(0.0)
+        assert float(level.alpha) == 1 and float(level.sigma) == 0 and float(level.logsnr) == math.inf
+
+
+def test_continuous_cosine():
+    """alpha = cos(pi t / 2)."""
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    level = schedule.Cosine().at(t)
+    assert torch.allclose(level.alpha, torch.cos(math.pi / 2 * t), rtol=0, atol=1e-12)
+    assert schedule.Cosine().steps is None
+    assert float(schedule.Cosine().at(1.0).logsnr) == -15
+
+
+def test_training_times_are_the_steps_of_a_table():
+    """u in [0, 1) is spread evenly on 1/T .. 1, with both ends (an off-by-one that peers had)."""
+    times = schedule.linear(10).spread(torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64))
+    steps, counts = torch.unique((times * 10).round(), return_counts=True)
+    assert steps.tolist() == list(range(1, 11))
+    assert counts.max() - counts.min() <= 1
+    continuous = schedule.Cosine().spread(torch.tensor([0.0, 0.999], dtype=torch.float64))
+    assert float(continuous[0]) == 1 and 0 < float(continuous[1]) < 0.01
+
+
+def test_levels_take_the_shape_of_images():
+    """(B,) times with images (B, C, H, W) give scales (B, 1, 1, 1) in the images' dtype; t stays float64."""
+    level = schedule.linear(10).at(torch.tensor([0.1, 0.5]), like=torch.zeros(2, 3, 4, 5))
+    assert level.alpha.shape == level.sigma.shape == level.logsnr.shape == (2, 1, 1, 1)
+    assert level.alpha.dtype == torch.float32 and level.t.dtype == torch.float64
+
+
+@pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.1, -0.1], [1.0, 0.1], [0.1, 1.1], [[0.1]], [float("nan")]])
+def test_impossible_betas(betas):
+    """Told at once, not as NaN later."""
+    with pytest.raises(ValueError, match="beta"):
+        schedule.Table(torch.tensor(betas, dtype=torch.float64))
+
+
+def test_zero_terminal_snr_is_allowed():
+    """beta_T = 1 ends in pure noise exactly."""
+    level = schedule.Table(torch.tensor([0.1, 0.5, 1.0])).at(1.0)
+    assert float(level.alpha) == 0 and float(level.sigma) == 1

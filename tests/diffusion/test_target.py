@@ -1,0 +1,69 @@
+"""Targets: each names the same clean image, and its gain is the slope it claims."""
+
+from __future__ import annotations
+
+import numpy as np
+import paper
+import pytest
+import torch
+
+from fromnoise.diffusion import schedule
+from fromnoise.diffusion.target import X0, Eps, Mean, V
+
+TABLE = schedule.linear(1000)
+TARGETS = [Eps(), X0(), V(), Mean(TABLE)]
+TIMES = torch.tensor([1, 2, 100, 500, 1000], dtype=torch.float64) / 1000
+
+
+@pytest.fixture
+def images():
+    g = torch.Generator().manual_seed(1)
+    x0, eps = (torch.randn(len(TIMES), 3, 4, 5, generator=g, dtype=torch.float64) for _ in range(2))
+    return x0, eps, TABLE.at(TIMES, like=x0)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
+def test_the_target_tells_the_clean_image(target, images):
+    """x0(x, of(x0, eps)) is x0."""
+    x0, eps, level = images
+    back = target.x0(level.noisy(x0, eps), target.of(x0, eps, level), level)
+    assert torch.allclose(back, x0, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
+def test_gain_is_the_slope(target, images):
+    """An error d in x_0 at fixed x_t shows as an error of squared size gain d^2 in the target."""
+    x0, eps, level = images
+    x = level.noisy(x0, eps)
+    other = x0 + 0.5
+    moved = target.of(other, level.eps(x, other), level) - target.of(x0, eps, level)
+    assert torch.allclose(moved**2, target.gain(level).expand_as(moved) * 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
+def test_scales_without_a_batch(target):
+    """The sampler's 0-d levels work as the trainer's (B, 1, 1, 1) ones do."""
+    x0, eps = torch.randn(2, 1, 2, 2, 2, dtype=torch.float64)
+    many = TABLE.at(torch.tensor([0.3, 0.3]), like=x0)
+    one = TABLE.at(0.3)
+    assert torch.allclose(target.of(x0, eps, one), target.of(x0, eps, many))
+    out = target.of(x0, eps, one)
+    assert torch.allclose(target.x0(one.noisy(x0, eps), out, one), target.x0(one.noisy(x0, eps), out, many))
+
+
+def test_mean_is_equation_8():
+    """mu(x_k, eps) = (x_k - beta_k / sqrt(1 - A_k) eps) / sqrt(1 - beta_k), Ho et al. 2020, eq. 8 and 10."""
+    betas = paper.linear_betas(1000)
+    bars = paper.alpha_bar(betas)
+    x0, eps = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64)
+    for k in (1, 2, 57, 1000):
+        level = TABLE.at(k / 1000)
+        x = level.noisy(x0, eps)
+        literal = (x - betas[k - 1] / np.sqrt(1 - bars[k]) * eps) / np.sqrt(1 - betas[k - 1])
+        assert torch.allclose(Mean(TABLE).of(x0, eps, level), literal, rtol=0, atol=1e-12)
+
+
+def test_mean_needs_a_table():
+    """In continuous time there is no step before."""
+    with pytest.raises(ValueError, match="table"):
+        Mean(schedule.Cosine())

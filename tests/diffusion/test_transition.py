@@ -1,0 +1,95 @@
+"""One step of the two chains: the paper's formulas, and Bayes' rule for any two times."""
+
+from __future__ import annotations
+
+import numpy as np
+import paper
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fromnoise.diffusion import schedule
+from fromnoise.diffusion.transition import forward, posterior_mean, posterior_variance
+
+ONE, ZERO = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+TABLES = {
+    "linear": (schedule.linear(1000), paper.linear_betas(1000)),
+    "cosine": (schedule.cosine(100), paper.cosine_betas(100)),
+    "sigmoid": (schedule.sigmoid(100), paper.sigmoid_betas(100)),
+    "literal 200": (schedule.linear(200, rescale=False), paper.linear_betas(200)),
+}
+
+
+def factors(table, k, j):
+    """What the package says: factor of x_0, factor of x_t, small variance, large variance over (1 - ...)."""
+    here, there = table.at(k / table.steps), table.at(j / table.steps)
+    return (
+        float(posterior_mean(ONE, ZERO, here, there)),
+        float(posterior_mean(ZERO, ONE, here, there)),
+        float(posterior_variance(here, there)),
+        float(posterior_variance(here, there, 1.0)),
+    )
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_posterior_of_every_step(name):
+    """Ho et al. 2020, eq. 7, at all k: both factors of the mean, and both variances, to 1e-12."""
+    table, betas = TABLES[name]
+    for k in range(1, table.steps + 1):
+        of_x0, of_x, small = paper.posterior(betas, k)
+        got = factors(table, k, k - 1)
+        assert np.abs(np.array(got) - (of_x0, of_x, small, betas[k - 1])).max() < 1e-12, k
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_skipped_steps(name):
+    """The same between any two steps, with the beta of the leap."""
+    table, betas = TABLES[name]
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        j, k = sorted(rng.choice(table.steps + 1, 2, replace=False))
+        of_x0, of_x, small, beta = paper.posterior_skipping(betas, k, j)
+        assert np.abs(np.array(factors(table, k, j)) - (of_x0, of_x, small, beta)).max() < 1e-12, (j, k)
+
+
+@given(times=st.lists(st.floats(1e-3, 1), min_size=2, max_size=2, unique=True), x=st.floats(-2, 2), x0=st.floats(-2, 2))
+@settings(max_examples=100, deadline=None)
+def test_bayes(times, x, x0):
+    """q(x_s | x_t, x_0) is proportional to q(x_t | x_s) q(x_s | x_0): precisions add, at any two times."""
+    s, t = sorted(times)
+    if t - s < 1e-4:
+        return
+    here, there = schedule.Cosine().at(t), schedule.Cosine().at(s)
+    pull, noise = forward(ONE, here, there)
+    precision = pull**2 / noise + 1 / there.sigma**2
+    mean = (pull * x / noise + there.alpha * x0 / there.sigma**2) / precision
+    assert float(posterior_variance(here, there)) == pytest.approx(float(1 / precision), rel=1e-9)
+    got = posterior_mean(torch.tensor(x0, dtype=torch.float64), torch.tensor(x, dtype=torch.float64), here, there)
+    assert float(got) == pytest.approx(float(mean), abs=1e-9)
+
+
+@given(times=st.lists(st.floats(1e-3, 1), min_size=2, max_size=2, unique=True))
+@settings(max_examples=50, deadline=None)
+def test_two_forward_steps_are_one(times):
+    """q(x_t | x_0) through any s."""
+    s, t = sorted(times)
+    here, there = schedule.linear(100).at(t), schedule.linear(100).at(s)
+    pull, noise = forward(ONE, here, there)
+    assert float(pull * there.alpha) == pytest.approx(float(here.alpha), rel=1e-12)
+    assert float(pull**2 * there.sigma**2 + noise) == pytest.approx(float(here.sigma**2), rel=1e-12)
+
+
+def test_variance_between_small_and_large():
+    """The logarithm is interpolated (Nichol and Dhariwal 2021, eq. 15)."""
+    table = schedule.linear(1000)
+    here, there = table.at(0.5), table.at(0.499)
+    small, half, large = (float(posterior_variance(here, there, f)) for f in (0.0, 0.5, 1.0))
+    assert half == pytest.approx((small * large) ** 0.5, rel=1e-12)
+
+
+def test_last_step_has_no_small_variance():
+    """At s = 0 the posterior is the clean image itself."""
+    table = schedule.linear(10)
+    assert float(posterior_variance(table.at(0.1), table.at(0.0))) == 0
+    assert float(posterior_mean(ONE, ZERO, table.at(0.1), table.at(0.0))) == pytest.approx(1, abs=1e-14)
