@@ -1,0 +1,136 @@
+"""The variational bound: against integrals, and against the likelihood it bounds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+from fromnoise.diffusion import Noise, Prediction, bound, schedule
+from fromnoise.diffusion.mixture import GaussianMixture
+from fromnoise.diffusion.noise import Draw
+from fromnoise.diffusion.transition import posterior_mean, posterior_variance
+
+TABLE = schedule.linear(1000)
+D = {"dtype": torch.float64}
+
+
+def kl_of_normals(m1, s1, m2, s2) -> float:
+    """By quadrature."""
+    p, q = stats.norm(m1, s1), stats.norm(m2, s2)
+    low, high = m1 - 12 * s1, m1 + 12 * s1
+    return integrate.quad(lambda v: p.pdf(v) * (p.logpdf(v) - q.logpdf(v)), low, high, epsabs=1e-13, limit=200)[0]
+
+
+@pytest.mark.parametrize("f", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(("k", "j"), [(1000, 999), (500, 400), (2, 1)])
+def test_step_is_the_divergence_of_two_normals(k, j, f):
+    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), summed over pixels."""
+    here, there = TABLE.at(k / 1000), TABLE.at(j / 1000)
+    x0, guess = torch.tensor([0.3, -0.9], **D), torch.tensor([0.25, -0.2], **D)
+    x = torch.tensor([0.1, 0.4], **D)
+    want = sum(
+        kl_of_normals(
+            float(posterior_mean(a, y, here, there)),
+            float(posterior_variance(here, there).sqrt()),
+            float(posterior_mean(b, y, here, there)),
+            float(posterior_variance(here, there, f).sqrt()),
+        )
+        for a, b, y in zip(x0, guess, x, strict=True)
+    )
+    got = bound.step(x0[None], Prediction(guess[None]), here, there, f)
+    assert float(got) == pytest.approx(want, rel=1e-8)
+    if f == 0:
+        short = 0.5 * (there.snr - here.snr) * ((x0 - guess) ** 2).sum()
+        assert float(got) == pytest.approx(float(short), rel=1e-9)
+
+
+def test_learned_spread_enters_pixel_by_pixel():
+    """A spread given as a tensor is that of each pixel; none learned is refused."""
+    here, there = TABLE.at(0.5), TABLE.at(0.499)
+    x0, guess = torch.tensor([[0.3, -0.9]], **D), torch.tensor([[0.2, -0.2]], **D)
+    both = bound.step(x0, Prediction(guess, torch.tensor([[0.1, 0.8]], **D)), here, there, None)
+    apart = [
+        bound.step(x0[:, i : i + 1], Prediction(guess[:, i : i + 1]), here, there, f) for i, f in enumerate((0.1, 0.8))
+    ]
+    assert float(both) == pytest.approx(float(sum(apart)), rel=1e-12)
+    with pytest.raises(ValueError, match="variance"):
+        bound.step(x0, Prediction(guess), here, there, None)
+
+
+def test_prior_is_the_divergence_to_pure_noise():
+    """KL(q(x_T | x_0) || N(0, I))."""
+    x0 = torch.tensor([[0.9, -0.5, 0.0]], **D)
+    for table in (TABLE, schedule.linear(200, rescale=False)):
+        last = table.at(1.0)
+        want = sum(kl_of_normals(float(last.alpha * v), float(last.sigma), 0, 1) for v in x0[0])
+        assert float(bound.prior(x0, last)) == pytest.approx(want, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("mean", [-1.3, -1.0, -0.2, 0.5, 1.0])
+@pytest.mark.parametrize("deviation", [1e-3, 0.01, 0.3])
+def test_decoder_is_a_distribution_over_pixels(mean, deviation):
+    """The 256 probabilities add to one and are those of scipy's bins, also far in the tails."""
+    pixels = torch.arange(256, **D) / 127.5 - 1
+    nats = bound.decoder(pixels[:, None], torch.full((256, 1), mean, **D), torch.tensor(deviation, **D))
+    assert bool(nats.isfinite().all())
+    assert float(torch.exp(-nats).sum()) == pytest.approx(1, abs=1e-9)
+    edges = np.concatenate([[-np.inf], (pixels[:-1] + 1 / 255).numpy(), [np.inf]])
+    want = np.diff(stats.norm.cdf(edges, mean, deviation))
+    big = want > 1e-8
+    assert np.abs(torch.exp(-nats).numpy() - want)[big].max() < 1e-9
+
+
+def test_decoder_has_a_slope_everywhere():
+    """In float32, at a mean far from the pixel: finite nats and finite gradient (where a difference of cdfs is 0)."""
+    mean = torch.tensor([[-1.0], [0.0], [1.0], [3.0]], requires_grad=True)
+    nats = bound.decoder(torch.tensor([[1.0], [1.0], [-1.0], [0.0039215]]), mean, torch.tensor(0.01))
+    nats.sum().backward()
+    assert bool(nats.isfinite().all()) and bool(mean.grad.isfinite().all())
+    assert bool((mean.grad.abs() > 1).all())
+
+
+def test_decoder_deviation():
+    """Large: sqrt(beta_1); small: sqrt(beta tilde_2), what Ho et al.'s code puts in for the missing first."""
+    import paper
+
+    betas = paper.linear_betas(1000)
+    assert float(bound.decoder_deviation(TABLE, 1.0)) == pytest.approx(betas[0] ** 0.5, rel=1e-12)
+    assert float(bound.decoder_deviation(TABLE, 0.0)) == pytest.approx(paper.posterior(betas, 2)[2] ** 0.5, rel=1e-12)
+    for bad in (schedule.Cosine(), schedule.linear(1)):
+        with pytest.raises(ValueError, match="table"):
+            bound.decoder_deviation(bad)
+
+
+def even_in_logsnr(steps: int) -> schedule.Table:
+    """A table whose logsnr falls evenly from 10 to -10."""
+    survival = torch.sigmoid(torch.linspace(10, -10, steps, **D))
+    return schedule.Table(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
+
+
+def gap(steps: int, n: int = 400) -> tuple[float, float]:
+    """Mean and standard error of L + log p(x_0) for a Gaussian and its exact denoiser."""
+    variance, table = 0.25, even_in_logsnr(steps)
+    true = GaussianMixture(torch.ones(1, **D), torch.tensor([[0.2]], **D), torch.tensor([[[variance]]], **D))
+    x0, _ = true.sample(Noise(0, torch.arange(n)))
+    total = bound.prior(x0, table.at(1.0)) + true.log_prob(x0, table.at(0.0))
+    for k in range(1, steps + 1):
+        here, there = table.at(k / steps), table.at((k - 1) / steps)
+        x = here.noisy(x0, Noise(1, torch.arange(n)).normal((1,), Draw.EPS, k, like=x0))
+        told = true(x, here)
+        if k > 1:
+            total = total + bound.step(x0, told, here, there)
+        else:  # the model's own p(x_0 | x_1), a density: the decoder's bins are for 8-bit pixels
+            left = 1 / (1 / variance + float(here.snr))
+            total = total + 0.5 * ((x0 - told.x0)[:, 0] ** 2 / left + math.log(2 * math.pi * left))
+    return float(total.mean()), float(total.std()) / n**0.5
+
+
+def test_the_bound_of_an_exact_model_is_tight():
+    """L -> -log p(x_0) from above, as 1/T (Ho et al. 2020, eq. 5; Kingma et al. 2021, app. F)."""
+    (coarse, _), (fine, error) = gap(100), gap(1000)
+    assert -4 * error < fine < 0.06 + 4 * error
+    assert coarse == pytest.approx(10 * fine, rel=0.5)

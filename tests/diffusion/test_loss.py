@@ -1,0 +1,211 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fromnoise.diffusion import X0, Denoiser, Eps, Index, Mean, Noise, Prediction, V, bound, loss, schedule  # noqa: I001
+from fromnoise.diffusion.noise import Draw
+
+TABLE = schedule.linear(1000)
+D = {"dtype": torch.float64}
+
+
+class Fixed(nn.Module):
+    """A network that gives what it is told to; counts its calls."""
+
+    def __init__(self, out) -> None:
+        super().__init__()
+        self.out, self.calls, self.seen = out, 0, None
+
+    def forward(self, x, clock, cond=None):
+        self.calls, self.seen = self.calls + 1, (x, cond)
+        return self.out(x) if callable(self.out) else self.out
+
+
+@pytest.fixture
+def images():
+    g = torch.Generator().manual_seed(3)
+    x0 = torch.rand(6, 2, 3, 3, generator=g, **D) * 2 - 1
+    eps = torch.randn(6, 2, 3, 3, generator=g, **D)
+    t = torch.tensor([1, 3, 40, 500, 900, 1000], **D) / 1000
+    return x0, eps, TABLE.at(t, like=x0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "by_hand"),
+    [
+        (loss.mse, lambda d: d**2),
+        (loss.mae, lambda d: abs(d)),
+        (loss.huber, lambda d: d**2 / 2 if abs(d) < 1 else abs(d) - 0.5),
+    ],
+)
+def test_metrics(metric, by_hand):
+    """Element by element, on both sides of huber's corner."""
+    a, b = torch.tensor([0.0, 2.0, -3.0, 0.4]), torch.tensor([0.5, 0.0, 1.0, 0.4])
+    assert metric(a, b).tolist() == pytest.approx([by_hand(float(d)) for d in a - b])
+
+
+def test_simple_loss_is_equation_14(images):
+    """mean |eps - out|^2, at a noisy image sqrt(A) x_0 + sqrt(1 - A) eps."""
+    x0, eps, level = images
+    net = Fixed(lambda x: 0.3 * x)
+    got = loss.Regression().of(Denoiser(net, Eps(), Index(1000)), x0, eps, level, None, None)
+    noisy = level.alpha * x0 + level.sigma * eps
+    assert torch.allclose(got, ((eps - 0.3 * noisy) ** 2).mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize("weighting", [loss.MinSNR(5.0), loss.P2(1.0, 1.0), loss.P2(0.5, 0.7)], ids=str)
+@pytest.mark.parametrize("target", [Eps(), X0(), V(), Mean(TABLE)], ids=lambda t: type(t).__name__)
+def test_weightings_mean_the_same_for_every_target(weighting, target, images):
+    """The same wrong x_0 costs the same, whatever the network's output means; and what the papers say."""
+    x0, eps, level = images
+    guess = x0 + 0.1 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0), **D)
+    out = target.of(guess, level.eps(level.noisy(x0, eps), guess), level)
+    got = loss.Regression(loss.mse, weighting).of(Denoiser(Fixed(out), target, Index(1000)), x0, eps, level, None, None)
+    snr = (level.alpha / level.sigma).flatten() ** 2
+    error = ((guess - x0) ** 2).mean((1, 2, 3))
+    if isinstance(weighting, loss.MinSNR):
+        want = torch.minimum(snr, torch.tensor(5.0, **D)) * error  # Hang et al. 2023, sec. 3.4, on x_0
+    else:
+        want = (weighting.k + snr) ** -weighting.gamma * snr * error  # Choi et al. 2022, eq. 8, on eps
+    assert torch.allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("f", [0.0, 1.0])
+def test_true_bound_adds_up(f):
+    """Its mean over k is the sum of the bound's terms but the prior, in nats a dimension (Ho et al. 2020, eq. 5)."""
+    table = schedule.linear(20)
+    x0 = (torch.randint(0, 256, (1, 1, 3, 3), generator=torch.Generator().manual_seed(0)) / 127.5 - 1).double()
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1), **D)
+    denoiser = Denoiser(Fixed(lambda x: 0.8 * x), X0(), Index(20))
+    total = 0.0
+    for k in range(1, 21):
+        here, there = table.at(k / 20), table.at((k - 1) / 20)
+        told = denoiser(here.noisy(x0, eps), here)
+        if k > 1:
+            total += float(bound.step(x0, Prediction(told.x0), here, there, f))
+        else:
+            total += float(bound.decoder(x0, told.x0, bound.decoder_deviation(table, f)))
+    every = table.at(torch.arange(1, 21, **D) / 20, like=x0.expand(20, -1, -1, -1))
+    got = loss.TrueBound(table, f).of(
+        denoiser, x0.expand(20, -1, -1, -1), eps.expand(20, -1, -1, -1), every, None, None
+    )
+    assert float(got.mean()) == pytest.approx(total / 9, rel=1e-9)
+
+
+def test_true_bound_has_a_finite_slope_at_every_step():
+    """The term that is not used at k = 1 must not poison the gradient with NaN."""
+    out = torch.full((3, 1, 2, 2), 0.1, requires_grad=True)
+    x0 = torch.full((3, 1, 2, 2), 1.0)
+    level = TABLE.at(torch.tensor([0.001, 0.002, 1.0], **D), like=x0)
+    for target in (Eps(), X0(), V()):
+        out.grad = None
+        denoiser = Denoiser(Fixed(lambda x: out), target, Index(1000))
+        loss.TrueBound(TABLE).of(denoiser, x0, torch.randn_like(x0), level, None, None).sum().backward()
+        assert bool(out.grad.isfinite().all())
+
+
+def test_stratified_times_are_even():
+    """Any 64 neighbours leave no gap of u above 3/64; independent ones leave some above 5/64."""
+    for first in (0, 1000, 10**12 + 7, 2**62):
+        noise = Noise(1, torch.arange(first, first + 64))
+        even = loss.Stratified().draw(noise).sort().values
+        gaps = torch.cat([even, even[:1] + 1]).diff()
+        assert float(gaps.max()) < 3 / 64
+        assert 0 <= float(even[0]) and float(even[-1]) < 1
+    assert float(loss.Uniform().draw(noise).sort().values.diff().max()) > 5 / 64
+
+
+def objective(target=None, net=None, table=TABLE, self_conditioning=False, **kw):
+    net = net or Fixed(lambda x: torch.zeros_like(x))
+    denoiser = Denoiser(net, target or Eps(), Index(1000), self_conditioning=self_conditioning)
+    return loss.Objective(denoiser, table, loss.Regression(), loss.Uniform(), **kw)
+
+
+def test_noise_and_time_belong_to_the_position():
+    """Cut into other batches or processes, image by image the same loss and time."""
+    x0 = torch.zeros(12, 1, 4, 4)
+    whole, times = objective(seed=5)(x0, torch.arange(100, 112))
+    parts = [objective(seed=5)(x0[:4], torch.arange(100 + 4 * i, 104 + 4 * i)) for i in range(3)]
+    assert torch.equal(whole, torch.cat([a for a, _ in parts]))
+    assert torch.equal(times, torch.cat([t for _, t in parts]))
+    other, _ = objective(seed=6)(x0, torch.arange(100, 112))
+    assert not torch.equal(whole, other)
+
+
+def test_the_mean_loss_of_a_silent_network_is_one():
+    """E|eps|^2 = 1, within 5 standard errors of 4,000 images of 16 pixels."""
+    losses, times = objective()(torch.zeros(4000, 1, 4, 4), torch.arange(4000))
+    assert abs(float(losses.mean()) - 1) < 5 * (2 / 64_000) ** 0.5
+    assert float(times.min()) >= 0.001 and float(times.max()) <= 1
+
+
+def test_offset_noise_shifts_whole_channels():
+    """Variance 1 + s^2 for a pixel, s^2 for the mean of a channel (less 1/pixels of the plain noise)."""
+    o = objective(table=schedule.Table(torch.tensor([1.0])), offset_noise=0.5)
+    o(torch.zeros(4000, 3, 8, 8), torch.arange(4000))
+    x = o.denoiser.net.seen[0]
+    assert float(x.var()) == pytest.approx(1.25, rel=0.03)
+    assert float(x.mean((2, 3)).var()) == pytest.approx(0.25 + 1 / 64, rel=0.06)
+    means = x.mean((2, 3))
+    assert abs(float((means[:, 0] * means[:, 1]).mean())) < 0.03
+
+
+def test_labels_are_hidden_at_their_rate():
+    """A tenth in training, none when measuring; the caller's tensor is untouched."""
+    cond = torch.arange(5000) % 10
+    kept = cond.clone()
+    o = objective(label_dropout=0.1)
+    o(torch.zeros(5000, 1, 1, 1), torch.arange(5000), cond)
+    told = o.denoiser.net.seen[1]
+    assert abs(float((told == -1).double().mean()) - 0.1) < 4 * (0.09 / 5000) ** 0.5
+    assert torch.equal(told[told >= 0], cond[told >= 0]) and torch.equal(cond, kept)
+    o(torch.zeros(5000, 1, 1, 1), torch.arange(5000), cond, training=False)
+    assert torch.equal(o.denoiser.net.seen[1], cond)
+
+
+def test_self_conditioning():
+    """With a guess two calls, the second sees the first's x_0 without gradient; without one, zeros."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.seen = nn.Parameter(torch.tensor(0.5)), []
+
+        def forward(self, x, clock, cond=None):
+            self.seen.append(x)
+            return self.weight * x[:, :1]
+
+    net = Net()
+    o = objective(X0(), net, self_conditioning=True)
+    x0 = torch.zeros(2, 1, 2, 2)
+    o(x0, torch.arange(2), guess=True)
+    first, second = net.seen
+    assert torch.equal(first[:, 1:], torch.zeros_like(x0))
+    assert torch.allclose(second[:, 1:], (0.5 * first[:, :1]).clamp(-1, 1)) and not second.requires_grad
+    o(x0, torch.arange(2), guess=False)
+    assert len(net.seen) == 3
+
+
+def test_half_of_the_steps_guess():
+    """By (seed, step) alone, so that all processes agree."""
+    share = sum(loss.guesses(0, step) for step in range(2000)) / 2000
+    assert abs(share - 0.5) < 4 * 0.5 / 2000**0.5
+    assert [loss.guesses(1, s) for s in range(9)] == [loss.guesses(1, s) for s in range(9)]
+
+
+def test_by_time():
+    """Bin i holds (i/10, (i + 1)/10]; an empty one is NaN."""
+    got = loss.by_time(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.05, 0.1, 1.0], **D))
+    assert got[0] == 2 and got[9] == 5 and bool(got[1:9].isnan().all())
+
+
+def test_the_network_is_asked_once():
+    """The loss costs one call of the network."""
+    o = objective()
+    o(torch.zeros(4, 1, 2, 2), torch.arange(4))
+    assert o.denoiser.net.calls == 1
+    assert Draw.TIME != Draw.EPS
