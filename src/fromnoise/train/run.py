@@ -160,13 +160,16 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
         if recipe.previews:
             gallery.preview(trainer)
         save()
-    with tqdm(total=100.0, disable=not main, unit="%", bar_format="{l_bar}{bar}| {postfix}", file=sys.stderr) as bar:
+    # in a terminal the bar moves on the spot; in a log file each redraw is a line's worth, so they are rare
+    interval = 0.2 if sys.stderr.isatty() else 20.0
+    bar_format = "{percentage:3.0f}% {bar:24} {desc}"
+    with tqdm(total=100.0, disable=not main, bar_format=bar_format, mininterval=interval, file=sys.stderr) as bar:
         before = trainer.fraction
         for report in trainer.run():
             if not main:
                 continue
+            bar.set_description_str(_status(report), refresh=False)
             bar.update(min(100.0, 100 * report.progress) - bar.n)
-            bar.set_postfix_str(_postfix(report))
             if report.kept:
                 waiting.append(report.line())
             shown = int(before * recipe.previews) != int(report.progress * recipe.previews)
@@ -181,7 +184,7 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
                 gallery.curves()
 
 
-def _postfix(r: Report) -> str:
+def _status(r: Report) -> str:
     left = r.clock["left_seconds"]
     time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
     dropped = f", {r.dropped} dropped" if r.dropped else ""

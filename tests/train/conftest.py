@@ -1,0 +1,66 @@
+"""A training run small enough for a test: the bundled digits and a network of a few thousand weights."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from fromnoise import recipe as recipes
+from fromnoise.compute import choose
+from fromnoise.model import build
+from fromnoise.train.run import facts, open_data
+from fromnoise.train.trainer import Trainer
+
+TINY = {
+    "network.width": 8,
+    "network.multipliers": [1],
+    "network.blocks": 1,
+    "network.groups": 4,
+    "network.attention": [],
+    "network.middle_attention": False,
+    "network.dropout": 0.1,
+    "train.batch": 16,
+    "train.held_out": 16,
+    "train.evaluations": 2,
+    "train.previews": 0,
+    "train.report_every": 2,
+    "sample.count": 4,
+    "sample.steps": 3,
+}
+
+
+@pytest.fixture(scope="session")
+def make():
+    """``make(steps=..., **overrides)`` gives a trainer on the digits; names have ``_`` for the dot."""
+    data = {}
+
+    def trainer(steps: int | None = 12, last_good=lambda: None, log=lambda line: None, **over) -> Trainer:
+        dotted = {key.replace("_", ".", 1): value for key, value in over.items()}
+        recipe = recipes.load("digits", TINY | ({"train.steps": steps} if steps else {}) | dotted)
+        if "d" not in data:
+            data["d"] = open_data(recipe, lambda line: None)
+        model = build(recipe, facts(recipe, data["d"]))
+        return Trainer(model, data["d"], choose("cpu", "fp32"), Accelerator(cpu=True), last_good, log)
+
+    return trainer
+
+
+def command(out: Path, *words: str) -> list[str]:
+    """The command that trains the tiny network in a process of its own."""
+    tiny = [w for key, value in TINY.items() for w in (f"--{key}", str(value).lower())]
+    return [sys.executable, "-m", "fromnoise", "train", "digits", "--out", str(out), *tiny, "--device", "cpu", *words]
+
+
+def environment() -> dict[str, str]:
+    """One thread a process: the tests share the cores."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    """``(command, environment)``."""
+    return command, environment

@@ -1,0 +1,54 @@
+"""Two processes train to the weights of one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fromnoise import checkpoint
+
+
+def launched(run_command, out, launcher, *words):
+    command, environment = run_command
+    words = ("--steps", "10", "--network.dropout", "0", "--ema.decays", "[0.9, 0.5]", "--train.batch", "16", *words)
+    plain = command(out, *words)
+    full = [*launcher, *plain[1:]] if launcher else plain
+    done = subprocess.run(full, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (state,) = [p for p in (out / "state").glob("*.safetensors") if int(p.stem) == 10]
+    return checkpoint.read(state), done
+
+
+BIN = Path(sys.executable).parent
+LAUNCHERS = {
+    "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29611"],
+    "accelerate launch": [
+        *(str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29612"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_two_processes_are_one_with_twice_the_batch(name, tmp_path, run_command):
+    """Weights, averages, moments to float32 accuracy, one checkpoint, one log, resumable by either (DD#80)."""
+    (one, header), _ = launched(run_command, tmp_path / "one", [])
+    (two, header_two), done = launched(run_command, tmp_path / "two", LAUNCHERS[name])
+    assert one.keys() == two.keys() and any(k.startswith("ema.1.") for k in one)
+    moved = torch.cat([v.flatten() for k, v in one.items() if k.startswith("model.")])
+    for key in one:
+        assert (one[key] - two[key]).abs().max() < 2e-4 * max(1.0, float(one[key].abs().max())), key
+    assert float(moved.abs().max()) > 0.1
+    for a in (header, header_two):
+        a["progress"].pop("seconds")
+    assert header["progress"]["loss_sum"] == pytest.approx(header_two["progress"].pop("loss_sum"), rel=1e-5)
+    assert header["progress"]["step"] == header_two["progress"]["step"] == 10
+    assert (tmp_path / "two" / "log").read_text().count("training images") == 1
+    assert len(list((tmp_path / "two" / "state").glob("*.safetensors"))) <= 2
+    (more, _), _ = launched(run_command, tmp_path / "two", [])  # the same folder, now by one process: nothing to do
+    assert all(torch.equal(more[k], two[k]) for k in two)

@@ -1,0 +1,122 @@
+"""Killed at any moment, damaged in any way: the same command goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fromnoise import checkpoint
+
+STEPS = 240
+
+
+def state_of(out):
+    path = sorted((out / "state").glob("*.safetensors"))[-1]
+    tensors, header = checkpoint.read(path)
+    header["progress"].pop("seconds")
+    return tensors, header
+
+
+def newest(out):
+    """The step of the newest state on the disk, -1 if there is none."""
+    return max((int(p.stem) for p in (out / "state").glob("0*.safetensors")), default=-1)
+
+
+def reports_of(out):
+    rows = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
+    for row in rows:
+        row.pop("clock")
+    return rows
+
+
+def alike(a, b):
+    """Two finished runs: state, model and reports, bit for bit, but for the clock."""
+    one, other = state_of(a), state_of(b)
+    assert one[1] == other[1]
+    assert one[0].keys() == other[0].keys()
+    assert all(torch.equal(one[0][k], other[0][k]) for k in one[0])
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+    assert reports_of(a) == reports_of(b)
+
+
+def train(run_command, out, *words, steps=STEPS, **kw):
+    command, environment = run_command
+    words = ("--steps", str(steps), "--train.checkpoint_steps", "4", "--sample.count", "0", *words)
+    return subprocess.Popen(
+        command(out, *words), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **kw
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(tmp_path, run_command):
+    """SIGKILL, with nothing to catch it, while it trains, reports or writes a checkpoint (HF#2606, DD#97)."""
+    whole = train(run_command, tmp_path / "whole")
+    _, error = whole.communicate(timeout=300)
+    assert whole.returncode == 0, error
+    rng, out = random.Random(time.time_ns()), tmp_path / "killed"
+    for _ in range(10):
+        process, since = train(run_command, out), newest(out)
+        goal, deadline = since + rng.randrange(STEPS // 12), time.monotonic() + 120
+        while newest(out) < goal or not (out / "log").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it ended before it was killed: give it more steps"
+    assert 0 < newest(out) < STEPS
+    process = train(run_command, out)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    alike(tmp_path / "whole", out)
+
+
+def test_finished_goes_on_and_damage_is_known(tmp_path, run_command):
+    """12 steps, then 20 = 20 steps; a flipped bit or a cut in the newest state takes the one before."""
+    for out, steps in (("whole", 20), ("parts", 12)):
+        process = train(run_command, tmp_path / out, "--train.decay", "constant", steps=steps)
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    out = tmp_path / "parts"
+    newest = sorted((out / "state").glob("*.safetensors"))[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 4
+    newest.write_bytes(data)
+    (out / "state" / ".000000009.safetensors.77.tmp").write_bytes(b"half")  # what a kill leaves
+    with open(out / "reports.jsonl", "a") as f:
+        f.write('{"step": 12, "lo')
+    process = train(run_command, out, "--train.decay", "constant", steps=20)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    log = (out / "log").read_text()
+    assert newest.name in log and "damaged" in log and "going on from step 8" in log
+    assert state_of(out)[0].keys() == state_of(tmp_path / "whole")[0].keys()
+    a, b = state_of(out), state_of(tmp_path / "whole")
+    assert all(torch.equal(a[0][k], b[0][k]) for k in a[0])
+    assert not list((out / "state").glob("*.tmp"))
+
+
+def test_ctrl_c_saves(tmp_path, run_command):
+    """SIGINT and SIGTERM end the run after the running step, with a checkpoint and a word; exit codes 130 and 143."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        out = tmp_path / str(number)
+        process = train(run_command, out, steps=100_000)
+        deadline = time.monotonic() + 120
+        while not list((out / "state").glob("0*.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, error
+        assert "goes on from there" in error and "Traceback" not in error
+        tensors, header = state_of(out)
+        assert f"stopped at step {header['progress']['step']:,}" in error
+        assert load_file(out / "model.safetensors")

@@ -1,0 +1,179 @@
+"""The loop: exact resume, dropped steps, accumulation, and nothing that disturbs it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from fromnoise.errors import UserError
+
+
+def tensors(trainer):
+    """All tensors of a state, cloned."""
+    return {k: v.clone() for k, v in trainer.state()[0].items()}
+
+
+def written(trainer):
+    """A state as it would come back from the disk."""
+    return tensors(trainer), json.loads(json.dumps(trainer.state()[1]))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def lines(reports):
+    """Reports without what depends on the machine."""
+    return [json.dumps({k: v for k, v in r.line().items() if k != "clock"}) for r in reports if r.kept]
+
+
+VARIANTS = {
+    "plain": {},
+    "accumulated": {"train_accumulate": 2},
+    "self-conditioning": {"loss_self_conditioning": True},
+    "labels": {"data_labels": True},
+    "averages": {"ema_decays": [0.9, 0.99], "ema_widths": [0.1]},
+    "no average, offset noise, flips": {
+        "ema_decays": [],
+        "ema_widths": [],
+        "loss_offset_noise": 0.1,
+        "data_flip": True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resumed_is_uninterrupted(name, make):
+    """12 steps = k and the rest from the state of step k: weights, moments, averages, reports, bit for bit."""
+    over = VARIANTS[name]
+    whole = make(**over)
+    states, reports = {0: written(whole)}, []
+    for report in whole.run():
+        reports.append(report)
+        states[report.step] = written(whole)
+    for k in (0, 1, 5, 11):
+        again = make(**over)
+        again.resume({n: t.clone() for n, t in states[k][0].items()}, states[k][1])
+        rest = list(again.run())
+        assert same(tensors(again), tensors(whole)), k
+        assert lines(rest) == lines(reports[k:])
+        before, after = dict(again.state()[1]["progress"]), dict(whole.state()[1]["progress"])
+        before.pop("seconds"), after.pop("seconds")
+        assert before == after
+
+
+def test_accumulation_is_the_same_gradient(make):
+    """A batch in four parts trains as in one, to float32 rounding (dropout off: it draws by part)."""
+    one, four = (make(steps=6, network_dropout=0.0, train_accumulate=n) for n in (1, 4))
+    losses = [[r.loss for r in t.run()] for t in (one, four)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    a, b = one.weights(), four.weights()
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
+
+
+def test_measuring_does_not_disturb(make):
+    """Held-out losses and previews draw from randomness of their own: the same weights with and without."""
+    quiet, busy = make(train_evaluations=1), make(train_evaluations=12)
+    list(quiet.run())
+    for _ in busy.run():
+        busy.evaluate()
+        busy.weights()
+    assert same(tensors(quiet), tensors(busy))
+
+
+def test_held_out_loss_compares(make):
+    """The same weights always have the same held-out loss: times and noise belong to the picture."""
+    trainer = make()
+    first = trainer.evaluate()
+    assert first == trainer.evaluate()
+    list(trainer.run())
+    assert trainer.evaluate()["held_out"] < first["held_out"]
+    assert len(first["loss_by_t"]) == 10
+
+
+def test_loss_falls(make):
+    """On real digits the loss of a few hundred steps is far below that of the first."""
+    trainer = make(steps=150, train_lr=3e-3, network_dropout=0.0, train_report_every=30)
+    kept = [r.loss for r in trainer.run() if r.kept]
+    assert kept[-1] < 0.7 * kept[0]
+
+
+def poison(trainer, bad):
+    """Make the loss NaN, or infinite, at the steps for which ``bad`` says so."""
+    plain = trainer.objective.forward
+
+    def forward(*args, **kwargs):
+        losses, t = plain(*args, **kwargs)
+        return (losses * (math.nan if trainer.progress.step % 2 else math.inf) if bad(trainer) else losses), t
+
+    trainer.objective.forward = forward
+
+
+def test_a_bad_step_is_dropped_and_counted(make):
+    """Neither weights nor moments nor averages move; the next step goes on."""
+    trainer = make(steps=6)
+    poison(trainer, lambda t: t.progress.step in (2, 3))
+    before, dropped = None, []
+    for report in trainer.run():
+        dropped.append(report.dropped)
+        if report.step in (3, 4):
+            assert same(tensors(trainer), before)
+        else:
+            assert before is None or not same(tensors(trainer), before)
+        before = tensors(trainer)
+    assert dropped == [0, 0, 1, 2, 2, 2]
+    assert all(bool(t.isfinite().all()) for t in trainer.weights().values())
+
+
+def test_after_several_it_goes_back(make):
+    """To the last good state, at half the learning rate, and says so; training then ends well (PD#44)."""
+    saved, said = [], []
+    trainer = make(steps=14, last_good=lambda: saved[-1], log=said.append)
+    poison(trainer, lambda t: 4 <= t.progress.step < 9)
+    rates = []
+    for report in trainer.run():
+        rates.append(report.lr)
+        if report.step == 3:
+            saved.append(written(trainer))
+        if report.step == 9:
+            assert report.rollbacks == 1 and report.dropped == 5
+            assert same(tensors(trainer), saved[0][0])
+    assert trainer.progress.lr_scale == 0.5
+    assert any("back to the weights of step 3" in line and "halved" in line for line in said)
+    assert all(bool(t.isfinite().all()) for t in trainer.weights().values())
+
+
+def test_hopeless_runs_end_with_a_word(make):
+    """Not an endless loop: after ten goings-back in a row the user is told what to look at."""
+    trainer = make(steps=500)
+    poison(trainer, lambda t: True)
+    with pytest.raises(UserError, match="not finite"):
+        list(trainer.run())
+    assert trainer.progress.step < 100
+
+
+def test_batches_that_cannot_be_shared(make):
+    """One line that names a batch that can."""
+    with pytest.raises(UserError, match="multiple of 3"):
+        make(train_accumulate=3)
+
+
+def test_minutes_follow_the_clock(make):
+    """A budget in minutes ends on time, and learning rate and progress run their whole course."""
+    trainer = make(steps=None, train_minutes=0.02, train_evaluations=1)
+    reports = list(trainer.run())
+    assert trainer.progress.seconds == pytest.approx(1.2, abs=0.6)
+    assert reports[-1].progress == 1 and reports[0].progress < 0.5
+    assert reports[-1].lr < 0.2 * max(r.lr for r in reports)
+
+
+def test_stop_ends_after_the_running_step(make):
+    """As Ctrl-C asks."""
+    trainer = make(steps=100)
+    for report in trainer.run():
+        if report.step == 3:
+            trainer.stop()
+    assert trainer.progress.step in (3, 4) and trainer.stopping
