@@ -38,8 +38,9 @@ class RunFolder:
     """Where a run lives. Opening one that holds another recipe is refused."""
 
     def __init__(self, path: Path) -> None:
-        """Name the folder; nothing is touched yet."""
+        """Name the folder; nothing is touched yet, and lines of the log wait until it is opened."""
         self.path = path
+        self._waiting: list[str] | None = []
         self.model, self.samples, self.states = path / "model.safetensors", path / "samples", path / "state"
         self.reports, self.log_file, self.recipe_file = path / "reports.jsonl", path / "log", path / "recipe.toml"
 
@@ -69,6 +70,9 @@ class RunFolder:
             self.states.mkdir(exist_ok=True)
         except OSError as e:
             raise UserError(f"cannot write in {self.path}: {e.strerror}") from None
+        waiting, self._waiting = self._waiting or [], None
+        for line in waiting:
+            self.log(line)
 
     def recipe(self) -> Recipe:
         """The recipe that the folder holds.
@@ -147,6 +151,9 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """Append a line for people to the log."""
+        if self._waiting is not None:
+            self._waiting.append(line)
+            return
         try:
             with open(self.log_file, "a") as f:
                 f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")

@@ -98,8 +98,7 @@ def train(
     def say(line: str) -> None:
         if main:
             tqdm.write(line, file=sys.stderr)
-            if folder.path.is_dir():
-                folder.log(line)
+            folder.log(line)
 
     # every process reads the data before the folder is made: a wrong path leaves nothing behind
     data = open_data(recipe, say)

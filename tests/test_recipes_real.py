@@ -1,0 +1,90 @@
+"""Every recipe trains and samples on the data that it is for. A few steps: that it learns is another test."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from fromnoise.checkpoint import load_model
+from fromnoise.cli import main
+
+SMALL = {
+    "train.batch": 2,
+    "train.steps": 2,
+    "train.held_out": 1,
+    "train.evaluations": 1,
+    "train.previews": 0,
+    "train.report_every": 1,
+    "sample.count": 1,
+    "sample.steps": 2,
+}
+SHAPES = {
+    "digits": (1, 8, 8),
+    "pulfer": (1, 28, 28),
+    "pulfer-fashion": (1, 28, 28),
+    "simple": (1, 28, 28),
+    "unet": (3, 128, 128),
+    "flowers": (3, 64, 64),
+    "ho2020": (3, 32, 32),
+    "images": (3, 64, 64),
+}
+PARAMETERS = {"pulfer": 506_852, "pulfer-fashion": 506_852, "simple": 858_753, "ho2020": 35_746_307}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsys):
+    """Images in, a model and pictures out, on real data."""
+    monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
+    out = tmp_path / "run"
+    words = [w for key, value in SMALL.items() for w in (f"--{key}", str(value))]
+    if name == "images":
+        words += ["--data", str(real_data / "emoji_64.zip")]
+    assert main(["train", name, "--out", str(out), "--device", "cpu", *words]) == 0, capsys.readouterr().err
+    reports = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in reports] == [1, 2] and all(0 < r["loss"] < 1e4 for r in reports)
+    model = load_model(out).model
+    assert model.facts.shape == SHAPES[name]
+    if name in PARAMETERS:
+        assert model.parameters == PARAMETERS[name]
+    assert all(bool(torch.isfinite(p).all()) for p in model.denoiser.parameters())
+    picture = tmp_path / "drawn.png"
+    assert main(["sample", str(out), "-n", "1", "--steps", "1", "--out", str(picture), "--device", "cpu"]) == 0
+    for path in (picture, out / "samples.png", out / "reverse.gif", out / "forward.png", out / "loss.png"):
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) >= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "channels"),
+    [
+        (["--data", "DATA/cifar10", "--data.size", "33"], 3),
+        (["--data", "DATA/mnist", "--data.size", "[31, 40]", "--data.labels", "true"], 1),
+        (["--data", "DATA/flowers102_64.zip", "--data.size", "100", "--data.channels", "1"], 1),
+    ],
+)
+def test_other_sizes_of_real_sets(words, channels, tmp_path, real_data, capsys):
+    """Odd and non-square sides, grey from colour, and labels."""
+    small = [w for key, value in SMALL.items() for w in (f"--{key}", str(value))]
+    net = "--network.width 8 --network.groups 4 --network.multipliers [1,2] --network.attention []".split()
+    words = [w.replace("DATA", str(real_data)) for w in words]
+    assert main(["train", "images", "--out", str(tmp_path), *small, *net, *words]) == 0, capsys.readouterr().err
+    assert load_model(tmp_path).model.facts.shape[0] == channels
+
+
+@pytest.mark.slow
+def test_the_large_variant_of_the_paper():
+    """LSUN and CelebA-HQ: 256x256, six levels, 114 M parameters (Ho et al. 2020, app. B); only its size is checked."""
+    from fromnoise import recipe as recipes
+    from fromnoise.model import Facts, build
+
+    recipe = recipes.load(
+        "ho2020", {"data.size": 256, "network.multipliers": [1, 1, 2, 2, 4, 4], "network.dropout": 0.0}
+    )
+    count = build(recipe, Facts((3, 256, 256)), device="meta").parameters
+    assert count == pytest.approx(114e6, rel=0.01)
