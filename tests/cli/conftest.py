@@ -1,0 +1,164 @@
+"""What the tests of the command line share: a way to call it, a tiny run, and a folder of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fromnoise import pictures
+from fromnoise.cli import main
+
+SMALL = [
+    *("--network.width", "8", "--network.multipliers", "[1]", "--network.groups", "4", "--network.attention", "[]"),
+    *("--network.heads", "1", "--network.middle_attention", "false", "--train.batch", "8", "--train.held_out", "8"),
+    *("--train.evaluations", "1", "--train.previews", "0", "--sample.count", "2", "--sample.steps", "2"),
+]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a call left: its exit code, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Said]
+
+
+def call(*words: object) -> Said:
+    """``fromnoise WORDS`` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(w) for w in words])
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else 1
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder with its content; None for a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch):
+    """Every call is made in a folder of its own, without the user's data and caches.
+
+    Curves take longer than these runs: only those of the session, which are made before this, have them.
+    """
+    monkeypatch.setattr(pictures, "loss_plot", lambda reports, path: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FROMNOISE_DATA", raising=False)
+    monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "no-cache"))
+
+
+@pytest.fixture
+def fromnoise() -> Call:
+    """``fromnoise("sample", run, "-n", 3)`` -> exit code and output."""
+    return call
+
+
+@pytest.fixture
+def right() -> Callable[..., Said]:
+    """The same for a call that must succeed."""
+
+    def caller(*words: object) -> Said:
+        said = call(*words)
+        assert said.code == 0 and "Traceback" not in said.err, said.err
+        return said
+
+    return caller
+
+
+@pytest.fixture
+def wrong(tmp_path) -> Callable[..., str]:
+    """The same for a mistake: code 2, one line that has every ``told`` in it, and not a file touched.
+
+    ``notes``: lines about the data may come before it. ``touched``: files may change.
+    """
+
+    def caller(*words: object, told: tuple[str, ...] | str = (), notes: bool = False, touched: bool = False) -> str:
+        before = tree(tmp_path)
+        said = call(*words)
+        lines = said.err.splitlines()
+        assert said.code == 2, said
+        assert lines and (notes or len(lines) == 1), said.err
+        assert lines[-1].startswith("fromnoise") and "Traceback" not in said.err
+        assert all(t in lines[-1] for t in ((told,) if isinstance(told, str) else told)), lines[-1]
+        assert len(lines[-1]) < 400
+        assert touched or tree(tmp_path) == before
+        return lines[-1]
+
+    return caller
+
+
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    """Flags that make any recipe's network tiny and its run short."""
+    return SMALL
+
+
+def _trained(folder: Path, *words: str) -> Path:
+    said = call("train", "digits", "--steps", "3", "--out", folder / "run", *SMALL, *words)
+    assert said.code == 0, said.err
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """A run folder of three steps on the digits. Not to be written to."""
+    return _trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def told_run(tmp_path_factory) -> Path:
+    """The same, conditional on the class. Not to be written to."""
+    return _trained(tmp_path_factory.mktemp("told"), "--data.labels", "true")
+
+
+@pytest.fixture
+def paint() -> Callable[..., None]:
+    """Write pictures of noise: ``paint(folder, names, height, width, channels)``."""
+
+    def painter(folder: Path, names: list[str], height: int = 8, width: int = 8, channels: int = 3) -> None:
+        rng = np.random.default_rng(len(names) + height + width)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shape = (height, width) if channels == 1 else (height, width, channels)
+            Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+
+    return painter
+
+
+@pytest.fixture
+def spawn() -> Callable[..., subprocess.Popen[str]]:
+    """``fromnoise WORDS`` in a process of its own, with one thread."""
+    started = []
+
+    def spawner(*words: object, **options: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fromnoise", *map(str, words)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+        )
+        started.append(process)
+        return process
+
+    yield spawner
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

@@ -1,0 +1,114 @@
+"""Help: instant, with defaults and an example; a mistyped verb is recognised."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import fromnoise
+from fromnoise.cli import VERBS
+
+HELPS = [[], *([verb] for verb in VERBS), ["show", "data"], ["show", "forward"]]
+
+
+def test_help_is_instant(spawn):
+    """Half a second at most, of which Python takes most."""
+    spent = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        out, err = spawn("--help").communicate(timeout=60)
+        spent.append(time.perf_counter() - begun)
+        assert out.startswith("usage: fromnoise") and not err
+    assert min(spent) < 0.5
+
+
+@pytest.mark.parametrize("words", HELPS, ids=lambda w: " ".join(w) or "top")
+def test_help_loads_nothing_heavy(words):
+    """Neither torch nor numpy, so that every verb's help is as fast."""
+    script = (
+        "import sys\nfrom fromnoise.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print('heavy:', *sorted({'torch', 'numpy', 'pydantic', 'PIL', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "heavy:" and not done.stderr
+
+
+@pytest.mark.parametrize("words", HELPS, ids=lambda w: " ".join(w) or "top")
+def test_every_help_has_an_example(right, words):
+    """That begins as one would type it."""
+    help = right(*words, "--help").out
+    example = help.partition("example")[2]
+    assert " ".join(["  fromnoise", *words]) in example
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_listed(right, verb):
+    """With what it is for."""
+    assert f"\n    {verb} " in right("--help").out
+    assert right(verb, "-h").out.startswith(f"usage: fromnoise {verb}")
+
+
+def test_defaults_are_shown(right):
+    """Of every option that has one."""
+    shown = " ".join(right("sample", "--help").out.split())
+    for default in ("how many pictures (default: 64)", "depends on (seed, i) alone (default: 0)", "(default: auto)"):
+        assert default in shown
+    assert "how many images (default: 6)" in " ".join(right("show", "forward", "--help").out.split())
+
+
+@pytest.mark.parametrize("words", HELPS, ids=lambda w: " ".join(w) or "top")
+def test_help_says_no_nonsense(right, words):
+    """What is not set has no default; every option is explained."""
+    help = right(*words, "--help").out
+    assert "(default: None)" not in help and "==SUPPRESS==" not in help
+    explained = help.partition("options:")[2].partition("example")[0].splitlines()
+    for i, line in enumerate(explained):
+        if line.startswith("  -") and line.count("  ") < 2:  # an option without words beside it
+            assert explained[i + 1].startswith("   "), line
+
+
+def test_version(right):
+    """The package's."""
+    assert right("--version").out == f"fromnoise {fromnoise.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("tran", "train"), ("smaple", "sample"), ("recipe", "recipes"), ("shwo", "show")]
+)
+def test_a_mistyped_verb_is_recognised(wrong, typed, meant):
+    """The nearest is named."""
+    wrong(typed, "digits", told=(typed, f"did you mean {meant}?"))
+
+
+def test_a_verb_like_no_other(wrong):
+    """All are named."""
+    wrong("xyzzy", told=("xyzzy", *VERBS))
+
+
+def test_no_verb(wrong):
+    """The way to the help is named."""
+    wrong(told=("VERB", "fromnoise --help"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train"],
+        ["sample"],
+        ["sample", "run"],
+        ["show"],
+        ["show", "data"],
+        ["show", "data", "digits"],
+        ["show", "what", "digits"],
+        ["train", "digits", "--nonsense"],
+        ["sample", "run", "--out", "x.png", "-n", "many"],
+        ["recipes", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_a_missing_or_unknown_argument(wrong, words):
+    """One line, with the way to the help."""
+    wrong(*words, told="--help")
