@@ -57,7 +57,7 @@ def choose(device: str | torch.device | None = None, precision: str = "auto") ->
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         where = torch.device(device)
-        torch.empty(1, device=where)
+        torch.zeros(1, device=where).item()
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no device {str(device)!r} here: try --device cpu") from None
     if precision not in ("auto", "bf16", "fp32"):

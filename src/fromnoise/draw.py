@@ -12,7 +12,7 @@ from fromnoise.compute import Compute
 from fromnoise.data import to_pixels, to_unit
 from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.sampler import Step, start, trajectory
-from fromnoise.diffusion.schedule import Schedule
+from fromnoise.diffusion.schedule import Level, Schedule
 from fromnoise.model import Model, cond, rule
 from fromnoise.recipe import SampleRecipe
 
@@ -58,13 +58,26 @@ def draw(
         label: as ``model.cond`` takes it.
         batch: samples at a time.
 
-    Yields:
-        One ``Drawn`` a step and batch.
+    Returns:
+        A generator of one ``Drawn`` a step and batch.
 
     Raises:
-        UserError: impossible steps or an unknown label, before the first evaluation.
+        UserError: impossible steps or an unknown label, at once.
     """
-    levels, told, step, denoise = model.levels(how), cond(model, label, ids), rule(how), model.guided(how)
+    return _draw(model, how, compute, model.levels(how), cond(model, label, ids), ids, seed, batch)
+
+
+def _draw(
+    model: Model,
+    how: SampleRecipe,
+    compute: Compute,
+    levels: list[Level],
+    told: Tensor | None,
+    ids: Tensor,
+    seed: int,
+    batch: int,
+) -> Iterator[Drawn]:
+    step, denoise = rule(how), model.guided(how)
     like = torch.empty(0, device=compute.device)
     for part in range(0, len(ids), batch):
         mine = ids[part : part + batch]

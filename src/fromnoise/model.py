@@ -89,7 +89,7 @@ class Model:
         folded = [name.casefold() for name in labels]
         if label.casefold() in folded:
             return folded.index(label.casefold())
-        if label.isdigit() and int(label) < len(labels):
+        if label.isdecimal() and int(label) < len(labels):
             return int(label)
         shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
         raise UserError(f"this model knows no label {label!r}: it knows {shown}")

@@ -17,9 +17,17 @@ from fromnoise.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Size = Annotated[tuple[Count, Count], BeforeValidator(lambda v: (v, v) if isinstance(v, int) else v)]
+Side = Annotated[int, Field(ge=1, le=16384)]
+
+
+def _size(value: Any) -> Any:
+    """One side is both; "auto" takes back a size that a recipe names."""
+    if value == "auto":
+        return None
+    return (value, value) if isinstance(value, int) else value
 
 
 class _Part(BaseModel):
@@ -31,8 +39,8 @@ class DataRecipe(_Part):
 
     source: str = "digits"
     """data SPEC: a named set, hub:owner/name, or a path; SPEC:split picks a split"""
-    size: Size | None = None
-    """side in pixels, or [height, width]; left out: that of the data"""
+    size: Annotated[tuple[Side, Side] | None, BeforeValidator(_size)] = None
+    """side in pixels, or [height, width]; left out, or "auto": that of the data"""
     channels: Count | None = None
     """left out: those of the data, so grey stays grey"""
     flip: bool = False
@@ -141,7 +149,7 @@ class TrainRecipe(_Part):
     """Adam, or Adam with decoupled weight decay"""
     lr: Positive = 2e-4
     """learning rate"""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """of Adam"""
     weight_decay: NotNegative = 0.0
     """of AdamW"""
@@ -153,7 +161,7 @@ class TrainRecipe(_Part):
     """share of the budget after which it falls"""
     clip: Positive | None = None
     """norm to which gradients are clipped"""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     """of weights, order, noise and flips"""
     report_every: Count = 50
     """steps a line of reports.jsonl"""
@@ -175,7 +183,7 @@ class EmaRecipe(_Part):
     The first, of decays and then widths, is the one that samples; none: the raw weights.
     """
 
-    decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.999,)
+    decays: tuple[Decay, ...] = (0.999,)
     """factors a step, warmed up as min(decay, (1 + n)/(10 + n))"""
     widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = ()
     """relative widths of power-function averages, which follow any budget (Karras et al. 2024, eq. 121)"""
@@ -238,6 +246,13 @@ class Recipe(_Part):
                 f"sample.steps {self.sample.steps} is more than diffusion.steps {self.diffusion.steps}: "
                 "take at most that many"
             )
+        if self.train.batch % self.train.accumulate:
+            raise ValueError(
+                f"train.batch {self.train.batch} cannot be taken in {self.train.accumulate} equal parts: "
+                "change one of train.batch and train.accumulate"
+            )
+        if self.sample.guidance != 1 and not self.data.labels:
+            raise ValueError("sample.guidance needs a model that is told labels: set data.labels true, or leave it out")
         if self.network.kind != "unet" and (self.data.labels or self.loss.self_conditioning):
             raise ValueError(
                 f"network {self.network.kind} takes no labels and no self-conditioning: take network.kind unet"
@@ -265,9 +280,11 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """
     if name.endswith(".toml"):
         try:
-            text = Path(name).read_text()
+            text = Path(name).read_text(encoding="utf-8")
         except OSError as e:
             raise UserError(f"cannot read the recipe {name}: {e.strerror}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"cannot read the recipe {name}: it is no UTF-8 text") from None
     elif name in names():
         text = (resources.files("fromnoise.recipes") / f"{name}.toml").read_text()
     else:

@@ -90,9 +90,20 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fromnoise: interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as e:
+        if not _out_of_memory(e):
+            raise
+        print("fromnoise: out of memory: take a smaller --batch, -n or --data.size", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, a GPU or the CPU's allocator says so; torch has a type of its own for GPUs only."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)
 
 
 def _dotted(argv: list[str]) -> tuple[list[str], dict[str, str]]:

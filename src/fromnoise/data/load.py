@@ -23,7 +23,9 @@ from fromnoise.data.sources import open_parts, parse
 from fromnoise.errors import UserError
 
 _LOOK = 1024  # pictures looked at before size and channels are chosen
-_SIDE = 64  # the largest side chosen for pictures of mixed sizes
+_SIDE = 64  # the largest side chosen for pictures of mixed sizes, or too large to train on as they are
+_LARGE = 256  # the largest side that pictures of one size keep
+_LARGEST = 16_384  # pixels a side that can be asked for
 _HELD = 10_000  # enough to measure a loss to a per cent; more is better learned from
 _CHUNK = 64  # pictures that a thread decodes before it reports
 _HOLD_OUT = -1  # the epoch whose order picks the held-out pictures; the stream has none below 0
@@ -104,12 +106,12 @@ def _shape(
 ) -> Shape:
     """The shape asked for, and what the data say where nothing is asked."""
     asked = (size, size) if isinstance(size, int) else size
-    if asked is not None and min(asked) < 1:
-        raise UserError(f"images cannot be {asked[0]}x{asked[1]} pixels; give a side of 1 or more")
+    if asked is not None and not 1 <= min(asked) <= max(asked) <= _LARGEST:
+        raise UserError(f"images cannot be {asked[0]}x{asked[1]} pixels; give a side from 1 to {_LARGEST}")
     if channels is not None and channels < 1:
         raise UserError(f"images cannot have {channels} channels; give 1 for grey or 3 for colour")
     sizes, depth = _examine(sources, spec, channels)
-    if asked is None and len(set(sizes)) == 1:
+    if asked is None and len(set(sizes)) == 1 and max(sizes[0]) <= _LARGE:
         asked = sizes[0]
     elif asked is None:
         side = min(_SIDE, median_low(min(s) for s in sizes))

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fromnoise import checkpoint
-from fromnoise.disk import write_atomic
+from fromnoise.disk import check_folder, write_atomic
 from fromnoise.errors import UserError
 from fromnoise.recipe import BUDGETS, Recipe, difference, parse, to_toml
 
@@ -44,8 +44,8 @@ class RunFolder:
         self.model, self.samples, self.states = path / "model.safetensors", path / "samples", path / "state"
         self.reports, self.log_file, self.recipe_file = path / "reports.jsonl", path / "log", path / "recipe.toml"
 
-    def open(self, recipe: Recipe) -> None:
-        """Make the folder, or check that it holds the same recipe; budget, intervals and sampling may differ.
+    def check(self, recipe: Recipe) -> None:
+        """Look whether a run of ``recipe`` can live here; budget, intervals and sampling may differ. Nothing is made.
 
         Raises:
             UserError: it cannot be written, or holds something else.
@@ -62,8 +62,17 @@ class RunFolder:
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
         elif self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: choose a folder for --out")
+        check_folder(self.path)
+
+    def open(self, recipe: Recipe) -> None:
+        """Make the folder, or go on in it.
+
+        Raises:
+            UserError: as ``check``.
+        """
+        self.check(recipe)
         text = to_toml(recipe)
-        if not self.recipe_file.exists() or self.recipe_file.read_text() != text:
+        if not self.recipe_file.exists() or self.recipe_file.read_text(encoding="utf-8") != text:
             write_atomic(self.recipe_file, text.encode())
         try:
             self.samples.mkdir(exist_ok=True)
@@ -81,8 +90,8 @@ class RunFolder:
             UserError: it cannot be read.
         """
         try:
-            return parse(tomllib.loads(self.recipe_file.read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as e:
+            return parse(tomllib.loads(self.recipe_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as e:
             raise UserError(f"cannot read {self.recipe_file}: {e}") from None
 
     # ---- state

@@ -100,10 +100,11 @@ def train(
             tqdm.write(line, file=sys.stderr)
             folder.log(line)
 
-    # every process reads the data before the folder is made: a wrong path leaves nothing behind
+    folder.check(recipe)
     data = open_data(recipe, say)
     model = build(recipe, facts(recipe, data))
-    if main:
+    trainer = Trainer(model, data, compute, accelerator, folder.load_state, say)
+    if main:  # the folder is made when nothing can be wrong any more
         folder.open(recipe)
     accelerator.wait_for_everyone()
     say(
@@ -112,7 +113,6 @@ def train(
     )
     if compiled:
         model.denoiser.net.compile()
-    trainer = Trainer(model, data, compute, accelerator, folder.load_state, say)
     _resume(trainer, folder, say)
     with _signals(trainer) as caught:
         if trainer.fraction < 1:
