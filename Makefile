@@ -15,10 +15,10 @@ demo: install
 	$(BIN)/fromnoise train digits
 
 test: install
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n auto -m "not slow and not gpu"
 
 test-slow: install
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -n auto -m "slow and not gpu"
 
 check: install
 	$(BIN)/ruff check .

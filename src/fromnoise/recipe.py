@@ -167,7 +167,7 @@ class TrainRecipe(_Part):
     """steps a line of reports.jsonl"""
     evaluations: Count = 20
     """times that the held-out loss is measured, evenly over the budget"""
-    held_out: Count = 512
+    held_out: Count = 256
     """images that it is measured on, at most"""
     previews: Annotated[int, Field(ge=0)] = 8
     """times that samples are drawn while training"""

@@ -239,3 +239,20 @@ def test_tutorial_nets_keep_images_apart(make: type[Pulfer] | type[Simple]) -> N
     drawn(make())(x, torch.tensor([1.0, 2.0, 3.0]))[1].sum().backward()
     assert x.grad is not None
     assert x.grad[1].any() and not x.grad[0].any() and not x.grad[2].any()
+
+
+def test_the_memory_layout_does_not_matter():
+    """Channels last takes another way through the LayerNorm, to the same numbers and slopes."""
+    net, x = Pulfer(2, size=(28, 28)), torch.randn(3, 2, 28, 28)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    outs, slopes = [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net.zero_grad()
+        out = net(x.contiguous(memory_format=layout), torch.tensor([0.0, 5.0, 999.0]))
+        out.square().mean().backward()
+        outs.append(out.detach())
+        slopes.append({n: p.grad.clone() for n, p in net.named_parameters()})
+    assert torch.allclose(*outs, atol=1e-5)
+    assert all(torch.allclose(g, slopes[1][n], rtol=1e-3, atol=1e-6) for n, g in slopes[0].items())

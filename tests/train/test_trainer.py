@@ -156,8 +156,8 @@ def test_hopeless_runs_end_with_a_word(make):
 
 
 def test_batches_that_cannot_be_shared(make):
-    """One line that names a batch that can."""
-    with pytest.raises(UserError, match="multiple of 3"):
+    """Told before anything is built."""
+    with pytest.raises(UserError, match="3 equal parts"):
         make(train_accumulate=3)
 
 

@@ -143,12 +143,21 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.normed:
-            x = self.norm(x)
+            x = self._normalise(x)
         elif self.training:
             # The published block keeps and counts a norm that it does not use. At weight zero that norm has a
             # gradient like every other parameter, which training in several processes asks for.
             x = x + 0 * (self.norm.weight.sum() + self.norm.bias.sum())
         return F.silu(self.conv2(F.silu(self.conv1(x))))
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        """``self.norm(x)``, without bringing a channels-last image into the other layout and back."""
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            return self.norm(x)
+        c, h, w = self.norm.normalized_shape
+        weight, bias = self.norm.weight.permute(1, 2, 0), self.norm.bias.permute(1, 2, 0)
+        last = F.layer_norm(x.permute(0, 2, 3, 1), (h, w, c), weight, bias, self.norm.eps)
+        return last.permute(0, 3, 1, 2)
 
 
 class Simple(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fromnoise.compute import Compute
 from fromnoise.data import Batch, Data, Stream, to_unit
+from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.loss import by_time, guesses
 from fromnoise.errors import UserError
 from fromnoise.model import Model
@@ -279,28 +280,31 @@ class Trainer:
         Returns:
             ``held_out`` and ``loss_by_t`` with the averaged weights, ``held_out_raw`` with the raw ones.
         """
-        count = min(self.recipe.held_out, len(self.data.held_out))
-        self.refresh()
-        out: dict[str, Any] = {}
         live = self.model.denoiser.eval()
-        for name, denoiser in (("held_out", self.averaged), ("held_out_raw", live)):
-            self._held_out.denoiser = denoiser
-            losses, times = [], []
-            for ids in torch.arange(count).split(max(1, self.recipe.batch // self.recipe.accumulate)):
-                labels = self.data.held_out.labels
-                x0, cond = self._images(self.data.held_out.get(ids), labels[ids] if labels is not None else None)
-                with self.compute.autocast():
-                    each, t = self._held_out(x0, ids, cond, training=False)
-                losses.append(each.float().cpu())
-                times.append(t)
-            each = torch.cat(losses).double()
-            out[name] = float(each.mean())
-            if name == "held_out":
-                out["loss_by_t"] = [
-                    round(v, 8) if math.isfinite(v) else None for v in by_time(each, torch.cat(times)).tolist()
-                ]
-        self._held_out.denoiser = live
-        return out
+        raw, times = self._measure(live)
+        averaged = raw
+        if self.averages.tracks:
+            self.refresh()
+            averaged, times = self._measure(self.averaged)
+        bins = by_time(averaged, times).tolist()
+        return {
+            "held_out": float(averaged.mean()),
+            "held_out_raw": float(raw.mean()),
+            "loss_by_t": [round(v, 8) if math.isfinite(v) else None for v in bins],
+        }
+
+    def _measure(self, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
+        """Loss of each held-out image, float64, and its time."""
+        self._held_out.denoiser = denoiser
+        held_out, losses, times = self.data.held_out, [], []
+        count = min(self.recipe.held_out, len(held_out))
+        for ids in torch.arange(count).split(max(1, self.recipe.batch // self.recipe.accumulate)):
+            x0, cond = self._images(held_out.get(ids), held_out.labels[ids] if held_out.labels is not None else None)
+            with self.compute.autocast():
+                each, t = self._held_out(x0, ids, cond, training=False)
+            losses.append(each.double().cpu())
+            times.append(t)
+        return torch.cat(losses), torch.cat(times)
 
     def refresh(self) -> None:
         """Put the first average (the raw weights if there is none) into ``averaged``."""

@@ -1,0 +1,91 @@
+"""Can the digits of a run be read? Two classifiers fitted to scikit-learn's real ones say how sure they are.
+
+python benchmarks/digits.py [RUN] [-n N]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a classifier says.
+
+    Attributes:
+        classifier: its name.
+        accuracy: on real test digits.
+        sure_of_real: share of real test digits of which it is at least 90 % sure.
+        sure: the same of the samples.
+        error: standard error of ``sure``.
+        classes: samples that it takes for each class, of those it is sure of.
+    """
+
+    classifier: str
+    accuracy: float
+    sure_of_real: float
+    sure: float
+    error: float
+    classes: list[int]
+
+
+def judge(images: np.ndarray) -> list[Verdict]:
+    """Verdicts on samples, uint8 (N, 1, 8, 8)."""
+    pixels, labels = load_digits(return_X_y=True)
+    x, x_test, y, y_test = train_test_split(pixels / 16, labels, test_size=0.2, random_state=0, stratify=labels)
+    samples, out = images.reshape(len(images), 64) / 255, []
+    support = CalibratedClassifierCV(SVC(gamma=0.256, C=10), ensemble=False)
+    for name, model in (("3 nearest neighbours", KNeighborsClassifier(3)), ("support vectors", support)):
+        model.fit(x, y)
+        told = model.predict_proba(samples)
+        sure = told.max(1) >= 0.9
+        share = float(sure.mean())
+        out.append(
+            Verdict(
+                name,
+                model.score(x_test, y_test),
+                float((model.predict_proba(x_test).max(1) >= 0.9).mean()),
+                share,
+                (share * (1 - share) / len(images)) ** 0.5,
+                np.bincount(told.argmax(1)[sure], minlength=10).tolist(),
+            )
+        )
+    return out
+
+
+def main() -> None:
+    """Draw, judge, print."""
+    from header import header
+
+    from fromnoise.checkpoint import load_model
+    from fromnoise.compute import choose
+    from fromnoise.draw import collect, draw
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?", default="runs/digits")
+    parser.add_argument("-n", type=int, default=500)
+    args = parser.parse_args()
+    loaded, compute = load_model(args.run), choose()
+    compute.place(loaded.model.denoiser)
+    own = loaded.model.recipe.sample
+    drawn = collect(draw(loaded.model, own, compute, ids=torch.arange(args.n)))
+    print(header())
+    print(f"{args.n} samples of {args.run}, step {loaded.progress['step']}, rule {own.rule}, {own.steps} steps")
+    for v in judge(drawn.images.numpy()):
+        print(
+            f"{v.classifier:21} test accuracy {v.accuracy:.3f}; at least 90 % sure of {v.sure:.3f} +- {v.error:.3f} "
+            f"of the samples, {v.sure_of_real:.3f} of real test digits; by class {v.classes}"
+        )
+
+
+if __name__ == "__main__":
+    main()

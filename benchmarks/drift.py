@@ -1,0 +1,65 @@
+"""S1's known fault, measured: without clipping x_0, samples drift to all black or all white.
+
+python benchmarks/drift.py RUN [-n N] [--picture PNG]
+
+Prints, for real images and for samples with and without clipping, the spread of the images' mean brightness and the
+share of images darker or brighter than all but 1 in 1,000 real ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from header import header
+from torch import Tensor
+
+from fromnoise import pictures
+from fromnoise.checkpoint import load_model
+from fromnoise.compute import choose
+from fromnoise.draw import collect, draw
+from fromnoise.train.run import open_data
+
+
+def main() -> None:
+    """Draw both ways from the same noise, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("-n", type=int, default=256)
+    parser.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    loaded, compute = load_model(args.run), choose()
+    compute.place(loaded.model.denoiser)
+    own = loaded.model.recipe.sample
+    data = open_data(loaded.model.recipe, lambda line: None)
+    real = data.train.get(torch.arange(min(10_000, len(data.train))))
+    drawn = {
+        name: collect(
+            draw(loaded.model, own.model_copy(update={"clip": clip}), compute, ids=torch.arange(args.n))
+        ).images
+        for name, clip in (("x_0 clipped at each step", True), ("as published, not clipped", False))
+    }
+
+    def brightness(images: Tensor) -> Tensor:
+        return images.double().mean((1, 2, 3)) / 255
+
+    low, high = brightness(real).quantile(torch.tensor([0.0005, 0.9995], dtype=torch.float64)).tolist()
+    print(header())
+    print(f"{args.n} samples of {args.run}, step {loaded.progress['step']:,}, {own.rule}, all steps")
+    for name, images in {"real": real, **drawn}.items():
+        mean = brightness(images)
+        outside = float(((mean < low) | (mean > high)).double().mean())
+        error = (outside * (1 - outside) / len(images)) ** 0.5
+        print(
+            f"{name:27} n {len(images):6,}  brightness {float(mean.mean()):.3f}, deviation {float(mean.std()):.3f}; "
+            f"outside the real range {outside:.3f} +- {error:.3f}"
+        )
+    if args.picture:
+        panels = [(name, pictures.grid(images[:36], scale=1)) for name, images in drawn.items()]
+        pictures.save(pictures.side_by_side(panels), args.picture)
+        print(args.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Drawing: picture i is a function of (seed, i)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fromnoise import recipe as recipes
+from fromnoise.compute import choose
+from fromnoise.draw import collect, draw, noised
+from fromnoise.errors import UserError
+from fromnoise.model import Facts, build
+
+SMALL = {"network.width": 16, "network.groups": 4, "network.attention": [4], "loss.self_conditioning": True}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network with every weight away from zero, so that its output depends on its input."""
+    made = build(
+        recipes.load("digits", SMALL | {"network.zero_output": False, "data.labels": True}),
+        Facts((1, 8, 8), ("a", "b")),
+    )
+    made.denoiser.eval()
+    return made
+
+
+def pictures(model, ids, batch, **how):
+    """Finished pictures as floats, before they are rounded to pixels."""
+    told = model.recipe.sample.model_copy(update={"steps": 12, **how})
+    steps = draw(model, told, choose("cpu", "fp32"), ids=ids, seed=3, label="all", batch=batch)
+    return torch.cat([drawn.step.x for drawn in steps if drawn.last])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"rule": "ancestral", "variance": 1.0}, {"eta": 0.0, "guidance": 3.0}],
+    ids=["ddim", "ancestral", "guided"],
+)
+def test_the_batch_does_not_matter(model, how):
+    """Batches of 1, 7 and 64: the network's own arithmetic is all that differs; -n 10 begins -n 64."""
+    whole = pictures(model, torch.arange(64), 64, **how)
+    assert float(whole.std()) > 0.1
+    for batch in (1, 7):
+        assert float((pictures(model, torch.arange(64), batch, **how) - whole).abs().max()) <= 1e-4
+    assert float((pictures(model, torch.arange(10), 64, **how) - whole[:10]).abs().max()) <= 1e-4
+    assert float((pictures(model, torch.arange(30, 40), 64, **how) - whole[30:40]).abs().max()) <= 1e-4
+    assert float((whole[0] - whole[2]).abs().max()) > 0.1
+
+
+def test_frames_are_equally_spaced_and_end_with_the_picture(model):
+    """Of the first batch only."""
+    how = model.recipe.sample.model_copy(update={"steps": 20})
+    kept = collect(draw(model, how, choose("cpu", "fp32"), ids=torch.arange(9), batch=4), frames=5)
+    assert kept.images.shape == (9, 1, 8, 8) and kept.images.dtype == torch.uint8
+    assert len(kept.frames) == 5 and all(f.shape == (4, 1, 8, 8) for f in kept.frames)
+    assert torch.equal(kept.frames[-1], kept.images[:4])
+    gaps = torch.tensor(kept.times).diff()
+    assert kept.times[-1] == 0 and float(gaps.max() - gaps.min()) <= 0.051
+
+
+def test_mistakes_are_told_at_once(model):
+    """Before anything is drawn."""
+    how = model.recipe.sample
+    with pytest.raises(UserError, match="label"):
+        draw(model, how, choose("cpu"), ids=torch.arange(2), label="c")
+    with pytest.raises(UserError, match="1001"):
+        draw(model, how.model_copy(update={"steps": 1001}), choose("cpu"), ids=torch.arange(2))
+
+
+def test_forward_process_ends_in_the_images_and_in_noise(model):
+    """The first is the images; the last does not know them."""
+    pixels = torch.full((40, 1, 8, 8), 255, dtype=torch.uint8)
+    batches, times = noised(model.schedule, pixels)
+    assert times[0] == 0 and torch.equal(batches[0], pixels)
+    assert {0.25, 0.5, 0.75, 1.0} <= set(times)
+    other, _ = noised(model.schedule, torch.zeros_like(pixels))
+    assert float((batches[-1].float() - other[-1].float()).abs().mean()) < 3
