@@ -261,11 +261,12 @@ class Recipe(_Part):
 
 
 BUDGETS = ("steps", "epochs", "images", "minutes")
+_RECIPES = resources.files("fromnoise") / "recipes"
 
 
 def names() -> list[str]:
     """The names of the recipes that come with the package."""
-    return sorted(f.name[:-5] for f in resources.files("fromnoise.recipes").iterdir() if f.name.endswith(".toml"))
+    return sorted(f.name[:-5] for f in _RECIPES.iterdir() if f.name.endswith(".toml"))
 
 
 def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -286,7 +287,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         except UnicodeDecodeError:
             raise UserError(f"cannot read the recipe {name}: it is no UTF-8 text") from None
     elif name in names():
-        text = (resources.files("fromnoise.recipes") / f"{name}.toml").read_text()
+        text = (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
     else:
         near = difflib.get_close_matches(name, names(), 1, 0.4)
         hint = f"did you mean {near[0]}? " if near else ""
