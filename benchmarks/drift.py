@@ -56,7 +56,7 @@ def main() -> None:
             f"outside the real range {outside:.3f} +- {error:.3f}"
         )
     if args.picture:
-        panels = [(name, pictures.grid(images[:36], scale=1)) for name, images in drawn.items()]
+        panels = [(name, pictures.grid(images[:36], gap=4, scale=2)) for name, images in drawn.items()]
         pictures.save(pictures.side_by_side(panels), args.picture)
         print(args.picture)
 
