@@ -135,3 +135,15 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert "cannot write" in out.stdout and "untouched" in out.stdout, out.stderr
     assert checkpoint.read(path)[1]["kind"] == "small"
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_length_that_looks_like_a_pickle(tmp_path):
+    """The first two bytes of a header of 640 are those of a pickle: the file is read all the same."""
+    path = tmp_path / "m.safetensors"
+    for size in (640, 896, 1152):
+        for pad in range(size):
+            checkpoint.write(path, {"a": torch.zeros(2)}, {"pad": "x" * pad})
+            if int.from_bytes(path.read_bytes()[:8], "little") == size:
+                break
+        assert path.read_bytes()[:2] == bytes([size % 256, size // 256])
+        assert torch.equal(checkpoint.read(path)[0]["a"], torch.zeros(2))

@@ -76,3 +76,10 @@ def test_forward_process_ends_in_the_images_and_in_noise(model):
     assert {0.25, 0.5, 0.75, 1.0} <= set(times)
     other, _ = noised(model.schedule, torch.zeros_like(pixels))
     assert float((batches[-1].float() - other[-1].float()).abs().mean()) < 3
+
+
+def test_guidance_alone_deals_out_the_classes(model):
+    """Guiding to nothing would cost twice and do nothing."""
+    how = model.recipe.sample.model_copy(update={"steps": 2, "guidance": 3.0})
+    kept = collect(draw(model, how, choose("cpu", "fp32"), ids=torch.arange(4)))
+    assert kept.labels.tolist() == [0, 1, 0, 1]

@@ -55,7 +55,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         data = path.read_bytes()
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
-    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    # of a safetensors file the first 8 bytes are a length, which may look like anything, and the next is "{"
+    if data[8:9] != b"{" and data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise Damaged(
             f"{path} is a pickle or an archive, which can run code when opened: refused; "
             "only .safetensors files are read"

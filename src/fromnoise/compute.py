@@ -28,8 +28,11 @@ class Compute:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """Run the network in ``dtype``."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        """Run the network in ``dtype``.
+
+        Without the cache of cast weights: one filled under ``no_grad`` would cut them off from the gradient.
+        """
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
             yield
 
     def place(self, module: nn.Module) -> nn.Module:

@@ -55,7 +55,7 @@ def draw(
         compute: where and how precisely.
         ids: numbers of the samples, int64 (N,).
         seed: of all noise.
-        label: as ``model.cond`` takes it.
+        label: as ``model.cond`` takes it; guidance alone deals out all classes.
         batch: samples at a time.
 
     Returns:
@@ -64,6 +64,8 @@ def draw(
     Raises:
         UserError: impossible steps or an unknown label, at once.
     """
+    if label is None and how.guidance != 1 and model.facts.labels is not None:
+        label = "all"  # guidance without a label would guide to nothing, at twice the cost
     return _draw(model, how, compute, model.levels(how), cond(model, label, ids), ids, seed, batch)
 
 

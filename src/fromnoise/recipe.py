@@ -251,6 +251,8 @@ class Recipe(_Part):
                 f"train.batch {self.train.batch} cannot be taken in {self.train.accumulate} equal parts: "
                 "change one of train.batch and train.accumulate"
             )
+        if self.train.weight_decay and self.train.optimizer != "adamw":
+            raise ValueError("train.weight_decay is of AdamW: set train.optimizer adamw, or leave it out")
         if self.sample.guidance != 1 and not self.data.labels:
             raise ValueError("sample.guidance needs a model that is told labels: set data.labels true, or leave it out")
         if self.network.kind != "unet" and (self.data.labels or self.loss.self_conditioning):

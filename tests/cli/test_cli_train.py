@@ -51,7 +51,7 @@ def test_what_a_run_leaves(run):
         with Image.open(picture) as p:
             p.load()
             assert len(np.unique(np.asarray(p.convert("L")))) > 2
-    assert 1 <= len(list((run / "state").iterdir())) <= 2
+    assert 1 <= len(list((run / "state").glob("*.safetensors"))) <= 2
     assert checkpoint.load_model(run).progress == {"step": 3}
 
 
@@ -99,11 +99,11 @@ def test_a_finished_run_is_finished(right, small, tmp_path):
     right(*words)
     run = tmp_path / "run"
     before, lines = (run / "model.safetensors").read_bytes(), (run / "reports.jsonl").read_text()
-    states = sorted(p.name for p in (run / "state").iterdir())
+    states = sorted(p.name for p in (run / "state").glob("*.safetensors"))
     (run / "samples.png").unlink()
     right(*words)
     assert (run / "model.safetensors").read_bytes() == before and (run / "reports.jsonl").read_text() == lines
-    assert sorted(p.name for p in (run / "state").iterdir()) == states
+    assert sorted(p.name for p in (run / "state").glob("*.safetensors")) == states
     assert (run / "samples.png").exists()
 
 
@@ -198,7 +198,7 @@ def test_a_full_disk(fromnoise, right, small, tmp_path):
     told = [line for line in said.err.splitlines() if line.startswith("fromnoise:")]
     assert len(told) == 1 and "cannot write" in told[0] and "000000002" in told[0] and said.err.endswith(told[0] + "\n")
     run = tmp_path / "run"
-    assert [p.name for p in (run / "state").iterdir()] == ["000000000.safetensors"]
+    assert [p.name for p in (run / "state").glob("*.safetensors")] == ["000000000.safetensors"]
     assert checkpoint.read(run / "state" / "000000000.safetensors")[1]["progress"]["step"] == 0
     assert checkpoint.load_model(run).progress == {"step": 0}
     assert not list(run.rglob("*.tmp"))

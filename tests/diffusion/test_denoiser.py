@@ -38,8 +38,10 @@ def test_self_conditioning_doubles_the_channels():
     x, level = torch.ones(1, 2, 3, 3), schedule.linear(10).at(0.5)
     denoiser(x, level)
     assert torch.equal(net.seen[0], torch.cat([x, torch.zeros_like(x)], 1))
-    denoiser(x, level, previous=2 * x)
-    assert torch.equal(net.seen[0], torch.cat([x, 2 * x], 1))
+    denoiser(x, level, previous=0.5 * x)
+    assert torch.equal(net.seen[0], torch.cat([x, 0.5 * x], 1))
+    denoiser(x, level, previous=-3 * x)  # as unclipped sampling gives it
+    assert torch.equal(net.seen[0], torch.cat([x, -x], 1))
 
 
 def test_learned_spread_is_the_second_half():

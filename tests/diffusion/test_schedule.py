@@ -62,7 +62,7 @@ def test_tiny_tables(steps):
         assert 0 < float(table.at(1.0).sigma) <= 1
 
 
-@pytest.mark.parametrize("table", ANY, ids=str)
+@pytest.mark.parametrize("table", ANY, ids=["linear 1000", "linear 10", "cosine", "sigmoid", "continuous"])
 @given(pair=st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)))
 @settings(max_examples=40, deadline=None)
 def test_signal_falls_and_power_is_one(table, pair):

@@ -38,7 +38,7 @@ def make():
     """``make(steps=..., **overrides)`` gives a trainer on the digits; names have ``_`` for the dot."""
     data = {}
 
-    def trainer(steps: int | None = 12, last_good=lambda: None, log=lambda line: None, **over) -> Trainer:
+    def trainer(steps: int | None = 12, last_good=lambda skip: None, log=lambda line: None, **over) -> Trainer:
         dotted = {key.replace("_", ".", 1): value for key, value in over.items()}
         recipe = recipes.load("digits", TINY | ({"train.steps": steps} if steps else {}) | dotted)
         if "d" not in data:

@@ -120,3 +120,46 @@ def test_ctrl_c_saves(tmp_path, run_command):
         tensors, header = state_of(out)
         assert f"stopped at step {header['progress']['step']:,}" in error
         assert load_file(out / "model.safetensors")
+
+
+def test_no_whole_state_is_told(tmp_path, run_command):
+    """Not begun again over the trained model; deleting the states is the user's to do."""
+    out = tmp_path / "run"
+    process = train(run_command, out, steps=8)
+    assert process.wait(timeout=120) == 0
+    model, reports = (out / "model.safetensors").read_bytes(), (out / "reports.jsonl").read_bytes()
+    for state in (out / "state").glob("*.safetensors"):
+        state.write_bytes(state.read_bytes()[:-7])
+    for _ in range(2):
+        process = train(run_command, out, steps=16)
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 2 and "is whole" in error and "Traceback" not in error
+    assert (out / "model.safetensors").read_bytes() == model and (out / "reports.jsonl").read_bytes() == reports
+
+
+def test_other_images_are_told(tmp_path, run_command):
+    """A run cannot go on with images of another shape."""
+    out = tmp_path / "run"
+    assert train(run_command, out, steps=4).wait(timeout=120) == 0
+    for state in (out / "state").glob("*.safetensors"):
+        tensors, header = checkpoint.read(state)
+        header["facts"]["shape"] = [1, 9, 9]
+        checkpoint.write(state, tensors, {k: v for k, v in header.items() if k not in ("format", "version")})
+    process = train(run_command, out, steps=8)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2 and "shape (1, 9, 9), not (1, 8, 8)" in error
+
+
+def test_one_run_a_folder(tmp_path, run_command):
+    """A second process is refused while the first trains."""
+    out = tmp_path / "run"
+    first = train(run_command, out, steps=100_000)
+    deadline = time.monotonic() + 120
+    while newest(out) < 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    second = train(run_command, out, steps=100_000)
+    _, error = second.communicate(timeout=60)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert second.returncode == 2 and "another process is training" in error
+    assert first.returncode == 143

@@ -131,7 +131,7 @@ def test_a_bad_step_is_dropped_and_counted(make):
 def test_after_several_it_goes_back(make):
     """To the last good state, at half the learning rate, and says so; training then ends well (PD#44)."""
     saved, said = [], []
-    trainer = make(steps=14, last_good=lambda: saved[-1], log=said.append)
+    trainer = make(steps=14, last_good=lambda skip: saved[-1], log=said.append)
     poison(trainer, lambda t: 4 <= t.progress.step < 9)
     rates = []
     for report in trainer.run():
@@ -177,3 +177,46 @@ def test_stop_ends_after_the_running_step(make):
         if report.step == 3:
             trainer.stop()
     assert trainer.progress.step in (3, 4) and trainer.stopping
+
+
+def test_it_goes_further_back_if_the_last_state_is_bad(make):
+    """A state written between a good step and the first bad one may hold weights that give NaN (DD#61)."""
+    asked = []
+    trainer = make(steps=40)
+    good = written(trainer)
+    bad = ({k: torch.full_like(v, math.nan) if k.startswith("model.") else v for k, v in good[0].items()}, good[1])
+
+    def last_good(skip):
+        asked.append(skip)
+        return bad if skip == 0 else good
+
+    trainer._last_good = last_good
+    poison(trainer, lambda t: t.progress.step < 5)
+    list(trainer.run())
+    assert asked == [0, 1]
+    assert trainer.progress.dropped == 10 and trainer.progress.rollbacks == 2
+    assert all(bool(t.isfinite().all()) for t in trainer.weights().values())
+
+
+def test_held_out_images_are_of_every_class(make):
+    """Sets often lie class by class: those that are measured are picked over all of them."""
+    trainer = make(train_held_out=45)
+    seen = []
+    plain = trainer._images
+    trainer._images = lambda pixels, labels: seen.append(labels) or plain(pixels, labels)
+    trainer.data.held_out.labels, kept = torch.arange(90) // 9, trainer.data.held_out.labels
+    try:
+        trainer.evaluate()
+    finally:
+        trainer.data.held_out.labels = kept
+    assert len(torch.cat(seen).unique()) >= 9
+
+
+def test_moments_lie_in_memory_as_their_weights_do(make):
+    """After a resume too: the fused optimiser is slower over mixed layouts."""
+    trainer = make()
+    list(trainer.run())
+    again = make()
+    again.resume(*written(trainer))
+    for p, state in again.optimizer.state.items():
+        assert state["exp_avg"].stride() == p.stride()

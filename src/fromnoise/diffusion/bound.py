@@ -68,10 +68,15 @@ def decoder(x0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     return -(log_high + torch.log(-torch.expm1(gap))).flatten(1).sum(1)
 
 
-def decoder_deviation(schedule: Schedule, f: float = 0.0, like: Tensor | None = None) -> Tensor:
-    """Standard deviation of p(x_0 | x_1) of a table.
+def decoder_deviation(schedule: Schedule, like: Tensor | None = None) -> Tensor:
+    """Standard deviation of p(x_0 | x_1) of a table, where the variance is fixed.
 
-    The variance's log at k = 1 has its small end taken from k = 2, as in Ho et al.'s code.
+    At k = 1 the small variance is 0, so that of k = 2 stands in, for the small and for the large one, as in Ho et al.'s
+    code.
+
+    Args:
+        schedule: the table.
+        like: images (B, ...) whose dtype and device it takes.
 
     Raises:
         ValueError: the schedule is no table, or has one step only.
@@ -79,6 +84,4 @@ def decoder_deviation(schedule: Schedule, f: float = 0.0, like: Tensor | None = 
     if schedule.steps is None or schedule.steps < 2:
         raise ValueError("the decoder's variance is read off a table of at least two steps")
     one, two = (schedule.at(k / schedule.steps, like) for k in (1, 2))
-    zero = schedule.at(0.0, like)
-    small, large = posterior_variance(two, one), posterior_variance(one, zero, 1.0)
-    return (small ** (1 - f) * large**f).sqrt()
+    return posterior_variance(two, one).sqrt()

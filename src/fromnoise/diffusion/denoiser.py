@@ -79,8 +79,8 @@ class Denoiser(nn.Module):
                 the output has.
             target: what the first C output channels are.
             clock: what the network sees as time.
-            self_conditioning: the network also sees the previous estimate of x_0, or zeros (Chen et al. 2022, "Analog
-                bits").
+            self_conditioning: the network also sees the previous estimate of x_0, clipped to the range of pixels, or
+                zeros (Chen et al. 2022, "Analog bits").
             learned_spread: the last C output channels v in [-1, 1] give f = (v + 1)/2 (Nichol and Dhariwal 2021,
                 eq. 15).
         """
@@ -97,7 +97,7 @@ class Denoiser(nn.Module):
         """
         seen = x
         if self.self_conditioning:
-            seen = torch.cat([x, torch.zeros_like(x) if previous is None else previous], dim=1)
+            seen = torch.cat([x, torch.zeros_like(x) if previous is None else previous.clamp(-1, 1)], dim=1)
         clock = self.clock.read(level).to(x.device, torch.float32, non_blocking=True).expand(len(x))
         out = self.net(seen, clock, cond).to(x.dtype)
         if not self.learned_spread:

@@ -134,8 +134,11 @@ class TrueBound(Loss):
         first = level.t * steps < 1.5
         before = self.schedule.at(torch.where(first, level.t, level.t - 1 / steps), like=x0)
         between = bound.step(x0, told, self._at_least_two(level, x0, steps), before, self.f)
-        shown = bound.decoder(x0, told.x0, bound.decoder_deviation(self.schedule, self.f, x0.new_zeros(())))
-        return steps * torch.where(first.to(x0.device), shown, between) / x0[0].numel()
+        first = first.to(x0.device)
+        # where it is not used the decoder is shown x_0 itself: far from it its gradient may be NaN, and 0 NaN is NaN
+        mean = torch.where(first.reshape(-1, *[1] * (x0.ndim - 1)), told.x0, x0)
+        shown = bound.decoder(x0, mean, bound.decoder_deviation(self.schedule, x0))
+        return steps * torch.where(first, shown, between) / x0[0].numel()
 
     def _at_least_two(self, level: Level, x0: Tensor, steps: int) -> Level:
         """``level`` with k = 1 raised to 2.
@@ -231,7 +234,7 @@ class Objective(nn.Module):
         previous = None
         if self.denoiser.self_conditioning and guess:
             with torch.no_grad():
-                previous = self.denoiser(level.noisy(x0, eps), level, cond).x0.clamp(-1, 1)
+                previous = self.denoiser(level.noisy(x0, eps), level, cond).x0
         return self.loss.of(self.denoiser, x0, eps, level, cond, previous), level.t
 
 

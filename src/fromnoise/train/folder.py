@@ -77,11 +77,28 @@ class RunFolder:
         try:
             self.samples.mkdir(exist_ok=True)
             self.states.mkdir(exist_ok=True)
+            self._lock()
+            for stale in (*self.path.glob(".*.tmp"), *self.states.glob(".*.tmp"), *self.samples.glob(".*.tmp")):
+                stale.unlink(missing_ok=True)  # what a kill left
         except OSError as e:
             raise UserError(f"cannot write in {self.path}: {e.strerror}") from None
         waiting, self._waiting = self._waiting or [], None
         for line in waiting:
             self.log(line)
+
+    def _lock(self) -> None:
+        """Keep other processes from training here, where the system can; the lock ends with this process."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._held = open(self.states / ".lock", "w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {self.path}: wait for it, or choose another --out"
+            ) from None
 
     def recipe(self) -> Recipe:
         """The recipe that the folder holds.
@@ -106,22 +123,35 @@ class RunFolder:
         for old in self._states()[_KEEP:]:
             old.unlink(missing_ok=True)
 
-    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole state; a damaged one is named in the log and the one before is taken.
+    def load_state(self, skip: int = 0) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest whole state, or an older one; a damaged one is named in the log and the one before is taken.
 
-        None if there is none.
+        Args:
+            skip: states to pass over, as far as there are older ones.
+
+        Returns:
+            Tensors and header; None if the run has written none yet.
+
+        Raises:
+            UserError: all that were written are damaged, or one cannot be read.
         """
-        for path in self._states():
+        states = self._states()
+        for path in states[min(skip, max(0, len(states) - 1)) :]:
             try:
                 return checkpoint.read(path)
-            except UserError as e:
+            except checkpoint.Damaged as e:
                 self.log(f"{e}; taking the checkpoint before it")
-                path.rename(path.with_suffix(".damaged"))
+                try:
+                    path.rename(path.with_suffix(".damaged"))
+                except FileNotFoundError:
+                    pass  # another process was first
+        if any(self.states.glob("*.damaged")):
+            raise UserError(
+                f"no checkpoint in {self.states} is whole: choose another --out, or delete it to begin again"
+            )
         return None
 
     def _states(self) -> list[Path]:
-        for stale in self.states.glob(".*.tmp"):
-            stale.unlink(missing_ok=True)
         return sorted(self.states.glob("*.safetensors"), reverse=True)
 
     # ---- reports and log

@@ -90,7 +90,8 @@ def train(
     Raises:
         UserError: a mistake of the user's, told in one line.
     """
-    accelerator = Accelerator(cpu=device == "cpu")
+    # of accelerate only the processes: device, precision and the size of a batch are the recipe's and ours
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", device_placement=False)
     main = accelerator.is_main_process
     compute = choose(str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision)
     folder = RunFolder(out)
@@ -117,25 +118,34 @@ def train(
     with _signals(trainer) as caught:
         if trainer.fraction < 1:
             _loop(trainer, folder, main, say)
-        if main and not caught:
-            _finish(trainer, folder, say)
-    accelerator.wait_for_everyone()
-    if caught:
+    stopped = trainer.fraction < 1
+    if stopped:
         say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
-    return Outcome(folder.path, trainer.progress.step, caught[0] if caught else 0)
+    accelerator.wait_for_everyone()  # not after the last pictures, which may take longer than processes wait
+    if main and not stopped:
+        _finish(trainer, folder, say)
+    # a process that was not told itself was stopped by another that was
+    number = (caught or [signal.SIGTERM])[0] if stopped else 0
+    return Outcome(folder.path, trainer.progress.step, number)
 
 
 def _resume(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
     state = folder.load_state()
     if state is not None:
-        was = state[1].get("facts", {}).get("fingerprint")
-        if was != trainer.model.facts.fingerprint:
+        _, was = checkpoint.understand(state[1])
+        now = trainer.model.facts
+        for what, before, here in (("shape", was.shape, now.shape), ("labels", was.labels, now.labels)):
+            if before != here:
+                raise UserError(
+                    f"{folder.path} was trained on images of {what} {before}, not {here}: choose another --out"
+                )
+        if was.fingerprint != now.fingerprint:
             say("the data have changed since this run began; going on with the new ones")
         trainer.resume(*state)
         say(f"going on from step {trainer.progress.step:,}")
     if trainer.accelerator.is_main_process:
         folder.truncate_reports(trainer.progress.step)
-    trainer.accelerator.wait_for_everyone()
+    trainer.agree_on_step()
 
 
 def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], None]) -> None:
@@ -175,7 +185,10 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
             before = report.progress
             due = time.monotonic() - saved > recipe.checkpoint_seconds
             due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
-            if due or shown or trainer.stopping or trainer.fraction >= 1:
+            last = trainer.stopping or trainer.fraction >= 1
+            if last or (
+                (due or shown) and not trainer.progress.dropped_in_row
+            ):  # between bad steps the weights may be bad
                 save()
                 saved = time.monotonic()
             if shown:
@@ -193,7 +206,7 @@ def _status(r: Report) -> str:
 def _finish(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
     """Leave the model and the finished pictures, and say where they are."""
     step = trainer.progress.step
-    if _written(folder) != step:
+    if _written(folder) != (step, trainer.model.recipe):
         checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": step})
     gallery = Gallery(folder, trainer.compute)
     gallery.curves()
@@ -214,10 +227,11 @@ def _finish(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> 
     print(f"more pictures: fromnoise sample {folder.path} -n 100 --out more.png")
 
 
-def _written(folder: RunFolder) -> int | None:
-    """The step of the model that stands in the folder, if a whole one does."""
+def _written(folder: RunFolder) -> tuple[int, Recipe] | None:
+    """Step and recipe of the model that stands in the folder, if a whole one does."""
     try:
-        return checkpoint.load_model(folder.path).progress.get("step")
+        loaded = checkpoint.load_model(folder.path)
+        return loaded.progress["step"], loaded.model.recipe
     except UserError:
         return None
 

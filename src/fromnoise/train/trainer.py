@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fromnoise.compute import Compute
-from fromnoise.data import Batch, Data, Stream, to_unit
+from fromnoise.data import Batch, Data, Stream, order, to_unit
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.loss import by_time, guesses
 from fromnoise.errors import UserError
@@ -94,7 +94,7 @@ class Trainer:
         data: Data,
         compute: Compute,
         accelerator: Accelerator,
-        last_good: Callable[[], tuple[dict[str, Tensor], dict[str, Any]] | None] = lambda: None,
+        last_good: Callable[[int], tuple[dict[str, Tensor], dict[str, Any]] | None] = lambda skip: None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Join model, data and processes.
@@ -104,7 +104,8 @@ class Trainer:
             data: training and held-out images.
             compute: where and how precisely.
             accelerator: of the processes.
-            last_good: gives the state to go back to after repeated non-finite steps.
+            last_good: gives the state to go back to after repeated non-finite steps; its argument is how many newer
+                ones were tried in vain.
             log: takes lines for people.
 
         Raises:
@@ -158,6 +159,20 @@ class Trainer:
         """End the loop after this step, in every process."""
         self._asked = True
 
+    def agree_on_step(self) -> None:
+        """Check that every process resumed from the same step; wait for all.
+
+        Raises:
+            UserError: they see different run folders.
+        """
+        if self.accelerator.num_processes > 1:
+            mine = torch.tensor([self.progress.step], device=self.compute.device)
+            steps = cast(Tensor, self.accelerator.gather(mine))
+            if int(steps.min()) != int(steps.max()):
+                raise UserError(
+                    "the processes see different run folders: --out must lie on a disk that all of them share"
+                )
+
     def _agree(self, seconds: float) -> float:
         """The first process's clock, and whether any process was told to stop, in all of them."""
         if self.accelerator.num_processes == 1:
@@ -206,7 +221,7 @@ class Trainer:
                 with self.compute.autocast():
                     losses, _ = self.objective(x0, batch.positions[cut], cond, guess=guess)
                 loss = losses.mean() / parts
-                self.accelerator.backward(loss)
+                loss.backward()
             total += loss.detach()
         return float(cast(Tensor, self.accelerator.reduce(total, "mean")))
 
@@ -231,7 +246,7 @@ class Trainer:
                 f"the loss is not finite, even at {p.lr_scale:.2g} of the learning rate: "
                 "look at the data with fromnoise show data, or lower --train.lr"
             )
-        state = self._last_good()
+        state = self._last_good(p.rollbacks_in_row)
         if state is not None:
             self._load_tensors(state[0])
         p.lr_scale, p.dropped_in_row = p.lr_scale / 2, 0
@@ -298,11 +313,13 @@ class Trainer:
         self._held_out.denoiser = denoiser
         held_out, losses, times = self.data.held_out, [], []
         count = min(self.recipe.held_out, len(held_out))
-        for ids in torch.arange(count).split(max(1, self.recipe.batch // self.recipe.accumulate)):
+        chosen = torch.as_tensor(order(len(held_out), self.recipe.seed, range(count)))  # sets often lie class by class
+        for places in torch.arange(count).split(max(1, self.recipe.batch // self.recipe.accumulate)):
+            ids = chosen[places]
             x0, cond = self._images(held_out.get(ids), held_out.labels[ids] if held_out.labels is not None else None)
             with self.compute.autocast():
-                each, t = self._held_out(x0, ids, cond, training=False)
-            losses.append(each.double().cpu())
+                each, t = self._held_out(x0, places, cond, training=False)
+            losses.append(each.cpu().double())
             times.append(t)
         return torch.cat(losses), torch.cat(times)
 
@@ -343,9 +360,13 @@ class Trainer:
             for name, t in track.items():
                 t.copy_(parts["ema"][f"{i}.{name}"])
         moments: dict[int, dict[str, Tensor]] = {}
+        parameters = self.optimizer.param_groups[0]["params"]
         for name, t in parts.get("optimizer", {}).items():
             index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = t.clone()
+            like = parameters[int(index)]
+            # moments lie in memory as their weights do: the fused update is faster so
+            same = torch.empty_like(like).copy_(t) if t.shape == like.shape else t.clone()
+            moments.setdefault(int(index), {})[key] = same.detach()
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
