@@ -147,3 +147,15 @@ def test_a_length_that_looks_like_a_pickle(tmp_path):
                 break
         assert path.read_bytes()[:2] == bytes([size % 256, size // 256])
         assert torch.equal(checkpoint.read(path)[0]["a"], torch.zeros(2))
+
+
+def test_the_same_content_is_the_same_file(tmp_path, model):
+    """In other processes too, whose hashes differ."""
+    path = tmp_path / "m.safetensors"
+    code = "import sys, torch; from pathlib import Path; from fromnoise import checkpoint"
+    code += "; checkpoint.write(Path(sys.argv[1]), {'a': torch.ones(3), 'b': torch.zeros(2)}, {'kind': 'x', 'n': 1.5})"
+    written = set()
+    for _ in range(4):
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        written.add(path.read_bytes())
+    assert len(written) == 1

@@ -27,6 +27,7 @@ from fromnoise.model import Facts, Model, build
 from fromnoise.recipe import Recipe, parse
 
 FORMAT = 1
+_BLANK = "0" * 64  # where the digest goes, while it is taken
 
 
 class Damaged(UserError):
@@ -40,8 +41,9 @@ def write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
         UserError: as ``write_atomic``.
     """
     tensors = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
-    text = json.dumps({"format": FORMAT, "version": __version__, **header}, sort_keys=True)
-    write_atomic(path, _serialise(tensors, {"fromnoise": text, "digest": _digest(tensors, text)}))
+    text = json.dumps({"digest": _BLANK, "format": FORMAT, "version": __version__, **header}, sort_keys=True)
+    # one key of metadata: safetensors writes several in an order that changes from run to run
+    write_atomic(path, _serialise(tensors, {"fromnoise": text.replace(_BLANK, _digest(tensors, text), 1)}))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -69,9 +71,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise Damaged(f"{path} is damaged or no safetensors file (its header cannot be read)") from None
     if "fromnoise" not in meta:
         raise Damaged(f"{path} holds weights but was not written by fromnoise (no description in its header)")
-    if meta.get("digest") != _digest(tensors, meta["fromnoise"]):
+    try:
+        header = json.loads(meta["fromnoise"])
+        digest = str(header.pop("digest"))
+    except (ValueError, KeyError, AttributeError):
+        raise Damaged(f"{path} is damaged: its description cannot be read") from None
+    if digest != _digest(tensors, meta["fromnoise"].replace(digest, _BLANK, 1)):
         raise Damaged(f"{path} is damaged: its content does not match its digest")
-    header = json.loads(meta["fromnoise"])
     if header["format"] > FORMAT:
         raise UserError(f"{path} was written by fromnoise {header['version']}, a later version: upgrade to read it")
     return tensors, header

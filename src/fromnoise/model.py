@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise import nets
-from fromnoise.diffusion import guidance, loss, rules, sampler, schedule, target
+from fromnoise.diffusion import guidance, loss, multistep, rules, sampler, schedule, target
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
 from fromnoise.errors import UserError
 from fromnoise.recipe import DiffusionRecipe, LossRecipe, Recipe, SampleRecipe
@@ -63,7 +63,14 @@ class Model:
             UserError: more steps than the table has.
         """
         try:
-            grid = {"uniform": sampler.uniform, "quadratic": sampler.quadratic}[how.grid]
+            grid = {
+                "uniform": sampler.uniform,
+                "trailing": sampler.uniform,  # the same by its other name
+                "quadratic": sampler.quadratic,
+                "logsnr": sampler.logsnr,
+                "karras": sampler.karras,
+                "leading": sampler.leading,
+            }[how.grid]
             return grid(self.schedule, how.steps or self.schedule.steps or 250)
         except ValueError as e:
             raise UserError(str(e)) from None
@@ -95,9 +102,20 @@ class Model:
         raise UserError(f"this model knows no label {label!r}: it knows {shown}")
 
 
-def rule(how: SampleRecipe) -> rules.Rule:
+def rule(how: SampleRecipe, table: schedule.Schedule) -> rules.Rule:
     """The step rule by name."""
-    return {"ancestral": rules.Ancestral(how.variance), "ddim": rules.DDIM(how.eta)}[how.rule]
+    return {
+        "ancestral": rules.Ancestral(how.variance),
+        "ddim": rules.DDIM(how.eta),
+        "euler": rules.DDIM(0.0),  # the same step: see rules.Heun
+        "heun": rules.Heun(table, how.churn),
+        "dpmpp-2m": multistep.DPMpp(2),
+        "dpmpp-3m": multistep.DPMpp(3),
+        "dpmpp-2m-sde": multistep.DPMppSDE(),
+        "unipc": multistep.UniPC(2),
+        "ipndm": multistep.Adams(3),
+        "pc": rules.Corrected(rules.Ancestral(how.variance), how.snr),
+    }[how.rule]
 
 
 def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "cpu") -> Model:

@@ -192,16 +192,22 @@ class EmaRecipe(_Part):
 class SampleRecipe(_Part):
     """How pictures are drawn, unless told otherwise."""
 
-    rule: Literal["ancestral", "ddim"] = "ancestral"
+    rule: Literal[
+        "ancestral", "ddim", "euler", "heun", "dpmpp-2m", "dpmpp-3m", "dpmpp-2m-sde", "unipc", "ipndm", "pc"
+    ] = "ancestral"
     """what a step does"""
     steps: Count | None = None
-    """evaluations of the network; left out: T of a table, 250 of a continuous schedule"""
-    grid: Literal["uniform", "quadratic"] = "uniform"
+    """steps; left out: T of a table, 250 of a continuous schedule. heun and pc evaluate the network twice a step"""
+    grid: Literal["uniform", "quadratic", "logsnr", "karras", "trailing", "leading"] = "uniform"
     """where the steps are"""
     variance: Share = 0.0
     """of the ancestral rule: 0 small (beta tilde) to 1 large (beta)"""
     eta: Share = 0.0
     """of ddim: 0 deterministic, 1 ancestral"""
+    churn: NotNegative = 0.0
+    """of heun: share by which the noise is raised before each step"""
+    snr: Positive = 0.16
+    """of pc: how long a Langevin step is"""
     clip: bool = True
     """clip x_0 to the range of pixels at each step"""
     guidance: NotNegative = 1.0

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 HELP = "draw pictures from a trained model"
 EPILOG = """what is left out is taken from the model's own recipe.
 
+rules:
+  ancestral     the paper's; all steps of the table, or several hundred
+  ddim          deterministic, or with noise by --eta; 50 and more
+  unipc         deterministic, order 3; 10 to 30
+  dpmpp-2m      deterministic, order 2; 15 to 50.  dpmpp-3m: order 3
+  dpmpp-2m-sde  with noise, order 2; 25 to 100
+  ipndm         deterministic, order 3; 15 to 50
+  heun          deterministic, or with noise by --churn, order 2, two evaluations a step; 20 to 50
+  pc            ancestral and a Langevin correction, two evaluations a step; several hundred
+  euler         ddim without noise
+
 examples:
   fromnoise sample runs/digits -n 100 --out digits.png --gif reverse.gif
   fromnoise sample model.safetensors -n 1000 --rule ddim --steps 50 --out samples.npz
@@ -32,11 +43,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--gif", metavar="FILE", type=Path, help="also the reverse process as a GIF")
     add("--strip", metavar="FILE", type=Path, help="also the reverse process as a strip, a PNG")
-    add("--rule", help="ancestral or ddim")
-    add("--steps", metavar="K", type=int, help="evaluations of the network")
-    add("--grid", help="uniform or quadratic")
-    add("--variance", metavar="F", type=float, help="of the ancestral rule: 0 small to 1 large")
+    add("--rule", metavar="NAME", help="what a step does: see below")
+    add("--steps", metavar="K", type=int, help="steps; heun and pc evaluate the network twice in each")
+    add("--grid", metavar="NAME", help="uniform (or trailing), quadratic, logsnr, karras or leading")
+    add("--variance", metavar="F", type=float, help="of ancestral and pc: 0 small to 1 large")
     add("--eta", type=float, help="of ddim: 0 deterministic to 1 ancestral")
+    add("--churn", metavar="G", type=float, help="of heun: share by which the noise is raised before each step")
+    add("--snr", metavar="R", type=float, help="of pc: how long a Langevin step is")
     add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 at each step")
     add("--label", metavar="L", help="a class by name or number, several with commas, or all")
     add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance")
@@ -106,7 +119,8 @@ def settings(own: SampleRecipe, args: argparse.Namespace) -> SampleRecipe:
 
     from fromnoise.errors import UserError
 
-    told = {k: getattr(args, k) for k in ("rule", "steps", "grid", "variance", "eta", "clip", "guidance")}
+    keys = ("rule", "steps", "grid", "variance", "eta", "churn", "snr", "clip", "guidance")
+    told = {k: getattr(args, k) for k in keys}
     try:
         return type(own).model_validate(own.model_dump() | {k: v for k, v in told.items() if v is not None})
     except ValidationError as e:

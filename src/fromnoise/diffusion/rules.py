@@ -5,16 +5,17 @@ A rule asks the denoiser for x_0 and combines; the loop is in ``sampler.py``.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Prediction
-from fromnoise.diffusion.schedule import Level
-from fromnoise.diffusion.transition import posterior_mean, posterior_variance, tau
+from fromnoise.diffusion.schedule import Level, Schedule
+from fromnoise.diffusion.transition import forward, posterior_mean, posterior_variance, tau
 
 Ask = Callable[[Tensor, Level], Prediction]
 """The denoiser with its condition bound."""
@@ -99,3 +100,75 @@ class DDIM(Rule):
         if self.eta == 0 or there.sigma == 0:
             return mean, told, memory
         return mean + variance.sqrt() * noise(), told, memory
+
+
+@dataclass(frozen=True)
+class Heun(Rule):
+    """Heun's second-order step in x/alpha and rho = sigma/alpha, where the flow is d(x/alpha)/d rho = eps.
+
+    Karras et al. 2022, alg. 1 and 2. Two evaluations a step, one on the last, where it is Euler's. Euler's step alone
+    is DDIM(0).
+
+    Attributes:
+        schedule: where a raised noise level has its time; needed for churn.
+        churn: gamma of alg. 2: before each step the noise is raised to rho (1 + churn); 0 is deterministic.
+    """
+
+    schedule: Schedule | None = None
+    churn: float = 0.0
+
+    def step(
+        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+    ) -> tuple[Tensor, Prediction, Any]:
+        """One step."""
+        if self.churn and self.schedule is not None and there.sigma > 0:
+            x, here = self._raise(x, here, noise)
+        told = denoise(x, here)
+        euler, _, _ = DDIM().step(lambda y, level: told, x, here, there, noise, None)
+        if there.sigma == 0 or here.alpha == 0:
+            return euler, told, memory
+        second = denoise(euler, there)
+        run = there.sigma / there.alpha - here.sigma / here.alpha
+        slope = (here.eps(x, told.x0) + there.eps(euler, second.x0)) / 2
+        return there.alpha * (x / here.alpha + run * slope), told, memory
+
+    def _raise(self, x: Tensor, here: Level, noise: Fresh) -> tuple[Tensor, Level]:
+        """Go back up by fresh noise, as far as t = 1."""
+        schedule = cast(Schedule, self.schedule)
+        time = schedule.time(here.logsnr - 2 * math.log1p(self.churn))
+        if time <= here.t:
+            return x, here
+        up = schedule.at(time)
+        mean, variance = forward(x, up, here)
+        return mean + variance.sqrt() * noise(), up
+
+
+@dataclass(frozen=True)
+class Corrected(Rule):
+    """A predictor, then Langevin steps at the level reached (Song et al. 2021, alg. 5).
+
+    Attributes:
+        predictor: any rule.
+        snr: r of their alg. 5: how long a Langevin step is for the noise in it.
+        corrections: Langevin steps after each predictor's; each is an evaluation.
+    """
+
+    predictor: Rule
+    snr: float = 0.16
+    corrections: int = 1
+
+    def start(self) -> Any:
+        """The predictor's."""
+        return self.predictor.start()
+
+    def step(
+        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+    ) -> tuple[Tensor, Prediction, Any]:
+        """Predict, and correct unless the image is clean."""
+        x, told, memory = self.predictor.step(denoise, x, here, there, noise, memory)
+        for _ in range(self.corrections if there.sigma > 0 else 0):
+            score = -there.eps(x, denoise(x, there).x0) / there.sigma
+            # alg. 5 takes |z|/|score| over the batch; at a level it is near sigma, which knows nothing of the batch
+            size = 2 * (self.snr * there.sigma) ** 2
+            x = x + size * score + (2 * size).sqrt() * noise()
+        return x, told, memory

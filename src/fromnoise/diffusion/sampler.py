@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,59 @@ def quadratic(schedule: Schedule, steps: int) -> list[Level]:
     return on_table(
         schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2 if steps > 0 else torch.empty(0)
     )
+
+
+def logsnr(schedule: Schedule, steps: int) -> list[Level]:
+    """Equally spaced in the log signal-to-noise ratio, from t = 1 to the first step; then to 0 (Lu et al. 2022).
+
+    Raises:
+        ValueError: as ``uniform``, or t = 1 is pure noise, which has no logsnr.
+    """
+    return _between(schedule, steps, lambda high, low, u: high + u * (low - high))
+
+
+def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> list[Level]:
+    """sigma/alpha as Karras et al. 2022, eq. 5, from t = 1 to the first step; then to 0.
+
+    Raises:
+        ValueError: as ``logsnr``.
+    """
+
+    def place(high: Tensor, low: Tensor, u: Tensor) -> Tensor:
+        noisy, clean = (torch.exp(-v / 2) ** (1 / rho) for v in (high, low))
+        return -2 * rho * torch.log(noisy + u * (clean - noisy))
+
+    return _between(schedule, steps, place)
+
+
+def leading(schedule: Schedule, steps: int) -> list[Level]:
+    """Steps 1, 1 + c, 1 + 2 c ... with c = T // steps, from the last down, as many peers space them.
+
+    It starts below t = 1: with x_T still pure noise the brightness of pictures is biased (Lin et al. 2023).
+    ``uniform``, which they call trailing, is not.
+
+    Raises:
+        ValueError: as ``uniform``, or the schedule is no table.
+    """
+    if schedule.steps is None:
+        raise ValueError("leading steps are of a table: take grid uniform")
+    if not 1 <= steps <= schedule.steps:
+        return uniform(schedule, steps)  # says what is wrong
+    k = torch.arange(steps - 1, -1, -1) * (schedule.steps // steps) + 1
+    return on_table(schedule, torch.cat([k, k.new_zeros(1)]).to(torch.float64) / schedule.steps)
+
+
+def _between(schedule: Schedule, steps: int, place: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[Level]:
+    """``place`` gives the logsnr at u in [0, 1] between those of t = 1 and of the first step."""
+    if steps < 1:
+        return uniform(schedule, steps)  # says what is wrong
+    ends = schedule.logsnr(torch.tensor([1.0, 1 / (schedule.steps or 1000)], dtype=torch.float64))
+    if not bool(torch.isfinite(ends).all()):
+        raise ValueError("this schedule ends in pure noise, which has no logsnr: take grid uniform")
+    u = torch.linspace(0, 1, steps, dtype=torch.float64)
+    times = schedule.time(place(ends[0], ends[1], u))
+    times[0] = 1.0
+    return on_table(schedule, torch.cat([times, times.new_zeros(1)]))
 
 
 def on_table(schedule: Schedule, times: Tensor) -> list[Level]:

@@ -63,6 +63,19 @@ class Schedule(ABC):
     def logsnr(self, t: Tensor) -> Tensor:
         """log(alpha^2/sigma^2) at the times ``t``, float64, any shape; decreasing, +inf at 0."""
 
+    def time(self, logsnr: Tensor) -> Tensor:
+        """The times at which the log signal-to-noise ratio is ``logsnr``: the inverse, by bisection to the last bit.
+
+        Args:
+            logsnr: any shape; beyond the ends of the schedule it is 0 or 1.
+        """
+        low, high = torch.zeros_like(logsnr, dtype=torch.float64), torch.ones_like(logsnr, dtype=torch.float64)
+        for _ in range(60):
+            middle = (low + high) / 2
+            cleaner = self.logsnr(middle) > logsnr
+            low, high = torch.where(cleaner, middle, low), torch.where(cleaner, high, middle)
+        return high
+
     @abstractmethod
     def spread(self, u: Tensor) -> Tensor:
         """Map u, uniform on [0, 1), to training times: uniform on 1/T .. 1 of a table, or on (0, 1]."""

@@ -1,0 +1,270 @@
+"""Every solver against closed forms: its order, its distribution, and what it is to the others."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_rules import net
+from test_sampling import LIKE, mixture, within
+
+from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, schedule, start, trajectory
+from fromnoise.diffusion.mixture import GaussianMixture
+from fromnoise.diffusion.multistep import Adams, DPMpp, DPMppSDE, UniPC, adams_weights
+from fromnoise.diffusion.rules import Corrected, Heun
+from fromnoise.diffusion.sampler import karras, leading, logsnr, quadratic, uniform
+
+D = {"dtype": torch.float64}
+COSINE = schedule.Cosine()
+ORDERS = {
+    "ddim": (DDIM(), 1),
+    "heun": (Heun(), 2),
+    "dpmpp 1": (DPMpp(1), 1),
+    "dpmpp 2": (DPMpp(2), 2),
+    "dpmpp 3": (DPMpp(3), 3),
+    "unipc 1": (UniPC(1), 2),
+    "unipc 2": (UniPC(2), 3),
+    "unipc 3": (UniPC(3), 4),
+    "ipndm 1": (Adams(1), 1),
+    "ipndm 2": (Adams(2), 2),
+    "ipndm 3": (Adams(3), 3),
+    "ipndm 4": (Adams(4), 4),
+}
+
+
+def gaussian() -> GaussianMixture:
+    """One Gaussian of the plane, with a mean, of unequal and turned axes."""
+    covariance = torch.tensor([[[0.3, 0.1], [0.1, 0.2]]], **D)
+    return GaussianMixture(torch.ones(1, **D), torch.tensor([[0.4, -0.2]], **D), covariance)
+
+
+def between(count: int, first: float = -9.0, last: float = 6.0):
+    """Levels equally spaced in logsnr, short of both ends."""
+    return [COSINE.at(t) for t in COSINE.time(torch.linspace(first, last, count + 1, **D))]
+
+
+def warmed(count: int):
+    """Equal steps, but for the first, which is cut finely: the low order of a rule without a past leaves no trace."""
+    even = torch.linspace(-4, 4, count + 1, **D)
+    first = even[0] + (even[1] - even[0]) * 2.0 ** -torch.arange(12, 0, -1, **D)
+    return [COSINE.at(t) for t in COSINE.time(torch.cat([even[:1], first, even[1:]]))]
+
+
+def flow(x, here, there):
+    """The probability flow of the Gaussian in closed form: along its axes everything scales with its deviation."""
+    true = gaussian()
+    values, vectors = torch.linalg.eigh(true.covariances[0])
+    along = (x - here.alpha * true.means[0]) @ vectors
+    scale = ((there.alpha**2 * values + there.sigma**2) / (here.alpha**2 * values + here.sigma**2)).sqrt()
+    return (along * scale) @ vectors.T + there.alpha * true.means[0]
+
+
+def final(denoise, rule, levels, x, ids):
+    for step in trajectory(denoise, rule, levels, x, Noise(0, ids)):
+        x = step.x
+    return x
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_order(name):
+    """Halving the steps divides the error by 2^order, within a quarter of an order."""
+    (rule, order), ids, errors = ORDERS[name], torch.arange(16), []
+    for count in (80, 160):
+        levels = warmed(count)
+        x = start((2,), Noise(0, ids), LIKE)
+        errors.append(float((final(gaussian(), rule, levels, x, ids) - flow(x, levels[0], levels[-1])).norm()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize("rule", [DPMpp(1), UniPC(1), Adams(1), Heun()], ids=lambda r: type(r).__name__)
+def test_first_step_is_ddim(rule):
+    """Without a past, and without a second evaluation, every solver is DDIM(0); so is a step to the clean image."""
+    true, x = mixture(), start((2,), Noise(1, torch.arange(5)), LIKE)
+    for levels in ([COSINE.at(0.6), COSINE.at(0.0)], [COSINE.at(0.6), COSINE.at(0.5)]):
+        if isinstance(rule, Heun) and levels[1].sigma > 0:
+            continue
+        ours, ddim = (final(true, r, levels, x, torch.arange(5)) for r in (rule, DDIM()))
+        assert torch.allclose(ours, ddim, rtol=1e-12, atol=1e-12)
+
+
+def test_first_step_of_the_sde_is_ancestral():
+    """With the small variance, from the same noise."""
+    true, x = mixture(), start((2,), Noise(1, torch.arange(5)), LIKE)
+    for levels in ([COSINE.at(0.6), COSINE.at(0.5)], [COSINE.at(0.3), COSINE.at(0.0)]):
+        ours, ancestral = (final(true, r, levels, x, torch.arange(5)) for r in (DPMppSDE(), Ancestral(0.0)))
+        assert torch.allclose(ours, ancestral, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        DPMppSDE(),
+        Heun(COSINE, 0.05),
+        Corrected(DDIM(1.0), 0.05),
+        Corrected(DPMpp(2), 0.05),
+        UniPC(2),
+        Adams(3),
+        DPMpp(3),
+    ],
+    ids=lambda r: type(r).__name__,
+)
+def test_a_mixture_is_reproduced(rule):
+    """Weights, means and covariances within 4 standard errors, in 120 steps of the continuous cosine."""
+    n, true = 1_500, mixture()
+    levels = [*between(120, -14.0, 12.0), COSINE.at(0.0)]
+    x = final(true, rule, levels, start((2,), Noise(0, torch.arange(n)), LIKE), torch.arange(n))
+    which = true.responsibilities(x, COSINE.at(1e-6)).argmax(1)
+    for k in range(3):
+        mine, weight = x[which == k], float(true.weights[k])
+        within(len(mine) / n, weight, math.sqrt(weight * (1 - weight)), n, f"weight {k}")
+        m, s = true.means[k], true.covariances[k]
+        for i in range(2):
+            within(float(mine[:, i].mean()), float(m[i]), math.sqrt(s[i, i]), len(mine), f"mean {k} {i}")
+            got = float(((mine[:, i] - m[i]) ** 2).mean())
+            within(got, float(s[i, i]), math.sqrt(2) * float(s[i, i]), len(mine), f"variance {k} {i}")
+
+
+@pytest.mark.parametrize(
+    "rule", [UniPC(2), DPMpp(3), Adams(4), Heun(schedule.linear(1000), 0.1), DPMppSDE()], ids=lambda r: type(r).__name__
+)
+def test_bits_do_not_depend_on_the_batch(rule):
+    """What a rule remembers is of each picture alone."""
+    true, levels, ids = mixture(), uniform(schedule.linear(1000), 12), torch.arange(14)
+    whole = final(true, rule, levels, start((2,), Noise(0, ids), LIKE), ids)
+    parts = [final(true, rule, levels, start((2,), Noise(0, i), LIKE), i) for i in ids.split(5)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize(
+    "rule", [r for r, _ in ORDERS.values()] + [DPMppSDE(), Corrected(DDIM())], ids=lambda r: type(r).__name__
+)
+def test_from_pure_noise(rule):
+    """A table whose last step leaves no signal (beta_T = 1) has no logsnr there: every rule starts all the same."""
+    betas = schedule.linear(20).betas.clone()
+    betas[-1] = 1.0
+    levels = uniform(schedule.Table(betas), 20)
+    ids = torch.arange(4)
+    assert bool(final(mixture(), rule, levels, start((2,), Noise(0, ids), LIKE), ids).isfinite().all())
+
+
+def test_adams_weights():
+    """Those of the textbook for equal steps: 23/12, -16/12, 5/12 (Adams-Bashforth 3); exact for quadratics on any."""
+    equal = adams_weights(torch.tensor([0.0, -1.0, -2.0], **D), torch.tensor(1.0, **D))
+    assert torch.allclose(equal, torch.tensor([23.0, -16.0, 5.0], **D) / 12)
+    nodes, end = torch.tensor([0.3, 0.9, 2.0], **D), torch.tensor(-0.4, **D)
+    got = (adams_weights(nodes, end) * (3 * nodes**2 - 4 * nodes + 1)).sum()
+    assert float(got) == pytest.approx(float((end**3 - 2 * end**2 + end) - (0.3**3 - 2 * 0.3**2 + 0.3)), rel=1e-10)
+
+
+@pytest.mark.parametrize("order", [0, 5])
+def test_orders_that_there_are(order):
+    """Told when the rule is made."""
+    for make in (DPMpp, UniPC, Adams):
+        with pytest.raises(ValueError, match="orders 1 to"):
+            make(order)
+
+
+# ---- grids
+
+
+@pytest.mark.parametrize(
+    "table", [schedule.linear(1000), schedule.cosine(100), COSINE], ids=["linear", "cosine", "continuous"]
+)
+@pytest.mark.parametrize("grid", [uniform, quadratic, logsnr, karras], ids=lambda g: g.__name__)
+@pytest.mark.parametrize("steps", [1, 2, 10, 100])
+def test_grids_fall_from_one_to_zero(grid, table, steps):
+    """As many evaluations as asked, all distinct."""
+    times = [float(level.t) for level in grid(table, steps)]
+    assert len(times) == steps + 1 and times[0] == 1 and times[-1] == 0
+    assert all(a > b for a, b in zip(times[:-1], times[1:], strict=True))
+
+
+def test_grids_are_spaced_as_they_say():
+    """In logsnr, and in sigma/alpha to the power 1/7."""
+    even = torch.stack([level.logsnr for level in logsnr(COSINE, 30)[:-1]])
+    assert torch.allclose(even.diff(), even.diff().mean(), rtol=1e-6)
+    roots = torch.stack([(level.sigma / level.alpha) ** (1 / 7) for level in karras(COSINE, 30)[:-1]])
+    assert torch.allclose(roots.diff(), roots.diff().mean(), rtol=1e-6)
+    ks = [round(float(level.t) * 1000) for level in leading(schedule.linear(1000), 10)]
+    assert ks == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
+
+
+def test_grids_that_cannot_be():
+    """Pure noise has no logsnr, a continuous schedule no leading steps, a table no more steps than it has."""
+    ends = schedule.Table(torch.tensor([0.5, 1.0]))
+    for grid, table, steps in (
+        (logsnr, ends, 2),
+        (karras, ends, 2),
+        (leading, COSINE, 5),
+        (leading, schedule.linear(10), 11),
+        (logsnr, schedule.linear(10), 11),
+        (karras, schedule.linear(10), 0),
+    ):
+        with pytest.raises(ValueError, match="take|at least one"):
+            grid(table, steps)
+
+
+@pytest.mark.parametrize(
+    "table", [schedule.linear(1000), schedule.cosine(50), COSINE], ids=["linear", "cosine", "continuous"]
+)
+def test_time_is_the_inverse_of_logsnr(table):
+    """And beyond the ends the ends."""
+    t = torch.linspace(0.02, 0.98, 40, **D)
+    assert torch.allclose(table.time(table.logsnr(t)), t, rtol=0, atol=5e-8)  # a table snaps to its steps
+    assert table.time(torch.tensor([-1e3, 1e3], **D)).tolist() == pytest.approx([1, 0], abs=1e-3)
+
+
+# ---- peers
+
+
+def _peer(kind, order, steps, spacing):
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+    if kind == "unipc":
+        made = UniPCMultistepScheduler(1000, 1e-4, 0.02, "linear", solver_order=order, timestep_spacing=spacing)
+    else:
+        made = DPMSolverMultistepScheduler(
+            1000, 1e-4, 0.02, "linear", solver_order=order, algorithm_type=kind, timestep_spacing=spacing
+        )
+    made.set_timesteps(steps)
+    return made
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "trailing", "leading"])
+@pytest.mark.parametrize("steps", [5, 10, 20, 37])
+@pytest.mark.parametrize(
+    ("kind", "order", "rule"),
+    [
+        ("dpmsolver++", 1, DPMpp(1)),
+        ("dpmsolver++", 2, DPMpp(2)),
+        ("sde-dpmsolver++", 2, DPMppSDE()),
+        ("unipc", 1, UniPC(1)),
+        ("unipc", 2, UniPC(2)),
+        ("unipc", 3, UniPC(3)),
+    ],
+)
+def test_step_by_step_with_diffusers(kind, order, rule, steps, spacing):
+    """The same states from the same noise, in float32.
+
+    Not compared: dpmsolver++ of order 3, whose D2 is half of the second derivative in theirs where its weight is for
+    the whole; the last two states of unipc 3, which theirs takes at lower order.
+    """
+    theirs, table = _peer(kind, order, steps, spacing), schedule.linear(1000)
+    ks = [int(t) + 1 for t in theirs.timesteps] + [0]
+    assert sorted(set(ks), reverse=True) == ks
+    g = torch.Generator().manual_seed(steps)
+    x = torch.randn(2, 3, 4, 4, generator=g)
+    noises = [torch.randn(x.shape, generator=g) for _ in range(steps)]
+    compared, memory, y = steps - 2 if (kind, order) == ("unipc", 3) else steps, rule.start(), x
+    levels = [table.at(k / 1000) for k in ks]
+
+    def denoise(v, level):
+        return Prediction((v - level.sigma * net(v, round(float(level.t) * 1000))) / level.alpha)
+
+    for i, (t, z) in enumerate(zip(theirs.timesteps, noises, strict=True)):
+        x, _, memory = rule.step(denoise, x, levels[i], levels[i + 1], lambda z=z: z, memory)
+        extra = {"variance_noise": z} if kind.startswith("sde") else {}
+        y = theirs.step(net(y, int(t) + 1), t, y, **extra).prev_sample
+        if i < compared:
+            assert (x - y).abs().max() / y.abs().max().clamp(min=1) < 1e-4, (i, int(t))
