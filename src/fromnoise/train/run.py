@@ -185,10 +185,8 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
             before = report.progress
             due = time.monotonic() - saved > recipe.checkpoint_seconds
             due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
-            last = trainer.stopping or trainer.fraction >= 1
-            if last or (
-                (due or shown) and not trainer.progress.dropped_in_row
-            ):  # between bad steps the weights may be bad
+            calm = not trainer.progress.dropped_in_row  # between bad steps the weights may be bad
+            if trainer.stopping or trainer.fraction >= 1 or (calm and (due or shown)):
                 save()
                 saved = time.monotonic()
             if shown:
