@@ -69,10 +69,10 @@ def test_a_mixture_is_reproduced(rule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [Ancestral(0.0), Ancestral(1.0), Ancestral(0.5), DDIM(0.0), DDIM(0.5)], ids=str)
-def test_a_mixture_is_reproduced_by_every_rule(rule):
-    """Standard errors of 6,000 samples."""
-    check_mixture(rule, 6_000, 1_000)
+@pytest.mark.parametrize("rule", [Ancestral(1.0), Ancestral(0.5), DDIM(0.5)], ids=str)
+def test_a_mixture_is_reproduced_by_the_other_rules(rule):
+    """As above, with the standard errors of 3,000 samples."""
+    check_mixture(rule, 3_000, 1_000)
 
 
 def test_the_oracle_could_fail():
