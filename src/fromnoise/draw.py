@@ -79,7 +79,7 @@ def _draw(
     seed: int,
     batch: int,
 ) -> Iterator[Drawn]:
-    step, denoise = rule(how, model.schedule), model.guided(how)
+    step, denoise = rule(how, model), model.guided(how)
     like = torch.empty(0, device=compute.device)
     for part in range(0, len(ids), batch):
         mine = ids[part : part + batch]
