@@ -24,6 +24,16 @@ CONTINUOUS_STEPS = 1000
 """T of the bound of a schedule that has no steps of its own."""
 
 
+def geometric(steps: int, bins: int) -> Tensor:
+    """First steps of bins of 1..T that grow with k, at most ``bins`` + 1 of them, int64; the last is T alone."""
+    return torch.unique((steps ** torch.linspace(0, 1, bins + 1, dtype=torch.float64)).round().long())
+
+
+def bin_of(k: Tensor, starts: Tensor) -> Tensor:
+    """The bin of each step, shaped as ``k``."""
+    return torch.bucketize(k, starts, right=True) - 1
+
+
 @dataclass(frozen=True)
 class Plan:
     """With which probability a step is visited.
@@ -49,14 +59,13 @@ class Plan:
             bins: geometric bins of k in which the square is averaged: the terms change fastest near k = 1.
             even: share that stays uniform, so that no step is left out.
         """
-        edges = torch.unique((steps ** torch.linspace(0, 1, bins + 1, dtype=torch.float64)).round().long())
-        place = torch.bucketize(torch.arange(1, steps + 1), edges, right=True).clamp(max=len(edges)) - 1
-        total, count = (torch.zeros(len(edges), dtype=torch.float64) for _ in range(2))
-        where = place[pilot.k.flatten() - 1]
+        starts = geometric(steps, bins)
+        total, count = (torch.zeros(len(starts), dtype=torch.float64) for _ in range(2))
+        where = bin_of(pilot.k.flatten(), starts)
         total.index_add_(0, where, pilot.nats.flatten() ** 2)
         count.index_add_(0, where, torch.ones_like(where, dtype=torch.float64))
         root = (total / count).sqrt()
-        root = torch.where(count > 0, root, root[count > 0].mean())[place]
+        root = torch.where(count > 0, root, root[count > 0].mean())[bin_of(torch.arange(1, steps + 1), starts)]
         return Plan((1 - even) * root / root.sum() + even / steps)
 
     def draw(self, u: Tensor, count: int) -> Tensor:
