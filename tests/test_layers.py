@@ -21,6 +21,7 @@ ROWS = (
     {"checkpoint", "draw", "pictures"},
     {"metrics"},
     {"train"},
+    {"judge"},
     {"cli"},
     {"__main__"},
 )

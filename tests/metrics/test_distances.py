@@ -8,6 +8,7 @@ from functools import reduce
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 from sklearn.metrics import pairwise_distances
 
@@ -133,9 +134,19 @@ def test_frechet_of_known_gaussians():
 
 def test_scores_of_sure_and_of_ignorant_classifiers():
     """K classes told surely and equally often: K. Nothing told: 1."""
-    sure = torch.eye(8).repeat(50, 1)
-    assert distances.score(sure).value == pytest.approx(8)
-    assert distances.score(torch.full((100, 8), 1 / 8)).value == pytest.approx(1)
+    sure = distances.Votes.of(torch.eye(8).repeat(50, 1))
+    assert distances.score([sure, sure]).value == pytest.approx(8) and distances.score([sure, sure]).n == 800
+    assert distances.Votes.of(torch.full((100, 8), 1 / 8)).score == pytest.approx(1)
+
+
+def test_the_score_as_published():
+    """Salimans's program, image by image; merged sums are the whole's."""
+    p = torch.rand(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = (p / p.sum(1, keepdim=True)).numpy()
+    expected = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
+    assert distances.Votes.of(torch.from_numpy(p)).score == pytest.approx(expected, rel=1e-9)
+    merged = distances.Votes.of(torch.from_numpy(p[:7])) + distances.Votes.of(torch.from_numpy(p[7:]))
+    assert merged.score == pytest.approx(expected, rel=1e-9)
 
 
 def test_shares_have_the_error_of_a_coin():

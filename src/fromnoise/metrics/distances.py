@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
+from typing import final
 
 import torch
 from torch import Tensor
 
-_BLOCK = 2048  # rows of a block of pairs
+_BLOCK = 1024  # rows of a block of pairs
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,10 @@ class Frechet(Estimate):
 
     limit: float
 
+    def at(self, n: int) -> Frechet:
+        """What it would be of another number of samples, by the same law."""
+        return Frechet(self.limit + (self.value - self.limit) * self.n / n, self.error, n, self.limit)
+
 
 def frechet_from(parts: Sequence[Moments], reference: Moments) -> Frechet:
     """Frechet distance of samples that came in random parts, with the delete-a-group jackknife's error.
@@ -204,11 +209,14 @@ def kernel(x: Tensor, y: Tensor, limit: int = 10_000) -> Estimate:
     Raises:
         ValueError: fewer than 3 vectors in one of them.
     """
-    x, y = x[:limit].double(), y[:limit].double()
+    return Reference(y[:limit]).kernel(x[:limit])
+
+
+def _kernel(x: Tensor, y: Tensor, yy: _Sums) -> Estimate:
     m, n = len(x), len(y)
     if min(m, n) < 3:
         raise ValueError("a kernel distance needs 3 vectors of each at least")
-    xx, yy, xy = _kernel_sums(x, None), _kernel_sums(y, None), _kernel_sums(x, y)
+    xx, xy = _kernel_sums(x, None), _kernel_sums(x, y)
     value = xx.total / (m * (m - 1)) + yy.total / (n * (n - 1)) - 2 * xy.total / (m * n)
     without_x = (xx.total - 2 * xx.rows) / ((m - 1) * (m - 2)) - 2 * (xy.total - xy.rows) / ((m - 1) * n)
     without_y = (yy.total - 2 * yy.rows) / ((n - 1) * (n - 2)) - 2 * (xy.total - xy.columns) / (m * (n - 1))
@@ -243,6 +251,8 @@ class Neighbourhoods:
 
 def _radii(x: Tensor, k: int) -> Tensor:
     """Distance from each vector to its k-th nearest other one."""
+    if len(x) <= k:
+        raise ValueError(f"neighbourhoods of {k} need more than {k} vectors")
     out = []
     for start in range(0, len(x), _BLOCK):
         apart = _apart(x[start : start + _BLOCK], x)
@@ -271,10 +281,11 @@ def neighbourhoods(real: Tensor, samples: Tensor, k: int = 5, limit: int = 10_00
     Raises:
         ValueError: not more than k vectors in one of them.
     """
-    real, samples = real[:limit].double(), samples[:limit].double()
-    if min(len(real), len(samples)) <= k:
-        raise ValueError(f"neighbourhoods of {k} need more than {k} vectors of each")
-    around_real, around_samples = _radii(real, k), _radii(samples, k)
+    return Reference(real[:limit], k).neighbourhoods(samples[:limit])
+
+
+def _neighbourhoods(real: Tensor, samples: Tensor, k: int, around_real: Tensor) -> Neighbourhoods:
+    around_samples = _radii(samples, k)
     inside = torch.zeros(len(samples), dtype=torch.float64, device=real.device)
     recalled, covered = [], []
     for start in range(0, len(real), _BLOCK):
@@ -284,6 +295,31 @@ def neighbourhoods(real: Tensor, samples: Tensor, k: int = 5, limit: int = 10_00
         recalled.append((apart < around_samples).any(1))
         covered.append(apart.min(1).values < radii)
     return Neighbourhoods(share(inside > 0), share(torch.cat(recalled)), mean(inside / k), share(torch.cat(covered)))
+
+
+@final
+class Reference:
+    """Real vectors that several sets are compared with: what depends on them alone is computed once."""
+
+    def __init__(self, vectors: Tensor, k: int = 5) -> None:
+        """Take vectors (N, D), and the k of neighbourhoods."""
+        self.vectors, self.k = vectors.double(), k
+
+    @cached_property
+    def _sums(self) -> _Sums:
+        return _kernel_sums(self.vectors, None)
+
+    @cached_property
+    def _around(self) -> Tensor:
+        return _radii(self.vectors, self.k)
+
+    def kernel(self, x: Tensor) -> Estimate:
+        """See ``kernel``."""
+        return _kernel(x.double(), self.vectors, self._sums)
+
+    def neighbourhoods(self, samples: Tensor) -> Neighbourhoods:
+        """See ``neighbourhoods``."""
+        return _neighbourhoods(self.vectors, samples.double(), self.k, self._around)
 
 
 # ---- simple numbers
@@ -311,22 +347,43 @@ def mean(values: Tensor) -> Estimate:
     return Estimate(float(values.mean()), error, n)
 
 
-def score(probabilities: Tensor, parts: int = 10) -> Estimate:
-    """Confidence and variety, exp E KL(p(class | image) || p(class)), over parts (Salimans et al. 2016).
+# ---- confidence and variety
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Sums over a classifier's probabilities; the sum of two is that of both sets together.
+
+    Attributes:
+        n: images.
+        classes: sum of the probabilities, float64 (K,).
+        certainty: sum of ``p log p`` over images and classes.
+    """
+
+    n: int
+    classes: Tensor
+    certainty: float
+
+    @staticmethod
+    def of(probabilities: Tensor) -> Votes:
+        """Of probabilities (N, K)."""
+        p = probabilities.double()
+        return Votes(len(p), p.sum(0), float(torch.special.xlogy(p, p).sum()))
+
+    def __add__(self, other: Votes) -> Votes:
+        return Votes(self.n + other.n, self.classes + other.classes, self.certainty + other.certainty)
+
+    @property
+    def score(self) -> float:
+        """Confidence and variety, exp E KL(p(class | image) || p(class)), from 1 to K."""
+        marginal = self.classes / self.n
+        return math.exp(self.certainty / self.n - float(torch.special.xlogy(marginal, marginal).sum()))
+
+
+def score(parts: Sequence[Votes]) -> Estimate:
+    """Mean score of random parts of the samples and its standard error (Salimans et al. 2016; they took ten).
 
     On the Inception network it is the Inception Score; on another it names that one.
-
-    Args:
-        probabilities: of the classes, (N, K).
-        parts: of which the mean and its standard error are taken.
     """
-    p = probabilities.double()
-    parts = max(1, min(parts, len(p)))
-    each = []
-    for part in p.tensor_split(parts):
-        marginal = part.mean(0, keepdim=True)
-        divergence = torch.special.xlogy(part, part / marginal).nan_to_num(0.0).sum(1)
-        each.append(divergence.mean().exp())
-    values = torch.stack(each)
-    error = float(values.std()) / math.sqrt(parts) if parts > 1 else math.nan
-    return Estimate(float(values.mean()), error, len(p))
+    values = mean(torch.tensor([p.score for p in parts], dtype=torch.float64))
+    return Estimate(values.value, values.error, sum(p.n for p in parts))

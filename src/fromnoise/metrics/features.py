@@ -45,11 +45,15 @@ class Features(ABC):
 
     Attributes:
         name: what a result calls these features.
+        about: them in a few words, for a report.
         size: D, how many there are of an image.
+        labels: names of the classes of the reference, where it knows their probabilities; else None.
     """
 
     name: str
+    about: str
     size: int
+    labels: tuple[str, ...] | None = None
 
     @abstractmethod
     def see(self, images: Tensor) -> Seen:
@@ -101,6 +105,7 @@ class Pixels(Features):
         while channels * -(-height // self.square) * -(-width // self.square) > _PIXELS:
             self.square += 1
         self.size = channels * -(-height // self.square) * -(-width // self.square)
+        self.about = f"the pixels, averaged over squares of {self.square}" if self.square > 1 else "the pixels"
 
     def see(self, images: Tensor) -> Seen:
         """See ``Features``."""
@@ -126,6 +131,7 @@ class Learned(Features):
         """Take a trained network, in eval mode."""
         self._net, self._compute = compute.place(net).eval(), compute
         self.labels, self.accuracy = labels, accuracy
+        self.about = f"a classifier of the training images, accuracy {accuracy:.2%} on held-out ones"
 
     def see(self, images: Tensor) -> Seen:
         """See ``Features``; in float32 whatever the precision of the rest."""
@@ -173,7 +179,7 @@ def classifier(
         kept = network.accuracy(net, data.held_out, compute)
         checkpoint.write(path, net.state_dict(), {"kind": "classifier", "accuracy": kept})
     learned = Learned(net, data.labels, kept, compute)
-    log(f"classifier features: accuracy {kept:.2%} on {len(data.held_out):,} held-out images ({path})")
+    log(f"features of {learned.about} ({path})")
     return learned
 
 
@@ -195,3 +201,33 @@ def _read(path: Path, net: network.Classifier) -> float | None:
         return float(header["accuracy"])
     except (checkpoint.Damaged, RuntimeError, KeyError):
         return None
+
+
+def by_name(
+    name: str | None,
+    data: Data,
+    *,
+    compute: Compute | None = None,
+    log: Log = lambda line: None,
+    watch: Watch = lambda done, total: None,
+) -> Features:
+    """Features by name.
+
+    Args:
+        name: classifier or pixels; None takes the classifier where there are labels, else the pixels.
+        data: the reference.
+        compute: where networks run.
+        log: takes lines for people.
+        watch: called as a network is trained.
+
+    Raises:
+        UserError: unknown, or not to be had.
+    """
+    name = name or ("pixels" if data.labels is None else "classifier")
+    makers: dict[str, Callable[[], Features]] = {
+        "classifier": lambda: classifier(data, compute=compute, log=log, watch=watch),
+        "pixels": lambda: pixels(data),
+    }
+    if name not in makers:
+        raise UserError(f"there are no features {name!r}: take {', '.join(makers)}")
+    return makers[name]()

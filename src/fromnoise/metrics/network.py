@@ -15,7 +15,7 @@ from fromnoise.data import Images, Stream, to_unit
 
 SIZE = 128  # of the features
 VERSION = 1  # of network and training: another one does not read this one's files
-_VIEWS = 300_000  # training images seen, unless the set is small
+_VIEWS = 200_000  # training images seen, unless the set is small
 _EPOCHS = 60  # at most
 _BATCH = 128
 _SHIFT = 2  # pixels by which a 28x28 image is moved about, at most
