@@ -18,9 +18,12 @@ ROWS = (
     {"disk", "compute"},
     {"data", "recipe"},
     {"model"},
-    {"checkpoint", "draw", "pictures", "plots", "bits"},
+    {"checkpoint", "draw", "pictures", "plots"},
+    {"metrics"},
+    {"bits"},
     {"latents"},
     {"train"},
+    {"judge"},
     {"cli"},
     {"__main__"},
 )

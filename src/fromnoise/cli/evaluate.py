@@ -1,0 +1,163 @@
+"""``fromnoise evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fromnoise.compute import Compute
+    from fromnoise.data import Data
+    from fromnoise.judge.subjects import Subject
+    from fromnoise.metrics.features import Features
+
+HELP = "judge models or samples against real images: distances, copies, coverage, cost"
+EPILOG = """each SUBJECT is a run folder, a .safetensors file, or samples of any program: a folder, .zip or .npz.
+every number comes with its error, its n, and the floor: what held-out real images score.
+
+examples:
+  fromnoise evaluate runs/digits
+  fromnoise evaluate runs/a runs/b others.npz --against mnist -n 5000 --out comparison
+  fromnoise evaluate runs/a --sweep steps=5,10,20,50 --sweep rule=ddim,unipc -n 1000
+  torchrun --nproc_per_node 8 -m fromnoise evaluate runs/a --against cifar10 -n 50000 --features inception"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("subjects", metavar="SUBJECT", nargs="+", help="a run folder, a .safetensors file, or samples")
+    add("--against", metavar="SPEC", help="real images; those that the run learned from, if left out")
+    add("-n", dest="count", metavar="N", type=int, default=2000, help="how many samples of each")
+    add("--features", metavar="NAME", help="classifier, pixels, inception or dinov2; classifier where there are labels")
+    add("--out", metavar="DIR", type=Path, help="where the report goes; evaluation-1 (2, ...) in the first run folder")
+    add("--json", metavar="FILE", type=Path, help="the numbers as JSON, here too")
+    add("--sweep", metavar="KEY=A,B", action="append", default=[], help="each run with each value of rule, steps, ...")
+    add("--size", metavar="S", type=int, help="side in pixels at which samples of others are compared")
+    add("--label", metavar="L", help="a class by name or number, several with commas; all if left out")
+    add("--seed", metavar="S", type=int, default=0, help="of the samples")
+    add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
+    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    add("--precision", default="auto", help="auto, bf16 or fp32")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge."""
+    from fromnoise.errors import UserError
+
+    for flag, number, least in (("-n", args.count, 10), ("--batch", args.batch, 1)):
+        if number < least:
+            raise UserError(f"{flag} {number} is too small: take at least {least}")
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
+    from fromnoise.compute import choose
+    from fromnoise.disk import check_file, check_folder
+    from fromnoise.judge import opening
+    from fromnoise.judge.subjects import Processes
+
+    out = args.out or _free(args.subjects)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty: choose another --out")
+    check_folder(out)
+    if args.json is not None:
+        check_file(args.json, ".json")
+    sweep = opening.parse_sweep(args.sweep)
+    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no", device_placement=False)
+    main, world = accelerator.is_main_process, accelerator.num_processes
+    compute = choose(str(accelerator.device) if args.device is None or world > 1 else args.device, args.precision)
+    processes = Processes(accelerator.process_index, world, lambda batch: cast("Tensor", accelerator.gather(batch)))
+
+    def say(line: str) -> None:
+        if main:
+            tqdm.write(line, file=sys.stderr)
+
+    data = opening.real_images(args.subjects, args.against, args.size, say)
+    how = opening.Drawing(args.count, args.seed, args.label, args.batch, compute, processes)
+    subjects = opening.subjects(args.subjects, sweep, data, how, args.size is not None)
+    if not main:  # the others only help to draw
+        for subject in subjects:
+            for _ in subject.batches():
+                pass
+        return 0
+    return _judge(args, data, subjects, compute, out, say)
+
+
+def _judge(
+    args: argparse.Namespace,
+    data: Data,
+    subjects: Sequence[Subject],
+    compute: Compute,
+    out: Path,
+    say: Callable[[str], None],
+) -> int:
+    """Measure, write, print."""
+    import json
+
+    from tqdm import tqdm
+
+    from fromnoise.disk import write_atomic
+    from fromnoise.judge import document, report
+    from fromnoise.judge.estimate import images, seconds
+    from fromnoise.judge.measure import measure
+    from fromnoise.judge.subjects import Real
+    from fromnoise.metrics import features
+
+    with tqdm(desc="training the classifier, once for these images", unit="step", disable=None) as bar:
+
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update()
+
+        space = features.by_name(args.features, data, compute=compute, log=say, watch=step)
+    reference = Real("training images", data.train)
+    drawing, measuring = sum(s.seconds() for s in subjects), seconds(subjects, reference, data.held_out, space)
+    say(f"this will take about {report.time(drawing)} of drawing and {report.time(measuring)} of measuring")
+    interval = 0.2 if sys.stderr.isatty() else 20.0
+    with tqdm(total=images(subjects, reference, data.held_out), unit="image", mininterval=interval) as bar:
+
+        def watch(name: str, more: int) -> None:
+            bar.set_description(name, refresh=False)
+            bar.update(more)
+
+        found = measure(subjects, reference, data.held_out, space, watch)
+    told = report.verdicts(found)
+    command = shlex.join(["fromnoise", *sys.argv[1:]])
+    around = report.Circumstances(command, args.against or "the images it learned from", _about(space, compute))
+    title = f"fromnoise evaluate: {', '.join(args.subjects)}"
+    files = document.write(out, title, report.blocks(found, told, reference, around))
+    plain = json.dumps(report.as_json(found, told, around), indent=1, allow_nan=False).encode()
+    for path in (out / "report.json", *([args.json] if args.json else [])):
+        write_atomic(path, plain)
+    print(report.distances(told).plain())
+    for verdict in told:
+        for finding in verdict.findings:
+            print(f"{verdict.name}: {finding}")
+    print(files[0])
+    return 0
+
+
+def _about(space: Features, compute: Compute) -> tuple[str, ...]:
+    from datetime import date
+
+    import torch
+
+    from fromnoise import __version__
+
+    return (
+        f"features: {space.about}",
+        f"{date.today()}, fromnoise {__version__}, torch {torch.__version__}, {compute.describe()}",
+    )
+
+
+def _free(names: Sequence[str]) -> Path:
+    """A folder that is not there yet, in the first run folder if there is one."""
+    first = Path(names[0])
+    base = first if first.is_dir() and (first / "model.safetensors").exists() else Path()
+    return next(p for i in itertools.count(1) if not (p := base / f"evaluation-{i}").exists())

@@ -1,0 +1,1 @@
+"""The judge: models and samples against real images, as tables, pictures and advice."""

@@ -1,0 +1,80 @@
+"""The numbers of a judgement by name, each beside its floor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fromnoise.judge.measure import Judged
+from fromnoise.metrics.distances import Estimate, Frechet, mean
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number, and the same of real images that were not learned from.
+
+    Attributes:
+        key: in JSON.
+        title: in tables.
+        found: of the samples.
+        floor: of held-out images; None where they have none.
+        better: "lower", "higher", or "" where nearer to the floor is better.
+        features: in which it was measured.
+    """
+
+    key: str
+    title: str
+    found: Estimate
+    floor: Estimate | None
+    better: str
+    features: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Value, error, n, features; the floor with its own error and n."""
+        plain: dict[str, Any] = {"value": self.found.value, "error": self.found.error, "n": self.found.n}
+        if isinstance(self.found, Frechet):
+            plain["limit"] = self.found.limit
+        if self.floor is not None:
+            plain |= {"floor": self.floor.value, "floor_error": self.floor.error, "floor_n": self.floor.n}
+        plain["features"] = self.features
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+
+
+def numbers(judged: Judged, floor: Judged, features: str) -> list[Number]:
+    """All numbers of a subject.
+
+    Args:
+        judged: of the samples.
+        floor: of held-out real images.
+        features: name of the feature space.
+    """
+    n, fewer = judged.tally.n, floor.tally.n
+    inception = features == "inception"
+    distance = floor.frechet if fewer == n else floor.frechet.at(n)
+    out = [
+        Number("frechet", "FID" if inception else f"Frechet ({features})", judged.frechet, distance, "lower", features),
+        Number(
+            "kernel", "KID" if inception else f"kernel ({features})", judged.kernel, floor.kernel, "lower", features
+        ),
+    ]
+    for key in ("precision", "recall", "density", "coverage"):
+        found, real = getattr(judged.neighbourhoods, key), getattr(floor.neighbourhoods, key)
+        out.append(Number(key, key, found, real if fewer == n else None, "higher", features))
+    if judged.score is not None:
+        title = "Inception Score" if inception else "classifier score"
+        out.append(Number("score", title, judged.score, floor.score if fewer == n else None, "higher", features))
+    for space, found in judged.nearest.items():
+        real = floor.nearest[space]
+        out.append(Number(f"copies_{space}", f"copies by {space}", found.copies, real.copies, "", space))
+        out.append(
+            Number(f"nearest_{space}", f"nearest by {space}", _near(found.distances), _near(real.distances), "", space)
+        )
+    out.append(Number("twins", "twins", judged.twins.copies, floor.twins.copies, "", "pixels"))
+    return out
+
+
+def _near(distances: torch.Tensor) -> Estimate:
+    return mean(distances[:, 0])

@@ -1,0 +1,1 @@
+"""What can be said of samples in numbers: features, distances, copies, coverage."""

@@ -1,0 +1,233 @@
+"""What images are compared by: a number of features of each, from the pixels to a network's last layer."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fromnoise import checkpoint
+from fromnoise.compute import Compute, choose
+from fromnoise.data import Data, to_unit
+from fromnoise.data.named import cache_folder
+from fromnoise.errors import UserError
+from fromnoise.metrics import network
+
+_PIXELS = 1024  # features of the pixels, at most
+
+Log = Callable[[str], None]
+Watch = Callable[[int, int], object]
+"""Takes how many steps are done and how many there are."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a feature extractor says of images.
+
+    Attributes:
+        features: float64 (N, D).
+        probabilities: of the classes, float64 (N, K); None where it knows none.
+    """
+
+    features: Tensor
+    probabilities: Tensor | None = None
+
+
+class Features(ABC):
+    """A map from images to vectors, the same for an image wherever it stands in a batch.
+
+    Attributes:
+        name: what a result calls these features.
+        about: them in a few words, for a report.
+        size: D, how many there are of an image.
+        labels: names of the classes of the reference, where it knows their probabilities; else None.
+    """
+
+    name: str
+    about: str
+    size: int
+    labels: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def see(self, images: Tensor) -> Seen:
+        """Features of one batch, and probabilities where classes are known.
+
+        Args:
+            images: uint8 (B, C, H, W).
+        """
+
+    def all(self, images: Tensor, batch: int = 256) -> Seen:
+        """The same of many images, batch by batch.
+
+        Args:
+            images: uint8 (N, C, H, W).
+            batch: images at a time.
+        """
+        seen = [self.see(part) for part in images.split(batch)]
+        known = [s.probabilities for s in seen if s.probabilities is not None]
+        return Seen(torch.cat([s.features for s in seen]), torch.cat(known) if known else None)
+
+    @final
+    def of(self, images: Tensor) -> Tensor:
+        """Features, float64 (N, D), of uint8 (N, C, H, W)."""
+        return self.all(images).features
+
+    @final
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Of the classes, float64 (N, K), of uint8 (N, C, H, W).
+
+        Raises:
+            UserError: these features know no classes.
+        """
+        known = self.all(images).probabilities
+        if known is None:
+            raise UserError(f"{self.name} features know no classes: take those of a classifier")
+        return known
+
+
+@final
+class Pixels(Features):
+    """The pixels themselves in [0, 1], averaged over squares until there are at most 1,024 of an image."""
+
+    name = "pixels"
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        """For images of this shape (C, H, W)."""
+        channels, height, width = shape
+        self.shape, self.square = shape, 1
+        while channels * -(-height // self.square) * -(-width // self.square) > _PIXELS:
+            self.square += 1
+        self.size = channels * -(-height // self.square) * -(-width // self.square)
+        self.about = f"the pixels, averaged over squares of {self.square}" if self.square > 1 else "the pixels"
+
+    def see(self, images: Tensor) -> Seen:
+        """See ``Features``."""
+        x = images.double() / 255
+        if self.square > 1:
+            x = F.avg_pool2d(x, self.square, ceil_mode=True)  # what hangs over the border is not averaged in
+        return Seen(x.flatten(1))
+
+
+@final
+class Learned(Features):
+    """The last hidden layer of a classifier trained on the labelled reference itself.
+
+    Attributes:
+        accuracy: on held-out images.
+        labels: names of the classes.
+    """
+
+    name = "classifier"
+    size = network.SIZE
+
+    def __init__(self, net: network.Classifier, labels: tuple[str, ...], accuracy: float, compute: Compute) -> None:
+        """Take a trained network, in eval mode."""
+        self._net, self._compute = compute.place(net).eval(), compute
+        self.labels, self.accuracy = labels, accuracy
+        self.about = f"a classifier of the training images, accuracy {accuracy:.2%} on held-out ones"
+
+    def see(self, images: Tensor) -> Seen:
+        """See ``Features``; in float32 whatever the precision of the rest."""
+        x = to_unit(images.to(self._compute.device)).contiguous(memory_format=self._compute.memory_format)
+        with torch.inference_mode():
+            features, logits = self._net(x)
+        return Seen(features.double().cpu(), logits.double().softmax(1).cpu())
+
+
+def pixels(data: Data) -> Pixels:
+    """The pixels, for images as these."""
+    return Pixels(data.shape)
+
+
+def classifier(
+    data: Data,
+    *,
+    compute: Compute | None = None,
+    log: Log = lambda line: None,
+    watch: Watch = lambda done, total: None,
+) -> Learned:
+    """A classifier of the reference set: from the cache, else trained on it in a minute or two and kept.
+
+    Args:
+        data: labelled; the network learns from ``data.train`` and is tested on ``data.held_out``.
+        compute: where; the best there is if left out.
+        log: takes a line that says what was done, with the accuracy.
+        watch: called after each step of training.
+
+    Raises:
+        UserError: the images have no labels, or the cache cannot be written.
+    """
+    if data.labels is None or data.train.labels is None:
+        raise UserError("a classifier needs labels, and these images have none: take --features pixels")
+    compute = compute or choose()
+    path = _place(data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = network.Classifier(data.shape, len(data.labels))
+    kept = _read(path, net)
+    if kept is None:
+        plan = network.Plan.of(len(data.train))
+        for done, _ in enumerate(network.fit(net, data.train, plan, compute), 1):
+            watch(done, plan.steps)
+        kept = network.accuracy(net, data.held_out, compute)
+        checkpoint.write(path, net.state_dict(), {"kind": "classifier", "accuracy": kept})
+    learned = Learned(net, data.labels, kept, compute)
+    log(f"features of {learned.about} ({path})")
+    return learned
+
+
+def _place(data: Data) -> Path:
+    """Where the classifier of a set lies: another set, split or way of training is another file."""
+    count = len(data.train)
+    some = data.train.get(torch.linspace(0, count - 1, min(64, count)).long())  # the split is not in the fingerprint
+    facts = (data.fingerprint, data.shape, data.labels, count, network.VERSION, some.numpy().tobytes())
+    return cache_folder() / "classifiers" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:20]}.safetensors"
+
+
+def _read(path: Path, net: network.Classifier) -> float | None:
+    """Fill a network from the cache; its accuracy, or None where there is no whole file."""
+    if not path.exists():
+        return None
+    try:
+        tensors, header = checkpoint.read(path)
+        net.load_state_dict(tensors)
+        return float(header["accuracy"])
+    except (checkpoint.Damaged, RuntimeError, KeyError):
+        return None
+
+
+def by_name(
+    name: str | None,
+    data: Data,
+    *,
+    compute: Compute | None = None,
+    log: Log = lambda line: None,
+    watch: Watch = lambda done, total: None,
+) -> Features:
+    """Features by name.
+
+    Args:
+        name: classifier or pixels; None takes the classifier where there are labels, else the pixels.
+        data: the reference.
+        compute: where networks run.
+        log: takes lines for people.
+        watch: called as a network is trained.
+
+    Raises:
+        UserError: unknown, or not to be had.
+    """
+    name = name or ("pixels" if data.labels is None else "classifier")
+    makers: dict[str, Callable[[], Features]] = {
+        "classifier": lambda: classifier(data, compute=compute, log=log, watch=watch),
+        "pixels": lambda: pixels(data),
+    }
+    if name not in makers:
+        raise UserError(f"there are no features {name!r}: take {', '.join(makers)}")
+    return makers[name]()

@@ -1,0 +1,130 @@
+"""The small classifier whose last hidden layer is a feature space, for sets that Inception knows nothing of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fromnoise.compute import Compute
+from fromnoise.data import Images, Stream, to_unit
+
+SIZE = 128  # of the features
+VERSION = 1  # of network and training: another one does not read this one's files
+_VIEWS = 200_000  # training images seen, unless the set is small
+_EPOCHS = 60  # at most
+_BATCH = 128
+_SHIFT = 2  # pixels by which a 28x28 image is moved about, at most
+_EVALUATE = 512
+
+
+class Classifier(nn.Module):
+    """A convolutional network: two convolutions a level until a side is at most 8, then 128 features, then classes."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        """Make the layers.
+
+        Args:
+            shape: (C, H, W) of the images.
+            classes: how many.
+        """
+        super().__init__()
+        channels, height, width = shape
+        layers: list[nn.Module] = []
+        out = 32
+        while True:
+            for stride in (2, 1):
+                layers += [nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+                channels = out
+            height, width = -(-height // 2), -(-width // 2)
+            if max(height, width) <= 8:
+                break
+            out = min(2 * out, 128)
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
+        self.features = nn.Sequential(nn.Linear(out * height * width, SIZE, bias=False), nn.BatchNorm1d(SIZE))
+        self.head = nn.Linear(SIZE, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits of images in [-1, 1].
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, 128) and (B, K).
+        """
+        features = self.features(self.body(x))
+        return features, self.head(F.relu(features))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long it trains: a number of steps of a batch."""
+
+    steps: int
+    batch: int
+
+    @staticmethod
+    def of(images: int) -> Plan:
+        """For a set of this many training images."""
+        batch = min(_BATCH, images)
+        return Plan(max(1, math.ceil(min(_VIEWS, _EPOCHS * images) / batch)), batch)
+
+
+def fit(net: Classifier, images: Images, plan: Plan, compute: Compute, seed: int = 0) -> Iterator[float]:
+    """Train, with one rise and fall of the learning rate and images moved by up to 1/14 of their side.
+
+    Args:
+        net: fresh.
+        images: with labels.
+        plan: how long.
+        compute: where and how precisely.
+        seed: of order, shifts and dropout.
+
+    Returns:
+        A generator that yields the loss after each step; the network is ready, in eval mode, when it ends.
+    """
+    compute.place(net).train()
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=plan.steps + 1, pct_start=0.2)
+    stream = Stream(images, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for step in range(plan.steps):
+            batch = stream.batch(range(step * plan.batch, (step + 1) * plan.batch))
+            assert batch.labels is not None
+            x = to_unit(_shifted(batch.pixels).to(compute.device)).contiguous(memory_format=compute.memory_format)
+            with compute.autocast():
+                _, logits = net(x)
+            loss = F.cross_entropy(logits.float(), batch.labels.to(compute.device), label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            yield float(loss.detach())
+    net.eval()
+
+
+def _shifted(pixels: Tensor) -> Tensor:
+    """A batch moved by a few pixels, all of it alike; the border repeats."""
+    most = max(pixels.shape[-2:]) * _SHIFT // 28
+    if not most:
+        return pixels
+    down, right = torch.randint(2 * most + 1, (2,)).tolist()
+    padded = F.pad(pixels.float(), (most,) * 4, mode="replicate").to(torch.uint8)
+    return padded[..., down : down + pixels.shape[-2], right : right + pixels.shape[-1]]
+
+
+def accuracy(net: Classifier, images: Images, compute: Compute) -> float:
+    """Share of images whose class is told right."""
+    assert images.labels is not None
+    right = 0
+    for ids in torch.arange(len(images)).split(_EVALUATE):
+        x = to_unit(images.get(ids).to(compute.device)).contiguous(memory_format=compute.memory_format)
+        with torch.inference_mode():
+            right += int((net(x)[1].argmax(1).cpu() == images.labels[ids]).sum())
+    return right / len(images)
