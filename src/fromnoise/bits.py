@@ -18,6 +18,7 @@ from fromnoise.diffusion.ode import Flow, Solver
 from fromnoise.errors import UserError
 from fromnoise.metrics.distances import Estimate, mean
 from fromnoise.model import Model
+from fromnoise.recipe import SampleRecipe
 
 Tick = Callable[[int], object]
 """Told how many images more are done."""
@@ -99,16 +100,18 @@ class Measure:
         compute: where; single precision is meant: a trace amplifies the rounding of bf16.
         seed: of the noise; image i's is of (seed, i).
         batch: images at a time.
+        how: whose variance and clipping the model takes; None for its recipe's.
     """
 
     model: Model
     compute: Compute
     seed: int = 0
     batch: int = 64
+    how: SampleRecipe | None = None
 
     def code(self) -> Bound:
         """The model as a code: its own variance, and x_0 clipped where it is clipped to sample."""
-        how = self.model.recipe.sample.model_copy(update={"guidance": 1.0})
+        how = (self.how or self.model.recipe.sample).model_copy(update={"guidance": 1.0})
         return Bound(self.model.guided(how), self.model.schedule, self.model.variance(how))
 
     def bound(

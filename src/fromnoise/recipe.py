@@ -195,7 +195,7 @@ class SampleRecipe(_Part):
     """How pictures are drawn, unless told otherwise."""
 
     rule: Literal[
-        "ancestral", "ddim", "euler", "heun", "dpmpp-2m", "dpmpp-3m", "dpmpp-2m-sde", "unipc", "ipndm", "pc"
+        "ancestral", "ddim", "euler", "heun", "dpmpp-2m", "dpmpp-3m", "dpmpp-2m-sde", "unipc", "ipndm", "pc", "sde"
     ] = "ancestral"
     """what a step does"""
     steps: Count | None = None

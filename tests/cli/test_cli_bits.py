@@ -1,0 +1,88 @@
+"""``fromnoise bits`` and what ``show`` shows of a model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+FAST = ("-n", 6, "--visits", 4, "--flow", 2, "--flow-steps", 2)
+
+
+def test_bits(right, run, tmp_path):
+    """Both ways on both pieces, with errors and n, in words, as JSON and as a plot."""
+    said = right("bits", run, *FAST, "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png")
+    assert "held out" in said.out and "training" in said.out and "flow" in said.out and "+-" in said.out
+    told = json.loads((tmp_path / "b.json").read_text())
+    for piece in (told, told["train"]):
+        assert piece["bound"]["n"] == 6 and piece["flow"]["n"] == 2
+        assert piece["bound"]["value"] > 0 and piece["bound"]["error"] > 0
+        assert sum(piece["parts"].values()) == pytest.approx(piece["bound"]["value"])
+    assert told["gap"]["bound"]["value"] == pytest.approx(told["bound"]["value"] - told["train"]["bound"]["value"])
+    assert Image.open(tmp_path / "b.png").size[0] > 300
+
+
+def test_bits_repeat(right, run, tmp_path):
+    """The same command, the same numbers; another seed, others."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        right("bits", run, *FAST, "--flow", 0, "--seed", seed, "--json", tmp_path / f"{name}.json")
+    a, b, c = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "abc")
+    assert a == b and a["bound"]["value"] != c["bound"]["value"] and a["flow"] is None
+
+
+def test_bits_of_other_images(right, run, paint, tmp_path):
+    """Another set is brought to the model's shape; it has no training piece."""
+    paint(tmp_path / "others", [f"{i}.png" for i in range(60)], 20, 12)
+    said = right("bits", run, "--data", tmp_path / "others", *FAST, "--flow", 0, "--json", tmp_path / "b.json")
+    assert "no training piece" in said.out and "train" not in json.loads((tmp_path / "b.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-n", 1], "-n 1"),
+        (["--visits", "some"], "--visits some"),
+        (["--visits", 0], "--visits 0"),
+        (["--flow-steps", 0], "--flow-steps"),
+        (["--tolerance", 2], "--tolerance 2"),
+        (["--probes", 0], "--probes"),
+        (["--json", "b.txt"], ".json"),
+        (["--plot", "b.jpg"], ".png"),
+        (["--data", "no-such-set"], "no-such-set"),
+    ],
+)
+def test_bits_asked_wrongly(wrong, run, words, told):
+    """One line."""
+    wrong("bits", run, *words, told=told)
+
+
+@pytest.mark.parametrize("thing", ["progressive", "shared", "rate"])
+def test_show_of_a_model(right, run, thing, tmp_path):
+    """A picture each."""
+    few = () if thing == "rate" else ("--steps", 4)
+    right("show", thing, run, "-n", 2, *few, "--out", tmp_path / "p.png")
+    assert min(Image.open(tmp_path / "p.png").size) > 30
+
+
+def test_rate_as_json(right, run, tmp_path):
+    """The whole curve."""
+    right("show", "rate", run, "-n", 2, "--out", tmp_path / "p.png", "--json", tmp_path / "r.json")
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert told["n"] == 2 and told["steps"] == list(range(1, 1001)) and len(told["rates"]) == 1000
+    assert told["rates"] == sorted(told["rates"]) and told["lossless"] > told["rates"][-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["shared", "--depths", "2"], "--depths 2"),
+        (["shared", "--depths", "deep"], "--depths deep"),
+        (["shared", "--steps", "2000"], "2000 steps"),
+        (["progressive", "--steps", "0"], "--steps 0"),
+        (["rate", "-n", "0"], "-n 0"),
+    ],
+)
+def test_show_asked_wrongly(wrong, run, words, told):
+    """One line."""
+    wrong("show", words[0], run, *words[1:], "--out", "p.png", told=told)
