@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,12 @@ from torch import Tensor, nn
 from fromnoise import nets
 from fromnoise.diffusion import guidance, loss, multistep, rules, sampler, schedule, target
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
+from fromnoise.diffusion.noise import Noise
 from fromnoise.errors import UserError
 from fromnoise.recipe import DiffusionRecipe, LossRecipe, Recipe, SampleRecipe
+
+Wrap = Callable[[Denoise], Denoise]
+"""Puts a denoiser into a wrapper (``diffusion/guidance``)."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,43 @@ class Model:
         except ValueError as e:
             raise UserError(str(e)) from None
 
-    def guided(self, how: SampleRecipe) -> Denoise:
-        """The denoiser in its wrappers."""
+    def guided(self, how: SampleRecipe, wrap: Wrap = lambda denoise: denoise) -> Denoise:
+        """The denoiser in its wrappers.
+
+        Args:
+            how: which, and how strong.
+            wrap: guidance of the caller's own, around the classifier-free and within the interval.
+        """
         denoise: Denoise = self.denoiser
         if how.guidance != 1:
-            denoise = guidance.ClassifierFree(denoise, how.guidance)
+            denoise = guidance.ClassifierFree(denoise, how.guidance, how.rescale)
+        denoise = wrap(denoise)
+        span = how.interval_logsnr
+        if how.interval is not None:
+            late, early = self.schedule.logsnr(torch.tensor(how.interval[::-1], dtype=torch.float64)).tolist()
+            span = (late, early)
+        if span is not None and denoise is not self.denoiser:
+            denoise = guidance.During(denoise, self.denoiser, *span)
+        if how.threshold is not None:
+            return guidance.Threshold(denoise, how.threshold)
         return guidance.Clip(denoise) if how.clip else denoise
+
+    def noise(self, how: SampleRecipe, ids: Tensor, seed: int) -> Noise:
+        """The noise of samples: that of the forward process which the model learned, and truncated if asked."""
+        return Noise(seed, ids, self.recipe.loss.offset_noise, how.truncation)
+
+    def shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """(C, H, W) of pictures of this ``size``; None for that of the training images.
+
+        Raises:
+            UserError: the network is built for one size.
+        """
+        channels, *own = self.facts.shape
+        if size is None or list(size) == own:
+            return self.facts.shape
+        if self.recipe.network.kind == "pulfer":
+            raise UserError(f"this network is built for {own[0]}x{own[1]} pixels alone: leave out the size")
+        return channels, *size
 
     def classes(self, label: str) -> int:
         """The class that ``label`` names, by name or number.

@@ -30,6 +30,11 @@ def _size(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
+def _pair(value: Any) -> Any:
+    """Two numbers, also as the words ``a,b`` of a flag."""
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
@@ -212,8 +217,26 @@ class SampleRecipe(_Part):
     """clip x_0 to the range of pixels at each step"""
     guidance: NotNegative = 1.0
     """scale of classifier-free guidance; 1 is none"""
+    rescale: Share = 0.0
+    """share in which guided images get the contrast of unguided ones back; 0.7 where they are overexposed"""
+    interval: Annotated[tuple[Share, Share] | None, BeforeValidator(_pair)] = None
+    """times t, from and to, between which guidance acts; left out: at all"""
+    interval_logsnr: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
+    """the same in log-SNR"""
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """quantile of dynamic thresholding, such as 0.995, in place of clip"""
+    truncation: Positive | None = None
+    """largest size of the numbers that noise is made of; smaller is less varied; left out: unbounded"""
     count: Annotated[int, Field(ge=0)] = 64
     """pictures drawn after training"""
+
+    @model_validator(mode="after")
+    def _agree(self) -> SampleRecipe:
+        if self.interval is not None and self.interval_logsnr is not None:
+            raise ValueError("guidance has one interval: in t, or in log-SNR")
+        if any(span is not None and not span[0] < span[1] for span in (self.interval, self.interval_logsnr)):
+            raise ValueError("an interval of guidance runs from a smaller number to a larger one")
+        return self
 
 
 class Recipe(_Part):

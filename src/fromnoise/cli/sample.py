@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fromnoise.recipe import SampleRecipe
+from fromnoise.cli import guides
 
 HELP = "draw pictures from a trained model"
 EPILOG = """what is left out is taken from the model's own recipe.
@@ -50,14 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--eta", type=float, help="of ddim: 0 deterministic to 1 ancestral")
     add("--churn", metavar="G", type=float, help="of heun: share by which the noise is raised before each step")
     add("--snr", metavar="R", type=float, help="of pc: how long a Langevin step is")
-    add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 at each step")
-    add("--label", metavar="L", help="a class by name or number, several with commas, or all")
-    add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance")
     add("--seed", metavar="S", type=int, default=0, help="picture i depends on (seed, i) alone")
     add("--first", metavar="I", type=int, default=0, help="number of the first picture")
     add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
     add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
     add("--precision", default="auto", help="auto, bf16 or fp32")
+    guides.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,15 +82,15 @@ def run(args: argparse.Namespace) -> int:
         if each is not None:
             check_file(each, ending)
     loaded = load_model(args.model)
-    how = settings(loaded.model.recipe.sample, args)
-    if args.guidance not in (None, 1) and loaded.model.facts.labels is None:
-        raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")
+    how = guides.settings(loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr")
+    guides.check_labels(args, loaded.model)
     ids = torch.arange(args.first, args.first + args.count)
     cond(loaded.model, args.label, ids)  # an unknown label is told of before the bar is drawn
     compute = choose(args.device, args.precision)
     compute.place(loaded.model.denoiser)
+    wrap = guides.wrap(args, loaded.model, compute)
     begun = time.perf_counter()
-    steps = draw(loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch)
+    steps = draw(loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap)
     with tqdm(total=-(-args.count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
         drawn = collect(steps, frames=100 if args.gif or args.strip else 0, watch=lambda step: bar.update())
     spent = time.perf_counter() - begun
@@ -107,22 +103,3 @@ def run(args: argparse.Namespace) -> int:
         pictures.save(pictures.reverse_strip(drawn.frames, drawn.times), args.strip)
         print(f"the reverse process: {args.strip}")
     return 0
-
-
-def settings(own: SampleRecipe, args: argparse.Namespace) -> SampleRecipe:
-    """The recipe's way of sampling with what the flags change.
-
-    Raises:
-        UserError: a value out of range.
-    """
-    from pydantic import ValidationError
-
-    from fromnoise.errors import UserError
-
-    keys = ("rule", "steps", "grid", "variance", "eta", "churn", "snr", "clip", "guidance")
-    told = {k: getattr(args, k) for k in keys}
-    try:
-        return type(own).model_validate(own.model_dump() | {k: v for k, v in told.items() if v is not None})
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
