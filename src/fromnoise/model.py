@@ -180,11 +180,14 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "
 
 
 def _schedule(how: DiffusionRecipe) -> schedule.Schedule:
-    if how.schedule == "linear":
-        return schedule.linear(how.steps, how.beta_first, how.beta_last, rescale=how.rescale)
     if how.schedule == "cosine-continuous":
         return schedule.Cosine()
-    return {"cosine": schedule.cosine, "sigmoid": schedule.sigmoid}[how.schedule](how.steps)
+    table = {
+        "linear": lambda steps: schedule.linear(steps, how.beta_first, how.beta_last, rescale=how.rescale),
+        "cosine": schedule.cosine,
+        "sigmoid": schedule.sigmoid,
+    }[how.schedule](how.steps)
+    return schedule.zero_terminal(table) if how.zero_terminal else table
 
 
 def _loss(how: LossRecipe, table: schedule.Schedule, variance: float) -> loss.Loss:

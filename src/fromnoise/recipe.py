@@ -110,6 +110,8 @@ class DiffusionRecipe(_Part):
     """of the linear schedule, at T = 1000"""
     rescale: bool = True
     """scale the linear betas by 1000/T, so that any T ends in noise; false takes them literally"""
+    zero_terminal: bool = False
+    """rescale the table so that it ends in pure noise, for true black and true white (Lin et al. 2023)"""
     target: Literal["eps", "x0", "v", "mean"] = "eps"
     """what the network regresses"""
 
@@ -268,6 +270,8 @@ class Recipe(_Part):
             raise ValueError(
                 "target mean and weighting bound need a table of steps: take schedule linear, cosine or sigmoid"
             )
+        if self.diffusion.zero_terminal:
+            self._agree_on_zero_terminal(continuous)
         if self.loss.weighting == "bound" and self.diffusion.steps < 2:
             raise ValueError("weighting bound needs at least 2 diffusion steps")
         if self.sample.steps is not None and not continuous and self.sample.steps > self.diffusion.steps:
@@ -289,6 +293,21 @@ class Recipe(_Part):
                 f"network {self.network.kind} takes no labels and no self-conditioning: take network.kind unet"
             )
         return self
+
+    def _agree_on_zero_terminal(self, continuous: bool) -> None:
+        if continuous or self.diffusion.steps < 2:
+            raise ValueError("zero_terminal rescales a table of steps: take schedule linear, cosine or sigmoid")
+        if self.diffusion.target == "eps":
+            raise ValueError(
+                "with zero_terminal the last step is noise alone, of which target eps says no image: take v or x0"
+            )
+        if self.loss.weighting in ("min-snr", "p2"):
+            raise ValueError(
+                f"weighting {self.loss.weighting} is 0 where there is noise alone: with zero_terminal sampling would "
+                "begin with what was not learned; take weighting simple"
+            )
+        if self.sample.grid in ("logsnr", "karras"):
+            raise ValueError(f"with zero_terminal grid {self.sample.grid} has no log-SNR to begin at: take uniform")
 
 
 BUDGETS = ("steps", "epochs", "images", "minutes")

@@ -82,6 +82,16 @@ def test_a_key_below_a_value(wrong):
         (["--network.dropout", "1"], ("network.dropout",)),
         (["--diffusion.schedule", "cosin"], ("diffusion.schedule", "cosin", "'cosine'")),
         (["--diffusion.beta_last", "1"], ("diffusion.beta_last",)),
+        (
+            ["--diffusion.zero_terminal", "true", "--diffusion.target", "eps"],
+            ("noise alone", "v or x0"),
+        ),
+        (
+            ["--diffusion.zero_terminal", "true", "--diffusion.schedule", "cosine-continuous"],
+            ("zero_terminal", "table", "linear, cosine or sigmoid"),
+        ),
+        (["--diffusion.zero_terminal", "true", "--loss.weighting", "min-snr"], ("min-snr", "weighting simple")),
+        (["--diffusion.zero_terminal", "true", "--sample.grid", "karras"], ("karras", "uniform")),
         (["--loss.weighting", "bound", "--diffusion.schedule", "cosine-continuous"], ("bound", "schedule linear")),
         (["--network.kind", "pulfer", "--data.labels", "true"], ("pulfer", "labels", "network.kind unet")),
         (["--steps", "5", "--epochs", "2"], ("--epochs", "--steps", "not allowed")),
