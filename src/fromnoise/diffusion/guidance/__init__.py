@@ -9,5 +9,18 @@ from fromnoise.diffusion.guidance.classifier import ByClassifier, Classifier
 from fromnoise.diffusion.guidance.classifier_free import ClassifierFree, Untold
 from fromnoise.diffusion.guidance.during import During
 from fromnoise.diffusion.guidance.limit import Clip, Threshold
+from fromnoise.diffusion.guidance.posterior import PiGDM, Posterior, Projected
 
-__all__ = ["Autoguidance", "ByClassifier", "Classifier", "ClassifierFree", "Clip", "During", "Threshold", "Untold"]
+__all__ = [
+    "Autoguidance",
+    "ByClassifier",
+    "Classifier",
+    "ClassifierFree",
+    "Clip",
+    "During",
+    "PiGDM",
+    "Posterior",
+    "Projected",
+    "Threshold",
+    "Untold",
+]
