@@ -19,6 +19,7 @@ ROWS = (
     {"data", "recipe"},
     {"model"},
     {"checkpoint", "draw", "pictures"},
+    {"edit"},
     {"train"},
     {"cli"},
     {"__main__"},

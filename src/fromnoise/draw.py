@@ -15,7 +15,7 @@ from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.rules import Rule
 from fromnoise.diffusion.sampler import Step, start, trajectory
 from fromnoise.diffusion.schedule import Level, Schedule
-from fromnoise.model import Model, Wrap, cond, rule
+from fromnoise.model import Model, Wrap, cond, rule, unwrapped
 from fromnoise.recipe import SampleRecipe
 
 
@@ -69,7 +69,7 @@ def draw(
     seed: int = 0,
     label: str | None = None,
     batch: int = 64,
-    wrap: Wrap = lambda denoise: denoise,
+    wrap: Wrap = unwrapped,
     size: tuple[int, int] | None = None,
 ) -> Iterator[Drawn]:
     """Sample, batch after batch; picture i depends on (seed, i) alone.

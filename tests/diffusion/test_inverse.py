@@ -181,6 +181,20 @@ def test_projection_keeps_what_is_seen():
     assert torch.allclose(x[:, SEEN], Y[SEEN].expand(50, -1), atol=1e-12)
 
 
+def test_noise_to_a_depth_and_back_leaves_the_distribution():
+    """SDEdit of the data's own images, with the exact denoiser: other images of the same data."""
+    n, noise = 2000, Noise(3, torch.arange(2000))
+    x0 = TRUE.sample(noise)[0].reshape(n, *SHAPE)
+    levels = [level for level in sampler.uniform(TABLE, 100) if level.t <= 0.5]
+    x = levels[0].noisy(x0, start(SHAPE, noise, torch.empty(0, **D)))
+    for step in trajectory(TRUE, Ancestral(0.0), levels, x, noise):
+        x = step.x
+    spread = ((COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2) / n).sqrt()
+    assert bool(((x.flatten(1).mean(0) - MEAN).abs() < 4 * (COVARIANCE.diagonal() / n).sqrt()).all())
+    assert bool(((torch.cov(x.flatten(1).T) - COVARIANCE).abs() < 4.5 * spread).all())
+    assert float((x - x0).abs().mean()) > 0.1
+
+
 @pytest.mark.parametrize("wrapper", [Projected, PiGDM, Posterior])
 def test_pure_noise_is_no_obstacle(wrapper):
     """Schedules of zero terminal SNR begin where J says nothing."""

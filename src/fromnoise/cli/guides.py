@@ -35,10 +35,12 @@ def wrap(args: argparse.Namespace, model: Model, compute: Compute) -> Wrap:
     Raises:
         UserError: the other model does not go with this one.
     """
-    if args.autoguide is None:
-        return lambda denoise: denoise
     from fromnoise.checkpoint import load_model
     from fromnoise.diffusion import Autoguidance
+    from fromnoise.model import unwrapped
+
+    if args.autoguide is None:
+        return unwrapped
 
     weak = load_model(args.autoguide).model
     _check_alike(weak, model, args.autoguide)

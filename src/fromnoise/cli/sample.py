@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fromnoise.cli import guides
+from fromnoise.cli import guides, numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fromnoise.model import Model
 
 HELP = "draw pictures from a trained model"
 EPILOG = """what is left out is taken from the model's own recipe.
@@ -31,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
     add("model", metavar="RUN", help="a run folder or one .safetensors file")
-    add("-n", dest="count", metavar="N", type=int, default=64, help="how many pictures")
+    add("-n", dest="count", metavar="N", type=int, help="how many pictures; 64 if left out, 8 a class of --label all")
     add(
         "--out",
         metavar="PATH",
@@ -50,6 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--snr", metavar="R", type=float, help="of pc: how long a Langevin step is")
     add("--seed", metavar="S", type=int, default=0, help="picture i depends on (seed, i) alone")
     add("--first", metavar="I", type=int, default=0, help="number of the first picture")
+    add("--seeds", metavar="I,J,...", help="only the pictures of these numbers, as in 3,17,204")
+    add("--size", metavar="HxW", help="of the pictures, other than the training images'")
     add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
     add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
     add("--precision", default="auto", help="auto, bf16 or fp32")
@@ -60,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
     """Draw."""
     from fromnoise.errors import UserError
 
-    for flag, number, least in (("-n", args.count, 1), ("--batch", args.batch, 1), ("--first", args.first, 0)):
+    count = 1 if args.count is None else args.count
+    for flag, number, least in (("-n", count, 1), ("--batch", args.batch, 1), ("--first", args.first, 0)):
         if number < least:
             raise UserError(f"{flag} {number} is too small: take at least {least}")
-    if args.first + args.count > 2**63 - 1:
-        raise UserError(f"--first {args.first} is too large: the numbers of the pictures end at 2^63")
+    if args.seeds is not None and (args.count is not None or args.first):
+        raise UserError("--seeds names the pictures, so -n and --first have no place beside it")
     import time
 
-    import torch
     from tqdm import tqdm
 
     from fromnoise import pictures
@@ -84,18 +92,24 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_model(args.model)
     how = guides.settings(loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr")
     guides.check_labels(args, loaded.model)
-    ids = torch.arange(args.first, args.first + args.count)
+    ids = _numbers(args, loaded.model)
+    count = len(ids)
     cond(loaded.model, args.label, ids)  # an unknown label is told of before the bar is drawn
     compute = choose(args.device, args.precision)
     compute.place(loaded.model.denoiser)
     wrap = guides.wrap(args, loaded.model, compute)
+    size = numbers.size("--size", args.size) if args.size else None
     begun = time.perf_counter()
-    steps = draw(loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap)
-    with tqdm(total=-(-args.count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
+    steps = draw(
+        loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
+    )
+    with tqdm(total=-(-count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
         drawn = collect(steps, frames=100 if args.gif or args.strip else 0, watch=lambda step: bar.update())
     spent = time.perf_counter() - begun
-    pictures.save_images(drawn.images, args.out, drawn.labels if args.label is not None else None, args.first)
-    print(f"{args.count} pictures in {spent:.1f} s ({spent / args.count:.3g} s each): {args.out}")
+    labels = drawn.labels if args.label is not None else None
+    names = loaded.model.facts.labels if args.label == "all" else None
+    pictures.save_images(drawn.images, args.out, labels, ids.tolist(), names)
+    print(f"{count} pictures in {spent:.1f} s ({spent / count:.3g} s each): {args.out}")
     if args.gif:
         pictures.gif(drawn.frames, args.gif)
         print(f"the reverse process: {args.gif}")
@@ -103,3 +117,22 @@ def run(args: argparse.Namespace) -> int:
         pictures.save(pictures.reverse_strip(drawn.frames, drawn.times), args.strip)
         print(f"the reverse process: {args.strip}")
     return 0
+
+
+def _numbers(args: argparse.Namespace, model: Model) -> Tensor:
+    """Which pictures to draw, (N,).
+
+    Raises:
+        UserError: a number too large.
+    """
+    import torch
+
+    from fromnoise.errors import UserError
+
+    if args.seeds is not None:
+        return torch.tensor(numbers.listed("--seeds", args.seeds))
+    each = 8 * len(model.facts.labels) if args.label == "all" and model.facts.labels is not None else 64
+    count = args.count if args.count is not None else each
+    if args.first + count > 2**63 - 1:
+        raise UserError(f"--first {args.first} is too large: the numbers of the pictures end at 2^63")
+    return torch.arange(args.first, args.first + count)

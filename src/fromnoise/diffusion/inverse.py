@@ -99,7 +99,7 @@ def _apply(matrices: Sequence[Tensor | None], x: Tensor) -> Tensor:
     """One matrix for each axis from the channels on."""
     for axis, matrix in enumerate(matrices, start=1):
         if matrix is not None:
-            x = torch.tensordot(x, matrix.to(x), dims=([axis], [1])).movedim(-1, axis)
+            x = (x.movedim(axis, -1) @ matrix.to(x).T).movedim(-1, axis)
     return x
 
 
@@ -132,7 +132,7 @@ def downsample(height: int, width: int, factor: int) -> Separable:
     return Separable(rows=means(height), columns=means(width))
 
 
-def blur(height: int, width: int, deviation: float, least: float = 0.02) -> Separable:
+def blur(height: int, width: int, deviation: float, least: float = 0.05) -> Separable:
     """Sharpness is lost: a Gaussian kernel, images being mirrored at their edges.
 
     What the blur leaves of the finest patterns is below the steps of 8-bit pixels and comes back as noise alone:
