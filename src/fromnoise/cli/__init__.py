@@ -12,10 +12,18 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import bits, evaluate, recipes, sample, show, train
+from fromnoise.cli import bits, edit, evaluate, recipes, sample, show, train
 from fromnoise.errors import UserError
 
-VERBS = {"train": train, "sample": sample, "evaluate": evaluate, "bits": bits, "show": show, "recipes": recipes}
+VERBS = {
+    "train": train,
+    "sample": sample,
+    "edit": edit,
+    "evaluate": evaluate,
+    "bits": bits,
+    "show": show,
+    "recipes": recipes,
+}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
