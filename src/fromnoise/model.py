@@ -189,9 +189,13 @@ def solver(name: str, operator: Operator, y: Tensor, effort: int | None = None) 
 
 
 def rule(how: SampleRecipe, model: Model) -> rules.Rule:
-    """The step rule by name."""
+    """The step rule by name.
+
+    Raises:
+        UserError: it needs more steps.
+    """
     ancestral = rules.Ancestral(model.variance(how))
-    return {
+    chosen: rules.Rule = {
         "ancestral": ancestral,
         "ddim": rules.DDIM(how.eta),
         "euler": rules.DDIM(0.0),  # the same step: see rules.Heun
@@ -204,6 +208,10 @@ def rule(how: SampleRecipe, model: Model) -> rules.Rule:
         "pc": rules.Corrected(ancestral, how.snr),
         "sde": ode.ReverseSDE(),
     }[how.rule]
+    steps = how.steps or model.schedule.steps or 250
+    if steps < chosen.fewest:
+        raise UserError(f"rule {how.rule} needs at least {chosen.fewest} steps, not {steps}: take more, or rule ddim")
+    return chosen
 
 
 def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "cpu") -> Model:

@@ -57,19 +57,20 @@ def test_bits_asked_wrongly(wrong, run, words, told):
     wrong("bits", run, *words, told=told)
 
 
-@pytest.mark.parametrize("thing", ["progressive", "shared", "rate"])
+@pytest.mark.parametrize("thing", ["progressive", "shared"])
 def test_show_of_a_model(right, run, thing, tmp_path):
     """A picture each."""
-    few = () if thing == "rate" else ("--steps", 4)
-    right("show", thing, run, "-n", 2, *few, "--out", tmp_path / "p.png")
+    right("show", thing, run, "-n", 2, "--steps", 4, "--out", tmp_path / "p.png")
     assert min(Image.open(tmp_path / "p.png").size) > 30
 
 
-def test_rate_as_json(right, run, tmp_path):
-    """The whole curve."""
-    right("show", "rate", run, "-n", 2, "--out", tmp_path / "p.png", "--json", tmp_path / "r.json")
+def test_rate(right, small, tmp_path):
+    """The whole curve, as a plot, a table and JSON; T = 30 here."""
+    right("train", "digits", "--steps", 1, "--out", tmp_path / "r", *small, "--diffusion.steps", 30)
+    said = right("show", "rate", tmp_path / "r", "-n", 2, "--out", tmp_path / "p.png", "--json", tmp_path / "r.json")
     told = json.loads((tmp_path / "r.json").read_text())
-    assert told["n"] == 2 and told["steps"] == list(range(1, 1001)) and len(told["rates"]) == 1000
+    assert told["n"] == 2 and told["steps"] == list(range(1, 31)) and len(told["rates"]) == 30
+    assert "lossless" in said.out and Image.open(tmp_path / "p.png").size[0] > 300
     assert told["rates"] == sorted(told["rates"]) and told["lossless"] > told["rates"][-1]
 
 
@@ -86,3 +87,48 @@ def test_rate_as_json(right, run, tmp_path):
 def test_show_asked_wrongly(wrong, run, words, told):
     """One line."""
     wrong("show", words[0], run, *words[1:], "--out", "p.png", told=told)
+
+
+@pytest.mark.parametrize("flow", [(), ("--flow",)])
+def test_interpolate(right, run, paint, tmp_path, flow):
+    """A row a depth, a column a point."""
+    paint(tmp_path, ["a.png", "b.png"], 8, 8, 1)
+    few = ("--points", 3, "--depth", "0.3,1", "--steps", 4)
+    right("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", *few, *flow, "--out", "p.png")
+    height, width = reversed(Image.open(tmp_path / "p.png").size)
+    assert width == 3 * 64 + 2 * 2 and height == 2 * 64 + 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--points", 1], "--points 1"),
+        (["--depth", "0"], "--depth 0"),
+        (["--to", "none.png"], "none.png"),
+        (["--to", "wide.png"], "8x12"),
+        (["--steps", 5000], "5000 steps"),
+    ],
+)
+def test_interpolate_asked_wrongly(wrong, run, paint, tmp_path, words, told):
+    """One line."""
+    paint(tmp_path, ["a.png", "b.png"], 8, 8, 1)
+    paint(tmp_path, ["wide.png"], 8, 12, 1)
+    wrong("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", "--out", "p.png", *words, told=told)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rule", "dpmpp-3m", "--steps", 2], ("dpmpp-3m", "at least 3 steps")),
+        (["--rule", "ipndm", "--steps", 1], "at least 3 steps"),
+        (["--rule", "unipc", "--steps", 1], "at least 2 steps"),
+        (["--rule", "unipc", "--steps", 1001], "1001 steps"),
+        (["--rule", "unipc", "--steps", 10, "--eta", 0.5], ("--eta", "unipc", "--rule ddim")),
+        (["--rule", "ddim", "--churn", 0.1], ("--churn", "--rule heun")),
+        (["--rule", "heun", "--snr", 0.1], ("--snr", "--rule pc")),
+        (["--rule", "ddim", "--variance", 1], ("--variance", "--rule ancestral")),
+    ],
+)
+def test_rules_and_steps_that_do_not_go_together(wrong, run, words, told):
+    """One line."""
+    wrong("sample", run, "-n", 1, "--out", "p.png", *words, told=told)

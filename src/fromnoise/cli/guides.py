@@ -80,7 +80,7 @@ def settings(own: SampleRecipe, args: argparse.Namespace, *keys: str) -> SampleR
 
     from fromnoise.errors import UserError
 
-    told = {k: getattr(args, k) for k in (*KEYS, *keys)}
+    told = {k: getattr(args, k, None) for k in (*KEYS, *keys)}
     try:
         return type(own).model_validate(own.model_dump() | {k: v for k, v in told.items() if v is not None})
     except ValidationError as e:

@@ -25,12 +25,16 @@ rules:
   ipndm         deterministic, order 3; 15 to 50
   heun          deterministic, or with noise by --churn, order 2, two evaluations a step; 20 to 50
   pc            ancestral and a Langevin correction, two evaluations a step; several hundred
+  sde           Euler's step of the reverse SDE; all steps, for comparison
   euler         ddim without noise
 
 examples:
   fromnoise sample runs/digits -n 100 --out digits.png --gif reverse.gif
   fromnoise sample model.safetensors -n 1000 --rule ddim --steps 50 --out samples.npz
   fromnoise sample runs/flowers -n 500 --out folder/"""
+
+_OWNERS = {"variance": ("ancestral", "pc"), "eta": ("ddim",), "churn": ("heun",), "snr": ("pc",)}
+"""Which rules heed a flag."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
             check_file(each, ending)
     loaded = load_model(args.model)
     how = guides.settings(loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr")
+    for flag, owners in _OWNERS.items():
+        if getattr(args, flag) is not None and how.rule not in owners:
+            raise UserError(f"--{flag} says nothing to rule {how.rule}: leave it out, or take --rule {owners[0]}")
     guides.check_labels(args, loaded.model)
     ids = _numbers(args, loaded.model)
     count = len(ids)

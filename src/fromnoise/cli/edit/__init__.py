@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from fromnoise.cli.edit import inpaint, outpaint, restore, vary
+from fromnoise.cli.edit import inpaint, interpolate, outpaint, restore, vary
 
-HELP = "use a trained model on a picture: fill in, continue, vary, restore"
+HELP = "use a trained model on a picture: fill in, continue, vary, restore, interpolate"
 EPILOG = """examples:
   fromnoise edit inpaint runs/mine --image photo.png --mask hole.png -n 4 --out filled.png
   fromnoise edit vary runs/mine --image photo.png --depth 0.5 --out like_it.png"""
 
-THINGS = {"inpaint": inpaint, "outpaint": outpaint, "restore": restore, "vary": vary}
+THINGS = {"inpaint": inpaint, "outpaint": outpaint, "restore": restore, "vary": vary, "interpolate": interpolate}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
