@@ -79,7 +79,7 @@ def _draw(
     seed: int,
     batch: int,
 ) -> Iterator[Drawn]:
-    step, denoise = rule(how, model.schedule), model.guided(how)
+    step, denoise = rule(how, model), model.guided(how)
     like = torch.empty(0, device=compute.device)
     for part in range(0, len(ids), batch):
         mine = ids[part : part + batch]
@@ -113,13 +113,20 @@ class Pictures:
     times: list[float] = field(default_factory=list)
 
 
-def collect(steps: Iterator[Drawn], frames: int = 0, watch: Callable[[Drawn], object] = lambda drawn: None) -> Pictures:
+def collect(
+    steps: Iterator[Drawn],
+    frames: int = 0,
+    watch: Callable[[Drawn], object] = lambda drawn: None,
+    *,
+    estimates: bool = False,
+) -> Pictures:
     """Run the loop to its end and keep the pictures.
 
     Args:
         steps: as ``draw`` yields them.
         frames: how many of the first batch's steps to keep, equally spaced, the last among them.
         watch: called after each step.
+        estimates: keep the estimates of x_0 as frames, not the noisy images.
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []
@@ -131,8 +138,8 @@ def collect(steps: Iterator[Drawn], frames: int = 0, watch: Callable[[Drawn], ob
         if frames and not images:
             wanted = wanted or set(torch.linspace(0, step.total - 1, min(frames, step.total)).round().int().tolist())
             if step.index in wanted:
-                kept.frames.append(to_pixels(step.x).cpu())
-                kept.times.append(float(step.there.t))
+                kept.frames.append(to_pixels(step.prediction.x0 if estimates else step.x).cpu())
+                kept.times.append(float((step.here if estimates else step.there).t))
         if drawn.last:
             images.append(to_pixels(step.x).cpu())
             if drawn.cond is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise import nets
-from fromnoise.diffusion import guidance, loss, multistep, rules, sampler, schedule, target
+from fromnoise.diffusion import guidance, loss, multistep, ode, rules, sampler, schedule, target, times
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
 from fromnoise.errors import UserError
 from fromnoise.recipe import DiffusionRecipe, LossRecipe, Recipe, SampleRecipe
@@ -49,12 +49,23 @@ class Model:
         return loss.Objective(
             self.denoiser,
             self.schedule,
-            _loss(chosen, self.schedule, self.recipe.sample.variance),
-            {"uniform": loss.Uniform, "stratified": loss.Stratified}[chosen.times](),
+            _loss(chosen, self.schedule, self.variance(self.recipe.sample)),
+            self._times(chosen.times),
             seed=self.recipe.train.seed,
             offset_noise=chosen.offset_noise,
             label_dropout=chosen.label_dropout,
         )
+
+    def _times(self, name: str) -> times.Times:
+        if name == "importance":
+            return times.Importance(self.schedule.steps or 1000)
+        return {"uniform": times.Uniform, "stratified": times.Stratified}[name]()
+
+    def variance(self, how: SampleRecipe) -> float | None:
+        """That of the ancestral rule; None is the learned one, if the model has one and ``how`` says no other."""
+        if how.variance is None and not self.denoiser.learned_spread:
+            return 0.0
+        return how.variance
 
     def levels(self, how: SampleRecipe) -> list[schedule.Level]:
         """The levels that sampling visits.
@@ -102,19 +113,21 @@ class Model:
         raise UserError(f"this model knows no label {label!r}: it knows {shown}")
 
 
-def rule(how: SampleRecipe, table: schedule.Schedule) -> rules.Rule:
+def rule(how: SampleRecipe, model: Model) -> rules.Rule:
     """The step rule by name."""
+    ancestral = rules.Ancestral(model.variance(how))
     return {
-        "ancestral": rules.Ancestral(how.variance),
+        "ancestral": ancestral,
         "ddim": rules.DDIM(how.eta),
         "euler": rules.DDIM(0.0),  # the same step: see rules.Heun
-        "heun": rules.Heun(table, how.churn),
+        "heun": rules.Heun(model.schedule, how.churn),
         "dpmpp-2m": multistep.DPMpp(2),
         "dpmpp-3m": multistep.DPMpp(3),
-        "dpmpp-2m-sde": multistep.DPMppSDE(),
+        "dpmpp-2m-sde": multistep.DPMpp(2, noisy=True),
         "unipc": multistep.UniPC(2),
         "ipndm": multistep.Adams(3),
-        "pc": rules.Corrected(rules.Ancestral(how.variance), how.snr),
+        "pc": rules.Corrected(ancestral, how.snr),
+        "sde": ode.ReverseSDE(),
     }[how.rule]
 
 
@@ -140,7 +153,14 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "
         except ValueError as e:
             raise UserError(f"this network cannot be built: {e}") from None
     clock = Index(table.steps or 1000)
-    return Model(recipe, facts, Denoiser(net, goal, clock, self_conditioning=recipe.loss.self_conditioning), table)
+    denoiser = Denoiser(
+        net,
+        goal,
+        clock,
+        self_conditioning=recipe.loss.self_conditioning,
+        learned_spread=recipe.diffusion.learned_variance,
+    )
+    return Model(recipe, facts, denoiser, table)
 
 
 def _schedule(how: DiffusionRecipe) -> schedule.Schedule:
@@ -151,15 +171,17 @@ def _schedule(how: DiffusionRecipe) -> schedule.Schedule:
     return {"cosine": schedule.cosine, "sigmoid": schedule.sigmoid}[how.schedule](how.steps)
 
 
-def _loss(how: LossRecipe, table: schedule.Schedule, variance: float) -> loss.Loss:
+def _loss(how: LossRecipe, table: schedule.Schedule, variance: float | None) -> loss.Loss:
     if how.weighting == "bound":
         return loss.TrueBound(table, variance)
     weighting = {
+        "hybrid": lambda: loss.Simple(),
         "simple": lambda: loss.Simple(),
         "min-snr": lambda: loss.MinSNR(how.gamma or 5.0),
         "p2": lambda: loss.P2(how.k, how.gamma or 1.0),
     }[how.weighting]()
-    return loss.Regression({"mse": loss.mse, "mae": loss.mae, "huber": loss.huber}[how.metric], weighting)
+    regression = loss.Regression({"mse": loss.mse, "mae": loss.mae, "huber": loss.huber}[how.metric], weighting)
+    return loss.Hybrid(regression, loss.TrueBound(table, None)) if how.weighting == "hybrid" else regression
 
 
 def _network(recipe: Recipe, facts: Facts) -> nn.Module:
@@ -171,7 +193,7 @@ def _network(recipe: Recipe, facts: Facts) -> nn.Module:
         return nets.Simple(channels)
     return nets.UNet(
         channels * (2 if recipe.loss.self_conditioning else 1),
-        channels,
+        channels * (2 if recipe.diffusion.learned_variance else 1),
         width=how.width,
         multipliers=how.multipliers,
         blocks=how.blocks,

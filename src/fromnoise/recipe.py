@@ -107,6 +107,8 @@ class DiffusionRecipe(_Part):
     """scale the linear betas by 1000/T, so that any T ends in noise; false takes them literally"""
     target: Literal["eps", "x0", "v", "mean"] = "eps"
     """what the network regresses"""
+    learned_variance: bool = False
+    """the network also says the variance of each reverse step; trained by weighting hybrid or bound"""
 
 
 class LossRecipe(_Part):
@@ -114,14 +116,14 @@ class LossRecipe(_Part):
 
     metric: Literal["mse", "mae", "huber"] = "mse"
     """distance from output to target"""
-    weighting: Literal["simple", "min-snr", "p2", "bound"] = "simple"
-    """of the levels; bound is the true variational bound"""
+    weighting: Literal["simple", "min-snr", "p2", "bound", "hybrid"] = "simple"
+    """of the levels; bound is the true variational one; hybrid takes it for the learned variance, else simple"""
     gamma: Positive | None = None
     """of min-snr (5 if left out) or p2 (1 if left out)"""
     k: Positive = 1.0
     """of p2"""
-    times: Literal["uniform", "stratified"] = "uniform"
-    """how t is drawn"""
+    times: Literal["uniform", "stratified", "importance"] = "uniform"
+    """how t is drawn; importance follows the size of the loss, for weighting bound"""
     offset_noise: NotNegative = 0.0
     """strength of extra noise per image and channel"""
     self_conditioning: bool = False
@@ -200,8 +202,8 @@ class SampleRecipe(_Part):
     """steps; left out: T of a table, 250 of a continuous schedule. heun and pc evaluate the network twice a step"""
     grid: Literal["uniform", "quadratic", "logsnr", "karras", "trailing", "leading"] = "uniform"
     """where the steps are"""
-    variance: Share = 0.0
-    """of the ancestral rule: 0 small (beta tilde) to 1 large (beta)"""
+    variance: Share | None = None
+    """of the ancestral rule: 0 small (beta tilde) to 1 large (beta); left out: the learned one, or small"""
     eta: Share = 0.0
     """of ddim: 0 deterministic, 1 ancestral"""
     churn: NotNegative = 0.0
@@ -241,12 +243,19 @@ class Recipe(_Part):
         if len(budget) != 1:
             raise ValueError(f"train needs one budget of {', '.join(BUDGETS)}; it has {' and '.join(budget) or 'none'}")
         continuous = self.diffusion.schedule == "cosine-continuous"
-        if continuous and (self.diffusion.target == "mean" or self.loss.weighting == "bound"):
+        if continuous and (self.diffusion.target == "mean" or self.loss.weighting in ("bound", "hybrid")):
             raise ValueError(
-                "target mean and weighting bound need a table of steps: take schedule linear, cosine or sigmoid"
+                "target mean and weightings bound and hybrid need a table of steps: "
+                "take schedule linear, cosine or sigmoid"
             )
-        if self.loss.weighting == "bound" and self.diffusion.steps < 2:
-            raise ValueError("weighting bound needs at least 2 diffusion steps")
+        if self.loss.weighting in ("bound", "hybrid") and self.diffusion.steps < 2:
+            raise ValueError(f"weighting {self.loss.weighting} needs at least 2 diffusion steps")
+        learned, weighting = self.diffusion.learned_variance, self.loss.weighting
+        if (learned and weighting not in ("hybrid", "bound")) or (weighting == "hybrid" and not learned):
+            raise ValueError(
+                "a learned variance is trained by the bound: set both diffusion.learned_variance true and "
+                "loss.weighting hybrid (or bound), or neither"
+            )
         if self.sample.steps is not None and not continuous and self.sample.steps > self.diffusion.steps:
             raise ValueError(
                 f"sample.steps {self.sample.steps} is more than diffusion.steps {self.diffusion.steps}: "
@@ -261,9 +270,12 @@ class Recipe(_Part):
             raise ValueError("train.weight_decay is of AdamW: set train.optimizer adamw, or leave it out")
         if self.sample.guidance != 1 and not self.data.labels:
             raise ValueError("sample.guidance needs a model that is told labels: set data.labels true, or leave it out")
-        if self.network.kind != "unet" and (self.data.labels or self.loss.self_conditioning):
+        if self.network.kind != "unet" and (
+            self.data.labels or self.loss.self_conditioning or self.diffusion.learned_variance
+        ):
             raise ValueError(
-                f"network {self.network.kind} takes no labels and no self-conditioning: take network.kind unet"
+                f"network {self.network.kind} takes no labels, no self-conditioning and learns no variance: "
+                "take network.kind unet"
             )
         return self
 

@@ -93,15 +93,17 @@ def test_decoder_has_a_slope_everywhere():
     assert bool((mean.grad.abs() > 1).all())
 
 
-def test_decoder_deviation():
-    """sqrt(beta tilde_2), what Ho et al.'s code puts in for the missing first, for both fixed variances."""
+def test_first_deviation():
+    """sqrt(beta tilde_2), what Ho et al.'s code puts in for the missing first; a learned one is below sqrt(beta_1)."""
     import paper
 
     betas = paper.linear_betas(1000)
-    assert float(bound.decoder_deviation(TABLE)) == pytest.approx(paper.posterior(betas, 2)[2] ** 0.5, rel=1e-12)
-    for bad in (schedule.Cosine(), schedule.linear(1)):
-        with pytest.raises(ValueError, match="table"):
-            bound.decoder_deviation(bad)
+    small = paper.posterior(betas, 2)[2] ** 0.5
+    assert float(bound.first_deviation(TABLE, 1000)) == pytest.approx(small, rel=1e-12)
+    half = bound.first_deviation(TABLE, 1000, torch.tensor([0.0, 0.5, 1.0], **D))
+    assert half.tolist() == pytest.approx([small, (small * betas[0] ** 0.5) ** 0.5, betas[0] ** 0.5], rel=1e-10)
+    with pytest.raises(ValueError, match="two steps"):
+        bound.first_deviation(schedule.linear(1), 1)
 
 
 def even_in_logsnr(steps: int) -> schedule.Table:

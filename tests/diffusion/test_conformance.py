@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
-from test_rules import net
 from test_sampling import LIKE, mixture, within
 
-from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, schedule, start, trajectory
+from fromnoise.diffusion import DDIM, Ancestral, Noise, schedule, start, trajectory
 from fromnoise.diffusion.mixture import GaussianMixture
-from fromnoise.diffusion.multistep import Adams, DPMpp, DPMppSDE, UniPC, adams_weights
+from fromnoise.diffusion.multistep import Adams, DPMpp, UniPC, adams_weights
 from fromnoise.diffusion.rules import Corrected, Heun
 from fromnoise.diffusion.sampler import karras, leading, logsnr, quadratic, uniform
 
@@ -92,14 +91,14 @@ def test_first_step_of_the_sde_is_ancestral():
     """With the small variance, from the same noise."""
     true, x = mixture(), start((2,), Noise(1, torch.arange(5)), LIKE)
     for levels in ([COSINE.at(0.6), COSINE.at(0.5)], [COSINE.at(0.3), COSINE.at(0.0)]):
-        ours, ancestral = (final(true, r, levels, x, torch.arange(5)) for r in (DPMppSDE(), Ancestral(0.0)))
+        ours, ancestral = (final(true, r, levels, x, torch.arange(5)) for r in (DPMpp(2, noisy=True), Ancestral(0.0)))
         assert torch.allclose(ours, ancestral, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "rule",
     [
-        DPMppSDE(),
+        DPMpp(2, noisy=True),
         Heun(COSINE, 0.05),
         Corrected(DDIM(1.0), 0.05),
         Corrected(DPMpp(2), 0.05),
@@ -126,7 +125,9 @@ def test_a_mixture_is_reproduced(rule):
 
 
 @pytest.mark.parametrize(
-    "rule", [UniPC(2), DPMpp(3), Adams(4), Heun(schedule.linear(1000), 0.1), DPMppSDE()], ids=lambda r: type(r).__name__
+    "rule",
+    [UniPC(2), DPMpp(3), Adams(4), Heun(schedule.linear(1000), 0.1), DPMpp(2, noisy=True)],
+    ids=lambda r: type(r).__name__,
 )
 def test_bits_do_not_depend_on_the_batch(rule):
     """What a rule remembers is of each picture alone."""
@@ -137,7 +138,7 @@ def test_bits_do_not_depend_on_the_batch(rule):
 
 
 @pytest.mark.parametrize(
-    "rule", [r for r, _ in ORDERS.values()] + [DPMppSDE(), Corrected(DDIM())], ids=lambda r: type(r).__name__
+    "rule", [r for r, _ in ORDERS.values()] + [DPMpp(2, noisy=True), Corrected(DDIM())], ids=lambda r: type(r).__name__
 )
 def test_from_pure_noise(rule):
     """A table whose last step leaves no signal (beta_T = 1) has no logsnr there: every rule starts all the same."""
@@ -213,58 +214,3 @@ def test_time_is_the_inverse_of_logsnr(table):
     t = torch.linspace(0.02, 0.98, 40, **D)
     assert torch.allclose(table.time(table.logsnr(t)), t, rtol=0, atol=5e-8)  # a table snaps to its steps
     assert table.time(torch.tensor([-1e3, 1e3], **D)).tolist() == pytest.approx([1, 0], abs=1e-3)
-
-
-# ---- peers
-
-
-def _peer(kind, order, steps, spacing):
-    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
-
-    if kind == "unipc":
-        made = UniPCMultistepScheduler(1000, 1e-4, 0.02, "linear", solver_order=order, timestep_spacing=spacing)
-    else:
-        made = DPMSolverMultistepScheduler(
-            1000, 1e-4, 0.02, "linear", solver_order=order, algorithm_type=kind, timestep_spacing=spacing
-        )
-    made.set_timesteps(steps)
-    return made
-
-
-@pytest.mark.parametrize("spacing", ["linspace", "trailing", "leading"])
-@pytest.mark.parametrize("steps", [5, 10, 20, 37])
-@pytest.mark.parametrize(
-    ("kind", "order", "rule"),
-    [
-        ("dpmsolver++", 1, DPMpp(1)),
-        ("dpmsolver++", 2, DPMpp(2)),
-        ("sde-dpmsolver++", 2, DPMppSDE()),
-        ("unipc", 1, UniPC(1)),
-        ("unipc", 2, UniPC(2)),
-        ("unipc", 3, UniPC(3)),
-    ],
-)
-def test_step_by_step_with_diffusers(kind, order, rule, steps, spacing):
-    """The same states from the same noise, in float32.
-
-    Not compared: dpmsolver++ of order 3, whose D2 is half of the second derivative in theirs where its weight is for
-    the whole; the last two states of unipc 3, which theirs takes at lower order.
-    """
-    theirs, table = _peer(kind, order, steps, spacing), schedule.linear(1000)
-    ks = [int(t) + 1 for t in theirs.timesteps] + [0]
-    assert sorted(set(ks), reverse=True) == ks
-    g = torch.Generator().manual_seed(steps)
-    x = torch.randn(2, 3, 4, 4, generator=g)
-    noises = [torch.randn(x.shape, generator=g) for _ in range(steps)]
-    compared, memory, y = steps - 2 if (kind, order) == ("unipc", 3) else steps, rule.start(), x
-    levels = [table.at(k / 1000) for k in ks]
-
-    def denoise(v, level):
-        return Prediction((v - level.sigma * net(v, round(float(level.t) * 1000))) / level.alpha)
-
-    for i, (t, z) in enumerate(zip(theirs.timesteps, noises, strict=True)):
-        x, _, memory = rule.step(denoise, x, levels[i], levels[i + 1], lambda z=z: z, memory)
-        extra = {"variance_noise": z} if kind.startswith("sde") else {}
-        y = theirs.step(net(y, int(t) + 1), t, y, **extra).prev_sample
-        if i < compared:
-            assert (x - y).abs().max() / y.abs().max().clamp(min=1) < 1e-4, (i, int(t))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from fromnoise.diffusion import X0, Denoiser, Eps, Index, Mean, Noise, Prediction, V, bound, loss, schedule  # noqa: I001
+from fromnoise.diffusion import X0, Denoiser, Eps, Index, Mean, Prediction, V, bound, loss, schedule, times
 from fromnoise.diffusion.noise import Draw
+from fromnoise.diffusion.transition import posterior_variance, tau
 
 TABLE = schedule.linear(1000)
 D = {"dtype": torch.float64}
@@ -88,7 +91,7 @@ def test_true_bound_adds_up(f):
         if k > 1:
             total += float(bound.step(x0, Prediction(told.x0), here, there, f))
         else:
-            total += float(bound.decoder(x0, told.x0, bound.decoder_deviation(table)))
+            total += float(bound.decoder(x0, told.x0, bound.first_deviation(table, 20)))
     every = table.at(torch.arange(1, 21, **D) / 20, like=x0.expand(20, -1, -1, -1))
     got = loss.TrueBound(table, f).of(
         denoiser, x0.expand(20, -1, -1, -1), eps.expand(20, -1, -1, -1), every, None, None
@@ -116,45 +119,33 @@ def test_true_bound_of_a_network_that_knows_nothing(make):
         net = nn.Conv2d(1, 1, 1)
         net.call = net.forward
         net.forward = lambda x, clock, cond, net=net: net.call(x)
-        o = loss.Objective(Denoiser(net, target, Index(1000)), table, loss.TrueBound(table), loss.Stratified())
-        losses, _ = o(x0, torch.arange(256))
+        o = loss.Objective(Denoiser(net, target, Index(1000)), table, loss.TrueBound(table), times.Stratified())
+        losses = o(x0, torch.arange(256)).weighted
         losses.mean().backward()
         assert bool(losses.isfinite().all()) and bool(net.weight.grad.isfinite().all()), type(target).__name__
-
-
-def test_stratified_times_are_even():
-    """Any 64 neighbours leave no gap of u above 3/64; independent ones leave some above 5/64."""
-    for first in (0, 1000, 10**12 + 7, 2**62):
-        noise = Noise(1, torch.arange(first, first + 64))
-        even = loss.Stratified().draw(noise).sort().values
-        gaps = torch.cat([even, even[:1] + 1]).diff()
-        assert float(gaps.max()) < 3 / 64
-        assert 0 <= float(even[0]) and float(even[-1]) < 1
-    assert float(loss.Uniform().draw(noise).sort().values.diff().max()) > 5 / 64
 
 
 def objective(target=None, net=None, table=TABLE, self_conditioning=False, **kw):
     net = net or Fixed(lambda x: torch.zeros_like(x))
     denoiser = Denoiser(net, target or Eps(), Index(1000), self_conditioning=self_conditioning)
-    return loss.Objective(denoiser, table, loss.Regression(), loss.Uniform(), **kw)
+    return loss.Objective(denoiser, table, loss.Regression(), times.Uniform(), **kw)
 
 
 def test_noise_and_time_belong_to_the_position():
     """Cut into other batches or processes, image by image the same loss and time."""
     x0 = torch.zeros(12, 1, 4, 4)
-    whole, times = objective(seed=5)(x0, torch.arange(100, 112))
+    whole = objective(seed=5)(x0, torch.arange(100, 112))
     parts = [objective(seed=5)(x0[:4], torch.arange(100 + 4 * i, 104 + 4 * i)) for i in range(3)]
-    assert torch.equal(whole, torch.cat([a for a, _ in parts]))
-    assert torch.equal(times, torch.cat([t for _, t in parts]))
-    other, _ = objective(seed=6)(x0, torch.arange(100, 112))
-    assert not torch.equal(whole, other)
+    assert torch.equal(whole.plain, torch.cat([part.plain for part in parts]))
+    assert torch.equal(whole.t, torch.cat([part.t for part in parts]))
+    assert not torch.equal(whole.plain, objective(seed=6)(x0, torch.arange(100, 112)).plain)
 
 
 def test_the_mean_loss_of_a_silent_network_is_one():
     """E|eps|^2 = 1, within 5 standard errors of 4,000 images of 16 pixels."""
-    losses, times = objective()(torch.zeros(4000, 1, 4, 4), torch.arange(4000))
-    assert abs(float(losses.mean()) - 1) < 5 * (2 / 64_000) ** 0.5
-    assert float(times.min()) >= 0.001 and float(times.max()) <= 1
+    losses = objective()(torch.zeros(4000, 1, 4, 4), torch.arange(4000))
+    assert abs(float(losses.plain.mean()) - 1) < 5 * (2 / 64_000) ** 0.5
+    assert float(losses.t.min()) >= 0.001 and float(losses.t.max()) <= 1
 
 
 def test_offset_noise_shifts_whole_channels():
@@ -202,6 +193,40 @@ def test_self_conditioning():
     assert torch.allclose(second[:, 1:], (0.5 * first[:, :1]).clamp(-1, 1)) and not second.requires_grad
     o(x0, torch.arange(2), guess=False)
     assert len(net.seen) == 3
+
+
+def hybrid(f=None):
+    return loss.Hybrid(loss.Regression(), loss.TrueBound(TABLE, f))
+
+
+def test_hybrid_loss_teaches_the_variance_only_by_the_bound():
+    """The gradient of the mean is that of L_simple, that of the spread the bound's (Nichol and Dhariwal 2021, 3.1)."""
+    x0, eps = torch.rand(6, 1, 2, 2) * 2 - 1, torch.randn(6, 1, 2, 2)
+    level = TABLE.at(torch.tensor([0.001, 0.002, 0.1, 0.5, 0.9, 1.0], **D), like=x0)
+    out = torch.randn(6, 2, 2, 2, requires_grad=True)
+    learner = Denoiser(Fixed(lambda x: out), Eps(), Index(1000), learned_spread=True)
+    hybrid().of(learner, x0, eps, level, None, None).sum().backward()
+    both, out.grad = out.grad, None
+    plain = Denoiser(Fixed(lambda x: out[:, :1]), Eps(), Index(1000))
+    loss.Regression().of(plain, x0, eps, level, None, None).sum().backward()
+    assert torch.allclose(both[:, :1], out.grad[:, :1])
+    out.grad = None
+    loss.TrueBound(TABLE, None).of(learner, x0, eps, level, None, None).sum().backward()
+    assert torch.allclose(both[:, 1:], 1e-3 / math.log(2) * out.grad[:, 1:], rtol=1e-4)
+    assert bool((both[:, 1:] != 0).any())
+
+
+def test_the_learned_variance_finds_the_best():
+    """Fed the posterior's mean off by a known error, the spread that minimises a term is where its slope vanishes."""
+    here, there = TABLE.at(0.5), TABLE.at(0.499)
+    x0, guess = torch.zeros(1, 1, **D), torch.full((1, 1), 0.05, **D)
+    spreads = torch.linspace(0, 1, 401, **D)
+    nats = torch.stack([bound.step(x0, Prediction(guess), here, there, float(f)) for f in spreads]).flatten()
+    small, large = (float(posterior_variance(here, there, f)) for f in (0.0, 1.0))
+    miss = (float(there.alpha * tau(here, there)) * 0.05) ** 2
+    best = (small + miss - small) / (large - small)  # KL(N(m, s) || N(0, v)) is least at v = s + m^2
+    want = math.log((small + miss) / small) / math.log(large / small) if best < 1 else 1.0
+    assert float(spreads[nats.argmin()]) == pytest.approx(min(1.0, want), abs=0.01)
 
 
 def test_half_of_the_steps_guess():

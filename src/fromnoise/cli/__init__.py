@@ -12,10 +12,10 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import evaluate, recipes, sample, show, train
+from fromnoise.cli import bits, evaluate, recipes, sample, show, train
 from fromnoise.errors import UserError
 
-VERBS = {"train": train, "sample": sample, "evaluate": evaluate, "show": show, "recipes": recipes}
+VERBS = {"train": train, "sample": sample, "evaluate": evaluate, "show": show, "bits": bits, "recipes": recipes}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -70,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code: 0, 2 for a user's mistake, 128 + n after signal n."""
+    # threads that spin while they wait slow each other down many times over where the cores have other work too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words, dotted = _dotted(list(sys.argv[1:] if argv is None else argv))
     top = parser()
     if words and not words[0].startswith("-") and words[0] not in VERBS:

@@ -49,11 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge."""
+    from fromnoise.cli.shared import at_least
     from fromnoise.errors import UserError
 
-    for flag, number, least in (("-n", args.count, 10), ("--batch", args.batch, 1)):
-        if number < least:
-            raise UserError(f"{flag} {number} is too small: take at least {least}")
+    at_least(("-n", args.count, 10), ("--batch", args.batch, 1), ("--size", args.size, 1))
     from accelerate import Accelerator
     from tqdm import tqdm
 
@@ -98,11 +97,9 @@ def _judge(
     say: Callable[[str], None],
 ) -> int:
     """Measure, write, print."""
-    import json
-
     from tqdm import tqdm
 
-    from fromnoise.disk import write_atomic
+    from fromnoise.cli.shared import write_json
     from fromnoise.judge import document, report
     from fromnoise.judge.estimate import images, seconds
     from fromnoise.judge.measure import measure
@@ -132,9 +129,8 @@ def _judge(
     around = report.Circumstances(command, args.against or "the images it learned from", _about(space, compute))
     title = f"fromnoise evaluate: {', '.join(args.subjects)}"
     files = document.write(out, title, report.blocks(found, told, reference, around))
-    plain = json.dumps(report.as_json(found, told, around), indent=1, allow_nan=False).encode()
     for path in (out / "report.json", *([args.json] if args.json else [])):
-        write_atomic(path, plain)
+        write_json(path, report.as_json(found, told, around))
     print(report.distances(told).plain())
     for verdict in told:
         for finding in verdict.findings:

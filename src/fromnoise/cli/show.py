@@ -6,13 +6,22 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fromnoise.cli.shared import at_least, data_of, write_json
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-HELP = "look at data, or at the forward process of a recipe or run"
+    from fromnoise.compute import Compute
+    from fromnoise.model import Model
+    from fromnoise.recipe import SampleRecipe
+
+HELP = "look at data, at the forward process, or at what a model knows on its way"
 EPILOG = """examples:
   fromnoise show data ~/pictures --out data.png
-  fromnoise show forward pulfer --out forward.png"""
+  fromnoise show forward pulfer --out forward.png
+  fromnoise show progressive runs/digits --out estimates.png     the estimates of x_0 on the way down
+  fromnoise show shared runs/digits --out shared.png             samples that share x_t, for several t
+  fromnoise show rate runs/digits --out rate.png                 rate and distortion over the reverse steps"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +42,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     forward.add_argument("source", metavar="RECIPE_OR_RUN", help="whose data and schedule")
     forward.add_argument("--data", metavar="SPEC", help="other data than the recipe's")
     forward.add_argument("-n", dest="count", type=int, default=6, help="how many images")
-    for each in (data, forward):
+    progressive = things.add_parser(
+        "progressive",
+        help="estimates of x_0 on the way from noise",
+        epilog=EPILOG,
+        formatter_class=parser.formatter_class,
+    )
+    shared = things.add_parser(
+        "shared", help="samples that share x_t", epilog=EPILOG, formatter_class=parser.formatter_class
+    )
+    rate = things.add_parser(
+        "rate",
+        help="rate against distortion of progressive coding, as a plot and a table",
+        epilog=EPILOG,
+        formatter_class=parser.formatter_class,
+    )
+    for each, count in ((progressive, 6), (shared, 8), (rate, 64)):
+        each.add_argument("model", metavar="RUN", help="a run folder or one .safetensors file")
+        each.add_argument("-n", dest="count", type=int, default=count, help="how many images")
+        each.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    for each in (progressive, shared):
+        each.add_argument("--steps", metavar="K", type=int, help="steps; those of the recipe if left out")
+    shared.add_argument("--depths", default="1,0.75,0.5,0.25", help="times t in (0, 1], with commas")
+    rate.add_argument("--data", metavar="SPEC", help="images to code; held-out ones of the recipe's if left out")
+    rate.add_argument("--json", metavar="FILE", type=Path, help="the table for programs")
+    for each in (data, forward, progressive, shared, rate):
         each.add_argument("--seed", type=int, default=0, help="which images and noise")
         each.add_argument("--out", metavar="PNG", type=Path, required=True, help="where the picture goes")
 
@@ -42,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
     """Make the picture."""
     from fromnoise import pictures
     from fromnoise.disk import check_file
-    from fromnoise.errors import UserError
 
-    if args.count < 1:
-        raise UserError(f"-n {args.count} is too small: take at least 1")
+    at_least(("-n", args.count, 1))
     check_file(args.out, ".png")
-    picture = _data(args) if args.thing == "data" else _forward(args)
-    pictures.save(picture, args.out)
+    if args.thing == "rate":
+        _rate(args)
+    else:
+        makers = {"data": _data, "forward": _forward, "progressive": _progressive, "shared": _shared}
+        pictures.save(makers[args.thing](args), args.out)
     print(args.out)
     return 0
 
@@ -80,3 +114,85 @@ def _forward(args: argparse.Namespace) -> Image:
     data = open_data(recipe, print)
     pixels = data.train.get(order(len(data.train), args.seed, range(min(args.count, len(data.train)))))
     return pictures.forward_strip(*noised(build(recipe, facts(recipe, data)).schedule, pixels, args.seed))
+
+
+def _open(args: argparse.Namespace) -> tuple[Model, SampleRecipe, Compute]:
+    """The model of a run where it is to run, and its way of sampling with the steps that were asked for."""
+    from fromnoise.checkpoint import load_model
+    from fromnoise.compute import choose
+
+    model = load_model(args.model).model
+    how = model.recipe.sample
+    steps = getattr(args, "steps", None)
+    if steps is not None:
+        at_least(("--steps", steps, 1))
+        how = how.model_copy(update={"steps": steps})
+    model.levels(how)  # impossible steps are told of first
+    compute = choose(args.device, "fp32")
+    compute.place(model.denoiser)
+    return model, how, compute
+
+
+def _progressive(args: argparse.Namespace) -> Image:
+    import torch
+
+    from fromnoise import pictures
+    from fromnoise.draw import collect, draw
+
+    model, how, compute = _open(args)
+    steps = draw(model, how, compute, ids=torch.arange(args.count), seed=args.seed, batch=args.count)
+    drawn = collect(steps, frames=10, estimates=True)
+    return pictures.reverse_strip([*drawn.frames, drawn.images], [*drawn.times, 0.0], columns=11)
+
+
+def _shared(args: argparse.Namespace) -> Image:
+    import torch
+
+    from fromnoise import pictures
+    from fromnoise.errors import UserError
+    from fromnoise.latents import shared
+
+    try:
+        depths = [float(word) for word in args.depths.split(",")]
+    except ValueError:
+        depths = [0.0]
+    if not all(0 < t <= 1 for t in depths):
+        raise UserError(f"--depths {args.depths} must be times in (0, 1], such as 1,0.5")
+    model, how, compute = _open(args)
+    rows = shared(model, how, compute, depths, args.count, args.seed)
+    columns = list(torch.stack(rows, 1))  # a column a sample, a row a depth
+    captions = [", ".join(f"t = {t:g}" for t in depths), *[""] * (args.count - 1)]
+    return pictures.side_by_side(
+        [(c, pictures.grid(each, columns=1)) for c, each in zip(captions, columns, strict=True)], gap=2
+    )
+
+
+def _rate(args: argparse.Namespace) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from fromnoise import plots
+    from fromnoise.bits import Measure
+    from fromnoise.data import order
+    from fromnoise.disk import check_file
+    from fromnoise.latents import rate_and_distortion
+
+    if args.json:
+        check_file(args.json, ".json")
+    model, _, compute = _open(args)
+    images = data_of(model, args.data, print).held_out
+    chosen = torch.as_tensor(order(len(images), args.seed, range(min(args.count, len(images)))))
+    labels = images.labels[chosen] if model.facts.labels is not None and images.labels is not None else None
+    measure = Measure(model, compute, args.seed)
+    with tqdm(total=measure.code().steps, unit="step") as bar:
+        found = rate_and_distortion(measure, images.get(chosen), labels, bar.update)
+    plots.rate_plot(found.rates, found.distortions, found.steps, args.out)
+    print(f"held-out images: {found.n}; rate in bits/dim, distortion as RMSE on 0-255")
+    print("reverse steps      rate   distortion")
+    count = len(found.steps)
+    for row in sorted({max(0, round(count * share / 10) - 1) for share in range(1, 11)}, reverse=True):
+        print(f"{found.steps[row]:13} {found.rates[row]:9.5f} {found.distortions[row]:9.3f} +- {found.errors[row]:.3f}")
+    print(f"     lossless {found.lossless:9.5f}     0")
+    if args.json:
+        write_json(args.json, found.__dict__)
+        print(args.json)

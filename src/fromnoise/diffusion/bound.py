@@ -2,7 +2,8 @@
 
     -log p(x_0) <= L_T + sum_{k=2..T} L_{k-1} + L_0
 
-``prior`` is L_T, ``step`` one of the L_{k-1}, ``decoder`` L_0.
+``prior`` is L_T, ``step`` one of the L_{k-1}, ``decoder`` L_0; ``term`` is whichever of the last two belongs to a step.
+How a model is measured by them, whole or by a sample of the steps, is in ``codelength.py``.
 """
 
 from __future__ import annotations
@@ -68,20 +69,50 @@ def decoder(x0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     return -(log_high + torch.log(-torch.expm1(gap))).flatten(1).sum(1)
 
 
-def decoder_deviation(schedule: Schedule, like: Tensor | None = None) -> Tensor:
-    """Standard deviation of p(x_0 | x_1) of a table, where the variance is fixed.
+def first_deviation(schedule: Schedule, steps: int, f: Tensor | float = 0.0, like: Tensor | None = None) -> Tensor:
+    """Standard deviation of p(x_0 | x_1).
 
-    At k = 1 the small variance is 0, so that of k = 2 stands in, for the small and for the large one, as in Ho et al.'s
-    code.
+    At k = 1 the small variance is 0, so that of k = 2 stands in for it, as in Ho et al.'s code; a learned share lies
+    between it and beta_1 (Nichol and Dhariwal 2021, eq. 15).
 
     Args:
-        schedule: the table.
+        schedule: of the noise.
+        steps: T; the first steps are t = 1/T and 2/T.
+        f: 0, or the learned share, broadcastable to images.
         like: images (B, ...) whose dtype and device it takes.
 
     Raises:
-        ValueError: the schedule is no table, or has one step only.
+        ValueError: there is one step only.
     """
-    if schedule.steps is None or schedule.steps < 2:
-        raise ValueError("the decoder's variance is read off a table of at least two steps")
-    one, two = (schedule.at(k / schedule.steps, like) for k in (1, 2))
-    return posterior_variance(two, one).sqrt()
+    if steps < 2:
+        raise ValueError("the decoder's variance is read off the second of at least two steps")
+    clean, one, two = (schedule.at(k / steps, like) for k in range(3))
+    small, large = posterior_variance(two, one), posterior_variance(one, clean, 1.0)
+    return (small ** (1 - f) * large**f).sqrt()
+
+
+def term(schedule: Schedule, steps: int, x0: Tensor, told: Prediction, level: Level, f: float | None = 0.0) -> Tensor:
+    """L_{k-1} of each image at its level t = k/T, (B,): the decoder's where k = 1, the step's elsewhere.
+
+    Args:
+        schedule: of the noise.
+        steps: T.
+        x0: clean images (B, C, H, W).
+        told: the model's prediction at ``level``.
+        level: t of each image, scales shaped as by ``schedule.at(t, like=x0)``.
+        f: the model's variance as in ``rules.Ancestral``; None takes the learned spread.
+
+    Raises:
+        ValueError: there is one step only, or no spread was learned.
+    """
+    share = told.spread if f is None else 0.0
+    if share is None:
+        raise ValueError("this model has learned no variance")
+    first = level.t * steps < 1.5
+    here = schedule.at(level.t.clamp(min=2 / steps), like=x0)  # where it is not used the step's must be finite all the
+    there = schedule.at(torch.where(first, 1 / steps, level.t - 1 / steps), like=x0)  # same: 0 NaN is NaN
+    between = step(x0, told, here, there, f)
+    first = first.to(x0.device).reshape(-1, *[1] * (x0.ndim - 1))
+    # likewise the decoder is shown x_0 itself where it is not used: far from it its gradient may be NaN
+    shown = decoder(x0, torch.where(first, told.x0, x0), first_deviation(schedule, steps, share, x0))
+    return torch.where(first.flatten(), shown, between)

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from fromnoise.diffusion.denoiser import Denoiser, Prediction
 from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.schedule import Level, Schedule
 from fromnoise.diffusion.target import Target
+from fromnoise.diffusion.times import Times
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Elementwise distance of two tensors."""
@@ -100,6 +102,10 @@ class Regression(Loss):
     ) -> Tensor:
         """weight(t) * metric(output, target)."""
         out, _ = denoiser.output(level.noisy(x0, eps), level, cond, previous)
+        return self.compare(denoiser, out, x0, eps, level)
+
+    def compare(self, denoiser: Denoiser, out: Tensor, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+        """The same of an output that was made already."""
         distance = self.metric(out, denoiser.target.of(x0, eps, level))
         return (self.weighting.of(level, denoiser.target) * distance).flatten(1).mean(1)
 
@@ -112,11 +118,11 @@ class TrueBound(Loss):
 
     Attributes:
         schedule: the table.
-        f: the model's variance, as of ``rules.Ancestral``.
+        f: the model's variance, as of ``rules.Ancestral``; None is the learned one.
     """
 
     schedule: Schedule
-    f: float = 0.0
+    f: float | None = 0.0
 
     def of(
         self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
@@ -126,56 +132,55 @@ class TrueBound(Loss):
         Raises:
             ValueError: the schedule is no table.
         """
+        return self.told(denoiser(level.noisy(x0, eps), level, cond, previous), x0, level)
+
+    def told(self, told: Prediction, x0: Tensor, level: Level) -> Tensor:
+        """The same of a prediction that was made already."""
         steps = self.schedule.steps
         if steps is None:
             raise ValueError("the bound of a step table was asked of a schedule without steps")
-        x = level.noisy(x0, eps)
-        told = Prediction(denoiser(x, level, cond, previous).x0)
-        first = level.t * steps < 1.5
-        before = self.schedule.at(torch.where(first, level.t, level.t - 1 / steps), like=x0)
-        between = bound.step(x0, told, self._at_least_two(level, x0, steps), before, self.f)
-        first = first.to(x0.device)
-        # where it is not used the decoder is shown x_0 itself: far from it its gradient may be NaN, and 0 NaN is NaN
-        mean = torch.where(first.reshape(-1, *[1] * (x0.ndim - 1)), told.x0, x0)
-        shown = bound.decoder(x0, mean, bound.decoder_deviation(self.schedule, x0))
-        return steps * torch.where(first, shown, between) / x0[0].numel()
-
-    def _at_least_two(self, level: Level, x0: Tensor, steps: int) -> Level:
-        """``level`` with k = 1 raised to 2.
-
-        Its step term is not used, but must be finite, or its gradient would be NaN.
-        """
-        return self.schedule.at(level.t.clamp(min=2 / steps), like=x0)
+        return steps * bound.term(self.schedule, steps, x0, told, level, self.f) / x0[0].numel()
 
 
-class Times(ABC):
-    """How the time of a training image is drawn."""
+@dataclass(frozen=True)
+class Hybrid(Loss):
+    """L_simple for the mean, and the bound for the learned variance alone (Nichol and Dhariwal 2021, eq. 16).
 
-    @abstractmethod
-    def draw(self, noise: Noise) -> Tensor:
-        """Numbers u in [0, 1) for the positions, float64 (B,)."""
-
-
-class Uniform(Times):
-    """Independent and uniform."""
-
-    def draw(self, noise: Noise) -> Tensor:
-        """U from (seed, position)."""
-        return noise.uniform(Draw.TIME)
-
-
-class Stratified(Times):
-    """Uniform, and even over any run of positions, however it is cut into batches and processes.
-
-    u = frac(offset + position / golden ratio): a Kronecker sequence; over n neighbours its discrepancy is O(log n / n).
+    Attributes:
+        simple: the loss of the mean.
+        bound: the true bound with the learned variance; the mean is held fixed in it.
+        share: their lambda, of the bound in bits a dimension.
     """
 
-    def draw(self, noise: Noise) -> Tensor:
-        """U from (seed, position)."""
-        offset = Noise(noise.seed, noise.ids.new_zeros(1)).uniform(Draw.TIME)
-        # the product is taken modulo 2^64 in integers, so that late positions keep all their digits
-        turn = noise.ids.cpu() * -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
-        return (((turn >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53 + offset).frac()
+    simple: Regression
+    bound: TrueBound
+    share: float = 1e-3
+
+    def of(
+        self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
+    ) -> Tensor:
+        """L_simple + share L_vlb, from one evaluation."""
+        x = level.noisy(x0, eps)
+        out, spread = denoiser.output(x, level, cond, previous)
+        mean = denoiser.target.x0(x, out.detach(), level)
+        bits = self.bound.told(Prediction(mean, spread), x0, level) / math.log(2)
+        return self.simple.compare(denoiser, out, x0, eps, level) + self.share * bits
+
+
+class Losses(NamedTuple):
+    """Losses of some images.
+
+    Attributes:
+        weighted: by how rarely its time is drawn, so that the mean is that of uniform times, (B,).
+        plain: the same without the weights and the gradient, (B,).
+        u: where the times were drawn, in [0, 1), float64 (B,) on the CPU.
+        t: the times, float64 (B,) on the CPU.
+    """
+
+    weighted: Tensor
+    plain: Tensor
+    u: Tensor
+    t: Tensor
 
 
 class Objective(nn.Module):
@@ -209,7 +214,7 @@ class Objective(nn.Module):
 
     def forward(
         self, x0: Tensor, positions: Tensor, cond: Tensor | None = None, *, guess: bool = False, training: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Losses:
         """Loss of each image at a level of its own.
 
         Args:
@@ -218,12 +223,10 @@ class Objective(nn.Module):
             cond: (B,) classes or None.
             guess: let a model that conditions on itself see its own first estimate, taken without gradient.
             training: whether labels are dropped; held-out images keep theirs.
-
-        Returns:
-            loss (B,) and times (B,).
         """
         noise = Noise(self.seed, positions)
-        level = self.schedule.at(self.schedule.spread(self.times.draw(noise)), like=x0)
+        u = self.times.draw(noise)
+        level = self.schedule.at(self.schedule.spread(u), like=x0)
         eps = noise.normal(tuple(x0.shape[1:]), Draw.EPS, like=x0)
         if self.offset_noise:
             shift = noise.normal((x0.shape[1],), Draw.OFFSET, like=x0)
@@ -235,7 +238,8 @@ class Objective(nn.Module):
         if self.denoiser.self_conditioning and guess:
             with torch.no_grad():
                 previous = self.denoiser(level.noisy(x0, eps), level, cond).x0
-        return self.loss.of(self.denoiser, x0, eps, level, cond, previous), level.t
+        each = self.loss.of(self.denoiser, x0, eps, level, cond, previous)
+        return Losses(each * self.times.weight(u).to(each), each.detach(), u, level.t)
 
 
 def guesses(seed: int, step: int) -> bool:

@@ -58,13 +58,18 @@ def _orders(name: str, order: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class DPMpp(Rule):
-    """DPM-Solver++ multistep (Lu et al. 2022, alg. 2, and its third order).
+    """DPM-Solver++ multistep, of the flow or of the reverse SDE (Lu et al. 2022, alg. 2, its third order, and sec. 5).
+
+    With r = 1 for the flow and 2 for the SDE, x_0's course is weighed by r e^(r (lambda - lambda_s)). At first order
+    they are DDIM(0) and the ancestral rule with small variance.
 
     Attributes:
-        order: 1 (DDIM), 2 or 3; the first steps, which have no past, are of lower order.
+        order: 1, 2 or 3; the first steps, which have no past, are of lower order.
+        noisy: solve the SDE, with fresh noise.
     """
 
     order: int = 2
+    noisy: bool = False
 
     def __post_init__(self) -> None:
         """Check the order.
@@ -83,16 +88,21 @@ class DPMpp(Rule):
     ) -> tuple[Tensor, Prediction, Any]:
         """One step, with the polynomial in lambda through the last ``order`` estimates."""
         told = denoise(x, here)
-        past = memory[: self.order - 1]
-        new = constant(x, told.x0, here, there)
-        if past and _finite(there):
-            h = _gap(here, there)
+        if not _finite(there):
+            return constant(x, told.x0, here, there), told, memory
+        past, h = memory[: self.order - 1], _gap(here, there)
+        rate, forgotten = (2, torch.exp(-h)) if self.noisy else (1, 1)
+        grown = -torch.expm1(-rate * h)
+        new = there.sigma / here.sigma * forgotten * x + there.alpha * grown * told.x0
+        if past:
             slope, bend = differences(told.x0, here, past, h)
-            grown = -torch.expm1(-h)
             if bend is None:
                 new = new + there.alpha * grown / 2 * slope
             else:
-                new = new + there.alpha * ((1 - grown / h) * slope + (0.5 - (h - grown) / h**2) * bend)
+                moment = 1 - grown / (rate * h)
+                new = new + there.alpha * (moment * slope + (0.5 - moment / (rate * h)) * bend)
+        if self.noisy:
+            new = new + there.sigma * grown.sqrt() * noise()
         return new, told, remember(memory, here, told.x0, self.order)
 
 
@@ -111,31 +121,6 @@ def differences(told: Tensor, here: Level, past: tuple[Past, ...], h: Tensor) ->
     second = (past[0].told - past[1].told) / r1
     bend = 2 * (first - second) / (r0 + r1)
     return first + r0 / 2 * bend, bend
-
-
-@dataclass(frozen=True)
-class DPMppSDE(Rule):
-    """SDE-DPM-Solver++(2M): the same estimate of x_0's course, with fresh noise (Lu et al. 2022, sec. 5)."""
-
-    def start(self) -> tuple[Past, ...]:
-        """No past."""
-        return ()
-
-    def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
-    ) -> tuple[Tensor, Prediction, Any]:
-        """One step; at first order it is the ancestral rule with small variance."""
-        told = denoise(x, here)
-        if not _finite(there):
-            return constant(x, told.x0, here, there), told, memory
-        h = _gap(here, there)
-        grown = -torch.expm1(-2 * h)
-        new = there.sigma / here.sigma * torch.exp(-h) * x + there.alpha * grown * told.x0
-        if memory:
-            slope, _ = differences(told.x0, here, memory, h)
-            new = new + there.alpha * grown / 2 * slope
-        new = new + there.sigma * grown.sqrt() * noise()
-        return new, told, remember(memory, here, told.x0, 2)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Draw(IntEnum):
     SELF = 5  # whether a step conditions on itself
     LABEL = 6  # whether its label is dropped
     DATA = 7  # anything a data set or an oracle draws
+    BOUND = 8  # steps and noise of an estimate of the bound
+    PROBE = 9  # signs that estimate a trace
 
 
 def philox(

@@ -141,6 +141,14 @@ class Table(Schedule):
         log_a = self.log_a(t)
         return log_a - torch.log(-torch.expm1(log_a))
 
+    def time(self, logsnr: Tensor) -> Tensor:
+        """The inverse of the straight pieces, exactly."""
+        log_a = torch.nn.functional.logsigmoid(logsnr.to(torch.float64))
+        above = torch.searchsorted(-self._log_a, -log_a).clamp(1, self.steps)
+        early, late = self._log_a[above - 1], self._log_a[above]
+        part = torch.where(torch.isfinite(late), (log_a - early) / (late - early), 1.0)
+        return ((above - 1 + part) / self.steps).clamp(0, 1)
+
     def spread(self, u: Tensor) -> Tensor:
         """Times k/T, k = 1 + floor(u T)."""
         return ((u.to(torch.float64) * self.steps).floor() + 1).clamp(max=self.steps) / self.steps
@@ -167,6 +175,11 @@ class Cosine(Schedule):
         value = (-2 * torch.log(torch.tan(math.pi / 2 * t))).nan_to_num(posinf=self.limit, neginf=-self.limit)
         value = torch.where(t >= 1, -self.limit, value).clamp(-self.limit, self.limit)
         return torch.where(t <= 0, math.inf, value)
+
+    def time(self, logsnr: Tensor) -> Tensor:
+        """2/pi atan(e^(-logsnr/2)), within the limits."""
+        inside = 2 / math.pi * torch.atan(torch.exp(-logsnr.to(torch.float64) / 2))
+        return torch.where(logsnr <= -self.limit, 1.0, torch.where(torch.isposinf(logsnr), 0.0, inside))
 
     def spread(self, u: Tensor) -> Tensor:
         """Times 1 - u, in (0, 1]."""

@@ -15,22 +15,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from fromnoise.bits import Estimate
+
 _BLOCK = 1024  # rows of a block of pairs
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured number.
-
-    Attributes:
-        value: the number.
-        error: its standard error, 0 if nothing is uncertain; nan if it could not be estimated.
-        n: samples that it was measured on.
-    """
-
-    value: float
-    error: float
-    n: int
 
 
 # ---- moments and the Frechet distance
@@ -294,7 +281,9 @@ def _neighbourhoods(real: Tensor, samples: Tensor, k: int, around_real: Tensor) 
         inside += (apart < radii[:, None]).sum(0)
         recalled.append((apart < around_samples).any(1))
         covered.append(apart.min(1).values < radii)
-    return Neighbourhoods(share(inside > 0), share(torch.cat(recalled)), mean(inside / k), share(torch.cat(covered)))
+    return Neighbourhoods(
+        share(inside > 0), share(torch.cat(recalled)), Estimate.of(inside / k), share(torch.cat(covered))
+    )
 
 
 @final
@@ -322,7 +311,7 @@ class Reference:
         return _neighbourhoods(self.vectors, samples.double(), self.k, self._around)
 
 
-# ---- simple numbers
+# ---- shares
 
 
 def share(hits: Tensor) -> Estimate:
@@ -334,17 +323,6 @@ def share(hits: Tensor) -> Estimate:
     n = len(hits)
     p = float(hits.double().mean())
     return Estimate(p, math.sqrt(p * (1 - p) / n), n)
-
-
-def mean(values: Tensor) -> Estimate:
-    """Mean of numbers, with its standard error.
-
-    Args:
-        values: (N,).
-    """
-    values, n = values.double(), len(values)
-    error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(float(values.mean()), error, n)
 
 
 # ---- confidence and variety
@@ -385,5 +363,5 @@ def score(parts: Sequence[Votes]) -> Estimate:
 
     On the Inception network it is the Inception Score; on another it names that one.
     """
-    values = mean(torch.tensor([p.score for p in parts], dtype=torch.float64))
+    values = Estimate.of(torch.tensor([p.score for p in parts], dtype=torch.float64))
     return Estimate(values.value, values.error, sum(p.n for p in parts))

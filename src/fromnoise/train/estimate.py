@@ -50,8 +50,8 @@ def estimate(model: Model, compute: Compute, images: int = 4) -> Estimate:
     for _ in range(3):
         begun = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t), compute.autocast():
-            loss, _ = objective(x0, torch.arange(images), cond)
-        loss.mean().backward()
+            losses = objective(x0, torch.arange(images), cond)
+        losses.weighted.mean().backward()
         if compute.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = min(seconds, time.perf_counter() - begun)

@@ -18,7 +18,7 @@ from torch import Tensor
 from fromnoise.compute import Compute
 from fromnoise.data import Batch, Data, Stream, order, to_unit
 from fromnoise.diffusion.denoiser import Denoiser
-from fromnoise.diffusion.loss import by_time, guesses
+from fromnoise.diffusion.loss import Losses, by_time, guesses
 from fromnoise.errors import UserError
 from fromnoise.model import Model
 from fromnoise.train.optim import Averages, Budget, learning_rate, optimizer
@@ -127,7 +127,9 @@ class Trainer:
         self.averages = Averages(model.recipe.ema, model.denoiser)
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
         self.optimizer = optimizer(recipe, model.denoiser)
-        self.objective = accelerator.prepare(model.objective())
+        objective = model.objective()
+        self.times = objective.times
+        self.objective = accelerator.prepare(objective)
         self._held_out = model.objective()
         self.stream = Stream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
@@ -210,7 +212,7 @@ class Trainer:
     def _gradients(self, batch: Batch) -> float:
         """Accumulate the gradient of the mean loss; the mean itself, over all processes."""
         parts = self.recipe.accumulate
-        total = torch.zeros((), device=self.compute.device)
+        seen: list[Losses] = []
         guess = guesses(self.recipe.seed, self.progress.step)
         size = len(batch.positions) // parts
         for part in range(parts):
@@ -219,11 +221,21 @@ class Trainer:
             sync = self.accelerator.no_sync(self.objective) if part < parts - 1 else contextlib.nullcontext()
             with sync:
                 with self.compute.autocast():
-                    losses, _ = self.objective(x0, batch.positions[cut], cond, guess=guess)
-                loss = losses.mean() / parts
-                loss.backward()
-            total += loss.detach()
-        return float(cast(Tensor, self.accelerator.reduce(total, "mean")))
+                    losses: Losses = self.objective(x0, batch.positions[cut], cond, guess=guess)
+                (losses.weighted.mean() / parts).backward()
+            seen.append(losses)
+        return self._observe(seen)
+
+    def _observe(self, seen: list[Losses]) -> float:
+        """Tell the drawing of times the losses of all processes; their mean."""
+        mine = torch.stack(
+            [torch.cat([part.weighted.detach() for part in seen]), torch.cat([p.plain for p in seen])], 1
+        )
+        losses = cast(Tensor, self.accelerator.gather(mine)).cpu()
+        if self.times.state() and bool(losses.isfinite().all()):
+            u = torch.cat([part.u for part in seen]).to(self.compute.device)
+            self.times.observe(cast(Tensor, self.accelerator.gather(u)).cpu(), losses[:, 1])
+        return float(losses[:, 0].mean())
 
     def _images(self, pixels: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Images in [-1, 1] where the network is, and their classes if the model is told them."""
@@ -318,9 +330,9 @@ class Trainer:
             ids = chosen[places]
             x0, cond = self._images(held_out.get(ids), held_out.labels[ids] if held_out.labels is not None else None)
             with self.compute.autocast():
-                each, t = self._held_out(x0, places, cond, training=False)
-            losses.append(each.cpu().double())
-            times.append(t)
+                each: Losses = self._held_out(x0, places, cond, training=False)
+            losses.append(each.plain.cpu().double())
+            times.append(each.t)
         return torch.cat(losses), torch.cat(times)
 
     def refresh(self) -> None:
@@ -343,6 +355,7 @@ class Trainer:
             tensors |= {f"ema.{i}.{k}": v for k, v in track.items()}
         for i, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        tensors |= {f"times.{k}": v for k, v in self.times.state().items()}
         return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
 
     def resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -359,6 +372,8 @@ class Trainer:
         for i, track in enumerate(self.averages.tracks):
             for name, t in track.items():
                 t.copy_(parts["ema"][f"{i}.{name}"])
+        if "times" in parts:
+            self.times.load(parts["times"])
         moments: dict[int, dict[str, Tensor]] = {}
         parameters = self.optimizer.param_groups[0]["params"]
         for name, t in parts.get("optimizer", {}).items():

@@ -1,0 +1,51 @@
+"""What several verbs do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fromnoise.data import Data
+    from fromnoise.model import Model
+
+
+def at_least(*limits: tuple[str, int | None, int]) -> None:
+    """Check (flag, number, least) each.
+
+    Raises:
+        UserError: a number is too small.
+    """
+    from fromnoise.errors import UserError
+
+    for flag, number, least in limits:
+        if number is not None and number < least:
+            raise UserError(f"{flag} {number} is too small: take at least {least}")
+
+
+def data_of(model: Model, spec: str | None, say: Callable[[str], None]) -> Data:
+    """Images in the shape that a model draws: of ``spec``, or those of its own recipe, held out as when it trained.
+
+    Raises:
+        UserError: as ``data.load``.
+    """
+    from fromnoise.train.run import open_data
+
+    channels, height, width = model.facts.shape
+    own = model.recipe.data
+    how = own.model_copy(update={"source": spec or own.source, "size": (height, width), "channels": channels})
+    return open_data(model.recipe.model_copy(update={"data": how}), say)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write results for programs.
+
+    Raises:
+        UserError: as ``disk.write_atomic``.
+    """
+    import json
+
+    from fromnoise.disk import write_atomic
+
+    write_atomic(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())

@@ -1,0 +1,142 @@
+"""The flow against the densities it transports."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_conformance import COSINE, flow, gaussian
+from test_sampling import LIKE, mixture, within
+
+from fromnoise.diffusion import DDIM, Noise, Prediction, schedule, start, trajectory
+from fromnoise.diffusion.mixture import FiniteSet
+from fromnoise.diffusion.noise import Draw
+from fromnoise.diffusion.ode import Adaptive, Flow, ReverseSDE, RungeKutta, score, velocity
+
+D = {"dtype": torch.float64}
+TABLE = schedule.linear(1000)
+
+
+def noisy(true, level, n=12):
+    x0, _ = true.sample(Noise(0, torch.arange(n)))
+    return level.noisy(x0, Noise(1, torch.arange(n)).normal((2,), Draw.EPS, like=x0))
+
+
+@pytest.mark.parametrize("t", [0.01, 0.3, 0.9])
+def test_the_score_is_the_gradient_of_the_log_density(t):
+    """By automatic differentiation of the mixture's own log density."""
+    true, level = mixture(), COSINE.at(t)
+    x = noisy(true, level).requires_grad_(True)
+    (want,) = torch.autograd.grad(true.log_prob(x, level).sum(), x)
+    assert torch.allclose(score(x.detach(), true(x.detach(), level), level), want, rtol=1e-8, atol=1e-8)
+
+
+def test_the_velocity_is_the_slope_of_the_flow():
+    """Of the Gaussian, whose flow is known, by a difference."""
+    x, h = torch.tensor([[0.3, -1.0], [1.2, 0.4]], **D), 1e-5
+    here, up, down = (COSINE.at(COSINE.time(torch.tensor(2 * (0.7 + d), **D))) for d in (0, h, -h))
+    want = (flow(x, here, up) - flow(x, here, down)) / (2 * h)
+    assert torch.allclose(velocity(x, gaussian()(x, here), here), want, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [RungeKutta(100), Adaptive(1e-7)], ids=["runge-kutta", "adaptive"])
+@pytest.mark.parametrize("table", [COSINE, TABLE], ids=["cosine", "linear"])
+def test_likelihood_of_a_mixture(table, solver):
+    """The exact log density within 1e-3 nats a dimension."""
+    true = mixture()
+    model = Flow(true, table, solver)
+    x = noisy(true, model.first)
+    assert float((model.log_prob(x) - true.log_prob(x, model.first)).abs().max()) < 2e-3
+
+
+def test_likelihood_of_a_class():
+    """The condition reaches the network."""
+    true = mixture()
+    model = Flow(true, COSINE, RungeKutta(100))
+    _, cond = true.sample(Noise(0, torch.arange(12)))
+    x = noisy(true, model.first)
+    apart = true.log_prob(x, model.first, cond) - true.log_prob(x, model.first)
+    assert torch.allclose(model.log_prob(x, cond=cond), true.log_prob(x, model.first, cond), atol=2e-3)
+    assert float(apart.abs().min()) > 0.1
+
+
+def test_probes_estimate_the_trace_without_bias():
+    """Within 4 standard errors of the exact one, closer with more probes."""
+    true, n = mixture(), 400
+    model = Flow(true, COSINE, RungeKutta(30))
+    x = noisy(true, model.first, 1).expand(n, 2)
+    exact = float(model.log_prob(x[:1]))
+    one, many = (model.log_prob(x, Noise(4, torch.arange(n)), probes=p) for p in (1, 16))
+    within(float(one.mean()), exact, float(one.std()), n, "one probe")
+    assert float(many.std()) < 0.5 * float(one.std())
+
+
+@pytest.mark.parametrize("solver", [RungeKutta(100), Adaptive(1e-7)], ids=["runge-kutta", "adaptive"])
+def test_encode_then_decode(solver):
+    """The input, within the solver's tolerance; in between, standard normal noise."""
+    true = mixture()
+    model = Flow(true, COSINE, solver)
+    x = noisy(true, model.first, 200)
+    z = model.encode(x)
+    assert float((model.decode(z) - x).abs().max()) < 2e-4
+    for i in range(2):
+        within(float(z[:, i].mean()), 0, 1, 200, "mean")
+        within(float((z[:, i] ** 2).mean()), 1, math.sqrt(2), 200, "variance")
+
+
+def test_solvers_agree_with_ddim():
+    """DDIM(0) is Euler's method of the same flow: many of its steps end where the flow does."""
+    true, ids = mixture(), torch.arange(6)
+    model, z = Flow(true, TABLE, RungeKutta(100)), start((2,), Noise(0, ids), LIKE)
+    levels = [TABLE.at(k / 1000) for k in range(1000, 0, -1)]
+    *_, last = trajectory(true, DDIM(0.0), levels, z, Noise(0, ids))
+    assert torch.allclose(last.x, model.decode(z), atol=5e-3)
+
+
+def test_the_flow_of_a_finite_set_ends_on_its_points():
+    """Decoding gives one of the points, within the noise of the first step."""
+    points = torch.tensor([[-0.8, 0.1], [0.5, 0.6], [0.9, -0.7]], **D)
+    model = Flow(FiniteSet(points), COSINE, RungeKutta(200))
+    x = model.decode(start((2,), Noise(0, torch.arange(30)), LIKE))
+    nearest = torch.cdist(x, points).min(1)
+    assert float(nearest.values.max()) < 0.02 and set(nearest.indices.tolist()) == {0, 1, 2}
+
+
+def test_runge_kutta_has_its_order():
+    """Twice the steps, a sixteenth of the error."""
+    x, here, there = torch.tensor([[0.3, -1.0]], **D), COSINE.at(0.2), COSINE.at(0.8)
+    errors = [
+        float((Flow(gaussian(), COSINE, RungeKutta(n)).between(x, here, there) - flow(x, here, there)).norm())
+        for n in (16, 32)
+    ]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.25)
+
+
+def test_pure_noise_is_left_one_step_early():
+    """Where t = 1 has no signal the flow ends a step before."""
+    betas = schedule.linear(20).betas.clone()
+    betas[-1] = 1.0
+    model = Flow(mixture(), schedule.Table(betas))
+    assert float(model.last.t) == pytest.approx(0.95) and bool(model.encode(torch.zeros(1, 2, **D)).isfinite().all())
+
+
+def test_a_solver_that_gives_up_says_so():
+    """A field that is not finite."""
+    model = Flow(lambda x, level, cond, previous: Prediction(x / 0), COSINE, Adaptive(1e-3))
+    with pytest.raises(ArithmeticError, match="could not be solved"):
+        model.encode(torch.ones(1, 2, **D))
+
+
+def test_the_reverse_sde_reproduces_the_gaussian():
+    """Mean and covariance within 4 standard errors, in 400 steps."""
+    n, true = 3000, gaussian()
+    ids = torch.arange(n)
+    levels = [COSINE.at(t) for t in COSINE.time(torch.linspace(-10, 9, 400, **D))]
+    *_, last = trajectory(
+        true, ReverseSDE(), [*levels, COSINE.at(0.0)], start((2,), Noise(0, ids), LIKE), Noise(0, ids)
+    )
+    for i in range(2):
+        m, v = float(true.means[0, i]), float(true.covariances[0, i, i])
+        within(float(last.x[:, i].mean()), m, v**0.5, n, "mean")
+        within(float(((last.x[:, i] - m) ** 2).mean()), v, 2**0.5 * v, n, "variance")

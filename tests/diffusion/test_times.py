@@ -1,0 +1,78 @@
+"""How times are drawn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fromnoise.diffusion import Noise, times
+
+D = {"dtype": torch.float64}
+
+
+def test_stratified_times_are_even():
+    """Any 64 neighbours leave no gap of u above 3/64; independent ones leave some above 5/64."""
+    for first in (0, 1000, 10**12 + 7, 2**62):
+        noise = Noise(1, torch.arange(first, first + 64))
+        even = times.Stratified().draw(noise).sort().values
+        gaps = torch.cat([even, even[:1] + 1]).diff()
+        assert float(gaps.max()) < 3 / 64
+        assert 0 <= float(even[0]) and float(even[-1]) < 1
+    assert float(times.Uniform().draw(noise).sort().values.diff().max()) > 5 / 64
+
+
+def truth(u):
+    """A loss that falls steeply with u."""
+    return 5 * torch.exp(-6 * u) + 0.1
+
+
+def taught(steps=50, images=2000):
+    draws = times.Importance(steps)
+    for batch in torch.arange(images).split(50):
+        u = draws.draw(Noise(0, batch))
+        draws.observe(u, truth(u))
+    return draws
+
+
+def test_importance_is_uniform_until_it_has_seen_every_step():
+    """And then draws in proportion to the size of the loss."""
+    fresh, noise = times.Importance(50), Noise(0, torch.arange(1000))
+    u = fresh.draw(noise)
+    assert torch.equal(fresh.weight(u), torch.ones_like(u))
+    assert float((u.sort().values - torch.arange(1000, **D) / 1000).abs().max()) < 5e-3
+    u = taught().draw(noise)
+    middle = (torch.arange(50, **D) + 0.5) / 50
+    share = torch.histc(u, 50, 0, 1) / 1000
+    assert torch.allclose(share, truth(middle) / truth(middle).sum(), atol=6e-3)
+
+
+def test_importance_has_no_bias_and_less_variance():
+    """The weighted mean is the integral; its spread over draws is far below that of uniform times."""
+    want = 5 / 6 * (1 - 2.718281828459045**-6) + 0.1
+    draws = taught()
+    spread = []
+    for kind in (draws, times.Uniform()):
+        u = kind.draw(Noise(7, torch.arange(40_000)))
+        each = truth(u) * kind.weight(u)
+        assert float(each.mean()) == pytest.approx(want, abs=4 * float(each.std()) / 200)
+        spread.append(float(each.std()))
+    assert spread[0] < 0.1 * spread[1]
+
+
+def test_importance_goes_on_from_its_state():
+    """Bit for bit, and the state is a copy."""
+    a, b, noise = taught(), times.Importance(50), Noise(3, torch.arange(64))
+    b.load({k: v.clone() for k, v in a.state().items()})
+    assert torch.equal(a.draw(noise), b.draw(noise))
+    b.observe(b.draw(noise), torch.full((64,), 9.0))
+    assert not torch.equal(a.draw(noise), b.draw(noise))
+
+
+def test_importance_follows_a_loss_that_changes():
+    """After the loss of a step falls, it is soon drawn less."""
+    draws = taught()
+    u = torch.full((1,), 0.01, **D)
+    before = float(draws.weight(u))
+    for _ in range(50):
+        draws.observe(u, torch.full((1,), 0.1))
+    assert float(draws.weight(u)) > 5 * before
