@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     args = top.parse_args(words)
     if dotted and args.verb != "train":
         top.error(f"{args.verb} takes no recipe keys such as --{next(iter(dotted))}")
-    args.dotted = dotted
+    args.words, args.dotted = words, dotted
     try:
         return args.run(args)
     except UserError as e:

@@ -125,7 +125,7 @@ def _judge(
 
         found = measure(subjects, reference, data.held_out, space, watch)
     told = report.verdicts(found)
-    command = shlex.join(["fromnoise", *sys.argv[1:]])
+    command = shlex.join(["fromnoise", *args.words])
     around = report.Circumstances(command, args.against or "the images it learned from", _about(space, compute))
     title = f"fromnoise evaluate: {', '.join(args.subjects)}"
     files = document.write(out, title, report.blocks(found, told, reference, around))
