@@ -12,10 +12,18 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import bits, evaluate, recipes, sample, show, train
+from fromnoise.cli import bits, doctor, evaluate, recipes, sample, show, train
 from fromnoise.errors import UserError
 
-VERBS = {"train": train, "sample": sample, "evaluate": evaluate, "show": show, "bits": bits, "recipes": recipes}
+VERBS = {
+    "train": train,
+    "sample": sample,
+    "evaluate": evaluate,
+    "doctor": doctor,
+    "show": show,
+    "bits": bits,
+    "recipes": recipes,
+}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
