@@ -104,7 +104,7 @@ def _judge(
     from fromnoise.judge.estimate import images, seconds
     from fromnoise.judge.measure import measure
     from fromnoise.judge.subjects import Real
-    from fromnoise.metrics import features
+    from fromnoise.metrics.choice import choose
 
     with tqdm(desc="training the classifier, once for these images", unit="step", disable=None) as bar:
 
@@ -112,7 +112,7 @@ def _judge(
             bar.total = total
             bar.update()
 
-        space = features.by_name(args.features, data, compute=compute, log=say, watch=step)
+        space = choose(args.features, data, compute=compute, log=say, watch=step)
     reference = Real("training images", data.train)
     drawing, measuring = sum(s.seconds() for s in subjects), seconds(subjects, reference, data.held_out, space)
     say(f"this will take about {report.time(drawing)} of drawing and {report.time(measuring)} of measuring")
