@@ -1,4 +1,4 @@
-"""Do the distances rank models as an eye does? One network on MNIST after 30, 120, 400 and 1,200 steps.
+"""Do the distances rank models as an eye does? One network on MNIST after 10, 30, 120 and 400 steps.
 
 python benchmarks/judge.py [--folder DIR] [-n N] [--picture PNG]
 
@@ -26,7 +26,7 @@ from fromnoise.judge.subjects import Real
 from fromnoise.metrics import features
 from fromnoise.train.run import train
 
-STEPS = (30, 120, 400, 1200)
+STEPS = (10, 30, 120, 400)
 NETWORK = {
     "data.source": "mnist",
     "data.size": "auto",

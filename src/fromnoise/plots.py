@@ -10,12 +10,12 @@ from typing import Any
 from fromnoise.disk import write_atomic
 
 
-def figure(columns: int = 1) -> tuple[Any, list[Any]]:
-    """A figure that needs no display, and its axes side by side."""
+def figure(columns: int = 1, width: float = 5, height: float = 3.6) -> tuple[Any, list[Any]]:
+    """A figure that needs no display, and its axes side by side, each so many inches wide and high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(5 * columns, 3.6), dpi=100, layout="constrained")
+    made = Figure(figsize=(width * columns, height), dpi=100, layout="constrained")
     FigureCanvasAgg(made)
     axes = made.subplots(1, columns, squeeze=False)[0].tolist()
     for each in axes:

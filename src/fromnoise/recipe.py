@@ -243,6 +243,19 @@ class SampleRecipe(_Part):
         return self
 
 
+class JudgeRecipe(_Part):
+    """How a run judges itself while it trains; the weights of the least distance stay in best.safetensors."""
+
+    times: Annotated[int, Field(ge=0)] = 0
+    """times that samples are drawn and measured, evenly over the budget; 0 is never"""
+    count: Annotated[int, Field(ge=100)] = 1000
+    """samples"""
+    steps: Count = 20
+    """steps of the deterministic rule that draws them"""
+    features: Literal["auto", "classifier", "pixels"] = "auto"
+    """in which the distance is measured; auto: the classifier where there are labels"""
+
+
 class Recipe(_Part):
     """Every choice of a run."""
 
@@ -261,6 +274,7 @@ class Recipe(_Part):
     train: TrainRecipe = TrainRecipe(steps=10_000)
     ema: EmaRecipe = EmaRecipe()
     sample: SampleRecipe = SampleRecipe()
+    judge: JudgeRecipe = JudgeRecipe()
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:

@@ -108,11 +108,21 @@ def test_neighbourhoods_as_published(monkeypatch, k):
         assert getattr(found, name).value == pytest.approx(value, rel=1e-6), name
 
 
-def test_torchmetrics_agrees():
-    """The kernel distance of another library, where it is installed."""
-    kid = pytest.importorskip("torchmetrics.image.kid")
-    x, y = draws(50, 16, 1), draws(50, 16, 2, 1.2, 0.3)
-    assert distances.kernel(x, y).value == pytest.approx(float(kid.poly_mmd(x, y)), rel=1e-6)
+def test_torch_fidelity_agrees():
+    """The numbers of another library on the same features, where it is installed (pip install fromnoise[fid])."""
+    fid = pytest.importorskip("torch_fidelity.metric_fid", exc_type=ImportError)
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    x, y = draws(200, 16, 1), draws(200, 16, 2, 1.2, 0.3)
+    theirs = fid.fid_statistics_to_metric(*map(fid.fid_features_to_statistics, (x, y)), False)
+    found = distances.frechet(Moments.of(x), Moments.of(y))
+    assert found == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+    theirs = kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=200, verbose=False)
+    assert distances.kernel(x, y).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    theirs = isc_features_to_metric(x, splits=10, shuffle=False)
+    found = distances.score([distances.Votes.of(p) for p in x.softmax(1).tensor_split(10)])
+    assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
 
 
 # ---- closed forms

@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import bits, edit, evaluate, recipes, sample, show, train
+from fromnoise.cli import bits, doctor, edit, evaluate, recipes, sample, show, train
 from fromnoise.errors import UserError
 
 VERBS = {
@@ -21,6 +21,7 @@ VERBS = {
     "edit": edit,
     "evaluate": evaluate,
     "bits": bits,
+    "doctor": doctor,
     "show": show,
     "recipes": recipes,
 }
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     args = top.parse_args(words)
     if dotted and args.verb != "train":
         top.error(f"{args.verb} takes no recipe keys such as --{next(iter(dotted))}")
-    args.dotted = dotted
+    args.words, args.dotted = words, dotted
     try:
         return args.run(args)
     except UserError as e:

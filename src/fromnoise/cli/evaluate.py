@@ -49,11 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge."""
+    from fromnoise.cli.shared import at_least
     from fromnoise.errors import UserError
 
-    for flag, number, least in (("-n", args.count, 10), ("--batch", args.batch, 1)):
-        if number < least:
-            raise UserError(f"{flag} {number} is too small: take at least {least}")
+    at_least(("-n", args.count, 10), ("--batch", args.batch, 1), ("--size", args.size, 1))
     from accelerate import Accelerator
     from tqdm import tqdm
 
@@ -98,16 +97,14 @@ def _judge(
     say: Callable[[str], None],
 ) -> int:
     """Measure, write, print."""
-    import json
-
     from tqdm import tqdm
 
-    from fromnoise.disk import write_atomic
+    from fromnoise.cli.shared import write_json
     from fromnoise.judge import document, report
     from fromnoise.judge.estimate import images, seconds
     from fromnoise.judge.measure import measure
     from fromnoise.judge.subjects import Real
-    from fromnoise.metrics import features
+    from fromnoise.metrics.choice import choose
 
     with tqdm(desc="training the classifier, once for these images", unit="step", disable=None) as bar:
 
@@ -115,7 +112,7 @@ def _judge(
             bar.total = total
             bar.update()
 
-        space = features.by_name(args.features, data, compute=compute, log=say, watch=step)
+        space = choose(args.features, data, compute=compute, log=say, watch=step)
     reference = Real("training images", data.train)
     drawing, measuring = sum(s.seconds() for s in subjects), seconds(subjects, reference, data.held_out, space)
     say(f"this will take about {report.time(drawing)} of drawing and {report.time(measuring)} of measuring")
@@ -128,13 +125,12 @@ def _judge(
 
         found = measure(subjects, reference, data.held_out, space, watch)
     told = report.verdicts(found)
-    command = shlex.join(["fromnoise", *sys.argv[1:]])
+    command = shlex.join(["fromnoise", *args.words])
     around = report.Circumstances(command, args.against or "the images it learned from", _about(space, compute))
     title = f"fromnoise evaluate: {', '.join(args.subjects)}"
     files = document.write(out, title, report.blocks(found, told, reference, around))
-    plain = json.dumps(report.as_json(found, told, around), indent=1, allow_nan=False).encode()
     for path in (out / "report.json", *([args.json] if args.json else [])):
-        write_atomic(path, plain)
+        write_json(path, report.as_json(found, told, around))
     print(report.distances(told).plain())
     for verdict in told:
         for finding in verdict.findings:

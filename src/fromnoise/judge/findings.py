@@ -99,8 +99,9 @@ _MENDS = {
 def _shifts(judged: Judged) -> Iterator[Finding]:
     for shift in judged.shifts:
         if shift.verdict:
+            word = shift.name.split()[0]
             yield Finding(
-                "colour",
+                "clipped" if word == "per" and shift.verdict == "high" else "colour",
                 f"{shift.name} is {shift.verdict}: {shift.found:.1f} for {shift.real:.1f} +- {shift.error:.1f}",
-                _MENDS[shift.name.split()[0]],
+                _MENDS[word],
             )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fromnoise.judge.measure import Judged
-from fromnoise.metrics.distances import Estimate, Frechet, mean
+from fromnoise.metrics.distances import Estimate, Frechet
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class Number:
 
     def as_json(self) -> dict[str, Any]:
         """Value, error, n, features; the floor with its own error and n."""
-        plain: dict[str, Any] = {"value": self.found.value, "error": self.found.error, "n": self.found.n}
+        plain: dict[str, Any] = self.found.json()
         if isinstance(self.found, Frechet):
             plain["limit"] = self.found.limit
         if self.floor is not None:
-            plain |= {"floor": self.floor.value, "floor_error": self.floor.error, "floor_n": self.floor.n}
-        plain["features"] = self.features
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+            floor = self.floor.json()
+            plain |= {"floor": floor["value"], "floor_error": floor["error"], "floor_n": floor["n"]}
+        return plain | {"features": self.features}
 
 
 def numbers(judged: Judged, floor: Judged, features: str) -> list[Number]:
@@ -77,4 +76,4 @@ def numbers(judged: Judged, floor: Judged, features: str) -> list[Number]:
 
 
 def _near(distances: torch.Tensor) -> Estimate:
-    return mean(distances[:, 0])
+    return Estimate.of(distances[:, 0])

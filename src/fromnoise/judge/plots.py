@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from fromnoise import plots
+
 _MARKS = "osD^"
 
 
@@ -30,7 +32,7 @@ def quality(points: Sequence[Point], title: str, floor: float | None) -> Image.I
         title: of the distance.
         floor: of real images; not drawn if it is not above 0.
     """
-    figure, axes = _figure(9, 4.5)
+    figure, (axes,) = plots.figure(width=9, height=4.5)
     for i, p in enumerate(points):
         axes.errorbar(p.cost, p.value, p.error, fmt=_MARKS[i // 10 % 4], capsize=3, color=f"C{i % 10}", label=p.name)
     if floor is not None and floor > 0:
@@ -42,7 +44,6 @@ def quality(points: Sequence[Point], title: str, floor: float | None) -> Image.I
     axes.set_xticks([], minor=True)
     if min(p.value for p in points) > 0:
         axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
     return _picture(figure)
 
 
@@ -53,24 +54,14 @@ def shares(kind: str, rows: Mapping[str, Sequence[float]]) -> Image.Image:
         kind: what they are.
         rows: shares by name of the subject.
     """
-    figure, axes = _figure(10, 3)
+    figure, (axes,) = plots.figure(width=10, height=3)
     width = 0.8 / len(rows)
     for i, (name, values) in enumerate(rows.items()):
         places = [x + (i - (len(rows) - 1) / 2) * width for x in range(len(values))]
         axes.bar(places, values, width, label=name, color="0.6" if i == 0 else f"C{(i - 1) % 10}")
     axes.set(xlabel=kind, ylabel="share")
     axes.legend(fontsize=8)
-    axes.grid(alpha=0.3, axis="y")
     return _picture(figure)
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
 
 
 def _picture(figure: Any) -> Image.Image:

@@ -54,6 +54,10 @@ class Nearest:
             self._merge(apart, first)
         return self
 
+    def forget_nearest(self) -> None:
+        """Leave out the nearest of each: where the queries are in the reference, it is the query itself."""
+        self.distances, self.indices = self.distances[:, 1:], self.indices[:, 1:]
+
     def _merge(self, apart: Tensor, first: int) -> None:
         numbers = torch.arange(first, first + apart.shape[1]).expand_as(apart)
         near = apart.topk(min(self._k, apart.shape[1]), largest=False, sorted=False)

@@ -201,33 +201,3 @@ def _read(path: Path, net: network.Classifier) -> float | None:
         return float(header["accuracy"])
     except (checkpoint.Damaged, RuntimeError, KeyError):
         return None
-
-
-def by_name(
-    name: str | None,
-    data: Data,
-    *,
-    compute: Compute | None = None,
-    log: Log = lambda line: None,
-    watch: Watch = lambda done, total: None,
-) -> Features:
-    """Features by name.
-
-    Args:
-        name: classifier or pixels; None takes the classifier where there are labels, else the pixels.
-        data: the reference.
-        compute: where networks run.
-        log: takes lines for people.
-        watch: called as a network is trained.
-
-    Raises:
-        UserError: unknown, or not to be had.
-    """
-    name = name or ("pixels" if data.labels is None else "classifier")
-    makers: dict[str, Callable[[], Features]] = {
-        "classifier": lambda: classifier(data, compute=compute, log=log, watch=watch),
-        "pixels": lambda: pixels(data),
-    }
-    if name not in makers:
-        raise UserError(f"there are no features {name!r}: take {', '.join(makers)}")
-    return makers[name]()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from fromnoise.model import Facts, build
 from fromnoise.recipe import Recipe
 from fromnoise.train.folder import RunFolder
 from fromnoise.train.gallery import Gallery
+from fromnoise.train.judging import Judging
 from fromnoise.train.trainer import Report, Trainer
 
 
@@ -151,7 +153,8 @@ def _resume(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> 
 def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], None]) -> None:
     recipe = trainer.recipe
     gallery = Gallery(folder, trainer.compute)
-    waiting: list[dict[str, object]] = []
+    judging = Judging(trainer, folder, say) if main and trainer.model.recipe.judge.times else None
+    waiting: list[dict[str, Any]] = []
     saved = time.monotonic()
 
     def save() -> None:
@@ -179,7 +182,9 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
                 continue
             bar.set_description_str(_status(report), refresh=False)
             bar.update(min(100.0, 100 * report.progress) - bar.n)
-            if report.kept:
+            if judging is not None and judging.due(before, report.progress):
+                waiting.append(report.line() | {"judged": judging()})
+            elif report.kept:
                 waiting.append(report.line())
             shown = int(before * recipe.previews) != int(report.progress * recipe.previews)
             before = report.progress
@@ -212,6 +217,7 @@ def _finish(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> 
     say(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; in {folder.path}:")
     for name in [
         "model.safetensors",
+        "best.safetensors",
         *made,
         "forward.png",
         "loss.png",

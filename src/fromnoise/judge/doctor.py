@@ -1,0 +1,66 @@
+"""A run or a set of images from its name to what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fromnoise.checkpoint import load_model
+from fromnoise.compute import Compute
+from fromnoise.data import load, open_source
+from fromnoise.judge import data_checks, run_checks
+from fromnoise.judge.findings import Finding, of_samples
+from fromnoise.judge.measure import measure
+from fromnoise.judge.opening import real_images
+from fromnoise.judge.subjects import Real, Sampler
+from fromnoise.metrics import features
+from fromnoise.recipe import SampleRecipe
+from fromnoise.train.folder import RunFolder
+
+_STEPS = 50  # of the short deterministic rule that draws for the examination
+
+Say = Callable[[str], None]
+
+
+def of_spec(spec: str, size: int | None, say: Say) -> list[Finding]:
+    """Faults of data.
+
+    Args:
+        spec: as for training.
+        size: side in pixels; None as the data say.
+        say: takes lines for people.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    data = load(spec, size=size, log=say)
+    return list(data_checks.of_data(data_checks.Examined(open_source(spec), data)))
+
+
+def of_run(run: str | Path, compute: Compute, count: int, say: Say) -> list[Finding]:
+    """Faults of a run, of its data, and of a few samples drawn for it.
+
+    Args:
+        run: folder or model file.
+        compute: where it draws.
+        count: of samples, 0 for none.
+        say: takes lines for people.
+
+    Raises:
+        UserError: model or data cannot be read.
+    """
+    loaded = load_model(run)
+    model, reports = loaded.model, RunFolder(loaded.path.parent).read_reports()
+    data = real_images([str(run)], None, None, say)
+    examined = data_checks.Examined(open_source(model.recipe.data.source), data)
+    found = [*data_checks.of_data(examined), *run_checks.of_reports(reports), *run_checks.of_loss(reports, model, data)]
+    if count:
+        own = model.recipe.sample
+        steps = min(_STEPS, own.steps or _STEPS, model.schedule.steps or _STEPS)
+        how = SampleRecipe(rule="ddim", steps=steps, clip=own.clip, guidance=own.guidance)
+        compute.place(model.denoiser)
+        subject = Sampler("samples", model, how, compute, count)
+        say(f"drawing {count:,} samples takes about {subject.seconds():.0f} s")
+        measured = measure([subject], Real("training", data.train), data.held_out, features.pixels(data))
+        found += of_samples(measured.judged[0], measured.floors[0])
+    return found

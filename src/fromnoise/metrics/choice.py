@@ -1,0 +1,43 @@
+"""Features by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fromnoise.compute import Compute
+from fromnoise.data import Data
+from fromnoise.errors import UserError
+from fromnoise.metrics.features import Features, Log, Watch, classifier, pixels
+from fromnoise.metrics.pretrained import dinov2, inception
+
+
+def choose(
+    name: str | None,
+    data: Data,
+    *,
+    compute: Compute,
+    log: Log = lambda line: None,
+    watch: Watch = lambda done, total: None,
+) -> Features:
+    """Features by name.
+
+    Args:
+        name: classifier, pixels, inception or dinov2; None takes the first where there are labels, else the second.
+        data: the reference.
+        compute: where networks run.
+        log: takes lines for people.
+        watch: called as a network is trained.
+
+    Raises:
+        UserError: unknown, or not to be had.
+    """
+    name = name or ("pixels" if data.labels is None else "classifier")
+    makers: dict[str, Callable[[], Features]] = {
+        "classifier": lambda: classifier(data, compute=compute, log=log, watch=watch),
+        "pixels": lambda: pixels(data),
+        "inception": lambda: inception(compute),
+        "dinov2": lambda: dinov2(compute),
+    }
+    if name not in makers:
+        raise UserError(f"there are no features {name!r}: take {', '.join(makers)}")
+    return makers[name]()
