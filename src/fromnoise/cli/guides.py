@@ -17,7 +17,7 @@ KEYS = ("clip", "guidance", "rescale", "interval", "interval_logsnr", "threshold
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument_group("guidance").add_argument
-    add("--label", metavar="L", help="a class by name or number, several with commas, or all")
+    add("--label", metavar="L", help="a class by name or number, several with commas, or all; or age=30,height=1.8")
     add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance; 1 is none")
     add("--rescale", metavar="SHARE", type=float, help="give guided images the contrast of unguided ones back: 0 to 1")
     add("--interval", metavar="A,B", help="guide at times t from A to B only, as in 0.2,0.8")
@@ -61,6 +61,7 @@ def _check_alike(weak: Model, model: Model, name: str) -> None:
     for what, here, there in (
         ("images", model.facts.shape, weak.facts.shape),
         ("labels", model.facts.labels, weak.facts.labels),
+        ("attributes", model.facts.attributes, weak.facts.attributes),
         ("noise levels", model.schedule.logsnr(t).tolist(), weak.schedule.logsnr(t).tolist()),
     ):
         if here != there:
@@ -100,5 +101,5 @@ def check_labels(args: argparse.Namespace, model: Model) -> None:
     """
     from fromnoise.errors import UserError
 
-    if args.guidance not in (None, 1) and model.facts.labels is None:
+    if args.guidance not in (None, 1) and not model.facts.told:
         raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=-(-count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
         drawn = collect(steps, frames=100 if args.gif or args.strip else 0, watch=lambda step: bar.update())
     spent = time.perf_counter() - begun
-    labels = drawn.labels if args.label is not None else None
+    labels = drawn.labels if args.label is not None and loaded.model.facts.labels is not None else None
     names = loaded.model.facts.labels if args.label == "all" else None
     pictures.save_images(drawn.images, args.out, labels, ids.tolist(), names)
     print(f"{count} pictures in {spent:.1f} s ({spent / count:.3g} s each): {args.out}")
