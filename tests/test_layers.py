@@ -19,7 +19,7 @@ ROWS = (
     {"data", "recipe"},
     {"model"},
     {"checkpoint", "draw", "pictures"},
-    {"edit"},
+    {"edit", "guide"},
     {"train"},
     {"cli"},
     {"__main__"},

@@ -105,7 +105,9 @@ class Model:
             wrap: guidance of the caller's own, around the classifier-free and within the interval.
             wrap_last: around all but the limits to the range of pixels, at every level.
         """
-        denoise: Denoise = self.denoiser
+        told = self.recipe.data.labels or self.recipe.data.attributes
+        plain: Denoise = self.denoiser if told else guidance.Untold(self.denoiser)  # a classifier may hear labels alone
+        denoise = plain
         if how.guidance != 1:
             denoise = guidance.ClassifierFree(denoise, how.guidance, how.rescale)
         denoise = wrap(denoise)
@@ -113,8 +115,8 @@ class Model:
         if how.interval is not None:
             late, early = self.schedule.logsnr(torch.tensor(how.interval[::-1], dtype=torch.float64)).tolist()
             span = (late, early)
-        if span is not None and denoise is not self.denoiser:
-            denoise = guidance.During(denoise, self.denoiser, *span)
+        if span is not None and denoise is not plain:
+            denoise = guidance.During(denoise, plain, *span)
         return limited(wrap_last(denoise), how)
 
     def noise(self, how: SampleRecipe, ids: Tensor, seed: int) -> Noise:

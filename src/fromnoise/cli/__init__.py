@@ -12,10 +12,10 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import edit, recipes, sample, show, train
+from fromnoise.cli import edit, guide, recipes, sample, show, train
 from fromnoise.errors import UserError
 
-VERBS = {"train": train, "sample": sample, "edit": edit, "show": show, "recipes": recipes}
+VERBS = {"train": train, "sample": sample, "edit": edit, "guide": guide, "show": show, "recipes": recipes}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

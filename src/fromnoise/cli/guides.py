@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fromnoise.compute import Compute
-    from fromnoise.diffusion import Denoise
     from fromnoise.model import Model, Wrap
     from fromnoise.recipe import SampleRecipe
 
@@ -24,32 +24,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--interval-logsnr", metavar="A,B", help="the same in log-SNR, as in --interval-logsnr=-3,5")
     add("--autoguide", metavar="RUN", help="guide away from a weaker model: less trained, or smaller")
     add("--autoguidance", metavar="W", type=float, default=2.0, help="scale of --autoguide; 1 is none")
+    add("--classifier", metavar="FILE", type=Path, help="guide by this classifier: see fromnoise guide")
+    add("--classifier-scale", metavar="W", type=float, default=1.0, help="scale of --classifier; 0 is none")
     add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 at each step")
     add("--threshold", metavar="Q", type=float, help="quantile of dynamic thresholding, in place of clip: 0.995")
     add("--truncation", metavar="Z", type=float, help="bound the numbers that noise is made of: 1 is tame")
 
 
-def wrap(args: argparse.Namespace, model: Model, compute: Compute) -> Wrap:
-    """The guidance that needs other files than the model's own.
+def wrap(args: argparse.Namespace, model: Model, compute: Compute) -> tuple[Model, Wrap]:
+    """The guidance that needs other files than the model's own, and the model with the labels that it then heeds.
 
     Raises:
-        UserError: the other model does not go with this one.
+        UserError: the other file does not go with this model, or no label was asked of a classifier.
     """
+    by_weak = _autoguidance(args, model, compute)
+    model, by_classifier = _classifier(args, model, compute)
+    return model, lambda denoise: by_classifier(by_weak(denoise))
+
+
+def _classifier(args: argparse.Namespace, model: Model, compute: Compute) -> tuple[Model, Wrap]:
+    from dataclasses import replace
+
+    from fromnoise import guide as guides
+    from fromnoise.diffusion import ByClassifier
+    from fromnoise.errors import UserError
+    from fromnoise.model import unwrapped
+
+    if args.classifier is None:
+        return model, unwrapped
+    guide = guides.load(args.classifier, model)
+    if args.label is None:
+        raise UserError("--classifier guides to a label: name one with --label, or all")
+    compute.place(guide)
+    heeding = replace(model, facts=replace(model.facts, labels=guide.facts.labels))
+    return heeding, lambda denoise: ByClassifier(denoise, guide, args.classifier_scale)
+
+
+def _autoguidance(args: argparse.Namespace, model: Model, compute: Compute) -> Wrap:
     from fromnoise.checkpoint import load_model
-    from fromnoise.diffusion import Autoguidance
+    from fromnoise.diffusion import Autoguidance, Untold
     from fromnoise.model import unwrapped
 
     if args.autoguide is None:
         return unwrapped
-
     weak = load_model(args.autoguide).model
     _check_alike(weak, model, args.autoguide)
     compute.place(weak.denoiser)
-
-    def around(denoise: Denoise) -> Denoise:
-        return Autoguidance(denoise, weak.denoiser, args.autoguidance)
-
-    return around
+    bad = weak.denoiser if weak.facts.told else Untold(weak.denoiser)
+    return lambda denoise: Autoguidance(denoise, bad, args.autoguidance)
 
 
 def _check_alike(weak: Model, model: Model, name: str) -> None:
