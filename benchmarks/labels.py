@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def show(model: Model, guidance: float, args: argparse.Namespace, net: nn.Sequential, names: tuple[str, ...]) -> None:
-    """Draw at one scale, and print; a picture of the default scale if asked."""
+    """Draw at one scale, and print; a picture of the last scale if asked."""
     how = model.recipe.sample.model_copy(update={"guidance": guidance})
     how = how.model_copy(update={"steps": args.steps}) if args.steps else how
     begun = time.perf_counter()
@@ -122,7 +122,7 @@ def show(model: Model, guidance: float, args: argparse.Namespace, net: nn.Sequen
     assert made.labels is not None
     line = told(f"guidance {guidance:g}, {how.steps} steps", found(net, made.images) == made.labels, made.labels, names)
     print(f"{line}; {spent / args.n:.3f} s each", flush=True)
-    if args.picture and guidance == model.recipe.sample.guidance:
+    if args.picture and guidance == (args.guidance or [guidance])[-1]:
         shown = 12 * len(names)
         pictures.save(pictures.labelled_grid(made.images[:shown], made.labels[:shown], names), args.picture)
 

@@ -22,7 +22,7 @@ from fromnoise.checkpoint import load_model
 from fromnoise.compute import choose
 from fromnoise.data import order
 from fromnoise.draw import collect, draw
-from fromnoise.metrics import features
+from fromnoise.metrics.choice import choose as choose_features
 from fromnoise.metrics.distances import Frechet, Moments, Reference, frechet_from, split
 from fromnoise.model import Model
 from fromnoise.recipe import SampleRecipe
@@ -56,7 +56,7 @@ def main() -> None:
     model, compute = load_model(args.run).model, choose()
     compute.place(model.denoiser)
     data = open_data(model.recipe, lambda line: None)
-    seen = features.by_name(None, data, log=print)
+    seen = choose_features(None, data, compute=compute, log=print)
     chosen = torch.as_tensor(order(len(data.train), 0, range(min(10_000, len(data.train)))))
     real = seen.of(data.train.get(chosen))
     moments, reference = Moments.of(real), Reference(real)

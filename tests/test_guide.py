@@ -81,7 +81,7 @@ def test_it_learns(model):
     """Clean digits are told apart, noise is not, and it knows that."""
     data = load("digits")
     taught = guide.begin(model, data)
-    for _ in guide.learn(taught, model, data, choose("cpu", "fp32"), steps=250, batch=64):
+    for _ in guide.learn(taught, model, data, choose("cpu", "fp32"), steps=200, batch=64):
         pass
     x0 = data.held_out.get(torch.arange(len(data.held_out))).float() / 127.5 - 1
     with torch.no_grad():

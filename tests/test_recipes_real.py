@@ -25,6 +25,7 @@ SHAPES = {
     "digits": (1, 8, 8),
     "pulfer": (1, 28, 28),
     "pulfer-fashion": (1, 28, 28),
+    "fashion-labels": (1, 28, 28),
     "simple": (1, 28, 28),
     "unet": (3, 128, 128),
     "flowers": (3, 64, 64),

@@ -113,7 +113,7 @@ def test_every_rule_starts_from_noise_alone(rule):
 
 @pytest.mark.slow
 def test_a_trained_model_gives_full_contrast(monkeypatch):
-    """A small network, 150 steps: with zero terminal SNR the mix is right; plain linear with eps is not."""
+    """A small network, 300 steps: with zero terminal SNR the mix is right; plain linear with eps is not."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     sys.modules.pop("contrast", None)
     import contrast
@@ -121,11 +121,11 @@ def test_a_trained_model_gives_full_contrast(monkeypatch):
     names = list(contrast.KINDS)
     n, error = 300, (SHARE * (1 - SHARE) / 300) ** 0.5
     plain, mine = (
-        contrast.brightness(contrast.learn(contrast.KINDS[names[k]], SHARE, 32, 150), n, steps=25) for k in (0, 2)
+        contrast.brightness(contrast.learn(contrast.KINDS[names[k]], SHARE, 16, 300), n, steps=25) for k in (0, 2)
     )
 
     def miss(mean):
         return abs(float((mean > 0).double().mean()) - SHARE)
 
     assert miss(mine) < 4 * error < miss(plain)
-    assert float((mine.abs() - 1).abs().mean()) < 0.05 < float((plain.abs() - 1).abs().mean())
+    assert float((mine.abs() - 1).abs().mean()) < 0.15 < float((plain.abs() - 1).abs().mean())
