@@ -278,7 +278,7 @@ def test_a_folder_holds_a_png_an_image(tmp_path, channels, mode):
 
 def test_names_in_a_folder(tmp_path):
     """They begin with the number of the picture and end with its class."""
-    pictures.save_images(noise(3, 1, 4, 4), tmp_path / "out", torch.tensor([7, 0, 7]), first=98)
+    pictures.save_images(noise(3, 1, 4, 4), tmp_path / "out", torch.tensor([7, 0, 7]), range(98, 101))
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["000098_7.png", "000099_0.png", "000100_7.png"]
 
 
@@ -377,3 +377,20 @@ def test_a_plot_shows_the_losses(tmp_path):
     pictures.loss_plot([r | ({"held_out": 0.1} if "held_out" in r else {}) for r in _FULL], tmp_path / "b.png")
     pictures.loss_plot(_FULL, tmp_path / "c.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_a_labelled_grid_has_a_row_a_class(tmp_path):
+    """Each image in the row of its class, in the order of the classes; a class without images has none."""
+    labels = torch.tensor([2, 0, 2, 0, 2])
+    values = torch.tensor([10, 20, 30, 40, 50], dtype=torch.uint8)
+    images = values.reshape(-1, 1, 1, 1).expand(-1, 1, 40, 40).contiguous()
+    sheet = np.asarray(pictures.labelled_grid(images, labels, ("trouser", "bag", "dress")))
+    assert sheet.shape[0] == 2 * 40 + 2
+    right = sheet[:, -(3 * 40 + 2 * 2) :]
+    for row, shown in enumerate(([20, 40, 255], [10, 30, 50])):
+        for column, value in enumerate(shown):
+            tile = right[row * 42 : row * 42 + 40, column * 42 : column * 42 + 40]
+            assert (tile == value).all()
+    assert (sheet[:40, : -(3 * 40 + 4)] < 255).any()  # the name
+    pictures.save_images(images, tmp_path / "x.png", labels, names=("trouser", "bag", "dress"))
+    assert (np.asarray(Image.open(tmp_path / "x.png")) == sheet).all()

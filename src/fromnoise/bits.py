@@ -16,7 +16,9 @@ from fromnoise.diffusion.codelength import Bound, Plan, Visits, bin_of, geometri
 from fromnoise.diffusion.noise import Noise
 from fromnoise.diffusion.ode import Flow, Solver
 from fromnoise.errors import UserError
+from fromnoise.metrics.distances import Estimate, mean
 from fromnoise.model import Model
+from fromnoise.recipe import SampleRecipe
 
 Tick = Callable[[int], object]
 """Told how many images more are done."""
@@ -26,35 +28,6 @@ _PILOT_VISITS = 48
 _BINS = 40
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over images.
-
-    Attributes:
-        value: the mean.
-        error: its standard error: of the images, of the steps drawn and of the noise together.
-        n: images.
-    """
-
-    value: float
-    error: float
-    n: int
-
-    @staticmethod
-    def of(each: Tensor) -> Estimate:
-        """From one value an image, (N,); the error of a single one is unknown, NaN."""
-        error = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else math.nan
-        return Estimate(float(each.mean()), error, len(each))
-
-    def json(self) -> dict[str, float | int | None]:
-        """Value, error and n; what is not a number is null."""
-        return {
-            "value": self.value if math.isfinite(self.value) else None,
-            "error": self.error if math.isfinite(self.error) else None,
-            "n": self.n,
-        }
 
 
 @dataclass(frozen=True)
@@ -89,7 +62,7 @@ class Piece:
     def estimates(self) -> dict[str, Estimate]:
         """By ``bound`` and, if it was measured, by ``flow``."""
         known = {"bound": self.bound.each, "flow": self.flow}
-        return {name: Estimate.of(each) for name, each in known.items() if each is not None}
+        return {name: mean(each) for name, each in known.items() if each is not None}
 
     def parts(self) -> dict[str, float]:
         """Prior, steps and decoder of the bound, bits a dimension."""
@@ -98,12 +71,12 @@ class Piece:
 
     def lost(self) -> Estimate | None:
         """Bound less flow of the same images: what the steps lose."""
-        return None if self.flow is None else Estimate.of(self.bound.each[: len(self.flow)] - self.flow)
+        return None if self.flow is None else mean(self.bound.each[: len(self.flow)] - self.flow)
 
     def json(self) -> dict[str, Any]:
         """All of it."""
         found: dict[str, Any] = {"bound": None, "flow": None}
-        found |= {name: e.json() for name, e in self.estimates().items()}
+        found |= {name: e.as_json() for name, e in self.estimates().items()}
         steps = [{"first": low, "last": high, "bits": bits} for low, high, bits in self.bound.by_step]
         return found | {"parts": self.parts(), "by_step": steps}
 
@@ -127,16 +100,18 @@ class Measure:
         compute: where; single precision is meant: a trace amplifies the rounding of bf16.
         seed: of the noise; image i's is of (seed, i).
         batch: images at a time.
+        how: whose variance and clipping the model takes; None for its recipe's.
     """
 
     model: Model
     compute: Compute
     seed: int = 0
     batch: int = 64
+    how: SampleRecipe | None = None
 
     def code(self) -> Bound:
         """The model as a code: its own variance, and x_0 clipped where it is clipped to sample."""
-        how = self.model.recipe.sample.model_copy(update={"guidance": 1.0})
+        how = (self.how or self.model.recipe.sample).model_copy(update={"guidance": 1.0})
         return Bound(self.model.guided(how), self.model.schedule, self.model.variance(how))
 
     def bound(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from fromnoise.compute import Compute
 from fromnoise.data import to_pixels, to_unit
+from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.noise import Draw, Noise
+from fromnoise.diffusion.rules import Rule
 from fromnoise.diffusion.sampler import Step, start, trajectory
 from fromnoise.diffusion.schedule import Level, Schedule
-from fromnoise.model import Model, cond, rule
+from fromnoise.model import Model, Wrap, cond, rule, unwrapped
 from fromnoise.recipe import SampleRecipe
 
 
@@ -37,6 +39,27 @@ class Drawn:
         return self.step.index == self.step.total - 1
 
 
+@dataclass(frozen=True)
+class Course:
+    """All that a batch of samples goes by.
+
+    Attributes:
+        denoise: the model in its wrappers.
+        rule: what a step does.
+        levels: falling.
+        noise: of all samples; its ``ids`` are their numbers.
+        begin: gives the images at ``levels[0]`` from the noise of a batch and a tensor of their kind.
+        cond: what each sample is told, (N, ...), or None.
+    """
+
+    denoise: Denoise
+    rule: Rule
+    levels: Sequence[Level]
+    noise: Noise
+    begin: Callable[[Noise, Tensor], Tensor]
+    cond: Tensor | None = None
+
+
 def draw(
     model: Model,
     how: SampleRecipe,
@@ -46,6 +69,8 @@ def draw(
     seed: int = 0,
     label: str | None = None,
     batch: int = 64,
+    wrap: Wrap = unwrapped,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[Drawn]:
     """Sample, batch after batch; picture i depends on (seed, i) alone.
 
@@ -57,43 +82,45 @@ def draw(
         seed: of all noise.
         label: as ``model.cond`` takes it; guidance alone deals out all classes.
         batch: samples at a time.
+        wrap: further guidance, as ``Model.guided`` takes it.
+        size: height and width of the pictures; None for those of the training images.
 
     Returns:
         A generator of one ``Drawn`` a step and batch.
 
     Raises:
-        UserError: impossible steps or an unknown label, at once.
+        UserError: impossible steps, size or an unknown label, at once.
     """
     if label is None and how.guidance != 1 and model.facts.labels is not None:
         label = "all"  # guidance without a label would guide to nothing, at twice the cost
-    return _draw(model, how, compute, model.levels(how), cond(model, label, ids), ids, seed, batch)
+    shape = model.shape(size)
+    course = Course(
+        model.guided(how, wrap),
+        rule(how, model),
+        model.levels(how),
+        model.noise(how, ids, seed),
+        lambda noise, like: start(shape, noise, like),
+        cond(model, label, ids),
+    )
+    return follow(course, compute, batch)
 
 
-def _draw(
-    model: Model,
-    how: SampleRecipe,
-    compute: Compute,
-    levels: list[Level],
-    told: Tensor | None,
-    ids: Tensor,
-    seed: int,
-    batch: int,
-) -> Iterator[Drawn]:
-    step, denoise = rule(how, model), model.guided(how)
+def follow(course: Course, compute: Compute, batch: int = 64) -> Iterator[Drawn]:
+    """Go a course, batch after batch: one ``Drawn`` a step and batch."""
     like = torch.empty(0, device=compute.device)
+    ids = course.noise.ids
     for part in range(0, len(ids), batch):
-        mine = ids[part : part + batch]
-        classes = told[part : part + batch] if told is not None else None
-        noise = Noise(seed, mine)
-        x = start(model.facts.shape, noise, like).to(memory_format=compute.memory_format)
-        where = classes.to(compute.device) if classes is not None else None
-        steps = trajectory(denoise, step, levels, x, noise, where)
+        noise = replace(course.noise, ids=ids[part : part + batch])
+        told = course.cond[part : part + batch] if course.cond is not None else None
+        x = course.begin(noise, like).to(memory_format=compute.memory_format)
+        where = told.to(compute.device) if told is not None else None
+        steps = trajectory(course.denoise, course.rule, course.levels, x, noise, where)
         while True:
             with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
                 reached = next(steps, None)
             if reached is None:
                 break
-            yield Drawn(mine, classes, reached)
+            yield Drawn(noise.ids, told, reached)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,20 @@ from torch import Tensor, nn
 from fromnoise import nets
 from fromnoise.diffusion import guidance, loss, multistep, ode, rules, sampler, schedule, target, times
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
+from fromnoise.diffusion.inverse import Operator
+from fromnoise.diffusion.noise import Noise
+from fromnoise.diffusion.repaint import Repaint
+from fromnoise.diffusion.rules import Rule
 from fromnoise.errors import UserError
 from fromnoise.recipe import DiffusionRecipe, LossRecipe, Recipe, SampleRecipe
+
+Wrap = Callable[[Denoise], Denoise]
+"""Puts a denoiser into a wrapper (``diffusion/guidance``)."""
+
+
+def unwrapped(denoise: Denoise) -> Denoise:
+    """No wrapper."""
+    return denoise
 
 
 @dataclass(frozen=True)
@@ -86,12 +99,42 @@ class Model:
         except ValueError as e:
             raise UserError(str(e)) from None
 
-    def guided(self, how: SampleRecipe) -> Denoise:
-        """The denoiser in its wrappers."""
+    def guided(self, how: SampleRecipe, wrap: Wrap = unwrapped, wrap_last: Wrap = unwrapped) -> Denoise:
+        """The denoiser in its wrappers.
+
+        Args:
+            how: which, and how strong.
+            wrap: guidance of the caller's own, around the classifier-free and within the interval.
+            wrap_last: around all but the limits to the range of pixels, at every level.
+        """
         denoise: Denoise = self.denoiser
         if how.guidance != 1:
-            denoise = guidance.ClassifierFree(denoise, how.guidance)
-        return guidance.Clip(denoise) if how.clip else denoise
+            denoise = guidance.ClassifierFree(denoise, how.guidance, how.rescale)
+        denoise = wrap(denoise)
+        span = how.interval_logsnr
+        if how.interval is not None:
+            late, early = self.schedule.logsnr(torch.tensor(how.interval[::-1], dtype=torch.float64)).tolist()
+            span = (late, early)
+        if span is not None and denoise is not self.denoiser:
+            denoise = guidance.During(denoise, self.denoiser, *span)
+        return limited(wrap_last(denoise), how)
+
+    def noise(self, how: SampleRecipe, ids: Tensor, seed: int) -> Noise:
+        """The noise of samples: that of the forward process which the model learned, and truncated if asked."""
+        return Noise(seed, ids, self.recipe.loss.offset_noise, how.truncation)
+
+    def shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """(C, H, W) of pictures of this ``size``; None for that of the training images.
+
+        Raises:
+            UserError: the network is built for one size.
+        """
+        channels, *own = self.facts.shape
+        if size is None or list(size) == own:
+            return self.facts.shape
+        if self.recipe.network.kind == "pulfer":
+            raise UserError(f"this network is built for {own[0]}x{own[1]} pixels alone: leave out the size")
+        return channels, *size
 
     def classes(self, label: str) -> int:
         """The class that ``label`` names, by name or number.
@@ -113,10 +156,46 @@ class Model:
         raise UserError(f"this model knows no label {label!r}: it knows {shown}")
 
 
+def limited(denoise: Denoise, how: SampleRecipe) -> Denoise:
+    """The denoiser with x_0 kept within the range of pixels."""
+    if how.threshold is not None:
+        return guidance.Threshold(denoise, how.threshold)
+    return guidance.Clip(denoise) if how.clip else denoise
+
+
+def solver(name: str, operator: Operator, y: Tensor, effort: int | None = None) -> tuple[Wrap, Callable[[Rule], Rule]]:
+    """A way to draw images that give y: what it does to the denoiser, and to the rule.
+
+    Args:
+        name: posterior, pigdm, projected or repaint.
+        operator: A.
+        y: what is known.
+        effort: iterations of posterior (3 if left out), passes of repaint (10).
+
+    Raises:
+        UserError: no solver is called so, or it has no effort to choose.
+    """
+    known: dict[str, tuple[Wrap, Callable[[Rule], Rule]]] = {
+        "posterior": (lambda d: guidance.Posterior(d, operator, y, effort or 3), lambda r: r),
+        "pigdm": (lambda d: guidance.PiGDM(d, operator, y, 0.5), lambda r: r),
+        "projected": (lambda d: guidance.Projected(d, operator, y), lambda r: r),
+        "repaint": (unwrapped, lambda r: Repaint(rules.DDIM(1.0), operator, y, effort or 10)),
+    }
+    if name not in known:
+        raise UserError(f"no solver is called {name!r}: there are {', '.join(known)}")
+    if effort is not None and (effort < 1 or name not in ("posterior", "repaint")):
+        raise UserError(f"an effort of {effort} is not to be had of {name}: posterior and repaint take 1 or more")
+    return known[name]
+
+
 def rule(how: SampleRecipe, model: Model) -> rules.Rule:
-    """The step rule by name."""
+    """The step rule by name.
+
+    Raises:
+        UserError: it needs more steps.
+    """
     ancestral = rules.Ancestral(model.variance(how))
-    return {
+    chosen: rules.Rule = {
         "ancestral": ancestral,
         "ddim": rules.DDIM(how.eta),
         "euler": rules.DDIM(0.0),  # the same step: see rules.Heun
@@ -129,6 +208,10 @@ def rule(how: SampleRecipe, model: Model) -> rules.Rule:
         "pc": rules.Corrected(ancestral, how.snr),
         "sde": ode.ReverseSDE(),
     }[how.rule]
+    steps = how.steps or model.schedule.steps or 250
+    if steps < chosen.fewest:
+        raise UserError(f"rule {how.rule} needs at least {chosen.fewest} steps, not {steps}: take more, or rule ddim")
+    return chosen
 
 
 def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "cpu") -> Model:
@@ -164,11 +247,14 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "
 
 
 def _schedule(how: DiffusionRecipe) -> schedule.Schedule:
-    if how.schedule == "linear":
-        return schedule.linear(how.steps, how.beta_first, how.beta_last, rescale=how.rescale)
     if how.schedule == "cosine-continuous":
         return schedule.Cosine()
-    return {"cosine": schedule.cosine, "sigmoid": schedule.sigmoid}[how.schedule](how.steps)
+    table = {
+        "linear": lambda steps: schedule.linear(steps, how.beta_first, how.beta_last, rescale=how.rescale),
+        "cosine": schedule.cosine,
+        "sigmoid": schedule.sigmoid,
+    }[how.schedule](how.steps)
+    return schedule.zero_terminal(table) if how.zero_terminal else table
 
 
 def _loss(how: LossRecipe, table: schedule.Schedule, variance: float | None) -> loss.Loss:

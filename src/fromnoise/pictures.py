@@ -48,6 +48,29 @@ def grid(images: Tensor, columns: int | None = None, gap: int = 2, scale: int | 
     return Image.fromarray(sheet)
 
 
+def labelled_grid(images: Tensor, labels: Tensor, names: Sequence[str], gap: int = 2) -> Image.Image:
+    """A row a class, under one another in the order of the classes, with its name before it.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: class of each, (N,), an index into ``names``.
+        names: of the classes; those without images have no row.
+        gap: white pixels between images.
+    """
+    classes: list[int] = [int(k) for k in labels.unique()]
+    columns = int(torch.bincount(labels).max())
+    rows = [grid(images[labels == k], columns, gap) for k in classes]
+    font = ImageFont.load_default(12)
+    indent = math.ceil(max(font.getlength(names[k]) for k in classes)) + 8
+    sheet = Image.new("RGB", (indent + rows[0].width, sum(r.height + gap for r in rows) - gap), _PAPER)
+    pen, top = ImageDraw.Draw(sheet), 0
+    for k, row in zip(classes, rows, strict=True):
+        pen.text((indent - 8, top + row.height / 2), names[k], fill=_INK, font=font, anchor="rm")
+        sheet.paste(row, (indent, top))
+        top += row.height + gap
+    return sheet
+
+
 def _magnification(height: int, width: int) -> int:
     return max(1, 2 * _TILE // max(height, width)) if max(height, width) <= _TILE else 1
 
@@ -145,21 +168,31 @@ def check_writable(path: Path) -> None:
     check_folder(path)
 
 
-def save_images(images: Tensor, path: Path, labels: Tensor | None = None, first: int = 0) -> None:
+def save_images(
+    images: Tensor,
+    path: Path,
+    labels: Tensor | None = None,
+    numbers: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+) -> None:
     """Write images as a grid (.png), an array (.npz) or a folder of PNGs.
 
     Args:
         images: uint8 (N, C, H, W).
         path: its ending says which. A .npz holds ``images`` as they are, and ``labels`` (N,) where given.
         labels: classes, (N,); in a folder they end the file names.
-        first: number of the first image, for the file names.
+        numbers: of the images, for the file names; left out: from 0.
+        names: of the classes: a grid then has a labelled row for each.
 
     Raises:
         UserError: it cannot be written.
     """
     kind = path.suffix.lower()
     if kind == ".png":
-        save(grid(images), path)
+        if labels is None or names is None:
+            save(grid(images), path)
+        else:
+            save(labelled_grid(images, labels, names), path)
     elif kind == ".npz":
         arrays = {"images": images.cpu().numpy()}
         if labels is not None:
@@ -169,12 +202,12 @@ def save_images(images: Tensor, path: Path, labels: Tensor | None = None, first:
         write_atomic(path, buffer.getvalue())
     else:
         for i, image in enumerate(images):
-            name = f"{first + i:06d}" + (f"_{int(labels[i])}" if labels is not None else "")
-            save(_single(image), path / f"{name}.png")
+            name = f"{i if numbers is None else numbers[i]:06d}" + (f"_{int(labels[i])}" if labels is not None else "")
+            save(single(image), path / f"{name}.png")
 
 
-def _single(image: Tensor) -> Image.Image:
-    """One image (C, H, W) as it is: grey stays grey and transparency stays."""
+def single(image: Tensor) -> Image.Image:
+    """One image, uint8 (C, H, W), as it is: grey stays grey and transparency stays."""
     pixels = image.cpu().numpy()
     if len(pixels) in (1, 2, 3, 4):
         return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))

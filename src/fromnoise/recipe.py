@@ -30,6 +30,11 @@ def _size(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
+def _pair(value: Any) -> Any:
+    """Two numbers, also as the words ``a,b`` of a flag."""
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
@@ -105,6 +110,8 @@ class DiffusionRecipe(_Part):
     """of the linear schedule, at T = 1000"""
     rescale: bool = True
     """scale the linear betas by 1000/T, so that any T ends in noise; false takes them literally"""
+    zero_terminal: bool = False
+    """rescale the table so that it ends in pure noise, for true black and true white (Lin et al. 2023)"""
     target: Literal["eps", "x0", "v", "mean"] = "eps"
     """what the network regresses"""
     learned_variance: bool = False
@@ -195,7 +202,7 @@ class SampleRecipe(_Part):
     """How pictures are drawn, unless told otherwise."""
 
     rule: Literal[
-        "ancestral", "ddim", "euler", "heun", "dpmpp-2m", "dpmpp-3m", "dpmpp-2m-sde", "unipc", "ipndm", "pc"
+        "ancestral", "ddim", "euler", "heun", "dpmpp-2m", "dpmpp-3m", "dpmpp-2m-sde", "unipc", "ipndm", "pc", "sde"
     ] = "ancestral"
     """what a step does"""
     steps: Count | None = None
@@ -214,8 +221,26 @@ class SampleRecipe(_Part):
     """clip x_0 to the range of pixels at each step"""
     guidance: NotNegative = 1.0
     """scale of classifier-free guidance; 1 is none"""
+    rescale: Share = 0.0
+    """share in which guided images get the contrast of unguided ones back; 0.7 where they are overexposed"""
+    interval: Annotated[tuple[Share, Share] | None, BeforeValidator(_pair)] = None
+    """times t, from and to, between which guidance acts; left out: at all"""
+    interval_logsnr: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
+    """the same in log-SNR"""
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """quantile of dynamic thresholding, such as 0.995, in place of clip"""
+    truncation: Positive | None = None
+    """largest size of the numbers that noise is made of; smaller is less varied; left out: unbounded"""
     count: Annotated[int, Field(ge=0)] = 64
     """pictures drawn after training"""
+
+    @model_validator(mode="after")
+    def _agree(self) -> SampleRecipe:
+        if self.interval is not None and self.interval_logsnr is not None:
+            raise ValueError("guidance has one interval: in t, or in log-SNR")
+        if any(span is not None and not span[0] < span[1] for span in (self.interval, self.interval_logsnr)):
+            raise ValueError("an interval of guidance runs from a smaller number to a larger one")
+        return self
 
 
 class JudgeRecipe(_Part):
@@ -270,6 +295,8 @@ class Recipe(_Part):
                 "a learned variance is trained by the bound: set both diffusion.learned_variance true and "
                 "loss.weighting hybrid (or bound), or neither"
             )
+        if self.diffusion.zero_terminal:
+            self._agree_on_zero_terminal(continuous)
         if self.sample.steps is not None and not continuous and self.sample.steps > self.diffusion.steps:
             raise ValueError(
                 f"sample.steps {self.sample.steps} is more than diffusion.steps {self.diffusion.steps}: "
@@ -292,6 +319,21 @@ class Recipe(_Part):
                 "take network.kind unet"
             )
         return self
+
+    def _agree_on_zero_terminal(self, continuous: bool) -> None:
+        if continuous or self.diffusion.steps < 2:
+            raise ValueError("zero_terminal rescales a table of steps: take schedule linear, cosine or sigmoid")
+        if self.diffusion.target == "eps":
+            raise ValueError(
+                "with zero_terminal the last step is noise alone, of which target eps says no image: take v or x0"
+            )
+        if self.loss.weighting in ("min-snr", "p2"):
+            raise ValueError(
+                f"weighting {self.loss.weighting} is 0 where there is noise alone: with zero_terminal sampling would "
+                "begin with what was not learned; take weighting simple"
+            )
+        if self.sample.grid in ("logsnr", "karras"):
+            raise ValueError(f"with zero_terminal grid {self.sample.grid} has no log-SNR to begin at: take uniform")
 
 
 BUDGETS = ("steps", "epochs", "images", "minutes")

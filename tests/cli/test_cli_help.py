@@ -10,8 +10,9 @@ import pytest
 
 import fromnoise
 from fromnoise.cli import VERBS
+from fromnoise.cli.edit import THINGS
 
-HELPS = [[], *([verb] for verb in VERBS), ["show", "data"], ["show", "forward"]]
+HELPS = [[], *([verb] for verb in VERBS), ["show", "data"], ["show", "forward"], *(["edit", t] for t in THINGS)]
 
 
 def test_help_is_instant(spawn):
@@ -54,7 +55,7 @@ def test_every_verb_is_listed(right, verb):
 def test_defaults_are_shown(right):
     """Of every option that has one."""
     shown = " ".join(right("sample", "--help").out.split())
-    for default in ("how many pictures (default: 64)", "depends on (seed, i) alone (default: 0)", "(default: auto)"):
+    for default in ("pictures at a time (default: 64)", "depends on (seed, i) alone (default: 0)", "(default: auto)"):
         assert default in shown
     assert "how many images (default: 6)" in " ".join(right("show", "forward", "--help").out.split())
 

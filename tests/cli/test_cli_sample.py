@@ -106,6 +106,29 @@ def test_no_guidance_is_no_mistake(right, run):
     right("sample", run, "-n", 1, "--out", "x.png", "--guidance", 1)
 
 
+def test_pictures_by_their_numbers(right, sample, run, tmp_path):
+    """Those that one saw and liked, in the order named; their files keep the numbers."""
+    whole = sample("a.npz", "-n", 12)
+    assert near(whole[[3, 11, 0]], sample("b.npz", "--seeds", "3,11,0"))
+    right("sample", run, "--seeds", "3,11", "--out", "liked", *EXACTLY)
+    assert sorted(p.name for p in (tmp_path / "liked").iterdir()) == ["000003.png", "000011.png"]
+
+
+def test_another_size(sample):
+    """Where the network allows."""
+    assert sample("a.npz", "-n", 2, "--size", 12).shape == (2, 1, 12, 12)
+    assert sample("b.npz", "-n", 2, "--size", "7x10").shape == (2, 1, 7, 10)
+
+
+def test_all_labels_are_rows(right, told_run):
+    """Eight pictures a class if no number is named, and as large as that."""
+    right("sample", told_run, "--out", "x.npz", "--label", "all", "--steps", 2)
+    assert np.bincount(loaded("x.npz")[1]).tolist() == [8] * 10
+    right("sample", told_run, "--out", "x.png", "--label", "all", "--steps", 2)
+    right("sample", told_run, "--out", "y.png", "-n", 80, "--steps", 2)
+    assert Image.open("x.png").height > Image.open("y.png").height
+
+
 # ---- labels
 
 

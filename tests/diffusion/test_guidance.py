@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 
-from fromnoise.diffusion import ClassifierFree, Clip, Prediction, schedule
+from fromnoise.diffusion import (
+    DDIM,
+    Autoguidance,
+    ByClassifier,
+    ClassifierFree,
+    Clip,
+    During,
+    Noise,
+    Prediction,
+    Threshold,
+    Untold,
+    sampler,
+    schedule,
+    start,
+    trajectory,
+)
+from fromnoise.diffusion.mixture import GaussianMixture
 
 LEVEL = schedule.linear(1000).at(0.5)
 
@@ -45,3 +66,203 @@ def test_clip():
     wrapped = Clip(lambda x, level, cond=None, previous=None: Prediction(x, spread))
     told = wrapped(torch.tensor([-3.0, -0.5, 0.5, 3.0]), LEVEL)
     assert told.x0.tolist() == [-1, -0.5, 0.5, 1] and told.spread is spread
+
+
+# ---- closed forms on Gaussians: a denoiser is a score, x_0 = (x + sigma^2 score) / alpha (Tweedie)
+
+
+def gaussians(means, covariances, weights=(0.5, 0.5)):
+    as_tensor = {"dtype": torch.float64}
+    return GaussianMixture(
+        torch.tensor(weights, **as_tensor), torch.tensor(means, **as_tensor), torch.tensor(covariances, **as_tensor)
+    )
+
+
+TRUE = gaussians([[-1.0, 0.0], [1.0, 0.8]], [[[0.02, 0.01], [0.01, 0.03]], [[0.05, 0.02], [0.02, 0.04]]], (0.3, 0.7))
+POINTS = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+LEVELS = [schedule.linear(1000).at(t) for t in (0.01, 0.3, 0.7, 1.0)]
+
+
+def tilted(log_density, x, level):
+    """The denoiser of an unnormalised density of noisy images, by automatic differentiation."""
+    at = x.clone().requires_grad_()
+    (score,) = torch.autograd.grad(log_density(at).sum(), at)
+    return (x + level.sigma**2 * score) / level.alpha
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda v: f"{float(v.t)}")
+@pytest.mark.parametrize("scale", [0.5, 2.0, 4.0])
+def test_classifier_free_guidance_is_a_tilted_density(level, scale):
+    """p(x | c)^w p(x)^(1 - w), Ho and Salimans 2022."""
+    cond = torch.arange(50) % 2
+
+    def density(x):
+        return scale * TRUE.log_prob(x, level, cond) + (1 - scale) * TRUE.log_prob(x, level)
+
+    got = ClassifierFree(TRUE, scale)(POINTS, level, cond).x0
+    assert torch.allclose(got, tilted(density, POINTS, level), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda v: f"{float(v.t)}")
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_autoguidance_is_a_tilted_density(level, scale):
+    """p_strong^w p_weak^(1 - w), Karras et al. 2024, eq. 3: here the weak model is wider and off."""
+    weak = gaussians([[0.1, 0.2]], [[[0.8, 0.1], [0.1, 0.9]]], (1.0,))
+
+    def density(x):
+        return scale * TRUE.log_prob(x, level) + (1 - scale) * weak.log_prob(x, level)
+
+    got = Autoguidance(TRUE, weak, scale)(POINTS, level).x0
+    assert torch.allclose(got, tilted(density, POINTS, level), rtol=1e-9, atol=1e-9)
+
+
+def test_autoguided_samples_follow_their_closed_form():
+    """Between N(m, s) and N(0, 1), which stays N(0, 1) under noise, the tilted density is a Gaussian at each level."""
+    table, n, scale = schedule.linear(1000), 4000, 2.0
+    strong, weak = gaussians([[0.6]], [[[0.25]]], (1.0,)), gaussians([[0.0]], [[[1.0]]], (1.0,))
+    noise = Noise(0, torch.arange(n))
+    like = torch.empty(0, dtype=torch.float64)
+    x = start((1,), noise, like)
+    mean, variance = 0.0, 1.0
+    for step in trajectory(Autoguidance(strong, weak, scale), DDIM(), sampler.uniform(table, 200), x, noise):
+        # what the flow of such Gaussians does to a mean and a variance: x_0 = a x + b is linear in x
+        h, s = step.here, step.there
+        v1 = float(h.alpha**2 * 0.25 + h.sigma**2)
+        slope = scale * float(h.alpha) * 0.25 / v1 + (1 - scale) * float(h.alpha)
+        shift = scale * 0.6 * (1 - float(h.alpha) ** 2 * 0.25 / v1)
+        keep = float(s.sigma / h.sigma)
+        factor = keep + (float(s.alpha) - float(h.alpha) * keep) * slope
+        mean = factor * mean + (float(s.alpha) - float(h.alpha) * keep) * shift
+        variance = factor**2 * variance
+    got = step.x[:, 0]
+    assert abs(float(got.mean()) - mean) < 4 * (variance / n) ** 0.5
+    assert abs(float(got.var()) - variance) < 4 * variance * (2 / n) ** 0.5
+    assert abs(mean - 0.6) > 0.1 and variance < 0.24  # it is not the strong model
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda v: f"{float(v.t)}")
+def test_classifier_guidance_by_bayes(level):
+    """With the exact classifier, scale 1 makes the unconditional model conditional, scale w classifier-free guidance.
+
+    Under ``inference_mode``, as sampling runs it; -1 is left alone.
+    """
+    cond = torch.tensor([0, 1, -1, 1, 0] * 10)
+
+    def classifier(x, where):
+        joint = [TRUE.log_prob(x, where, torch.full((len(x),), k)) + TRUE.weights[k].log() for k in (0, 1)]
+        return torch.stack(joint, 1)
+
+    with torch.inference_mode():
+        for scale in (1.0, 3.0):
+            got = ByClassifier(Untold(TRUE), classifier, scale)(POINTS.clone(), level, cond).x0
+            want = ClassifierFree(TRUE, scale)(POINTS, level, cond).x0
+            assert torch.allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_guided_sampling_by_a_classifier():
+    """The whole way down: the asked component, with its mean and covariance."""
+
+    def classifier(x, where):
+        joint = [TRUE.log_prob(x, where, torch.full((len(x),), k)) + TRUE.weights[k].log() for k in (0, 1)]
+        return torch.stack(joint, 1)
+
+    n = 2000
+    noise, cond = Noise(1, torch.arange(n)), torch.ones(n, dtype=torch.int64)
+    like = torch.empty(0, dtype=torch.float64)
+    with torch.inference_mode():
+        denoise = ByClassifier(Untold(TRUE), classifier)
+        for step in trajectory(
+            denoise, DDIM(), sampler.uniform(schedule.linear(1000), 200), start((2,), noise, like), noise, cond
+        ):
+            x = step.x
+    errors = (TRUE.covariances[1].diagonal() / n).sqrt()
+    assert bool(((x.mean(0) - TRUE.means[1]).abs() < 4 * errors).all())
+    assert torch.allclose(torch.cov(x.T), TRUE.covariances[1], atol=4 * 0.05 * (2 / n) ** 0.5)
+
+
+# ---- contrast and range
+
+
+def literal(pos, neg, weight, rescale):
+    """Lin et al. 2023, alg. 2, word for word."""
+    cfg = neg + weight * (pos - neg)
+    std_pos = pos.std([1, 2, 3], keepdim=True)
+    std_cfg = cfg.std([1, 2, 3], keepdim=True)
+    factor = std_pos / std_cfg
+    factor = rescale * factor + (1 - rescale)
+    return cfg * factor
+
+
+def test_rescaled_guidance():
+    """As the paper's listing; a flat image does not become NaN."""
+    pos, neg = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+
+    def model(x, level, cond=None, previous=None):
+        return Prediction(torch.where(cond.reshape(-1, 1, 1, 1) < 0, torch.cat([neg] * 2), torch.cat([pos] * 2)))
+
+    cond = torch.zeros(4, dtype=torch.int64)
+    for share in (0.0, 0.7, 1.0):
+        got = ClassifierFree(model, 4.0, share)(torch.zeros(4, 3, 5, 5), LEVEL, cond).x0
+        assert torch.allclose(got, literal(pos, neg, 4.0, share), atol=1e-6)
+    flat = ClassifierFree(lambda x, level, cond=None, previous=None: Prediction(x * 0), 4.0, 0.7)
+    assert not bool(flat(torch.ones(1, 1, 2, 2), LEVEL, torch.zeros(1, dtype=torch.int64)).x0.isnan().any())
+
+
+def test_dynamic_thresholding():
+    """Each image by its own quantile; those within the range are untouched (Saharia et al. 2022, sec. 2.3)."""
+    calm = torch.linspace(-0.9, 0.9, 100).reshape(1, 1, 10, 10)
+    loud = torch.linspace(-4, 4, 100).reshape(1, 1, 10, 10)
+    wrapped = Threshold(lambda x, level, cond=None, previous=None: Prediction(x), 0.9)
+    got = wrapped(torch.cat([calm, loud]), LEVEL).x0
+    assert torch.equal(got[:1], calm)
+    s = float(np.quantile(loud.abs().numpy(), 0.9))
+    assert torch.allclose(got[1:], loud.clamp(-s, s) / s, atol=1e-6) and float(got.abs().max()) == 1
+
+
+# ---- intervals, and calls
+
+
+def test_guidance_during_an_interval():
+    """Outside it the plain model is asked, by one plain call."""
+    table, seen = schedule.linear(1000), []
+
+    def named(name):
+        def denoise(x, level, cond=None, previous=None):
+            seen.append(name)
+            return Prediction(x)
+
+        return denoise
+
+    low, high = (float(table.logsnr(torch.tensor(t, dtype=torch.float64))) for t in (0.8, 0.2))
+    wrapped = During(named("guided"), named("plain"), low, high)
+    for t in (0.0, 0.1, 0.2, 0.5, 0.8, 0.81, 1.0):
+        wrapped(torch.zeros(1, 1), table.at(t))
+    assert seen == ["plain", "plain", "guided", "guided", "guided", "plain", "plain"]
+
+
+def test_each_network_is_asked_once_a_step():
+    """Guided both ways: one doubled call of the model, one call of the weak one."""
+    calls = []
+
+    def counted(name):
+        def denoise(x, level, cond=None, previous=None):
+            calls.append((name, len(x)))
+            return Prediction(x)
+
+        return denoise
+
+    cond = torch.zeros(3, dtype=torch.int64)
+    Clip(Autoguidance(ClassifierFree(counted("model"), 2.0), counted("weak"), 2.0))(torch.zeros(3, 1), LEVEL, cond)
+    assert calls == [("model", 6), ("weak", 3)]
+    calls.clear()
+    Autoguidance(counted("model"), counted("weak"), 1.0)(torch.zeros(3, 1), LEVEL)
+    Autoguidance(counted("model"), counted("weak"), 0.0)(torch.zeros(3, 1), LEVEL)
+    assert calls == [("model", 3), ("weak", 3)]
+
+
+def test_no_rule_knows_of_guidance():
+    """Wrappers are handed to the loop and its rules, which import none."""
+    room = Path(schedule.__file__).parent
+    for name in ("rules.py", "multistep.py", "sampler.py"):
+        imports = [line for line in (room / name).read_text().splitlines() if re.match(r"\s*(from|import) ", line)]
+        assert len(imports) > 3 and not any("guidance" in line for line in imports)

@@ -35,6 +35,8 @@ VARIANTS = {
     "accumulated": {"train_accumulate": 2},
     "self-conditioning": {"loss_self_conditioning": True},
     "labels": {"data_labels": True},
+    "learned variance": {"diffusion_learned_variance": True, "loss_weighting": "hybrid"},
+    "importance": {"loss_times": "importance", "loss_weighting": "bound", "diffusion_steps": 8},
     "averages": {"ema_decays": [0.9, 0.99], "ema_widths": [0.1]},
     "no average, offset noise, flips": {
         "ema_decays": [],
@@ -106,8 +108,9 @@ def poison(trainer, bad):
     plain = trainer.objective.forward
 
     def forward(*args, **kwargs):
-        losses, t = plain(*args, **kwargs)
-        return (losses * (math.nan if trainer.progress.step % 2 else math.inf) if bad(trainer) else losses), t
+        losses = plain(*args, **kwargs)
+        factor = math.nan if trainer.progress.step % 2 else math.inf
+        return losses._replace(weighted=losses.weighted * factor) if bad(trainer) else losses
 
     trainer.objective.forward = forward
 

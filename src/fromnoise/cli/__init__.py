@@ -12,16 +12,17 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import bits, doctor, evaluate, recipes, sample, show, train
+from fromnoise.cli import bits, doctor, edit, evaluate, recipes, sample, show, train
 from fromnoise.errors import UserError
 
 VERBS = {
     "train": train,
     "sample": sample,
+    "edit": edit,
     "evaluate": evaluate,
+    "bits": bits,
     "doctor": doctor,
     "show": show,
-    "bits": bits,
     "recipes": recipes,
 }
 

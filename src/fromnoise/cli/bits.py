@@ -11,8 +11,9 @@ from fromnoise.cli.shared import at_least, data_of, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fromnoise.bits import Estimate, Measure, Piece
+    from fromnoise.bits import Measure, Piece
     from fromnoise.data import Images
+    from fromnoise.metrics.distances import Estimate
 
 HELP = "measure how many bits a dimension a model needs to tell images"
 EPILOG = """by the variational bound, from a sample of its steps, and by the probability flow; lower is better. Both are
@@ -122,7 +123,7 @@ def _report(results: dict[str, Piece], args: argparse.Namespace) -> None:
         for way, gap in apart.items():
             verdict = "training images cost less" if gap.value > 2 * gap.error else "no sign of memorisation"
             print(f"  held out - training, by the {way}: {gap.value:+.4f} +- {gap.error:.4f}: {verdict}")
-        out |= {"train": results["training"].json(), "gap": {way: gap.json() for way, gap in apart.items()}}
+        out |= {"train": results["training"].json(), "gap": {way: gap.as_json() for way, gap in apart.items()}}
     if args.json:
         write_json(args.json, out)
         print(args.json)

@@ -6,8 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fromnoise.cli import guides, numbers
+
 if TYPE_CHECKING:
-    from fromnoise.recipe import SampleRecipe
+    from torch import Tensor
+
+    from fromnoise.model import Model
 
 HELP = "draw pictures from a trained model"
 EPILOG = """what is left out is taken from the model's own recipe.
@@ -21,6 +25,7 @@ rules:
   ipndm         deterministic, order 3; 15 to 50
   heun          deterministic, or with noise by --churn, order 2, two evaluations a step; 20 to 50
   pc            ancestral and a Langevin correction, two evaluations a step; several hundred
+  sde           Euler's step of the reverse SDE; all steps, for comparison
   euler         ddim without noise
 
 examples:
@@ -28,12 +33,15 @@ examples:
   fromnoise sample model.safetensors -n 1000 --rule ddim --steps 50 --out samples.npz
   fromnoise sample runs/flowers -n 500 --out folder/"""
 
+_OWNERS = {"variance": ("ancestral", "pc"), "eta": ("ddim",), "churn": ("heun",), "snr": ("pc",)}
+"""Which rules heed a flag."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
     add("model", metavar="RUN", help="a run folder or one .safetensors file")
-    add("-n", dest="count", metavar="N", type=int, default=64, help="how many pictures")
+    add("-n", dest="count", metavar="N", type=int, help="how many pictures; 64 if left out, 8 a class of --label all")
     add(
         "--out",
         metavar="PATH",
@@ -50,28 +58,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--eta", type=float, help="of ddim: 0 deterministic to 1 ancestral")
     add("--churn", metavar="G", type=float, help="of heun: share by which the noise is raised before each step")
     add("--snr", metavar="R", type=float, help="of pc: how long a Langevin step is")
-    add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 at each step")
-    add("--label", metavar="L", help="a class by name or number, several with commas, or all")
-    add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance")
     add("--seed", metavar="S", type=int, default=0, help="picture i depends on (seed, i) alone")
     add("--first", metavar="I", type=int, default=0, help="number of the first picture")
+    add("--seeds", metavar="I,J,...", help="only the pictures of these numbers, as in 3,17,204")
+    add("--size", metavar="HxW", help="of the pictures, other than the training images'")
     add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
     add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
     add("--precision", default="auto", help="auto, bf16 or fp32")
+    guides.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw."""
     from fromnoise.errors import UserError
 
-    for flag, number, least in (("-n", args.count, 1), ("--batch", args.batch, 1), ("--first", args.first, 0)):
+    count = 1 if args.count is None else args.count
+    for flag, number, least in (("-n", count, 1), ("--batch", args.batch, 1), ("--first", args.first, 0)):
         if number < least:
             raise UserError(f"{flag} {number} is too small: take at least {least}")
-    if args.first + args.count > 2**63 - 1:
-        raise UserError(f"--first {args.first} is too large: the numbers of the pictures end at 2^63")
+    if args.seeds is not None and (args.count is not None or args.first):
+        raise UserError("--seeds names the pictures, so -n and --first have no place beside it")
     import time
 
-    import torch
     from tqdm import tqdm
 
     from fromnoise import pictures
@@ -86,20 +94,29 @@ def run(args: argparse.Namespace) -> int:
         if each is not None:
             check_file(each, ending)
     loaded = load_model(args.model)
-    how = settings(loaded.model.recipe.sample, args)
-    if args.guidance not in (None, 1) and loaded.model.facts.labels is None:
-        raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")
-    ids = torch.arange(args.first, args.first + args.count)
+    how = guides.settings(loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr")
+    for flag, owners in _OWNERS.items():
+        if getattr(args, flag) is not None and how.rule not in owners:
+            raise UserError(f"--{flag} says nothing to rule {how.rule}: leave it out, or take --rule {owners[0]}")
+    guides.check_labels(args, loaded.model)
+    ids = _numbers(args, loaded.model)
+    count = len(ids)
     cond(loaded.model, args.label, ids)  # an unknown label is told of before the bar is drawn
     compute = choose(args.device, args.precision)
     compute.place(loaded.model.denoiser)
+    wrap = guides.wrap(args, loaded.model, compute)
+    size = numbers.size("--size", args.size) if args.size else None
     begun = time.perf_counter()
-    steps = draw(loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch)
-    with tqdm(total=-(-args.count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
+    steps = draw(
+        loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
+    )
+    with tqdm(total=-(-count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
         drawn = collect(steps, frames=100 if args.gif or args.strip else 0, watch=lambda step: bar.update())
     spent = time.perf_counter() - begun
-    pictures.save_images(drawn.images, args.out, drawn.labels if args.label is not None else None, args.first)
-    print(f"{args.count} pictures in {spent:.1f} s ({spent / args.count:.3g} s each): {args.out}")
+    labels = drawn.labels if args.label is not None else None
+    names = loaded.model.facts.labels if args.label == "all" else None
+    pictures.save_images(drawn.images, args.out, labels, ids.tolist(), names)
+    print(f"{count} pictures in {spent:.1f} s ({spent / count:.3g} s each): {args.out}")
     if args.gif:
         pictures.gif(drawn.frames, args.gif)
         print(f"the reverse process: {args.gif}")
@@ -109,20 +126,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def settings(own: SampleRecipe, args: argparse.Namespace) -> SampleRecipe:
-    """The recipe's way of sampling with what the flags change.
+def _numbers(args: argparse.Namespace, model: Model) -> Tensor:
+    """Which pictures to draw, (N,).
 
     Raises:
-        UserError: a value out of range.
+        UserError: a number too large.
     """
-    from pydantic import ValidationError
+    import torch
 
     from fromnoise.errors import UserError
 
-    keys = ("rule", "steps", "grid", "variance", "eta", "churn", "snr", "clip", "guidance")
-    told = {k: getattr(args, k) for k in keys}
-    try:
-        return type(own).model_validate(own.model_dump() | {k: v for k, v in told.items() if v is not None})
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
+    if args.seeds is not None:
+        return torch.tensor(numbers.listed("--seeds", args.seeds))
+    each = 8 * len(model.facts.labels) if args.label == "all" and model.facts.labels is not None else 64
+    count = args.count if args.count is not None else each
+    if args.first + count > 2**63 - 1:
+        raise UserError(f"--first {args.first} is too large: the numbers of the pictures end at 2^63")
+    return torch.arange(args.first, args.first + count)

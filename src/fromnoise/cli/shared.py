@@ -24,6 +24,23 @@ def at_least(*limits: tuple[str, int | None, int]) -> None:
             raise UserError(f"{flag} {number} is too small: take at least {least}")
 
 
+def times(flag: str, text: str) -> list[float]:
+    """Times t in (0, 1], with commas.
+
+    Raises:
+        UserError: they are none.
+    """
+    from fromnoise.errors import UserError
+
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        found = [0.0]
+    if not all(0 < t <= 1 for t in found):
+        raise UserError(f"{flag} {text} must be times in (0, 1], such as 1,0.5")
+    return found
+
+
 def data_of(model: Model, spec: str | None, say: Callable[[str], None]) -> Data:
     """Images in the shape that a model draws: of ``spec``, or those of its own recipe, held out as when it trained.
 

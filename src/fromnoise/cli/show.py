@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.shared import at_least, data_of, write_json
+from fromnoise.cli.shared import at_least, data_of, times, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -149,15 +149,9 @@ def _shared(args: argparse.Namespace) -> Image:
     import torch
 
     from fromnoise import pictures
-    from fromnoise.errors import UserError
     from fromnoise.latents import shared
 
-    try:
-        depths = [float(word) for word in args.depths.split(",")]
-    except ValueError:
-        depths = [0.0]
-    if not all(0 < t <= 1 for t in depths):
-        raise UserError(f"--depths {args.depths} must be times in (0, 1], such as 1,0.5")
+    depths = times("--depths", args.depths)
     model, how, compute = _open(args)
     rows = shared(model, how, compute, depths, args.count, args.seed)
     columns = list(torch.stack(rows, 1))  # a column a sample, a row a depth

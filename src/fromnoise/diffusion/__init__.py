@@ -4,7 +4,7 @@ Imports torch and itself only.
 """
 
 from fromnoise.diffusion.denoiser import Clock, Denoise, Denoiser, Index, Prediction
-from fromnoise.diffusion.guidance import ClassifierFree, Clip
+from fromnoise.diffusion.guidance import Autoguidance, ByClassifier, ClassifierFree, Clip, During, Threshold, Untold
 from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.rules import DDIM, Ancestral, Rule
 from fromnoise.diffusion.sampler import Step, start, trajectory
@@ -15,12 +15,15 @@ __all__ = [
     "DDIM",
     "X0",
     "Ancestral",
+    "Autoguidance",
+    "ByClassifier",
     "ClassifierFree",
     "Clip",
     "Clock",
     "Denoise",
     "Denoiser",
     "Draw",
+    "During",
     "Eps",
     "Index",
     "Level",
@@ -32,6 +35,8 @@ __all__ = [
     "Step",
     "Table",
     "Target",
+    "Threshold",
+    "Untold",
     "V",
     "start",
     "trajectory",

@@ -37,6 +37,11 @@ What a ``Denoiser``, a wrapper of one (``guidance.py``) and an exact one (``mixt
 """
 
 
+def untold(cond: Tensor) -> Tensor:
+    """The condition that tells nothing, shaped as ``cond``: -1 in place of classes, NaN in place of attributes."""
+    return torch.full_like(cond, torch.nan if cond.is_floating_point() else -1)
+
+
 class Clock(ABC):
     """What the network sees as time."""
 

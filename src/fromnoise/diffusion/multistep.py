@@ -45,6 +45,17 @@ def _finite(level: Level) -> bool:
     return bool(torch.isfinite(level.logsnr))
 
 
+class _Multistep(Rule):
+    """A rule of an order, which the first steps, having no past, do not reach."""
+
+    order: int
+
+    @property
+    def fewest(self) -> int:
+        """As many as the order."""
+        return self.order
+
+
 def constant(x: Tensor, x0: Tensor, here: Level, there: Level) -> Tensor:
     """The solution where x_0 does not change on the way: DDIM(0)."""
     keep = there.sigma / here.sigma
@@ -57,7 +68,7 @@ def _orders(name: str, order: int, most: int) -> None:
 
 
 @dataclass(frozen=True)
-class DPMpp(Rule):
+class DPMpp(_Multistep):
     """DPM-Solver++ multistep, of the flow or of the reverse SDE (Lu et al. 2022, alg. 2, its third order, and sec. 5).
 
     With r = 1 for the flow and 2 for the SDE, x_0's course is weighed by r e^(r (lambda - lambda_s)). At first order
@@ -124,7 +135,7 @@ def differences(told: Tensor, here: Level, past: tuple[Past, ...], h: Tensor) ->
 
 
 @dataclass(frozen=True)
-class Adams(Rule):
+class Adams(_Multistep):
     """Adams-Bashforth on the noise: iPNDM (Zhang and Chen 2022, "DEIS"), with weights for the steps as they are.
 
     In x/alpha and rho = sigma/alpha the flow is d(x/alpha)/d rho = eps; the polynomial in rho through the last
@@ -173,7 +184,7 @@ def adams_weights(nodes: Tensor, end: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class UniPC(Rule):
+class UniPC(_Multistep):
     """UniPC-p with B(h) = e^h - 1 (Zhao et al. 2023, alg. 5 to 8): predict, and correct with the next evaluation.
 
     The evaluation at a predicted image corrects that image before the next step starts from it; none is spent on the

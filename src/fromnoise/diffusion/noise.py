@@ -61,10 +61,14 @@ class Noise:
     Attributes:
         seed: any integer of 64 bits.
         ids: which samples, int64 (B,): a picture's number when sampling, its position in the stream when training.
+        offset: of ``image``: strength of a shift per image and channel, for a model trained with offset noise.
+        truncation: of ``image``: the largest size of a number before the shift; None is unbounded.
     """
 
     seed: int
     ids: Tensor
+    offset: float = 0.0
+    truncation: float | None = None
 
     def _words(self, count: int, draw: Draw, part: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Four words a block, each (B, count) int64 below 2^32."""
@@ -98,6 +102,33 @@ class Noise:
             radius, angle = torch.sqrt(-2 * torch.log(a)), (2 * math.pi) * b
             out += [(radius * torch.cos(angle)).to(like.dtype), (radius * torch.sin(angle)).to(like.dtype)]
         return torch.stack(out, dim=-1).flatten(1)[:, :size].reshape(len(self.ids), *shape)
+
+    def image(self, shape: tuple[int, ...], draw: Draw, part: int = 0, *, like: Tensor) -> Tensor:
+        """Noise as a sampler adds it to images: ``normal``, perhaps truncated, perhaps shifted.
+
+        A model trained with offset noise (Guttenberg 2023) is one of a forward process whose noise is correlated within
+        a channel, N(0, I + offset^2 J): its samples start from that noise, and their steps add that noise. Truncated
+        numbers follow N(0, 1) given |z| <= truncation (Brock et al. 2018, "BigGAN", sec. 3.1), each a rising function
+        of the number that it replaces.
+
+        Args:
+            shape: (C, ...) of one image.
+            draw: what it is for.
+            part: as of ``normal``.
+            like: as of ``normal``.
+
+        Returns:
+            Tensor (B, *shape).
+        """
+        size, shifts = math.prod(shape), shape[0] if self.offset else 0
+        flat = self.normal((size + shifts,), draw, part, like=like)
+        z = flat[:, :size].reshape(len(flat), *shape)
+        if self.truncation is not None:
+            inside = torch.special.ndtr(torch.tensor(self.truncation, dtype=torch.float64)).item() * 2 - 1
+            z = torch.special.ndtri(0.5 + inside * (torch.special.ndtr(z) - 0.5))
+        if self.offset:
+            z = z + self.offset * flat[:, size:].reshape(len(flat), -1, *[1] * (len(shape) - 1))
+        return z
 
     def uniform(self, draw: Draw, part: int = 0) -> Tensor:
         """One number a sample, uniform on [0, 1), float64 (B,) on the CPU."""

@@ -26,6 +26,11 @@ Fresh = Callable[[], Tensor]
 class Rule(ABC):
     """One step of a sampler. Frozen: what it must remember between steps it returns and is handed back."""
 
+    @property
+    def fewest(self) -> int:
+        """Steps that it needs to be what its name says."""
+        return 1
+
     def start(self) -> Any:
         """The memory before the first step."""
         return None
@@ -156,6 +161,11 @@ class Corrected(Rule):
     predictor: Rule
     snr: float = 0.16
     corrections: int = 1
+
+    @property
+    def fewest(self) -> int:
+        """The predictor's."""
+        return self.predictor.fewest
 
     def start(self) -> Any:
         """The predictor's."""

@@ -131,7 +131,7 @@ def on_table(schedule: Schedule, times: Tensor) -> list[Level]:
 
 def start(shape: tuple[int, ...], noise: Noise, like: Tensor) -> Tensor:
     """The noise at t = 1, each sample's own, (B, *shape): a variance-preserving chain ends in N(0, I)."""
-    return noise.normal(shape, Draw.START, like=like)
+    return noise.image(shape, Draw.START, like=like)
 
 
 def trajectory(
@@ -152,13 +152,14 @@ def trajectory(
     """
     memory, previous, total = rule.start(), None, len(levels) - 1
     for index, (here, there) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-        draws = iter(range(index * 16, index * 16 + 16))
+        # 16 numbers for each step side by side; a rule that needs more finds them further up
+        draws = ((more << 20) + index * 16 + k for more in range(15) for k in range(16))
 
         def ask(y: Tensor, level: Level, seen: Tensor | None = previous) -> Prediction:
             return denoise(y, level, cond, seen)
 
         def fresh(parts: Iterator[int] = draws, like: Tensor = x) -> Tensor:
-            return noise.normal(tuple(like.shape[1:]), Draw.STEP, next(parts), like=like)
+            return noise.image(tuple(like.shape[1:]), Draw.STEP, next(parts), like=like)
 
         x, told, memory = rule.step(ask, x, here, there, fresh, memory)
         previous = told.x0

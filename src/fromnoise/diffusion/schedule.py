@@ -219,3 +219,15 @@ def sigmoid(steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0)
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     bend = torch.sigmoid((t * (end - start) + start) / tau)
     return _from_survival(torch.log(((bend[-1] - bend) / (bend[-1] - bend[0])).clamp(min=1e-30)))
+
+
+def zero_terminal(table: Table) -> Table:
+    """The table shifted and stretched so that it ends in pure noise (Lin et al. 2023, alg. 1).
+
+    sqrt(A) keeps its first step and falls to 0 at the last. Usual tables end with a little signal, by which training
+    betrays the brightness of each image and sampling, which starts without it, settles for a medium one.
+    """
+    alpha = torch.exp(table.log_a(torch.arange(1, table.steps + 1, dtype=torch.float64) / table.steps) / 2)
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    log_a = torch.cat([alpha.new_zeros(1), 2 * alpha.log()])
+    return Table(-torch.expm1(log_a.diff()))

@@ -15,9 +15,27 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fromnoise.bits import Estimate
-
 _BLOCK = 1024  # rows of a block of pairs
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number.
+
+    Attributes:
+        value: the number.
+        error: its standard error, 0 if nothing is uncertain; nan if it could not be estimated.
+        n: samples that it was measured on.
+    """
+
+    value: float
+    error: float
+    n: int
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """Value, error and n; what is not a number is null."""
+        plain = {"value": self.value, "error": self.error, "n": self.n}
+        return {k: v if math.isfinite(v) else None for k, v in plain.items()}
 
 
 # ---- moments and the Frechet distance
@@ -281,9 +299,7 @@ def _neighbourhoods(real: Tensor, samples: Tensor, k: int, around_real: Tensor) 
         inside += (apart < radii[:, None]).sum(0)
         recalled.append((apart < around_samples).any(1))
         covered.append(apart.min(1).values < radii)
-    return Neighbourhoods(
-        share(inside > 0), share(torch.cat(recalled)), Estimate.of(inside / k), share(torch.cat(covered))
-    )
+    return Neighbourhoods(share(inside > 0), share(torch.cat(recalled)), mean(inside / k), share(torch.cat(covered)))
 
 
 @final
@@ -325,6 +341,17 @@ def share(hits: Tensor) -> Estimate:
     return Estimate(p, math.sqrt(p * (1 - p) / n), n)
 
 
+def mean(values: Tensor) -> Estimate:
+    """Mean of numbers, with its standard error; that of a single one is unknown, nan.
+
+    Args:
+        values: (N,).
+    """
+    values, n = values.double(), len(values)
+    error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(float(values.mean()), error, n)
+
+
 # ---- confidence and variety
 
 
@@ -363,5 +390,5 @@ def score(parts: Sequence[Votes]) -> Estimate:
 
     On the Inception network it is the Inception Score; on another it names that one.
     """
-    values = Estimate.of(torch.tensor([p.score for p in parts], dtype=torch.float64))
+    values = mean(torch.tensor([p.score for p in parts], dtype=torch.float64))
     return Estimate(values.value, values.error, sum(p.n for p in parts))

@@ -70,7 +70,8 @@ class Gallery:
         with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
             drawn = self._draw(trainer, trainer.averaged, how, how.count, bar)
         out = self.folder.path
-        pictures.save_images(drawn.images, out / "samples.png")
+        names = trainer.model.facts.labels
+        pictures.save_images(drawn.images, out / "samples.png", drawn.labels, names=names)
         pictures.gif([f[:25] for f in drawn.frames], out / "reverse.gif")
         pictures.save(pictures.reverse_strip([f[:6] for f in drawn.frames], drawn.times), out / "reverse.png")
         return ["samples.png", "reverse.gif", "reverse.png"]

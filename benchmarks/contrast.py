@@ -1,0 +1,99 @@
+"""Black and white, asked back: what a schedule that does not end in pure noise does to brightness and contrast.
+
+python benchmarks/contrast.py [--steps N] [-n N] [--share S] [--size SIDE]
+
+A data set of all-black and all-white images, the simplest that has something to get wrong at the noisy end. A small
+U-Net learns it on the linear schedule of Ho et al. 2020 and on the same with zero terminal SNR (Lin et al. 2023), each
+draws, and the share of white images and how black and white they are is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from header import header
+from torch import Tensor
+
+from fromnoise import recipe as recipes
+from fromnoise.compute import choose
+from fromnoise.draw import draw
+from fromnoise.model import Facts, Model, build
+
+SMALL = {
+    "diffusion.schedule": "linear",
+    "network.width": 16,
+    "network.multipliers": [1, 2],
+    "network.blocks": 1,
+    "network.blocks_up": 1,
+    "network.attention": [],
+    "network.middle_attention": False,
+    "network.groups": 4,
+    "network.conditioning": "scale-shift",
+    "network.zero_output": True,
+    "network.patch": 2,
+    "sample.rule": "ddim",
+    "sample.clip": False,
+    "loss.times": "stratified",
+    "loss.weighting": "simple",
+}
+KINDS = {
+    "linear, target eps": {"diffusion.target": "eps"},
+    "linear, target v": {"diffusion.target": "v"},
+    "linear with zero terminal SNR, target v": {"diffusion.target": "v", "diffusion.zero_terminal": True},
+    "linear with zero terminal SNR, target x0": {"diffusion.target": "x0", "diffusion.zero_terminal": True},
+}
+
+
+def learn(kind: dict[str, object], share: float, side: int, steps: int, seed: int = 0) -> Model:
+    """A model of flat images, white by ``share`` and else black."""
+    model = build(recipes.load("unet", SMALL | kind), Facts((1, side, side)), seed=seed)
+    compute = choose("cpu", "fp32")
+    compute.place(model.denoiser)
+    objective = model.objective()
+    optimizer = torch.optim.Adam(model.denoiser.parameters(), 2e-3)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, 2 * (1 - step / steps))
+        positions = torch.arange(32) + 32 * step
+        draws = torch.rand(32, generator=torch.Generator().manual_seed(step))
+        x0 = torch.where(draws < share, 1.0, -1.0).reshape(-1, 1, 1, 1).expand(-1, 1, side, side)
+        losses, _ = objective(x0.contiguous(), positions)
+        losses.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.denoiser.eval()
+    return model
+
+
+def brightness(model: Model, n: int, steps: int = 50) -> Tensor:
+    """Mean of each of ``n`` drawn images, -1 black to 1 white, before they are rounded to pixels."""
+    how = model.recipe.sample.model_copy(update={"steps": steps})
+    drawn = draw(model, how, choose("cpu", "fp32"), ids=torch.arange(n), batch=200)
+    return torch.cat([d.step.x for d in drawn if d.last]).double().mean((1, 2, 3))
+
+
+def main() -> None:
+    """Learn, draw, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--share", type=float, default=0.25)
+    parser.add_argument("--size", type=int, default=32)
+    args = parser.parse_args()
+    print(header())
+    print(f"{args.n} images of {args.size}x{args.size}, {args.share:.0%} white; {args.steps} steps of 32")
+    for name, kind in KINDS.items():
+        mean = brightness(learn(kind, args.share, args.size, args.steps), args.n)
+        white = float((mean > 0).double().mean())
+        error = (args.share * (1 - args.share) / args.n) ** 0.5
+        true = float((mean.abs() > 0.95).double().mean())
+        print(
+            f"{name:42} white {white:.3f} +- {error:.3f}; |brightness| mean {float(mean.abs().mean()):.3f}, "
+            f"within 5 % of black or white {true:.3f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

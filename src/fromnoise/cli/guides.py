@@ -1,0 +1,104 @@
+"""The flags of guidance, shared by the verbs that draw."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fromnoise.compute import Compute
+    from fromnoise.diffusion import Denoise
+    from fromnoise.model import Model, Wrap
+    from fromnoise.recipe import SampleRecipe
+
+KEYS = ("clip", "guidance", "rescale", "interval", "interval_logsnr", "threshold", "truncation")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument_group("guidance").add_argument
+    add("--label", metavar="L", help="a class by name or number, several with commas, or all")
+    add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance; 1 is none")
+    add("--rescale", metavar="SHARE", type=float, help="give guided images the contrast of unguided ones back: 0 to 1")
+    add("--interval", metavar="A,B", help="guide at times t from A to B only, as in 0.2,0.8")
+    add("--interval-logsnr", metavar="A,B", help="the same in log-SNR, as in --interval-logsnr=-3,5")
+    add("--autoguide", metavar="RUN", help="guide away from a weaker model: less trained, or smaller")
+    add("--autoguidance", metavar="W", type=float, default=2.0, help="scale of --autoguide; 1 is none")
+    add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 at each step")
+    add("--threshold", metavar="Q", type=float, help="quantile of dynamic thresholding, in place of clip: 0.995")
+    add("--truncation", metavar="Z", type=float, help="bound the numbers that noise is made of: 1 is tame")
+
+
+def wrap(args: argparse.Namespace, model: Model, compute: Compute) -> Wrap:
+    """The guidance that needs other files than the model's own.
+
+    Raises:
+        UserError: the other model does not go with this one.
+    """
+    from fromnoise.checkpoint import load_model
+    from fromnoise.diffusion import Autoguidance
+    from fromnoise.model import unwrapped
+
+    if args.autoguide is None:
+        return unwrapped
+
+    weak = load_model(args.autoguide).model
+    _check_alike(weak, model, args.autoguide)
+    compute.place(weak.denoiser)
+
+    def around(denoise: Denoise) -> Denoise:
+        return Autoguidance(denoise, weak.denoiser, args.autoguidance)
+
+    return around
+
+
+def _check_alike(weak: Model, model: Model, name: str) -> None:
+    import torch
+
+    from fromnoise.errors import UserError
+
+    t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
+    for what, here, there in (
+        ("images", model.facts.shape, weak.facts.shape),
+        ("labels", model.facts.labels, weak.facts.labels),
+        ("noise levels", model.schedule.logsnr(t).tolist(), weak.schedule.logsnr(t).tolist()),
+    ):
+        if here != there:
+            shown = f" ({there}, not {here})" if what == "images" else ""
+            raise UserError(
+                f"--autoguide {name} has other {what} than the model{shown}: take an earlier or smaller one"
+            )
+
+
+def settings(own: SampleRecipe, args: argparse.Namespace, *keys: str) -> SampleRecipe:
+    """The recipe's way of sampling with what the flags change: those of guidance, and ``keys``.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    from pydantic import ValidationError
+
+    from fromnoise.errors import UserError
+
+    told = {k: getattr(args, k, None) for k in (*KEYS, *keys)}
+    try:
+        return type(own).model_validate(own.model_dump() | {k: v for k, v in told.items() if v is not None})
+    except ValidationError as e:
+        first = e.errors()[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if not first["loc"]:
+            raise UserError(message) from None
+        flag = str(first["loc"][0])
+        raise UserError(f"--{flag.replace('_', '-')} {told[flag]}: {message}") from None
+
+
+def check_labels(args: argparse.Namespace, model: Model) -> None:
+    """Guidance by labels needs some.
+
+    Raises:
+        UserError: the model has none.
+    """
+    from fromnoise.errors import UserError
+
+    if args.guidance not in (None, 1) and model.facts.labels is None:
+        raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")

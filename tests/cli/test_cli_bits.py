@@ -1,0 +1,134 @@
+"""``fromnoise bits`` and what ``show`` shows of a model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+FAST = ("-n", 6, "--visits", 4, "--flow", 2, "--flow-steps", 2)
+
+
+def test_bits(right, run, tmp_path):
+    """Both ways on both pieces, with errors and n, in words, as JSON and as a plot."""
+    said = right("bits", run, *FAST, "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png")
+    assert "held out" in said.out and "training" in said.out and "flow" in said.out and "+-" in said.out
+    told = json.loads((tmp_path / "b.json").read_text())
+    for piece in (told, told["train"]):
+        assert piece["bound"]["n"] == 6 and piece["flow"]["n"] == 2
+        assert piece["bound"]["value"] > 0 and piece["bound"]["error"] > 0
+        assert sum(piece["parts"].values()) == pytest.approx(piece["bound"]["value"])
+    assert told["gap"]["bound"]["value"] == pytest.approx(told["bound"]["value"] - told["train"]["bound"]["value"])
+    assert Image.open(tmp_path / "b.png").size[0] > 300
+
+
+def test_bits_repeat(right, run, tmp_path):
+    """The same command, the same numbers; another seed, others."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        right("bits", run, *FAST, "--flow", 0, "--seed", seed, "--json", tmp_path / f"{name}.json")
+    a, b, c = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "abc")
+    assert a == b and a["bound"]["value"] != c["bound"]["value"] and a["flow"] is None
+
+
+def test_bits_of_other_images(right, run, paint, tmp_path):
+    """Another set is brought to the model's shape; it has no training piece."""
+    paint(tmp_path / "others", [f"{i}.png" for i in range(60)], 20, 12)
+    said = right("bits", run, "--data", tmp_path / "others", *FAST, "--flow", 0, "--json", tmp_path / "b.json")
+    assert "no training piece" in said.out and "train" not in json.loads((tmp_path / "b.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-n", 1], "-n 1"),
+        (["--visits", "some"], "--visits some"),
+        (["--visits", 0], "--visits 0"),
+        (["--flow-steps", 0], "--flow-steps"),
+        (["--tolerance", 2], "--tolerance 2"),
+        (["--probes", 0], "--probes"),
+        (["--json", "b.txt"], ".json"),
+        (["--plot", "b.jpg"], ".png"),
+        (["--data", "no-such-set"], "no-such-set"),
+    ],
+)
+def test_bits_asked_wrongly(wrong, run, words, told):
+    """One line."""
+    wrong("bits", run, *words, told=told)
+
+
+@pytest.mark.parametrize("thing", ["progressive", "shared"])
+def test_show_of_a_model(right, run, thing, tmp_path):
+    """A picture each."""
+    right("show", thing, run, "-n", 2, "--steps", 4, "--out", tmp_path / "p.png")
+    assert min(Image.open(tmp_path / "p.png").size) > 30
+
+
+def test_rate(right, small, tmp_path):
+    """The whole curve, as a plot, a table and JSON; T = 30 here."""
+    right("train", "digits", "--steps", 1, "--out", tmp_path / "r", *small, "--diffusion.steps", 30)
+    said = right("show", "rate", tmp_path / "r", "-n", 2, "--out", tmp_path / "p.png", "--json", tmp_path / "r.json")
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert told["n"] == 2 and told["steps"] == list(range(1, 31)) and len(told["rates"]) == 30
+    assert "lossless" in said.out and Image.open(tmp_path / "p.png").size[0] > 300
+    assert told["rates"] == sorted(told["rates"]) and told["lossless"] > told["rates"][-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["shared", "--depths", "2"], "--depths 2"),
+        (["shared", "--depths", "deep"], "--depths deep"),
+        (["shared", "--steps", "2000"], "2000 steps"),
+        (["progressive", "--steps", "0"], "--steps 0"),
+        (["rate", "-n", "0"], "-n 0"),
+    ],
+)
+def test_show_asked_wrongly(wrong, run, words, told):
+    """One line."""
+    wrong("show", words[0], run, *words[1:], "--out", "p.png", told=told)
+
+
+@pytest.mark.parametrize("flow", [(), ("--flow",)])
+def test_interpolate(right, run, paint, tmp_path, flow):
+    """A row a depth, a column a point."""
+    paint(tmp_path, ["a.png", "b.png"], 8, 8, 1)
+    few = ("--points", 3, "--depth", "0.3,1", "--steps", 4)
+    right("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", *few, *flow, "--out", "p.png")
+    height, width = reversed(Image.open(tmp_path / "p.png").size)
+    assert width == 3 * 64 + 2 * 2 and height == 2 * 64 + 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--points", 1], "--points 1"),
+        (["--depth", "0"], "--depth 0"),
+        (["--to", "none.png"], "none.png"),
+        (["--to", "wide.png"], "8x12"),
+        (["--steps", 5000], "5000 steps"),
+    ],
+)
+def test_interpolate_asked_wrongly(wrong, run, paint, tmp_path, words, told):
+    """One line."""
+    paint(tmp_path, ["a.png", "b.png"], 8, 8, 1)
+    paint(tmp_path, ["wide.png"], 8, 12, 1)
+    wrong("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", "--out", "p.png", *words, told=told)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rule", "dpmpp-3m", "--steps", 2], ("dpmpp-3m", "at least 3 steps")),
+        (["--rule", "ipndm", "--steps", 1], "at least 3 steps"),
+        (["--rule", "unipc", "--steps", 1], "at least 2 steps"),
+        (["--rule", "unipc", "--steps", 1001], "1001 steps"),
+        (["--rule", "unipc", "--steps", 10, "--eta", 0.5], ("--eta", "unipc", "--rule ddim")),
+        (["--rule", "ddim", "--churn", 0.1], ("--churn", "--rule heun")),
+        (["--rule", "heun", "--snr", 0.1], ("--snr", "--rule pc")),
+        (["--rule", "ddim", "--variance", 1], ("--variance", "--rule ancestral")),
+    ],
+)
+def test_rules_and_steps_that_do_not_go_together(wrong, run, words, told):
+    """One line."""
+    wrong("sample", run, "-n", 1, "--out", "p.png", *words, told=told)

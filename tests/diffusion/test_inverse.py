@@ -1,0 +1,217 @@
+"""Linear operators, and images drawn to agree with what they leave."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, multistep, sampler, schedule, start, trajectory
+from fromnoise.diffusion.guidance import PiGDM, Posterior, Projected
+from fromnoise.diffusion.guidance.posterior import conjugate_gradients
+from fromnoise.diffusion.inverse import Mask, blur, downsample, grey
+from fromnoise.diffusion.mixture import GaussianMixture
+from fromnoise.diffusion.repaint import Repaint
+
+D = {"dtype": torch.float64}
+G = torch.Generator().manual_seed(0)
+X = torch.randn(3, 3, 8, 12, generator=G, **D)
+OPERATORS = {
+    "mask": Mask(torch.rand(1, 8, 12, generator=G) < 0.4),
+    "grey": grey(),
+    "downsample": downsample(8, 12, 4),
+    "blur": blur(8, 12, 1.3),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_adjoint_and_pseudo_inverse(name):
+    """<A x, y> = <x, A^T y>, and the four identities of Moore and Penrose."""
+    a = OPERATORS[name]
+    y = torch.randn(a.forward(X).shape, generator=G, **D)
+    y = a.forward(a.adjoint(y))  # of its range: a mask's 0 stay 0
+    assert torch.allclose((a.forward(X) * y).sum(), (X * a.adjoint(y)).sum(), rtol=1e-12)
+    close = {"rtol": 1e-8, "atol": 1e-8}
+    assert torch.allclose(a.forward(a.inverse(a.forward(X))), a.forward(X), **close)
+    assert torch.allclose(a.inverse(a.forward(a.inverse(y))), a.inverse(y), **close)
+    other = torch.randn(X.shape, generator=G, **D)
+    projected = a.inverse(a.forward(X))
+    assert torch.allclose((projected * other).sum(), (X * a.inverse(a.forward(other))).sum(), **close)
+    y2 = a.forward(other)
+    assert torch.allclose((a.forward(a.inverse(y)) * y2).sum(), (y * a.forward(a.inverse(y2))).sum(), **close)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_agreeing_is_the_least_change(name):
+    """It gives y, and what it changes is orthogonal to all that A does not see."""
+    a = OPERATORS[name]
+    y = a.forward(torch.randn(X.shape, generator=G, **D))
+    near = a.agree(X, y)
+    assert torch.allclose(a.forward(near), y, atol=1e-8)
+    unseen = X - a.inverse(a.forward(X))
+    assert abs(float(((near - X) * unseen).sum())) < 1e-8
+
+
+def test_the_operators_by_other_means():
+    """Pillow's luma weights, numpy's means of squares, scipy's Gaussian filter."""
+    x = X.numpy()
+    assert np.allclose(grey().forward(X)[:, 0].numpy(), np.einsum("bchw,c->bhw", x, [0.299, 0.587, 0.114]))
+    assert np.allclose(OPERATORS["downsample"].forward(X).numpy(), x.reshape(3, 3, 2, 4, 3, 4).mean((3, 5)))
+    blurred = ndimage.gaussian_filter(x, (0, 0, 1.3, 1.3), mode="reflect", radius=5)
+    assert np.allclose(blur(8, 12, 1.3, least=0.0).forward(X).numpy(), blurred, atol=1e-12)
+    assert np.allclose(blur(8, 12, 1.3).forward(X).numpy(), blurred, atol=0.1)
+    wide = blur(3, 3, 5.0, least=0.0).forward(torch.ones(1, 1, 3, 3))  # a kernel wider than the image
+    assert torch.allclose(wide, torch.ones_like(wide))
+    with pytest.raises(ValueError, match="4 by 4"):
+        downsample(9, 12, 4)
+
+
+def test_seen_pixels_are_kept_to_the_bit():
+    """Not merely to rounding, whatever was drawn."""
+    mask, y = Mask(torch.tensor([[True, False]])), torch.tensor([[[[0.1, 0.0]]]])
+    assert torch.equal(mask.agree(torch.full((1, 1, 1, 2), 1e8), y)[..., 0], y[..., 0])
+
+
+def test_conjugate_gradients():
+    """Each image's own system, one of them 0; where the matrix is not positive nothing breaks."""
+    root = torch.randn(3, 6, 6, generator=G, **D)
+    m = root @ root.mT + 0.1 * torch.eye(6, **D)
+    right = torch.randn(3, 6, generator=G, **D)
+    right[1] = 0
+    got = conjugate_gradients(lambda v: (m @ v[..., None])[..., 0], right, 20)
+    assert torch.allclose(got, torch.linalg.solve(m, right), rtol=1e-6, atol=1e-8)
+    assert bool(conjugate_gradients(lambda v: -v, right, 5).isfinite().all())
+
+
+# ---- exact: the data are a Gaussian, so that p(unseen | seen) is known
+
+SHAPE = (1, 2, 4)
+ROOT = torch.randn(8, 8, generator=torch.Generator().manual_seed(5), **D) * 0.35
+COVARIANCE = ROOT @ ROOT.T + 0.02 * torch.eye(8, **D)
+MEAN = torch.randn(8, generator=torch.Generator().manual_seed(6), **D) * 0.3
+TRUE = GaussianMixture(torch.ones(1, **D), MEAN[None], COVARIANCE[None])
+SEEN = torch.tensor([True, False, True, False, False, True, False, False])
+Y = torch.tensor([0.9, 0.0, -0.4, 0.0, 0.0, 0.7, 0.0, 0.0], **D)
+TABLE = schedule.linear(1000)
+
+
+def conditional():
+    """Mean and covariance of the unseen pixels (any textbook)."""
+    gain = COVARIANCE[~SEEN][:, SEEN] @ torch.linalg.inv(COVARIANCE[SEEN][:, SEEN])
+    mean = MEAN[~SEEN] + gain @ (Y[SEEN] - MEAN[SEEN])
+    return mean, COVARIANCE[~SEEN][:, ~SEEN] - gain @ COVARIANCE[SEEN][:, ~SEEN]
+
+
+def inpainted(denoise, rule, n, levels):
+    """Drawn images, (n, 8)."""
+    noise = Noise(0, torch.arange(n))
+    x = start(SHAPE, noise, torch.empty(0, **D))
+    with torch.inference_mode():
+        for step in trajectory(denoise, rule, levels, x, noise):
+            x = step.x
+    return x.flatten(1)
+
+
+def errors(x, n):
+    """The largest miss of the mean and of the covariance, in standard errors."""
+    mean, covariance = conditional()
+    off = ((x[:, ~SEEN].mean(0) - mean).abs() / (covariance.diagonal() / n).sqrt()).max()
+    spread = ((covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2) / n).sqrt()
+    return float(off), float(((torch.cov(x[:, ~SEEN].T) - covariance).abs() / spread).max())
+
+
+OPERATOR = Mask(SEEN.reshape(SHAPE))
+KNOWN = Y.reshape(1, *SHAPE)
+
+
+def test_the_guided_solver_draws_the_conditional_distribution():
+    """Mean and covariance within 4 standard errors of 2,000 samples; what is seen is seen."""
+    n, levels = 2000, sampler.logsnr(TABLE, 60)
+    x = inpainted(Posterior(TRUE, OPERATOR, KNOWN, iterations=8), multistep.DPMpp(2), n, levels)
+    assert max(errors(x, n)) < 4
+    assert torch.allclose(x[:, SEEN], Y[SEEN].expand(n, -1), atol=1e-3)
+
+
+def test_the_guided_denoiser_is_the_conditional_mean():
+    """E[x_0 | x_t, y], from the joint covariance of x_0 and x_t, for a mask and for means of squares."""
+    x = torch.randn(5, *SHAPE, generator=G, **D)
+    for operator, y in ((OPERATOR, KNOWN), (downsample(2, 4, 2), torch.tensor([[[[0.3, -0.5]]]], **D))):
+        matrix = operator.forward(torch.eye(8, **D).reshape(8, *SHAPE)).flatten(1).T
+        matrix = matrix[matrix.abs().sum(1) > 0]
+        seen = y.flatten() if operator is not OPERATOR else Y[SEEN]
+        for t in (0.05, 0.5, 1.0):
+            level = TABLE.at(t)
+            a, s = float(level.alpha), float(level.sigma)
+            both = torch.cat([a * torch.eye(8, **D), matrix])  # of (x_t, y) on x_0
+            noise = torch.diag(torch.cat([torch.full((8,), s**2, **D), torch.zeros(len(matrix), **D)]))
+            gain = COVARIANCE @ both.T @ torch.linalg.inv(both @ COVARIANCE @ both.T + noise)
+            given = torch.cat([x.flatten(1), seen.expand(5, -1)], 1)
+            want = MEAN + (given - MEAN @ both.T) @ gain.T
+            got = Posterior(TRUE, operator, y, iterations=12)(x, level).x0.flatten(1)
+            assert torch.allclose(got, want, atol=1e-6)
+
+
+def test_pigdm_is_exact_for_white_data():
+    """And then only: r is that of independent pixels."""
+    white = GaussianMixture(torch.ones(1, **D), MEAN[None], 0.25 * torch.eye(8, **D)[None])
+    x, level = torch.randn(4, *SHAPE, generator=G, **D), TABLE.at(0.5)
+    got = PiGDM(white, OPERATOR, KNOWN, deviation=0.5)(x, level).x0.flatten(1)
+    want = torch.where(SEEN, Y, white(x, level).x0.flatten(1))
+    assert torch.allclose(got, want, atol=1e-9)
+
+
+def test_repaint_keeps_what_is_seen_and_is_biased():
+    """Its miss shows at 1,000 samples, with more passes less; the mean is nearer than that of the data."""
+    n, (mean, _) = 1000, conditional()
+    off = [float((MEAN[~SEEN] - mean).norm())]
+    for passes in (1, 4):
+        x = inpainted(TRUE, Repaint(Ancestral(0.0), OPERATOR, KNOWN, passes), n, sampler.uniform(TABLE, 40))
+        assert torch.equal(x[:, SEEN], Y[SEEN].expand(n, -1))
+        assert max(errors(x, n)) > 4
+        off.append(float((x[:, ~SEEN].mean(0) - mean).norm()))
+    assert off[2] < off[1] < off[0]
+
+
+def test_projection_keeps_what_is_seen():
+    """To rounding, with any rule."""
+    x = inpainted(Projected(TRUE, OPERATOR, KNOWN), DDIM(1.0), 50, sampler.uniform(TABLE, 30))
+    assert torch.allclose(x[:, SEEN], Y[SEEN].expand(50, -1), atol=1e-12)
+
+
+def test_noise_to_a_depth_and_back_leaves_the_distribution():
+    """SDEdit of the data's own images, with the exact denoiser: other images of the same data."""
+    n, noise = 2000, Noise(3, torch.arange(2000))
+    x0 = TRUE.sample(noise)[0].reshape(n, *SHAPE)
+    levels = [level for level in sampler.uniform(TABLE, 100) if level.t <= 0.5]
+    x = levels[0].noisy(x0, start(SHAPE, noise, torch.empty(0, **D)))
+    for step in trajectory(TRUE, Ancestral(0.0), levels, x, noise):
+        x = step.x
+    spread = ((COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2) / n).sqrt()
+    assert bool(((x.flatten(1).mean(0) - MEAN).abs() < 4 * (COVARIANCE.diagonal() / n).sqrt()).all())
+    assert bool(((torch.cov(x.flatten(1).T) - COVARIANCE).abs() < 4.5 * spread).all())
+    assert float((x - x0).abs().mean()) > 0.1
+
+
+@pytest.mark.parametrize("wrapper", [Projected, PiGDM, Posterior])
+def test_pure_noise_is_no_obstacle(wrapper):
+    """Schedules of zero terminal SNR begin where J says nothing."""
+    table = schedule.zero_terminal(TABLE)
+    denoise = wrapper(TRUE, OPERATOR, KNOWN)
+    x = inpainted(denoise, DDIM(), 20, sampler.uniform(table, 50))
+    assert bool(x.isfinite().all()) and float((x[:, SEEN] - Y[SEEN]).abs().max()) < 0.1
+
+
+def test_the_learned_spread_is_handed_on():
+    """And no gradient leaves the wrappers."""
+    spread = torch.full((1, *SHAPE), 0.3, **D)
+
+    def model(x, level, cond=None, previous=None):
+        return Prediction(0.5 * x, spread)
+
+    for wrapper in (Projected, PiGDM, Posterior):
+        told = wrapper(model, OPERATOR, KNOWN)(torch.zeros(1, *SHAPE, **D), TABLE.at(0.5))
+        assert torch.equal(told.spread, spread) and not told.x0.requires_grad
+    assert math.isfinite(float(told.x0.sum()))
