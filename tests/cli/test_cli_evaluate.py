@@ -159,6 +159,8 @@ def test_mistakes(wrong, run, digit_files, tmp_path):
     wrong("evaluate", run, "--json", "x.txt", told="x.txt")
     np.savez(tmp_path / "large.npz", images=np.zeros((20, 1, 9, 9), np.uint8))
     wrong("evaluate", "large.npz", "--against", "digits", told=("9x9", "8x8", "--size 9"), notes=True)
+    np.savez(tmp_path / "few.npz", images=np.zeros((5, 1, 8, 8), np.uint8))
+    wrong("evaluate", "few.npz", "--against", "digits", *QUICK, told="5 images", notes=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     wrong("evaluate", run, "--out", "full", told="not empty")
