@@ -20,7 +20,7 @@ from fromnoise import recipe
 from fromnoise.bits import Measure
 from fromnoise.checkpoint import load_model
 from fromnoise.compute import choose
-from fromnoise.metrics.distances import mean
+from fromnoise.metrics.distances import Estimate
 from fromnoise.train.run import open_data, train
 
 COMMON = {
@@ -77,7 +77,7 @@ def main() -> None:
             for variance in (None,) if kind == "learned" else (0.0, 1.0):
                 how = model.recipe.sample.model_copy(update={"variance": variance})
                 measure = Measure(model, compute, batch=len(pixels), how=how)
-                found = mean(measure.bound(pixels, None, None).each)
+                found = Estimate.of(measure.bound(pixels, None, None).each)
                 name = kind if variance is None else f"fixed, {'large' if variance else 'small'}"
                 bits[name] = found.value
                 rows.append(f"seed {seed}  {name:13} {found.value:.4f} +- {found.error:.4f} bits/dim (n = {found.n})")

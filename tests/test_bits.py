@@ -12,7 +12,7 @@ from fromnoise.bits import Measure, Piece, gaps
 from fromnoise.compute import choose
 from fromnoise.diffusion.ode import RungeKutta
 from fromnoise.errors import UserError
-from fromnoise.metrics.distances import mean
+from fromnoise.metrics.distances import Estimate
 from fromnoise.model import Facts, build
 
 SMALL = {
@@ -45,7 +45,7 @@ def test_whole_and_sampled_agree(pixels):
     """The estimate from some steps is that of all, within their errors."""
     many = pixels.repeat(20, 1, 1, 1)
     whole, some = measure().bound(pixels, None, None), measure(batch=240).bound(many, None, 6)
-    a, b = mean(whole.each), mean(some.each)
+    a, b = Estimate.of(whole.each), Estimate.of(some.each)
     noise = b.error + float((some.each.reshape(20, 12).mean(0) - whole.each).std()) / 12**0.5
     assert abs(a.value - b.value) < 4 * noise
     assert a.value == pytest.approx(Piece(whole, None).parts()["steps"] + whole.prior + whole.decoder)

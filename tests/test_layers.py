@@ -21,7 +21,7 @@ ROWS = (
     {"checkpoint", "draw", "pictures", "plots"},
     {"metrics"},
     {"bits"},
-    {"latents", "edit"},
+    {"latents", "edit", "guide"},
     {"train"},
     {"judge"},
     {"cli"},

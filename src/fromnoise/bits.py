@@ -16,7 +16,7 @@ from fromnoise.diffusion.codelength import Bound, Plan, Visits, bin_of, geometri
 from fromnoise.diffusion.noise import Noise
 from fromnoise.diffusion.ode import Flow, Solver
 from fromnoise.errors import UserError
-from fromnoise.metrics.distances import Estimate, mean
+from fromnoise.metrics.distances import Estimate
 from fromnoise.model import Model
 from fromnoise.recipe import SampleRecipe
 
@@ -62,7 +62,7 @@ class Piece:
     def estimates(self) -> dict[str, Estimate]:
         """By ``bound`` and, if it was measured, by ``flow``."""
         known = {"bound": self.bound.each, "flow": self.flow}
-        return {name: mean(each) for name, each in known.items() if each is not None}
+        return {name: Estimate.of(each) for name, each in known.items() if each is not None}
 
     def parts(self) -> dict[str, float]:
         """Prior, steps and decoder of the bound, bits a dimension."""
@@ -71,12 +71,12 @@ class Piece:
 
     def lost(self) -> Estimate | None:
         """Bound less flow of the same images: what the steps lose."""
-        return None if self.flow is None else mean(self.bound.each[: len(self.flow)] - self.flow)
+        return None if self.flow is None else Estimate.of(self.bound.each[: len(self.flow)] - self.flow)
 
     def json(self) -> dict[str, Any]:
         """All of it."""
         found: dict[str, Any] = {"bound": None, "flow": None}
-        found |= {name: e.as_json() for name, e in self.estimates().items()}
+        found |= {name: e.json() for name, e in self.estimates().items()}
         steps = [{"first": low, "last": high, "bits": bits} for low, high, bits in self.bound.by_step]
         return found | {"parts": self.parts(), "by_step": steps}
 

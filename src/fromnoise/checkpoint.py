@@ -21,6 +21,7 @@ from safetensors.torch import save as _serialise
 from torch import Tensor
 
 from fromnoise import __version__
+from fromnoise.data import Attribute
 from fromnoise.disk import write_atomic
 from fromnoise.errors import UserError
 from fromnoise.model import Facts, Model, build
@@ -108,7 +109,8 @@ def understand(header: dict[str, Any]) -> tuple[Recipe, Facts]:
         facts = header["facts"]
         labels = tuple(facts["labels"]) if facts["labels"] is not None else None
         channels, height, width = facts["shape"]
-        return parse(header["recipe"]), Facts((channels, height, width), labels, facts["fingerprint"])
+        attributes = tuple(Attribute(**a) for a in facts["attributes"]) if facts.get("attributes") else None
+        return parse(header["recipe"]), Facts((channels, height, width), labels, facts["fingerprint"], attributes)
     except (KeyError, TypeError, ValueError):
         raise Damaged("this file's header does not describe a model of ours") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise import nets
+from fromnoise.data import Attribute
 from fromnoise.diffusion import guidance, loss, multistep, ode, rules, sampler, schedule, target, times
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
 from fromnoise.diffusion.inverse import Operator
@@ -35,11 +37,18 @@ class Facts:
         shape: (C, H, W) of the images.
         labels: names of the classes that it was told; None if it was told none.
         fingerprint: of the data, "" if unknown.
+        attributes: the numbers that it was told in place of a class; None if it was told none.
     """
 
     shape: tuple[int, int, int]
     labels: tuple[str, ...] | None = None
     fingerprint: str = ""
+    attributes: tuple[Attribute, ...] | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether the model was told anything of its images."""
+        return self.labels is not None or self.attributes is not None
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,9 @@ class Model:
             wrap: guidance of the caller's own, around the classifier-free and within the interval.
             wrap_last: around all but the limits to the range of pixels, at every level.
         """
-        denoise: Denoise = self.denoiser
+        told = self.recipe.data.labels or self.recipe.data.attributes
+        plain: Denoise = self.denoiser if told else guidance.Untold(self.denoiser)  # a classifier may hear labels alone
+        denoise = plain
         if how.guidance != 1:
             denoise = guidance.ClassifierFree(denoise, how.guidance, how.rescale)
         denoise = wrap(denoise)
@@ -115,8 +126,8 @@ class Model:
         if how.interval is not None:
             late, early = self.schedule.logsnr(torch.tensor(how.interval[::-1], dtype=torch.float64)).tolist()
             span = (late, early)
-        if span is not None and denoise is not self.denoiser:
-            denoise = guidance.During(denoise, self.denoiser, *span)
+        if span is not None and denoise is not plain:
+            denoise = guidance.During(denoise, plain, *span)
         return limited(wrap_last(denoise), how)
 
     def noise(self, how: SampleRecipe, ids: Tensor, seed: int) -> Noise:
@@ -291,6 +302,7 @@ def _network(recipe: Recipe, facts: Facts) -> nn.Module:
         groups=how.groups,
         conditioning=how.conditioning,
         classes=len(facts.labels) if facts.labels else 0,
+        attributes=[(a.mean, a.deviation) for a in facts.attributes or ()],
         upsampling=how.upsampling,
         patch=how.patch,
         time_dim=how.time_dim,
@@ -302,13 +314,16 @@ def _network(recipe: Recipe, facts: Facts) -> nn.Module:
 def cond(model: Model, label: str | None, ids: Tensor) -> Tensor | None:
     """Classes of the samples ``ids``: ``label`` names one, several with commas or "all", dealt out in turn.
 
-    None where none was asked.
+    None where none was asked. To a model of attributes ``label`` says ``age=30,height=1.8``; those left out are at
+    their mean.
 
-    A conditional model that is told nothing gets -1, its null class.
+    A conditional model that is told nothing gets -1, its null class, or NaN, its null attributes.
 
     Raises:
         UserError: unknown label.
     """
+    if model.facts.attributes is not None:
+        return _attributes(model.facts.attributes, label).expand(len(ids), -1)
     if label is None:
         return None if model.facts.labels is None else torch.full_like(ids, -1)
     if label == "all" and model.facts.labels is not None:
@@ -316,3 +331,23 @@ def cond(model: Model, label: str | None, ids: Tensor) -> Tensor | None:
     else:
         known = torch.tensor([model.classes(part.strip()) for part in label.split(",")])
     return known[ids % len(known)]
+
+
+def _attributes(known: tuple[Attribute, ...], label: str | None) -> Tensor:
+    """The numbers that ``label`` says, float32 (1, A)."""
+    if label is None:
+        return torch.full((1, len(known)), torch.nan)
+    values = {a.name: a.mean for a in known}
+    for part in label.split(","):
+        name, _, number = (word.strip() for word in part.partition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = torch.nan
+        if name not in values or not math.isfinite(value):
+            raise UserError(
+                f"{part!r} is none of this model's attributes: say {known[0].name}={known[0].mean:.3g}, "
+                f"or any of {', '.join(values)}"
+            )
+        values[name] = value
+    return torch.tensor([list(values.values())])

@@ -52,6 +52,8 @@ class DataRecipe(_Part):
     """mirror half of the images"""
     labels: bool = False
     """condition the model on the labels of the data"""
+    attributes: bool = False
+    """condition the model on numbers of each image, from a labels.csv beside them, in place of classes"""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """share held out when the data have no test split of their own"""
     workers: Annotated[int, Field(ge=0)] = 2
@@ -309,11 +311,12 @@ class Recipe(_Part):
             )
         if self.train.weight_decay and self.train.optimizer != "adamw":
             raise ValueError("train.weight_decay is of AdamW: set train.optimizer adamw, or leave it out")
-        if self.sample.guidance != 1 and not self.data.labels:
+        if self.data.labels and self.data.attributes:
+            raise ValueError("a model is told labels or attributes: set one of data.labels and data.attributes")
+        told = self.data.labels or self.data.attributes
+        if self.sample.guidance != 1 and not told:
             raise ValueError("sample.guidance needs a model that is told labels: set data.labels true, or leave it out")
-        if self.network.kind != "unet" and (
-            self.data.labels or self.loss.self_conditioning or self.diffusion.learned_variance
-        ):
+        if self.network.kind != "unet" and (told or self.loss.self_conditioning or self.diffusion.learned_variance):
             raise ValueError(
                 f"network {self.network.kind} takes no labels, no self-conditioning and learns no variance: "
                 "take network.kind unet"

@@ -12,13 +12,14 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import bits, doctor, edit, evaluate, recipes, sample, show, train
+from fromnoise.cli import bits, doctor, edit, evaluate, guide, recipes, sample, show, train
 from fromnoise.errors import UserError
 
 VERBS = {
     "train": train,
     "sample": sample,
     "edit": edit,
+    "guide": guide,
     "evaluate": evaluate,
     "bits": bits,
     "doctor": doctor,

@@ -123,7 +123,7 @@ def _report(results: dict[str, Piece], args: argparse.Namespace) -> None:
         for way, gap in apart.items():
             verdict = "training images cost less" if gap.value > 2 * gap.error else "no sign of memorisation"
             print(f"  held out - training, by the {way}: {gap.value:+.4f} +- {gap.error:.4f}: {verdict}")
-        out |= {"train": results["training"].json(), "gap": {way: gap.as_json() for way, gap in apart.items()}}
+        out |= {"train": results["training"].json(), "gap": {way: gap.json() for way, gap in apart.items()}}
     if args.json:
         write_json(args.json, out)
         print(args.json)

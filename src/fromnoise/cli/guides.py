@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fromnoise.compute import Compute
-    from fromnoise.diffusion import Denoise
     from fromnoise.model import Model, Wrap
     from fromnoise.recipe import SampleRecipe
 
@@ -17,39 +17,61 @@ KEYS = ("clip", "guidance", "rescale", "interval", "interval_logsnr", "threshold
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument_group("guidance").add_argument
-    add("--label", metavar="L", help="a class by name or number, several with commas, or all")
+    add("--label", metavar="L", help="a class by name or number, several with commas, or all; or age=30,height=1.8")
     add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance; 1 is none")
     add("--rescale", metavar="SHARE", type=float, help="give guided images the contrast of unguided ones back: 0 to 1")
     add("--interval", metavar="A,B", help="guide at times t from A to B only, as in 0.2,0.8")
     add("--interval-logsnr", metavar="A,B", help="the same in log-SNR, as in --interval-logsnr=-3,5")
     add("--autoguide", metavar="RUN", help="guide away from a weaker model: less trained, or smaller")
     add("--autoguidance", metavar="W", type=float, default=2.0, help="scale of --autoguide; 1 is none")
+    add("--classifier", metavar="FILE", type=Path, help="guide by this classifier: see fromnoise guide")
+    add("--classifier-scale", metavar="W", type=float, default=1.0, help="scale of --classifier; 0 is none")
     add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 at each step")
     add("--threshold", metavar="Q", type=float, help="quantile of dynamic thresholding, in place of clip: 0.995")
     add("--truncation", metavar="Z", type=float, help="bound the numbers that noise is made of: 1 is tame")
 
 
-def wrap(args: argparse.Namespace, model: Model, compute: Compute) -> Wrap:
-    """The guidance that needs other files than the model's own.
+def wrap(args: argparse.Namespace, model: Model, compute: Compute) -> tuple[Model, Wrap]:
+    """The guidance that needs other files than the model's own, and the model with the labels that it then heeds.
 
     Raises:
-        UserError: the other model does not go with this one.
+        UserError: the other file does not go with this model, or no label was asked of a classifier.
     """
+    by_weak = _autoguidance(args, model, compute)
+    model, by_classifier = _classifier(args, model, compute)
+    return model, lambda denoise: by_classifier(by_weak(denoise))
+
+
+def _classifier(args: argparse.Namespace, model: Model, compute: Compute) -> tuple[Model, Wrap]:
+    from dataclasses import replace
+
+    from fromnoise import guide as guides
+    from fromnoise.diffusion import ByClassifier
+    from fromnoise.errors import UserError
+    from fromnoise.model import unwrapped
+
+    if args.classifier is None:
+        return model, unwrapped
+    guide = guides.load(args.classifier, model)
+    if args.label is None:
+        raise UserError("--classifier guides to a label: name one with --label, or all")
+    compute.place(guide)
+    heeding = replace(model, facts=replace(model.facts, labels=guide.facts.labels))
+    return heeding, lambda denoise: ByClassifier(denoise, guide, args.classifier_scale)
+
+
+def _autoguidance(args: argparse.Namespace, model: Model, compute: Compute) -> Wrap:
     from fromnoise.checkpoint import load_model
-    from fromnoise.diffusion import Autoguidance
+    from fromnoise.diffusion import Autoguidance, Untold
     from fromnoise.model import unwrapped
 
     if args.autoguide is None:
         return unwrapped
-
     weak = load_model(args.autoguide).model
     _check_alike(weak, model, args.autoguide)
     compute.place(weak.denoiser)
-
-    def around(denoise: Denoise) -> Denoise:
-        return Autoguidance(denoise, weak.denoiser, args.autoguidance)
-
-    return around
+    bad = weak.denoiser if weak.facts.told else Untold(weak.denoiser)
+    return lambda denoise: Autoguidance(denoise, bad, args.autoguidance)
 
 
 def _check_alike(weak: Model, model: Model, name: str) -> None:
@@ -61,6 +83,7 @@ def _check_alike(weak: Model, model: Model, name: str) -> None:
     for what, here, there in (
         ("images", model.facts.shape, weak.facts.shape),
         ("labels", model.facts.labels, weak.facts.labels),
+        ("attributes", model.facts.attributes, weak.facts.attributes),
         ("noise levels", model.schedule.logsnr(t).tolist(), weak.schedule.logsnr(t).tolist()),
     ):
         if here != there:
@@ -100,5 +123,5 @@ def check_labels(args: argparse.Namespace, model: Model) -> None:
     """
     from fromnoise.errors import UserError
 
-    if args.guidance not in (None, 1) and model.facts.labels is None:
+    if args.guidance not in (None, 1) and not model.facts.told:
         raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")

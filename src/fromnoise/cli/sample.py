@@ -99,22 +99,20 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, flag) is not None and how.rule not in owners:
             raise UserError(f"--{flag} says nothing to rule {how.rule}: leave it out, or take --rule {owners[0]}")
     guides.check_labels(args, loaded.model)
-    ids = _numbers(args, loaded.model)
-    count = len(ids)
-    cond(loaded.model, args.label, ids)  # an unknown label is told of before the bar is drawn
     compute = choose(args.device, args.precision)
     compute.place(loaded.model.denoiser)
-    wrap = guides.wrap(args, loaded.model, compute)
+    model, wrap = guides.wrap(args, loaded.model, compute)
+    ids = _numbers(args, model)
+    count = len(ids)
+    cond(model, args.label, ids)  # an unknown label is told of before the bar is drawn
     size = numbers.size("--size", args.size) if args.size else None
     begun = time.perf_counter()
-    steps = draw(
-        loaded.model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
-    )
-    with tqdm(total=-(-count // args.batch) * (len(loaded.model.levels(how)) - 1), unit="step") as bar:
+    steps = draw(model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size)
+    with tqdm(total=-(-count // args.batch) * (len(model.levels(how)) - 1), unit="step") as bar:
         drawn = collect(steps, frames=100 if args.gif or args.strip else 0, watch=lambda step: bar.update())
     spent = time.perf_counter() - begun
-    labels = drawn.labels if args.label is not None else None
-    names = loaded.model.facts.labels if args.label == "all" else None
+    labels = drawn.labels if args.label is not None and model.facts.labels is not None else None
+    names = model.facts.labels if args.label == "all" else None
     pictures.save_images(drawn.images, args.out, labels, ids.tolist(), names)
     print(f"{count} pictures in {spent:.1f} s ({spent / count:.3g} s each): {args.out}")
     if args.gif:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fromnoise.data.base import Source
-from fromnoise.data.dataset import Data, Images, MemoryImages, Shape, StreamedImages
+from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages
 from fromnoise.data.images import prepare
 from fromnoise.data.load import load
 from fromnoise.data.order import flips, order
@@ -13,6 +13,7 @@ from fromnoise.data.stream import Batch, Stream
 
 __all__ = [
     "NAMES",
+    "Attribute",
     "Batch",
     "Data",
     "Images",

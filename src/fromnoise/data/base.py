@@ -32,6 +32,9 @@ SPLITS = {alias: split for split, aliases in _ALIASES.items() for alias in alias
 class Source(ABC):
     """Pictures by number, as they lie in the files: any size, any mode."""
 
+    attributes: tuple[str, ...] = ()
+    """Names of the numbers that ``values`` gives."""
+
     def __init__(self, labels: tuple[str, ...] | None = None, codes: Sequence[int | None] | None = None) -> None:
         """Keep the classes.
 
@@ -45,6 +48,10 @@ class Source(ABC):
     def label(self, i: int) -> int | None:
         """The class of picture ``i``, an index into ``labels``; None if there is none."""
         return None if self.labels is None or self._codes is None else self._codes[i]
+
+    def values(self, i: int) -> tuple[float, ...] | None:
+        """The attributes of picture ``i``; None if they are not known."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -78,6 +85,7 @@ class Joined(Source):
     def __init__(self, sources: Sequence[Source]) -> None:
         """Join; the labels stay if every source has the same."""
         super().__init__(sources[0].labels if len({s.labels for s in sources}) == 1 else None)
+        self.attributes = sources[0].attributes if len({s.attributes for s in sources}) == 1 else ()
         self._sources = list(sources)
         self._ends = list(accumulate(len(s) for s in sources))
 
@@ -93,6 +101,11 @@ class Joined(Source):
         """As the source of that picture says."""
         source, j = self._at(i)
         return None if self.labels is None else source.label(j)
+
+    def values(self, i: int) -> tuple[float, ...] | None:
+        """As the source of that picture says."""
+        source, j = self._at(i)
+        return source.values(j)
 
     def read(self, i: int) -> Image.Image | np.ndarray:
         """From the source that holds it."""

@@ -32,7 +32,7 @@ class Images(ABC):
         self._rows = rows
         self.shape = shape
         self.labels = labels
-        """Class of each picture, int64 (N,); None if there are none."""
+        """Class of each picture, int64 (N,), or its attributes, float32 (N, A); None if there are none."""
 
     def __len__(self) -> int:
         """N, the number of pictures."""
@@ -130,6 +130,21 @@ class StreamedImages(Images):
 
 
 @dataclass(frozen=True)
+class Attribute:
+    """A number that is known of each picture.
+
+    Attributes:
+        name: of it.
+        mean: over the pictures that are learned from.
+        deviation: over them; 1 if it never varies.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
 class Data:
     """A set ready for use.
 
@@ -140,6 +155,7 @@ class Data:
         shape: channels, height, width.
         fingerprint: hexadecimal digits that change when the data do.
         skipped: pictures left out because they could not be read.
+        attributes: what the numbers are that stand in ``Images.labels``, if they were asked for in place of classes.
     """
 
     train: Images
@@ -148,6 +164,7 @@ class Data:
     shape: Shape
     fingerprint: str
     skipped: int
+    attributes: tuple[Attribute, ...] | None = None
 
 
 def why(error: Exception) -> str:

@@ -16,6 +16,7 @@ from typing import NoReturn, final
 from PIL import Image
 
 from fromnoise.data.base import SPLITS, Log, Parts, Source, encode
+from fromnoise.data.sidecar import Sidecar, find
 from fromnoise.errors import UserError
 
 IMAGES = {
@@ -48,11 +49,21 @@ class _Files(Source):
     """Picture files under one root."""
 
     def __init__(
-        self, root: Path, names: Sequence[str], labels: tuple[str, ...] | None, codes: Sequence[int | None]
+        self,
+        root: Path,
+        names: Sequence[str],
+        labels: tuple[str, ...] | None,
+        codes: Sequence[int | None],
+        table: Sidecar | None = None,
     ) -> None:
         super().__init__(labels, codes)
         self._root = root
         self._names = list(names)
+        self._table = table
+        self.attributes = table.attributes if table is not None else ()
+
+    def values(self, i: int) -> tuple[float, ...] | None:
+        return None if self._table is None else self._table.find(self._table.values, self._names[i])
 
     def __len__(self) -> int:
         return len(self._names)
@@ -82,10 +93,15 @@ class Zip(_Files):
     """Picture files in a .zip."""
 
     def __init__(
-        self, root: Path, names: Sequence[str], labels: tuple[str, ...] | None, codes: Sequence[int | None]
+        self,
+        root: Path,
+        names: Sequence[str],
+        labels: tuple[str, ...] | None,
+        codes: Sequence[int | None],
+        table: Sidecar | None = None,
     ) -> None:
         """Open the archive and keep it open."""
-        super().__init__(root, names, labels, codes)
+        super().__init__(root, names, labels, codes, table)
         self._archive = zipfile.ZipFile(root)
         self._lock = threading.Lock()
 
@@ -162,23 +178,31 @@ def _arrange(names: Sequence[str], log: Log) -> dict[str, list[_Entry]]:
     return parts
 
 
-def _open(root: Path, kind: type[Folder] | type[Zip], names: Sequence[str], log: Log) -> Parts:
+def _open(root: Path, kind: type[Folder] | type[Zip], names: Sequence[str], log: Log, table: Sidecar | None) -> Parts:
     arranged = _arrange(names, log)
-    labels, codes = encode(
-        {s: [e.inner[0] if len(e.inner) > 1 else None for e in part] for s, part in arranged.items()}
-    )
-    return {s: kind(root, [e.name for e in part], labels, codes[s]) for s, part in arranged.items()}
+    told = {s: [e.inner[0] if len(e.inner) > 1 else None for e in part] for s, part in arranged.items()}
+    if table is not None and table.labels:
+        log(f"labels are those of {table.name}")
+        told = {s: [table.find(table.labels, e.name) for e in part] for s, part in arranged.items()}
+        if len({type(v) for part in told.values() for v in part} - {type(None)}) > 1:  # 3 and "cat" have no order
+            told = {s: [None if v is None else str(v) for v in part] for s, part in told.items()}
+    labels, codes = encode(told)
+    return {s: kind(root, [e.name for e in part], labels, codes[s], table) for s, part in arranged.items()}
 
 
-def open_folder(root: Path, names: Sequence[str], log: Log) -> Parts:
+def open_folder(root: Path, names: Sequence[str], log: Log, files: Sequence[str] = ()) -> Parts:
     """The pictures in a folder.
 
     Args:
         root: the folder.
         names: its picture files, as ``walk`` names them.
         log: takes a line if something is left out.
+        files: all its files, among which a table of labels may be.
+
+    Raises:
+        UserError: that table cannot be understood.
     """
-    return _open(root, Folder, names, log)
+    return _open(root, Folder, names, log, find(files, lambda f: (root / f).read_bytes()))
 
 
 def open_zip(path: Path, log: Log) -> Parts:
@@ -194,9 +218,10 @@ def open_zip(path: Path, log: Log) -> Parts:
     try:
         with zipfile.ZipFile(path) as archive:
             files = sorted(f for f in archive.namelist() if not f.endswith("/") and not any(map(_hidden, f.split("/"))))
+            table = find(files, archive.read)
     except zipfile.BadZipFile as error:
         raise UserError(f"'{path}' is not a whole .zip file ({error}); fetch or pack it again") from None
     names = [f for f in files if is_image(f)]
     if not names:
         raise UserError(f"'{path}' holds no images" + (f" (found {what(files)})" if files else ": it is empty"))
-    return _open(path, Zip, names, log)
+    return _open(path, Zip, names, log, table)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.data.base import Log, Source, default_log, pick
-from fromnoise.data.dataset import Data, Images, MemoryImages, Shape, StreamedImages, decode, opened, why
+from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages, decode, opened, why
 from fromnoise.data.images import depth_of, size_of
 from fromnoise.data.order import permutation
 from fromnoise.data.sources import open_parts, parse
@@ -64,6 +64,21 @@ def _labels(source: Source) -> Tensor | None:
         return None
     codes = [source.label(i) for i in range(len(source))]
     return None if None in codes else torch.tensor(codes, dtype=torch.int64)
+
+
+def _attributes(source: Source) -> Tensor | None:
+    """The attributes of each picture, float32 (N, A); None unless every picture has them."""
+    values = [source.values(i) for i in range(len(source))] if source.attributes else [None]
+    known = [v for v in values if v is not None]
+    return torch.tensor(known, dtype=torch.float32) if len(known) == len(values) else None
+
+
+def _described(source: Source, values: Tensor) -> tuple[Attribute, ...]:
+    deviation, mean = torch.std_mean(values.double(), dim=0, correction=0)
+    return tuple(
+        Attribute(name, float(m), float(d) or 1.0)
+        for name, m, d in zip(source.attributes, mean, deviation, strict=True)
+    )
 
 
 def _choose(spec: str, log: Log) -> tuple[list[Source], str]:
@@ -188,7 +203,7 @@ def _digest(parts: Sequence[_Part], shape: Shape) -> str:
     for part in parts:
         sha.update(repr((part.source.labels, len(part.rows))).encode())
         if part.labels is not None:
-            sha.update(part.labels.numpy().astype("<i8").tobytes())
+            sha.update(part.labels.numpy().astype("<f4" if part.labels.is_floating_point() else "<i8").tobytes())
         if part.pixels is not None:
             for rows in part.rows.split(_LOOK):
                 sha.update(part.pixels[rows].numpy().tobytes())
@@ -211,6 +226,7 @@ def load(
     seed: int = 0,
     memory_limit: int = 4 << 30,
     workers: int = 0,
+    attributes: bool = False,
     log: Log = default_log,
     progress: Progress | None = None,
 ) -> Data:
@@ -227,6 +243,7 @@ def load(
         seed: picks what is held out.
         memory_limit: bytes of pixels that are kept in memory; a larger set is decoded as it is used.
         workers: threads that decode; 0 for as many as there are cores, up to 8.
+        attributes: take the numbers of a table beside the images in place of the classes.
         log: takes the lines that say what was chosen and what was left out.
         progress: called as pictures are decoded into memory.
 
@@ -239,7 +256,13 @@ def load(
     if len(sources[0]) == 0:
         raise UserError(f"'{spec}' holds no images")
     shape = _shape(sources, spec, size, channels, log)
-    parts = [_Part(source, torch.arange(len(source)), _labels(source)) for source in sources]
+    told = _attributes if attributes else _labels
+    parts = [_Part(source, torch.arange(len(source)), told(source)) for source in sources]
+    if attributes and any(part.labels is None for part in parts):
+        raise UserError(
+            f"'{spec}' has no attributes of every image: lay a labels.csv with a column of file names and columns of "
+            "numbers beside the images"
+        )
     if sources[0].labels is not None and parts[0].labels is None:
         log("some images have no label, so the labels are left out")
     total = sum(len(source) for source in sources)
@@ -257,5 +280,6 @@ def load(
     grade = {1: "grey", 3: "colour"}.get(shape[0], f"{shape[0]} channels")
     where = "in memory" if in_memory else "decoded as they are used"
     log(f"{len(train)} images of {shape[1]}x{shape[2]}, {grade}; {len(held_out)} held out ({words}); {where}")
-    labels = None if parts[0].labels is None else sources[0].labels
-    return Data(train, held_out, labels, shape, _digest(parts, shape), len(decoder.bad))
+    labels = None if parts[0].labels is None or attributes else sources[0].labels
+    described = _described(sources[0], train.labels) if attributes and train.labels is not None else None
+    return Data(train, held_out, labels, shape, _digest(parts, shape), len(decoder.bad), described)

@@ -5,8 +5,8 @@
 ``mnist``, ``fashion_mnist``,   below $FROMNOISE_DATA, else fetched once into the cache
 ``cifar10``, ``flowers102``
 ``hub:owner/name[/config]``     a set of the Hugging Face hub
-a folder                        images, sub-folders being classes, or splits and then classes; or parquet
-                                or IDX files
+a folder                        images, sub-folders being classes, or splits and then classes, or with
+                                labels.csv beside them (``sidecar``); or parquet or IDX files
 ``.zip``                        as a folder of images
 ``.npz``, ``.npy``              (N, H, W), (N, C, H, W) or (N, H, W, C), bytes or numbers of a usual range
 ``.parquet``                    encoded images, one a row
@@ -56,7 +56,7 @@ def _open_folder(root: Path, log: Log) -> Parts:
     files = walk(root)
     images = [f for f in files if is_image(f)]
     if images:
-        return open_folder(root, images, log)
+        return open_folder(root, images, log, files)
     tables = [f for f in files if f.endswith(".parquet")]
     if tables:
         return open_parquet(root, tables, log)

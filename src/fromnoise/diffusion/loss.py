@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.diffusion import bound
-from fromnoise.diffusion.denoiser import Denoiser, Prediction
+from fromnoise.diffusion.denoiser import Denoiser, Prediction, untold
 from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.schedule import Level, Schedule
 from fromnoise.diffusion.target import Target
@@ -232,8 +232,8 @@ class Objective(nn.Module):
             shift = noise.normal((x0.shape[1],), Draw.OFFSET, like=x0)
             eps = eps + self.offset_noise * shift.reshape(*shift.shape, *([1] * (x0.ndim - 2)))
         if cond is not None and training and self.label_dropout:
-            hidden = noise.uniform(Draw.LABEL) < self.label_dropout
-            cond = torch.where(hidden.to(cond.device), -1, cond)
+            hidden = (noise.uniform(Draw.LABEL) < self.label_dropout).to(cond.device)
+            cond = torch.where(hidden.reshape(-1, *[1] * (cond.ndim - 1)), untold(cond), cond)
         previous = None
         if self.denoiser.self_conditioning and guess:
             with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fromnoise.judge.measure import Judged
-from fromnoise.metrics.distances import Estimate, Frechet, mean
+from fromnoise.metrics.distances import Estimate, Frechet
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Number:
 
     def as_json(self) -> dict[str, Any]:
         """Value, error, n, features; the floor with its own error and n."""
-        plain: dict[str, Any] = self.found.as_json()
+        plain: dict[str, Any] = self.found.json()
         if isinstance(self.found, Frechet):
             plain["limit"] = self.found.limit
         if self.floor is not None:
-            floor = self.floor.as_json()
+            floor = self.floor.json()
             plain |= {"floor": floor["value"], "floor_error": floor["error"], "floor_n": floor["n"]}
         return plain | {"features": self.features}
 
@@ -76,4 +76,4 @@ def numbers(judged: Judged, floor: Judged, features: str) -> list[Number]:
 
 
 def _near(distances: torch.Tensor) -> Estimate:
-    return mean(distances[:, 0])
+    return Estimate.of(distances[:, 0])

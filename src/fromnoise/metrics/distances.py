@@ -32,7 +32,14 @@ class Estimate:
     error: float
     n: int
 
-    def as_json(self) -> dict[str, float | int | None]:
+    @staticmethod
+    def of(values: Tensor) -> Estimate:
+        """Mean of numbers (N,) and its standard error; that of a single one is unknown, nan."""
+        values, n = values.double(), len(values)
+        error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
+        return Estimate(float(values.mean()), error, n)
+
+    def json(self) -> dict[str, float | int | None]:
         """Value, error and n; what is not a number is null."""
         plain = {"value": self.value, "error": self.error, "n": self.n}
         return {k: v if math.isfinite(v) else None for k, v in plain.items()}
@@ -299,7 +306,9 @@ def _neighbourhoods(real: Tensor, samples: Tensor, k: int, around_real: Tensor) 
         inside += (apart < radii[:, None]).sum(0)
         recalled.append((apart < around_samples).any(1))
         covered.append(apart.min(1).values < radii)
-    return Neighbourhoods(share(inside > 0), share(torch.cat(recalled)), mean(inside / k), share(torch.cat(covered)))
+    return Neighbourhoods(
+        share(inside > 0), share(torch.cat(recalled)), Estimate.of(inside / k), share(torch.cat(covered))
+    )
 
 
 @final
@@ -341,17 +350,6 @@ def share(hits: Tensor) -> Estimate:
     return Estimate(p, math.sqrt(p * (1 - p) / n), n)
 
 
-def mean(values: Tensor) -> Estimate:
-    """Mean of numbers, with its standard error; that of a single one is unknown, nan.
-
-    Args:
-        values: (N,).
-    """
-    values, n = values.double(), len(values)
-    error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(float(values.mean()), error, n)
-
-
 # ---- confidence and variety
 
 
@@ -390,5 +388,5 @@ def score(parts: Sequence[Votes]) -> Estimate:
 
     On the Inception network it is the Inception Score; on another it names that one.
     """
-    values = mean(torch.tensor([p.score for p in parts], dtype=torch.float64))
+    values = Estimate.of(torch.tensor([p.score for p in parts], dtype=torch.float64))
     return Estimate(values.value, values.error, sum(p.n for p in parts))

@@ -4,7 +4,8 @@
 import torch and nothing else of the package.
 """
 
+from fromnoise.nets.classifier import NoisyClassifier
 from fromnoise.nets.tutorial import Pulfer, Simple
 from fromnoise.nets.unet import UNet, attention_levels
 
-__all__ = ["Pulfer", "Simple", "UNet", "attention_levels"]
+__all__ = ["NoisyClassifier", "Pulfer", "Simple", "UNet", "attention_levels"]

@@ -7,6 +7,7 @@ channels_last images the attention's (B, HW, C) tokens are views, not copies.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,32 @@ class TimeEmbedding(nn.Module):
     def forward(self, clock: Tensor, dtype: torch.dtype) -> Tensor:
         """Map (B,) to (B, hidden); the sinusoids are taken in float32 and cast to ``dtype`` after."""
         return self.upper(F.silu(self.lower(sinusoid(clock, self.dim).to(dtype))))
+
+
+class AttributeEmbedding(nn.Module):
+    """Standardised numbers -> Linear -> SiLU -> Linear; a vector of its own where they are not known."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, scales: Sequence[tuple[float, float]], hidden: int) -> None:
+        """Embed numbers of these means and deviations in ``hidden`` channels."""
+        super().__init__()
+        mean, deviation = torch.tensor([[float(v) for v in pair] for pair in scales]).T
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("deviation", deviation, persistent=False)
+        self.lower = nn.Linear(len(scales), hidden)
+        self.upper = nn.Linear(hidden, hidden)
+        self.unknown = nn.Parameter(torch.zeros(hidden))
+
+    def forward(self, cond: Tensor | None, count: int) -> Tensor:
+        """Map (B, A), NaN or None for unknown, to (B, hidden), B = ``count``."""
+        if cond is None:
+            return self.unknown.expand(count, -1)
+        known = cond.isfinite().all(1, keepdim=True)
+        # what is not used is 0, not NaN: a gradient of NaN times 0 is NaN
+        standard = torch.where(known, (cond - self.mean) / self.deviation, 0.0)
+        return torch.where(known, self.upper(F.silu(self.lower(standard))), self.unknown)
 
 
 def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:

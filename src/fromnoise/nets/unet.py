@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from fromnoise.nets.layers import (
     Attention,
+    AttributeEmbedding,
     Double,
     Halve,
     Residual,
@@ -74,6 +75,7 @@ class UNet(nn.Module):
         norm_eps: float = 1e-6,
         conditioning: Conditioning = "add",
         classes: int = 0,
+        attributes: Sequence[tuple[float, float]] = (),
         upsampling: Upsampling = "nearest",
         patch: int = 1,
         time_dim: int | None = None,
@@ -99,6 +101,7 @@ class UNet(nn.Module):
             norm_eps: of the group normalisation.
             conditioning: the time is added within each block, or scales and shifts.
             classes: number of classes that can be told; 0 for an unconditional network.
+            attributes: mean and deviation of each number that can be told in place of a class.
             upsampling: nearest neighbour and a convolution, or a transposed convolution.
             patch: side of the squares of pixels that become channels at the stem, squares again at the end.
             time_dim: number of sinusoids, None for ``width``.
@@ -142,6 +145,7 @@ class UNet(nn.Module):
         self.time = TimeEmbedding(width if time_dim is None else time_dim, hidden_dim)
         # Row 0 is "no class", row c + 1 class c.
         self.labels = nn.Embedding(classes + 1, hidden_dim) if classes else None
+        self.attributes = AttributeEmbedding(attributes, hidden_dim) if attributes else None
         self.stem = nn.Conv2d(in_channels * patch**2, width, 3, padding=1)
 
         self.down = nn.ModuleList()
@@ -168,8 +172,8 @@ class UNet(nn.Module):
             )
         last = channels[-1]
         self.middle = nn.ModuleList([residual(last, last), attend(last, middle_attention), residual(last, last)])
-        self.norm = nn.GroupNorm(groups, width, norm_eps)
-        self.out = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
+        self.norm = nn.GroupNorm(groups, channels[0], norm_eps)
+        self.out = nn.Conv2d(channels[0], out_channels * patch**2, 3, padding=1)
 
         initialise(self)
         if self.labels is not None:
@@ -189,7 +193,7 @@ class UNet(nn.Module):
         Args:
             x: (B, in_channels, H, W), any H and W from 1.
             clock: (B,) float, what the network sees as time.
-            cond: (B,) int64 class indices, -1 for no class; None is -1 for all.
+            cond: (B,) int64 class indices, -1 for no class; or (B, A) attributes, NaN for none; None tells nothing.
 
         Returns:
             (B, out_channels, H, W).
@@ -205,6 +209,8 @@ class UNet(nn.Module):
         time = self.time(clock, x.dtype)
         if self.labels is not None:
             time = time + (self.labels.weight[0] if cond is None else self.labels(cond + 1))
+        elif self.attributes is not None:
+            time = time + self.attributes(cond, len(x)).to(time.dtype)
         elif cond is not None:
             raise ValueError("this network knows no classes; build it with classes, or leave cond out")
         # Every block begins with this SiLU: taken once for all of them.

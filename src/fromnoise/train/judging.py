@@ -67,7 +67,7 @@ class Judging:
         images = collect(draw(model, how, trainer.compute, ids=ids, label=label, batch=_BATCH)).images
         features = self._space.of(images)
         distance, kernel = frechet_from(split(features), self._moments), self._vectors.kernel(features)
-        found = {"features": self._space.name, "frechet": distance.as_json(), "kernel": kernel.as_json()}
+        found = {"features": self._space.name, "frechet": distance.json(), "kernel": kernel.json()}
         if distance.value < self._least:
             self._least = distance.value
             progress = {"step": trainer.progress.step, "judged": found}

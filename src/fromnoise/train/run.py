@@ -63,6 +63,7 @@ def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
         seed=recipe.train.seed,
         memory_limit=int(d.memory_gb * 2**30),
         workers=d.workers,
+        attributes=d.attributes,
         log=say,
     )
     if d.labels and data.labels is None:
@@ -74,7 +75,7 @@ def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
 
 def facts(recipe: Recipe, data: Data) -> Facts:
     """What the model must know of its data."""
-    return Facts(data.shape, data.labels if recipe.data.labels else None, data.fingerprint)
+    return Facts(data.shape, data.labels if recipe.data.labels else None, data.fingerprint, data.attributes)
 
 
 def train(

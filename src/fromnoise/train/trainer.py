@@ -242,7 +242,7 @@ class Trainer:
         x0 = to_unit(pixels.to(self.compute.device, non_blocking=True)).contiguous(
             memory_format=self.compute.memory_format
         )
-        if self.model.facts.labels is None or labels is None:
+        if not self.model.facts.told or labels is None:
             return x0, None
         return x0, labels.to(self.compute.device, non_blocking=True)
 

@@ -64,7 +64,7 @@ def brush(args: argparse.Namespace) -> Brush:
     guides.check_labels(args, model)
     compute = choose(args.device, args.precision)
     compute.place(model.denoiser)
-    wrap = guides.wrap(args, model, compute)
+    model, wrap = guides.wrap(args, model, compute)
     return Brush(model, how, compute, torch.arange(args.count), args.seed, args.label, args.batch, wrap)
 
 

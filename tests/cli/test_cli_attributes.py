@@ -1,0 +1,53 @@
+"""A model told numbers: from a table beside the images to a picture of a number that was asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import SMALL
+
+WORDS = ["--data.attributes", "true", "--data.size", "8", "--data.channels", "1", *SMALL]
+
+
+@pytest.fixture
+def shades(tmp_path):
+    """Flat grey images whose table says how light they are, in per cent."""
+    (tmp_path / "set").mkdir()
+    rows = ["file,light,noise"]
+    for i in range(32):
+        Image.fromarray(np.full((8, 8), i * 8, np.uint8)).save(tmp_path / "set" / f"{i}.png")
+        rows.append(f"{i}.png,{100 * i / 31},{i % 3}")
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(rows))
+    return "set"
+
+
+def mean(path):
+    with np.load(path, allow_pickle=False) as file:
+        return file["images"].mean()
+
+
+def test_flags_and_files(right, wrong, shades):
+    """A short run; its file knows the attributes; unknown ones are told in one line."""
+    right("train", "images", "--data", shades, "--steps", 2, "--out", "run", *WORDS, "--sample.rule", "ddim")
+    words = ["sample", "run", "-n", 2, "--steps", 2]
+    right(*words, "--out", "x.npz", "--label", "light=20")
+    right(*words, "--out", "y.npz", "--label", "light = 20, noise=1", "--guidance", 2)
+    right(*words, "--out", "z.npz")
+    right(*words, "--out", "folder", "--label", "light=20")
+    wrong(*words, "--out", "x.png", "--label", "size=3", told=("'size=3'", "light=", "noise"))
+    wrong(*words, "--out", "x.png", "--label", "light=dark", told="light=dark")
+    wrong("train", "images", "--data", shades, "--data.labels", "true", *WORDS, told=("labels", "attributes", "one of"))
+
+
+@pytest.mark.slow
+def test_what_is_asked_is_drawn(right, shades):
+    """Light and dark, after a short training; the guidance of 1 is none."""
+    words = ["--diffusion.target", "v", "--network.width", 16, "--train.lr", 0.003, "--ema.decays", "[]"]
+    right("train", "images", "--data", shades, "--steps", 250, "--batch", 32, "--out", "run", *WORDS[:-2], *words)
+    got = []
+    for light in (20, 80):
+        right("sample", "run", "-n", 16, "--steps", 25, "--rule", "ddim", "--out", "x.npz", "--label", f"light={light}")
+        got.append(100 * mean("x.npz") / 248)
+    assert abs(got[0] - 20) < 12 and abs(got[1] - 80) < 12

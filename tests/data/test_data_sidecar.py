@@ -1,0 +1,110 @@
+"""A table beside the images: its labels and its numbers reach the pictures that it names."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fromnoise import data
+from fromnoise.errors import UserError
+
+FILES = ["a.png", "b.png", "deep/c.png", "deep/d.png"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """``folder(name, text)`` -> a folder of four images, whose brightness is their place, and a table."""
+
+    def maker(name, text):
+        for i, file in enumerate(FILES):
+            (tmp_path / "set" / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4), 10 * i, np.uint8)).save(tmp_path / "set" / file)
+        (tmp_path / "set" / name).write_text(text)
+        return tmp_path / "set"
+
+    return maker
+
+
+def labels_of(source):
+    return {source.name(i).split("/")[-1]: source.label(i) for i in range(len(source))}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "file,label\na.png,cat\nb.png,dog\ndeep/c.png,cat\ndeep/d.png,dog\n"),
+        ("labels.csv", "\ufeffage,Class,file_name\n1,cat,a.png\n2,dog,b.png\n3,cat,c.png\n4,dog,d.png\n"),
+        ("metadata.csv", "picture,kind\na.png,cat\nb.png,dog\nc.png,cat\nd.png,dog\n"),
+        ("labels.json", json.dumps({"a.png": "cat", "b.png": "dog", "deep/c.png": "cat", "d.png": "dog"})),
+        ("labels.json", json.dumps([{"file": f, "label": x} for f, x in zip(FILES, "xyxy", strict=True)])),
+        ("dataset.json", json.dumps({"labels": [[f, k] for f, k in zip(FILES, (5, 7, 5, 7), strict=True)]})),
+    ],
+)
+def test_labels(folder, name, text):
+    """By path or by name, in the order of the classes; folders' names are not asked."""
+    source = data.open_source(str(folder(name, text)))
+    assert labels_of(source) == {"a.png": 0, "b.png": 1, "c.png": 0, "d.png": 1}
+    assert source.labels in (("cat", "dog"), ("x", "y"), ("5", "7"))
+
+
+def test_labels_in_a_zip(folder, tmp_path):
+    """The same in an archive with a folder around all."""
+    root = folder("labels.csv", "file,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,dog\n")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for path in root.rglob("*.*"):
+            archive.write(path, f"around/{path.relative_to(root)}")
+    assert labels_of(data.open_source(str(tmp_path / "x.zip"))) == {"a.png": 0, "b.png": 1, "c.png": 0, "d.png": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "file,age,height\na.png,10,1.5\nb.png,20,1.6\nc.png,30,1.7\nd.png,40,1.8\n"),
+        ("attributes.json", json.dumps({f: {"age": 10 + 10 * i, "height": 1.5 + i / 10} for i, f in enumerate(FILES)})),
+    ],
+)
+def test_attributes(folder, name, text):
+    """Each image with its own, whatever was held out, in their own units; means and deviations are told."""
+    loaded = data.load(str(folder(name, text)), attributes=True, seed=3)
+    assert [a.name for a in loaded.attributes] == ["age", "height"] and loaded.labels is None
+    for images in (loaded.train, loaded.held_out):
+        place = images.get(torch.arange(len(images)))[:, 0, 0, 0].float() / 10
+        want = torch.stack([10 + 10 * place, 1.5 + place / 10], 1)
+        assert torch.allclose(images.labels, want)
+    ages = 10 + loaded.train.get(torch.arange(len(loaded.train)))[:, 0, 0, 0].double()
+    assert loaded.attributes[0].mean == pytest.approx(float(ages.mean()))
+    assert loaded.attributes[0].deviation == pytest.approx(float(ages.std(correction=0)))
+
+
+def test_a_list_of_numbers(folder):
+    """Without names they are numbered."""
+    text = json.dumps({f: [i, -i] for i, f in enumerate(FILES)})
+    assert [a.name for a in data.load(str(folder("labels.json", text)), attributes=True).attributes] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("labels.json", "{", "labels.json"),
+        ("labels.json", "3", "labels.json"),
+        ("labels.csv", "just words", "two columns"),
+        ("labels.csv", "", "two columns"),
+    ],
+)
+def test_a_table_that_is_none(folder, name, text, told):
+    """One line that names it."""
+    with pytest.raises(UserError, match=told):
+        data.open_source(str(folder(name, text)))
+
+
+def test_attributes_that_are_not_there(folder):
+    """Of one image, or of all."""
+    with pytest.raises(UserError, match="attributes of every image"):
+        data.load(str(folder("labels.csv", "file,age,size\na.png,1,2\n")), attributes=True)
+    with pytest.raises(UserError, match="attributes of every image"):
+        data.load("digits", attributes=True)

@@ -1,0 +1,91 @@
+"""Classifiers of noisy images: learned by one command, they guide a model that knows no labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fromnoise import checkpoint, guide
+from fromnoise import recipe as recipes
+from fromnoise.cli import main
+from fromnoise.compute import choose
+from fromnoise.data import load
+from fromnoise.model import Facts, build
+from fromnoise.nets import NoisyClassifier
+
+TINY = {"network.width": 8, "network.multipliers": [1], "network.groups": 4, "network.attention": []}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """An untaught model of the digits that is told nothing."""
+    return build(recipes.load("digits", TINY), Facts((1, 8, 8)))
+
+
+def told(capsys, *words):
+    """Exit code, and what was said of it."""
+    code = main([str(w) for w in words])
+    return code, capsys.readouterr().err.strip().splitlines()[-1:]
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 13), (1, 1, 1)])
+def test_any_size(shape):
+    """Logits, each image's own."""
+    net = NoisyClassifier(shape[0], 7).eval()
+    x, clock = torch.randn(4, *shape), torch.tensor([0.0, 10.0, 500.0, 999.0])
+    out = net(x, clock)
+    assert out.shape == (4, 7)
+    assert torch.allclose(out[2:3], net(x[2:3], clock[2:3]), atol=1e-5)
+
+
+def test_one_command(model, tmp_path, capsys):
+    """The same twice; the file guides; what does not go together is told."""
+    path = tmp_path / "model.safetensors"
+    checkpoint.save_model(path, model, model.denoiser.state_dict(), {"step": 0})
+    for name in ("a", "b"):
+        words = [
+            "guide",
+            path,
+            "--out",
+            tmp_path / f"{name}.safetensors",
+            "--steps",
+            3,
+            "--batch",
+            16,
+            "--device",
+            "cpu",
+        ]
+        assert told(capsys, *words)[0] == 0
+    a, b = (checkpoint.read(tmp_path / f"{name}.safetensors")[0] for name in ("a", "b"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    guided = ["sample", path, "-n", 4, "--steps", 4, "--precision", "fp32", "--classifier", tmp_path / "a.safetensors"]
+    for scale, out in ((0, "x.npz"), (50, "y.npz")):
+        words = [*guided, "--label", "3", "--classifier-scale", scale, "--interval", "0,0.9", "--out", tmp_path / out]
+        assert told(capsys, *words)[0] == 0
+    x, y = (np.load(tmp_path / f)["images"] for f in ("x.npz", "y.npz"))
+    assert (x != y).any()
+    assert "--label" in told(capsys, *guided, "--out", tmp_path / "z.png")[1][0]
+    assert "no label 'x'" in told(capsys, *guided, "--out", tmp_path / "z.png", "--label", "x")[1][0]
+    wrong = ["sample", path, "--out", tmp_path / "z.png", "--label", "3", "--classifier"]
+    assert "fromnoise guide" in told(capsys, *wrong, path)[1][0]
+    assert "fromnoise guide" in told(capsys, *wrong, "nowhere")[1][0]
+    other = build(recipes.load("digits", TINY | {"diffusion.schedule": "linear"}), Facts((1, 8, 8)))
+    checkpoint.save_model(tmp_path / "o.safetensors", other, other.denoiser.state_dict(), {"step": 0})
+    wrong[1] = tmp_path / "o.safetensors"
+    assert "other images or noise" in told(capsys, *wrong, tmp_path / "a.safetensors")[1][0]
+
+
+@pytest.mark.slow
+def test_it_learns(model):
+    """Clean digits are told apart, noise is not, and it knows that."""
+    data = load("digits")
+    taught = guide.begin(model, data)
+    for _ in guide.learn(taught, model, data, choose("cpu", "fp32"), steps=250, batch=64):
+        pass
+    x0 = data.held_out.get(torch.arange(len(data.held_out))).float() / 127.5 - 1
+    with torch.no_grad():
+        right = taught(x0, model.schedule.at(0.01)).argmax(1) == data.held_out.labels
+        unsure = torch.softmax(taught(torch.randn(200, 1, 8, 8), model.schedule.at(1.0)), 1)
+    assert float(right.double().mean()) > 0.85
+    assert float(unsure.max(1).values.mean()) < 0.4
