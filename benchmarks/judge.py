@@ -10,6 +10,7 @@ judging took, and the accuracy of the classifiers of MNIST and Fashion-MNIST.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -68,30 +69,30 @@ def main() -> None:
     classifiers = {}
     for name in ("fashion_mnist", "mnist"):
         data = load(name)
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         classifiers[name] = features.classifier(data)
         print(
             f"classifier of {name}: accuracy {classifiers[name].accuracy:.2%} on {len(data.held_out):,} test images, "
-            f"had in {time.perf_counter() - begun:.0f} s"
+            f"had in {time.perf_counter() - begun:.0f} s ({time.process_time() - worked:.0f} s of processor)"
         )
     data = load("mnist")
     how = opening.Drawing(args.n, 0, None, 200, choose())
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     subjects = opening.subjects([str(r) for r in runs], {}, data, how, False)
     found = measure(subjects, Real("training images", data.train), data.held_out, classifiers["mnist"])
     drawing = sum(j.tally.cost.seconds * j.tally.n for j in found.judged if j.tally.cost)
     told = report.verdicts(found)
     print(report.distances(told).plain())
-    print(f"drawing {drawing:.0f} s, judging {time.perf_counter() - begun - drawing:.0f} s")
+    judging = time.perf_counter() - begun - drawing
+    print(f"drawing {drawing:.0f} s, judging {judging:.0f} s; both {time.process_time() - worked:.0f} s of processor")
     for key in ("frechet", "kernel", "precision", "recall", "density", "coverage", "score"):
         numbers = [n for v in told if (n := v.number(key))]
         sign = -1 if numbers[0].better == "lower" else 1
-        ranked = sorted(range(len(numbers)), key=lambda i: sign * numbers[i].found.value)
         steps = [sign * (b.found.value - a.found.value) for a, b in zip(numbers, numbers[1:], strict=False)]
-        errors = [(a.found.error**2 + b.found.error**2) ** 0.5 for a, b in zip(numbers, numbers[1:], strict=False)]
-        apart = ", ".join(f"{s / e:.1f}" if e else "inf" for s, e in zip(steps, errors, strict=True))
-        same = "as they were trained" if ranked == sorted(ranked) else f"otherwise: {[STEPS[i] for i in ranked]}"
-        print(f"{key:10} ranks them {same}; from one to the next {apart} standard errors")
+        errors = [math.hypot(a.found.error, b.found.error) for a, b in zip(numbers, numbers[1:], strict=False)]
+        apart = ", ".join(f"{s / e:.1f}" if e else f"{s:g}" for s, e in zip(steps, errors, strict=True))
+        verdict = "as they were trained" if min(steps) > 0 else "with ties" if min(steps) == 0 else "otherwise"
+        print(f"{key:10} ranks them {verdict}; from one to the next {apart} standard errors")
     if args.picture:
         panels: list[tuple[str, Tensor]] = [
             (f"{steps} steps", v.judged.tally.pictures) for steps, v in zip(STEPS, told, strict=True)

@@ -26,7 +26,7 @@ def space(digits, tmp_path_factory) -> features.Learned:
     """A classifier that has seen the digits a few times."""
     patch = pytest.MonkeyPatch()
     patch.setenv("FROMNOISE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.setattr(network, "_EPOCHS", 10)
+    patch.setattr(network, "_EPOCHS", 6)
     learned = features.classifier(digits, compute=choose("cpu", "fp32"))
     patch.undo()
     return learned

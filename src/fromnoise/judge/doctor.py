@@ -10,7 +10,7 @@ from fromnoise.compute import Compute
 from fromnoise.data import load, open_source
 from fromnoise.judge import data_checks, run_checks
 from fromnoise.judge.findings import Finding, of_samples
-from fromnoise.judge.measure import measure
+from fromnoise.judge.measure import LEAST, measure
 from fromnoise.judge.opening import real_images
 from fromnoise.judge.subjects import Real, Sampler
 from fromnoise.metrics import features
@@ -54,7 +54,9 @@ def of_run(run: str | Path, compute: Compute, count: int, say: Say) -> list[Find
     data = real_images([str(run)], None, None, say)
     examined = data_checks.Examined(open_source(model.recipe.data.source), data)
     found = [*data_checks.of_data(examined), *run_checks.of_reports(reports), *run_checks.of_loss(reports, model, data)]
-    if count:
+    if count and len(data.held_out) < LEAST:
+        say(f"no samples are drawn: {len(data.held_out)} held-out images are too few to compare with")
+    elif count:
         own = model.recipe.sample
         steps = min(_STEPS, own.steps or _STEPS, model.schedule.steps or _STEPS)
         how = SampleRecipe(rule="ddim", steps=steps, clip=own.clip, guidance=own.guidance)

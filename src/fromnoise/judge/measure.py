@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.data import Images
+from fromnoise.errors import UserError
 from fromnoise.judge.subjects import Cost, Real, Subject
 from fromnoise.metrics import coverage
 from fromnoise.metrics.copies import NEIGHBOURS, Nearest
@@ -27,6 +28,7 @@ from fromnoise.metrics.distances import (
 from fromnoise.metrics.features import Features, Pixels, Seen
 
 PARTS = 20  # into which samples are cut for the jackknife
+LEAST = 10  # images of which something can be said
 LIMIT = 10_000  # vectors kept, of which all pairs are taken
 LOOKED_UP = 2_000  # samples kept as pictures, whose nearest training images are looked for
 
@@ -89,7 +91,7 @@ def tally(subject: Subject, features: Features, watch: Watch = _ignore, also: Al
     parts = max(1, min(PARTS, n // 2))
     moments: dict[int, Moments] = {}
     votes: dict[int, Votes] = {}
-    looks: list[Moments] = []
+    looks: Moments | None = None
     kept: dict[str, list[Tensor]] = {"features": [], "probabilities": [], "pictures": []}
     for images in subject.batches():
         images = images.cpu()
@@ -98,7 +100,7 @@ def tally(subject: Subject, features: Features, watch: Watch = _ignore, also: Al
             moments[part] = _plus(moments.get(part), Moments.of(seen.features[cut]))
             if seen.probabilities is not None:
                 votes[part] = _plus(votes.get(part), Votes.of(seen.probabilities[cut]))
-        looks[:] = [_plus(looks[0] if looks else None, Moments.of(coverage.looks(images)))]
+        looks = _plus(looks, Moments.of(coverage.looks(images)))
         kept["features"].append(seen.features[: max(0, LIMIT - done)].float())
         if seen.probabilities is not None:
             kept["probabilities"].append(seen.probabilities[: max(0, LIMIT - done)].float())
@@ -106,6 +108,7 @@ def tally(subject: Subject, features: Features, watch: Watch = _ignore, also: Al
         also(images, seen.features, done)
         done += len(images)
         watch(len(images))
+    assert looks is not None  # a subject has images
     joined = {key: torch.cat(values) for key, values in kept.items() if values}
     return Tally(
         subject.name,
@@ -113,7 +116,7 @@ def tally(subject: Subject, features: Features, watch: Watch = _ignore, also: Al
         list(moments.values()),
         list(votes.values()),
         Seen(joined["features"], joined.get("probabilities")),
-        looks[0],
+        looks,
         joined["pictures"],
         subject.cost,
     )
@@ -194,7 +197,13 @@ def measure(
         held_out: real images that they did not.
         features: in which distances are measured.
         watch: called with the name of what is looked at and how many images more are done.
+
+    Raises:
+        UserError: there are fewer than ten samples of one, or of the images.
     """
+    for name, count in [(s.name, s.count) for s in subjects] + [("the held-out part", len(held_out))]:
+        if count < LEAST:
+            raise UserError(f"{name} has {count} images: nothing can be said of fewer than {LEAST}")
 
     def look(subject: Subject, also: Also = _ignore) -> Tally:
         return tally(subject, features, lambda more: watch(subject.name, more), also)
