@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calling import SMALL
 from PIL import Image
-
-from conftest import SMALL
 
 WORDS = ["--data.attributes", "true", "--data.size", "8", "--data.channels", "1", *SMALL]
 

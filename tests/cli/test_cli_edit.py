@@ -12,7 +12,7 @@ QUICK = ["--steps", "4", "--precision", "fp32"]
 @pytest.fixture(scope="session")
 def colour_run(tmp_path_factory):
     """A run of three steps on colour pictures of 8x8."""
-    from conftest import SMALL, call
+    from calling import SMALL, call
 
     place = tmp_path_factory.mktemp("colour")
     rng = np.random.default_rng(0)

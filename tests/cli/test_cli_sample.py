@@ -91,8 +91,8 @@ def test_the_seed_is_all(sample):
 
 def test_the_flags_reach_the_sampler(sample):
     """Each changes the pictures."""
-    base = ["-n", 4, "--rule", "ancestral", "--variance", 0]
-    plain = sample("a.npz", *base)
+    base = ["-n", 4, "--rule", "ancestral"]
+    plain = sample("a.npz", *base, "--variance", 0)
     for i, words in enumerate(
         (["--rule", "ddim", "--eta", 0], ["--steps", 5], ["--grid", "quadratic"], ["--variance", 1], ["--no-clip"])
     ):

