@@ -53,7 +53,7 @@ def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsy
         assert model.parameters == PARAMETERS[name]
     assert all(bool(torch.isfinite(p).all()) for p in model.denoiser.parameters())
     picture = tmp_path / "drawn.png"
-    assert main(["sample", str(out), "-n", "1", "--steps", "1", "--out", str(picture), "--device", "cpu"]) == 0
+    assert main(["sample", str(out), "-n", "1", "--steps", "2", "--out", str(picture), "--device", "cpu"]) == 0
     for path in (picture, out / "samples.png", out / "reverse.gif", out / "forward.png", out / "loss.png"):
         with Image.open(path) as image:
             image.load()
