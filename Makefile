@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow check
+.PHONY: install demo test test-slow test-long check
 install: .venv/installed
 
 # With a GPU: take torch's build for it first (pip install torch into .venv), or leave out -c constraints.txt.
@@ -15,10 +15,13 @@ demo: install
 	$(BIN)/fromnoise train digits
 
 test: install
-	$(BIN)/python -m pytest -q -n auto -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n auto -m "not slow and not long and not gpu"
 
 test-slow: install
-	$(BIN)/python -m pytest -q -n auto -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -n auto --durations=10 -m "slow and not long and not gpu"
+
+test-long: install
+	$(BIN)/python -m pytest -q --durations=10 -m "long and not gpu"
 
 check: install
 	$(BIN)/ruff check .

@@ -58,8 +58,7 @@ def learn(kind: dict[str, object], share: float, side: int, steps: int, seed: in
         positions = torch.arange(32) + 32 * step
         draws = torch.rand(32, generator=torch.Generator().manual_seed(step))
         x0 = torch.where(draws < share, 1.0, -1.0).reshape(-1, 1, 1, 1).expand(-1, 1, side, side)
-        losses, _ = objective(x0.contiguous(), positions)
-        losses.mean().backward()
+        objective(x0.contiguous(), positions).weighted.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     model.denoiser.eval()

@@ -43,7 +43,7 @@ def measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
         with torch.no_grad():
             # eight times and noises an image
             each = [
-                objective(x0, torch.arange(len(x0)) + k * len(x0), guess=guess, training=False)[0] for k in range(8)
+                objective(x0, torch.arange(len(x0)) + k * len(x0), guess=guess, training=False).plain for k in range(8)
             ]
         losses.append(float(torch.stack(each).double().mean()))
     return losses[0], losses[1], spent

@@ -76,7 +76,7 @@ def test_one_command(model, tmp_path, capsys):
     assert "other images or noise" in told(capsys, *wrong, tmp_path / "a.safetensors")[1][0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_learns(model):
     """Clean digits are told apart, noise is not, and it knows that."""
     data = load("digits")

@@ -111,7 +111,7 @@ def test_every_rule_starts_from_noise_alone(rule):
     assert float((means.abs() - 1).abs().max()) < 0.05 and 20 < int((means > 0).sum()) < 80
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trained_model_gives_full_contrast(monkeypatch):
     """A small network, 300 steps: with zero terminal SNR the mix is right; plain linear with eps is not."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")

@@ -115,7 +115,7 @@ def test_the_digits_features_tell_more_than_pixels():
     assert apart.value > 20 * apart.error and abs(together.value) < 4 * together.error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_classifier_of_mnist(real_data, monkeypatch):
     """A tenth of the training that is usual, and still 98 %; benchmarks/judge.py prints the whole."""
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
