@@ -1,18 +1,23 @@
 """Distance against evaluations: every rule on one trained model, and the grids of the best.
 
-python benchmarks/solvers.py RUN [-n N] [--evaluations 5,10,20] [--rules NAME,...] [--picture PNG] [--json FILE]
+python benchmarks/solvers.py RUN [-n N] [--many N] [--evaluations 5,10,20] [--rules NAME,...] [--grids] [--rows FILE]
+    [--picture PNG]
 
 All rules draw from the same noise; an evaluation is one call of the network an image (heun and pc make two a step).
-Distances are to the training images, in the features of a classifier of the same set. The floor is that of as many
-held-out real images.
+Distances are to the training images, in the features of a classifier of the same set: the kernel distance, whose
+expectation does not depend on the number of samples, times 1000, and the Frechet distance. From 100 evaluations on
+--many samples are drawn. Rows are kept in FILE as JSON lines, and what is there already is not measured again, so that
+a long measurement may be cut into pieces.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from header import header
@@ -23,7 +28,7 @@ from fromnoise.compute import choose
 from fromnoise.data import order
 from fromnoise.draw import collect, draw
 from fromnoise.metrics.choice import choose as choose_features
-from fromnoise.metrics.distances import Frechet, Moments, Reference, frechet_from, split
+from fromnoise.metrics.distances import Moments, Reference, frechet_from, split
 from fromnoise.model import Model
 from fromnoise.recipe import SampleRecipe
 from fromnoise.train.run import open_data
@@ -32,28 +37,22 @@ TWICE = {"heun", "pc"}
 GRID = {"ancestral": "uniform", "ddim": "uniform"}  # the others: logsnr
 RULES = ("ancestral", "sde", "ddim", "pc", "heun", "ipndm", "dpmpp-2m-sde", "dpmpp-2m", "dpmpp-3m", "unipc")
 GRIDS = ("uniform", "quadratic", "logsnr", "karras")
+MANY = 100
+Row = dict[str, Any]
 
 
-def ways(rule: str, evaluations: int, model: Model) -> SampleRecipe | None:
+def way(model: Model, rule: str, evaluations: int, grid: str) -> SampleRecipe | None:
     """The rule with as many evaluations, or None where it cannot have them."""
     steps = max(1, (evaluations + 1) // 2) if rule in TWICE else evaluations
     if model.schedule.steps is not None and steps > model.schedule.steps:
         return None
-    changes = {"rule": rule, "steps": steps, "grid": GRID.get(rule, "logsnr"), "guidance": 1.0, "eta": 0.0}
+    changes = {"rule": rule, "steps": steps, "grid": grid, "guidance": 1.0, "eta": 0.0}
     return model.recipe.sample.model_copy(update=changes)
 
 
-def main() -> None:
-    """Draw, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run")
-    parser.add_argument("-n", type=int, default=512)
-    parser.add_argument("--evaluations", default="5,10,20,50,100,250,1000")
-    parser.add_argument("--rules", default=",".join(RULES))
-    parser.add_argument("--picture", type=Path)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    model, compute = load_model(args.run).model, choose()
+def judge(run: str, most: int) -> tuple[Model, Callable[[SampleRecipe, int], Row], Callable[[int], Row]]:
+    """The model, what measures a way of sampling it with n samples, and the floor of n held-out images."""
+    model, compute = load_model(run).model, choose()
     compute.place(model.denoiser)
     data = open_data(model.recipe, lambda line: None)
     seen = choose_features(None, data, compute=compute, log=print)
@@ -61,54 +60,104 @@ def main() -> None:
     real = seen.of(data.train.get(chosen))
     moments, reference = Moments.of(real), Reference(real)
 
-    def measure(how: SampleRecipe) -> tuple[Frechet, float, float, float]:
-        begun = time.perf_counter()
-        images = collect(draw(model, how, compute, ids=torch.arange(args.n), batch=128)).images
-        spent = time.perf_counter() - begun
-        found = seen.of(images)
-        near = reference.kernel(found)
-        return frechet_from(split(found), moments), near.value, near.error, spent / args.n
+    def told(found: torch.Tensor) -> Row:
+        frechet, near = frechet_from(split(found), moments), reference.kernel(found)
+        return {
+            "n": len(found),
+            "features": seen.name,
+            "kernel": 1000 * near.value,
+            "kernel_error": 1000 * near.error,
+            "frechet": frechet.value,
+            "frechet_error": frechet.error,
+        }
 
-    held_out = data.held_out.get(torch.as_tensor(order(len(data.held_out), 0, range(args.n))))
-    floor = frechet_from(split(seen.of(held_out)), moments)
+    def measure(how: SampleRecipe, n: int) -> Row:
+        return told(seen.of(collect(draw(model, how, compute, ids=torch.arange(n), batch=128)).images))
+
+    held_out = seen.of(data.held_out.get(torch.as_tensor(order(len(data.held_out), 0, range(most)))))
+    return model, measure, lambda n: told(held_out[:n])
+
+
+def cell(row: Row) -> str:
+    """A kernel distance with its standard error."""
+    return f"{row['kernel']:.1f} +- {row['kernel_error']:.1f}"
+
+
+def usual(row: Row) -> bool:
+    """Whether a row is on its rule's usual grid."""
+    return row["grid"] == GRID.get(row["rule"], "logsnr")
+
+
+def show(rows: list[Row], grids: bool) -> None:
+    """The tables, as Markdown."""
+    counts = sorted({r["evaluations"] for r in rows})
+    mine = [r for r in rows if usual(r)]
+    print("| rule | " + " | ".join(map(str, counts)) + " |\n|---" + "|---" * len(counts) + "|")
+    for rule in RULES:
+        found = {r["evaluations"]: r for r in mine if r["rule"] == rule}
+        cells = [cell(found[c]) if c in found else "" for c in counts]
+        if found:
+            print(f"| {rule} | " + " | ".join(cells) + " |")
+    if grids:
+        print("\n| at 10, 20 evaluations | " + " | ".join(GRIDS) + " |\n|---" + "|---" * len(GRIDS) + "|")
+        for rule in RULES:
+            of = {(r["grid"], r["evaluations"]): r for r in rows if r["rule"] == rule}
+            if all((g, c) in of for g in GRIDS for c in (10, 20)):
+                cells = [", ".join(cell(of[g, c]) for c in (10, 20)) for g in GRIDS]
+                print(f"| {rule} | " + " | ".join(cells) + " |")
+
+
+def plot(rows: list[Row], floor: Row, path: Path) -> None:
+    """Every rule's curve, on its usual grid."""
+    made, (axes,) = plots.figure()
+    for rule in RULES:
+        mine = sorted((r for r in rows if r["rule"] == rule and usual(r)), key=lambda r: r["evaluations"])
+        axes.plot([r["evaluations"] for r in mine], [r["kernel"] for r in mine], marker="o", markersize=3, label=rule)
+    near = max(floor["kernel"], floor["kernel_error"])  # that of held-out images may be below 0
+    axes.axhline(near, color="0.6", linestyle=":", label="held-out images")
+    axes.set(xlabel="evaluations", ylabel=f"kernel distance x 1000 ({floor['features']})", xscale="log", yscale="log")
+    axes.legend(fontsize=7)
+    plots.save(made, path)
+
+
+def main() -> None:
+    """Draw, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("-n", type=int, default=512)
+    parser.add_argument("--many", type=int, default=128)
+    parser.add_argument("--evaluations", default="5,10,20,50,100,250,1000")
+    parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--grids", action="store_true", help="every grid, at 10 and 20 evaluations")
+    parser.add_argument("--rows", type=Path, default=Path("solvers.jsonl"))
+    parser.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    model, measure, floor = judge(args.run, args.n)
     print(header(), flush=True)
-    print(f"{args.run}: {args.n} samples each, Frechet ({seen.name}) and kernel x 1000; floor {floor.value:.2f}")
-    counts, curves = [int(word) for word in args.evaluations.split(",")], {}
-    for name in args.rules.split(","):
-        rows = []
-        for count in counts:
-            how = ways(name, count, model)
-            if how is None:
-                continue
-            frechet, near, error, seconds = measure(how)
-            rows.append((count, frechet.value, frechet.error, near, error, seconds))
-            print(
-                f"{name:13} {count:5} evaluations  Frechet {frechet.value:7.2f} +- {frechet.error:.2f}  "
-                f"kernel {1000 * near:8.2f} +- {1000 * error:.2f}  {seconds:.4f} s/image",
-                flush=True,
-            )
-        curves[name] = rows
-    best = sorted((r for r in curves if r not in TWICE), key=lambda r: min(x[1] for x in curves[r] if x[0] <= 20))[:3]
-    print("grids, at 10 and 20 evaluations")
-    for name in best:
-        for grid in GRIDS:
-            told = []
-            for count in (10, 20):
-                how = ways(name, count, model)
-                assert how is not None
-                frechet, *_ = measure(how.model_copy(update={"grid": grid}))
-                told.append(f"{frechet.value:7.2f} +- {frechet.error:.2f}")
-            print(f"{name:13} {grid:10} {'   '.join(told)}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(curves, indent=1))
+    for n in (args.n, args.many):
+        print("floor", json.dumps(floor(n)), flush=True)
+    rules = args.rules.split(",")
+    wanted = [(r, int(c), GRID.get(r, "logsnr")) for c in args.evaluations.split(",") for r in rules]
+    if args.grids:
+        wanted += [(rule, count, grid) for rule in rules for grid in GRIDS for count in (10, 20)]
+    for rule, count, grid in wanted:
+        rows = read(args.rows)
+        how = way(model, rule, count, grid)
+        if how is None or any((r["rule"], r["evaluations"], r["grid"]) == (rule, count, grid) for r in rows):
+            continue
+        row = {"rule": rule, "evaluations": count, "grid": grid} | measure(how, args.many if count >= MANY else args.n)
+        with args.rows.open("a", encoding="utf-8") as out:
+            out.write(json.dumps({k: None if v is math.nan else v for k, v in row.items()}) + "\n")
+        print(row, flush=True)
+    rows = read(args.rows)
+    show(rows, args.grids)
     if args.picture:
-        made, (axes,) = plots.figure()
-        for name, rows in curves.items():
-            axes.plot([r[0] for r in rows], [r[1] for r in rows], marker="o", markersize=3, label=name)
-        axes.axhline(floor.value, color="0.6", linestyle=":", label="held-out images")
-        axes.set(xlabel="evaluations", ylabel=f"Frechet distance ({seen.name})", xscale="log", yscale="log")
-        axes.legend(fontsize=7)
-        plots.save(made, args.picture)
+        plot(rows, floor(args.n), args.picture)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows that are there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -72,16 +72,11 @@ class Model:
             self.denoiser,
             self.schedule,
             _loss(chosen, self.schedule, self.variance(self.recipe.sample)),
-            self._times(chosen.times),
+            _times(chosen, self.schedule),
             seed=self.recipe.train.seed,
             offset_noise=chosen.offset_noise,
             label_dropout=chosen.label_dropout,
         )
-
-    def _times(self, name: str) -> times.Times:
-        if name == "importance":
-            return times.Importance(self.schedule.steps or 1000)
-        return {"uniform": times.Uniform, "stratified": times.Stratified}[name]()
 
     def variance(self, how: SampleRecipe) -> float | None:
         """That of the ancestral rule; None is the learned one, if the model has one and ``how`` says no other."""
@@ -238,8 +233,13 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "
         UserError: the choices cannot work together.
     """
     table = _schedule(recipe.diffusion)
-    learned = {"eps": target.Eps, "x0": target.X0, "v": target.V}
-    goal = target.Mean(table) if recipe.diffusion.target == "mean" else learned[recipe.diffusion.target]()
+    goal = {
+        "eps": lambda: target.Eps(),
+        "x0": lambda: target.X0(),
+        "v": lambda: target.V(),
+        "karras": lambda: target.Karras(recipe.diffusion.deviation),
+        "mean": lambda: target.Mean(table),
+    }[recipe.diffusion.target]()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(recipe.train.seed if seed is None else seed)
         try:
@@ -279,6 +279,15 @@ def _loss(how: LossRecipe, table: schedule.Schedule, variance: float | None) -> 
     }[how.weighting]()
     regression = loss.Regression({"mse": loss.mse, "mae": loss.mae, "huber": loss.huber}[how.metric], weighting)
     return loss.Hybrid(regression, loss.TrueBound(table, None)) if how.weighting == "hybrid" else regression
+
+
+def _times(how: LossRecipe, table: schedule.Schedule) -> times.Times:
+    return {
+        "uniform": lambda: times.Uniform(),
+        "stratified": lambda: times.Stratified(),
+        "lognormal": lambda: times.LogNormal(how.noise_mean, how.noise_deviation),
+        "importance": lambda: times.Importance(table.steps or 1000),
+    }[how.times]()
 
 
 def _network(recipe: Recipe, facts: Facts) -> nn.Module:

@@ -114,8 +114,10 @@ class DiffusionRecipe(_Part):
     """scale the linear betas by 1000/T, so that any T ends in noise; false takes them literally"""
     zero_terminal: bool = False
     """rescale the table so that it ends in pure noise, for true black and true white (Lin et al. 2023)"""
-    target: Literal["eps", "x0", "v", "mean"] = "eps"
-    """what the network regresses"""
+    target: Literal["eps", "x0", "v", "karras", "mean"] = "eps"
+    """what the network regresses; karras: unit variance in and out, for images of this deviation"""
+    deviation: Positive = 0.5
+    """of the images' values in [-1, 1], for target karras"""
     learned_variance: bool = False
     """the network also says the variance of each reverse step; trained by weighting hybrid or bound"""
 
@@ -131,8 +133,12 @@ class LossRecipe(_Part):
     """of min-snr (5 if left out) or p2 (1 if left out)"""
     k: Positive = 1.0
     """of p2"""
-    times: Literal["uniform", "stratified", "importance"] = "uniform"
-    """how t is drawn; importance follows the size of the loss, for weighting bound"""
+    times: Literal["uniform", "stratified", "lognormal", "importance"] = "uniform"
+    """how t is drawn; lognormal: ln(sigma/alpha) is normal; importance follows the size of the loss, for bound"""
+    noise_mean: float = -1.2
+    """of ln(sigma/alpha), for times lognormal"""
+    noise_deviation: Positive = 1.2
+    """of ln(sigma/alpha), for times lognormal"""
     offset_noise: NotNegative = 0.0
     """strength of extra noise per image and channel"""
     self_conditioning: bool = False
@@ -156,8 +162,8 @@ class TrainRecipe(_Part):
     """images a step, over all processes"""
     accumulate: Count = 1
     """parts in which each process takes its share of a batch"""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    """Adam, or Adam with decoupled weight decay"""
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
+    """Adam, Adam with decoupled weight decay, or orthogonalised momentum for matrices and Adam for the rest"""
     lr: Positive = 2e-4
     """learning rate"""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -172,6 +178,8 @@ class TrainRecipe(_Part):
     """share of the budget after which it falls"""
     clip: Positive | None = None
     """norm to which gradients are clipped"""
+    fit: tuple[Literal["network.width", "network.patch", "network.multipliers", "network.attention"], ...] = ()
+    """keys that are chosen by the size of the images, the budget and the speed of this machine when a run begins"""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     """of weights, order, noise and flips"""
     report_every: Count = 50
@@ -377,6 +385,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         raise UserError(f"{name} is not valid TOML: {e}") from None
     for key, value in (overrides or {}).items():
         _set(values, key, value)
+    _unfit(values, overrides or {})
     return parse(values)
 
 
@@ -402,6 +411,25 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         for other in BUDGETS:
             values.pop(other, None)
     values[last] = value
+
+
+def _unfit(values: dict[str, Any], said: dict[str, Any]) -> None:
+    """What the user says is not chosen for them."""
+    train = values.get("train")
+    if isinstance(train, dict) and isinstance(train.get("fit"), list) and "train.fit" not in said:
+        train["fit"] = [key for key in train["fit"] if key not in said]
+
+
+def change(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe with other values by dotted key.
+
+    Raises:
+        UserError: as ``parse``.
+    """
+    plain = recipe.model_dump(exclude_none=True)
+    for key, value in values.items():
+        _set(plain, key, value)
+    return parse(plain)
 
 
 def _explain(error: Any) -> str:
@@ -431,13 +459,14 @@ def keys() -> dict[str, tuple[str, Any]]:
 def difference(a: Recipe, b: Recipe, ignore: tuple[str, ...] = ()) -> list[str]:
     """The dotted keys in which two recipes differ, each with both values."""
     return [
-        f"{key} is {_get(a, key)!r} there and {_get(b, key)!r} here"
+        f"{key} is {get(a, key)!r} there and {get(b, key)!r} here"
         for key in keys()
-        if key not in ignore and _get(a, key) != _get(b, key)
+        if key not in ignore and get(a, key) != get(b, key)
     ]
 
 
-def _get(recipe: Recipe, key: str) -> Any:
+def get(recipe: Recipe, key: str) -> Any:
+    """The value of a dotted key."""
     value: Any = recipe
     for part in key.split("."):
         value = getattr(value, part)

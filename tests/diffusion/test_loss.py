@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.diffusion import X0, Denoiser, Eps, Index, Mean, Prediction, V, bound, loss, schedule, times
+from fromnoise.diffusion import X0, Denoiser, Eps, Index, Karras, Mean, Prediction, V, bound, loss, schedule, times
 from fromnoise.diffusion.noise import Draw
 from fromnoise.diffusion.transition import posterior_variance, tau
 
@@ -61,7 +61,7 @@ def test_simple_loss_is_equation_14(images):
 
 
 @pytest.mark.parametrize("weighting", [loss.MinSNR(5.0), loss.P2(1.0, 1.0), loss.P2(0.5, 0.7)], ids=str)
-@pytest.mark.parametrize("target", [Eps(), X0(), V(), Mean(TABLE)], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize("target", [Eps(), X0(), V(), Karras(0.4), Mean(TABLE)], ids=lambda t: type(t).__name__)
 def test_weightings_mean_the_same_for_every_target(weighting, target, images):
     """The same wrong x_0 costs the same, whatever the network's output means; and what the papers say."""
     x0, eps, level = images

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fromnoise.diffusion import schedule
-from fromnoise.diffusion.target import X0, Eps, Mean, V
+from fromnoise.diffusion.target import X0, Eps, Karras, Mean, V
 
 TABLE = schedule.linear(1000)
-TARGETS = [Eps(), X0(), V(), Mean(TABLE)]
+TARGETS = [Eps(), X0(), V(), Karras(0.4), Mean(TABLE)]
 TIMES = torch.tensor([1, 2, 100, 500, 1000], dtype=torch.float64) / 1000
 
 
@@ -67,3 +67,28 @@ def test_mean_needs_a_table():
     """In continuous time there is no step before."""
     with pytest.raises(ValueError, match="table"):
         Mean(schedule.Cosine())
+
+
+def test_karras_is_edm():
+    """D(y; s) = c_skip y + c_out F(c_in y), the coefficients of Karras et al. 2022, table 1, at y = x/alpha."""
+    x0, eps, out = torch.randn(3, 1, 1, 2, 2, dtype=torch.float64)
+    d = 0.4
+    for t in (0.001, 0.05, 0.5, 1.0):
+        level = TABLE.at(t)
+        x, s = level.noisy(x0, eps), level.sigma / level.alpha
+        y = x / level.alpha
+        skip, scale = d**2 / (s**2 + d**2), s * d / (s**2 + d**2) ** 0.5
+        assert torch.allclose(Karras(d).x0(x, out, level), skip * y + scale * out, rtol=1e-12)
+        assert torch.allclose(Karras(d).seen(x, level), y / (s**2 + d**2) ** 0.5, rtol=1e-12)
+        assert torch.allclose(Karras(1.0).of(x0, eps, level), -V().of(x0, eps, level), rtol=1e-12)
+
+
+def test_karras_sees_and_says_unit_variance():
+    """For white images of that deviation, at every level."""
+    g = torch.Generator().manual_seed(2)
+    x0, eps = torch.randn(2, 50_000, generator=g, dtype=torch.float64)
+    for t in (0.001, 0.2, 1.0):
+        level = TABLE.at(t)
+        target = Karras(0.4)
+        assert float(target.seen(level.noisy(0.4 * x0, eps), level).std()) == pytest.approx(1, abs=0.02)
+        assert float(target.of(0.4 * x0, eps, level).std()) == pytest.approx(1, abs=0.02)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import stats
 
-from fromnoise.diffusion import Noise, times
+from fromnoise.diffusion import Noise, schedule, times
 
 D = {"dtype": torch.float64}
 
@@ -19,6 +20,17 @@ def test_stratified_times_are_even():
         assert float(gaps.max()) < 3 / 64
         assert 0 <= float(even[0]) and float(even[-1]) < 1
     assert float(times.Uniform().draw(noise).sort().values.diff().max()) > 5 / 64
+
+
+@pytest.mark.parametrize("table", [schedule.Cosine(), schedule.linear(1000)], ids=["continuous", "table"])
+def test_lognormal_levels(table):
+    """ln(sigma/alpha) is normal with the mean and deviation asked for (Kolmogorov and Smirnov), within the schedule."""
+    draws = times.LogNormal(-0.8, 1.1)
+    t = draws.place(draws.draw(Noise(3, torch.arange(4096))), table)
+    assert stats.kstest(-table.logsnr(t).numpy() / 2, "norm", (-0.8, 1.1)).statistic < 0.01
+    ends = draws.place(torch.tensor([0.0, 1 - 2**-53], **D), table)
+    assert ends.tolist() == pytest.approx([1 / 1000 if table.steps else 0.0, 1.0], abs=1e-5)
+    assert float(ends.min()) > 0
 
 
 def truth(u):

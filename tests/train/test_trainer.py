@@ -37,6 +37,7 @@ VARIANTS = {
     "labels": {"data_labels": True},
     "learned variance": {"diffusion_learned_variance": True, "loss_weighting": "hybrid"},
     "importance": {"loss_times": "importance", "loss_weighting": "bound", "diffusion_steps": 8},
+    "muon, lognormal": {"train_optimizer": "muon", "loss_times": "lognormal", "diffusion_target": "karras"},
     "averages": {"ema_decays": [0.9, 0.99], "ema_widths": [0.1]},
     "no average, offset noise, flips": {
         "ema_decays": [],
@@ -166,10 +167,10 @@ def test_batches_that_cannot_be_shared(make):
 
 def test_minutes_follow_the_clock(make):
     """A budget in minutes ends on time, and learning rate and progress run their whole course."""
-    trainer = make(steps=None, train_minutes=0.02, train_evaluations=1)
+    trainer = make(steps=None, train_minutes=0.05, train_evaluations=1)
     reports = list(trainer.run())
-    assert trainer.progress.seconds == pytest.approx(1.2, abs=0.6)
-    assert reports[-1].progress == 1 and reports[0].progress < 0.5
+    assert reports[-2].clock["seconds"] < 3 <= trainer.progress.seconds  # the step that ends it began in time
+    assert reports[-1].progress == 1 and reports[0].progress < reports[-2].progress < 1
     assert reports[-1].lr < 0.5 * max(r.lr for r in reports)  # the last step begins before the end
 
 
@@ -221,5 +222,6 @@ def test_moments_lie_in_memory_as_their_weights_do(make):
     list(trainer.run())
     again = make()
     again.resume(*written(trainer))
-    for p, state in again.optimizer.state.items():
-        assert state["exp_avg"].stride() == p.stride()
+    strides = {name: p.stride() for name, p in again.model.denoiser.named_parameters()}
+    moments = {k.removesuffix(".exp_avg"): v for k, v in again.mover.state().items() if k.endswith(".exp_avg")}
+    assert {name: moment.stride() for name, moment in moments.items()} == strides

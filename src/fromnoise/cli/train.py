@@ -79,11 +79,16 @@ def _show(recipe: Any, args: argparse.Namespace) -> int:
     from fromnoise.model import build
     from fromnoise.recipe import to_toml
     from fromnoise.train.estimate import estimate
+    from fromnoise.train.fit import fit
     from fromnoise.train.optim import Budget
     from fromnoise.train.run import facts, open_data
 
     compute = choose(args.device, args.precision)
     data = open_data(recipe, lambda line: print(f"# {line}", file=sys.stderr))
+    if recipe.train.fit:
+        recipe = fit(
+            recipe, facts(recipe, data), len(data.train), compute, lambda line: print(f"# {line}", file=sys.stderr)
+        )
     model = build(recipe, facts(recipe, data))
     cost = estimate(model, compute)
     budget = Budget.of(recipe.train, len(data.train))

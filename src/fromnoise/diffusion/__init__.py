@@ -9,7 +9,7 @@ from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.rules import DDIM, Ancestral, Rule
 from fromnoise.diffusion.sampler import Step, start, trajectory
 from fromnoise.diffusion.schedule import Level, Schedule, Table
-from fromnoise.diffusion.target import X0, Eps, Mean, Target, V
+from fromnoise.diffusion.target import X0, Eps, Karras, Mean, Target, V
 
 __all__ = [
     "DDIM",
@@ -26,6 +26,7 @@ __all__ = [
     "During",
     "Eps",
     "Index",
+    "Karras",
     "Level",
     "Mean",
     "Noise",

@@ -100,9 +100,9 @@ class Denoiser(nn.Module):
 
         Both (B, C, H, W) in the dtype of ``x``.
         """
-        seen = x
+        seen = self.target.seen(x, level)
         if self.self_conditioning:
-            seen = torch.cat([x, torch.zeros_like(x) if previous is None else previous.clamp(-1, 1)], dim=1)
+            seen = torch.cat([seen, torch.zeros_like(x) if previous is None else previous.clamp(-1, 1)], dim=1)
         clock = self.clock.read(level).to(x.device, torch.float32, non_blocking=True).expand(len(x))
         out = self.net(seen, clock, cond).to(x.dtype)
         if not self.learned_spread:

@@ -226,7 +226,7 @@ class Objective(nn.Module):
         """
         noise = Noise(self.seed, positions)
         u = self.times.draw(noise)
-        level = self.schedule.at(self.schedule.spread(u), like=x0)
+        level = self.schedule.at(self.times.place(u, self.schedule), like=x0)
         eps = noise.normal(tuple(x0.shape[1:]), Draw.EPS, like=x0)
         if self.offset_noise:
             shift = noise.normal((x0.shape[1],), Draw.OFFSET, like=x0)

@@ -7,6 +7,7 @@ its noise is, the ``x0`` that an output means, and its ``gain``, the factor by w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -28,6 +29,10 @@ class Target(ABC):
     @abstractmethod
     def gain(self, level: Level) -> Tensor:
         """(d target / d x_0)^2 at fixed x_t, shaped as ``level.alpha``."""
+
+    def seen(self, x: Tensor, level: Level) -> Tensor:
+        """What the network is shown of the noisy image ``x``: itself, unless a target scales it."""
+        return x
 
 
 class Eps(Target):
@@ -76,6 +81,41 @@ class V(Target):
     def gain(self, level: Level) -> Tensor:
         """1/sigma^2 = SNR + 1."""
         return level.sigma**-2
+
+
+@dataclass(frozen=True)
+class Karras(Target):
+    """F of unit variance, shown images of unit variance (Karras et al. 2022, table 1, "EDM", at sigma/alpha for sigma).
+
+    x_0 = (alpha d^2 / s^2) x + (sigma d / s) F, s^2 = sigma^2 + alpha^2 d^2; at d = 1 it is -v.
+
+    Attributes:
+        deviation: d, of the clean images' values in [-1, 1].
+    """
+
+    deviation: float = 0.5
+
+    def _scale(self, level: Level) -> Tensor:
+        """s, the deviation of x."""
+        return (level.sigma**2 + (level.alpha * self.deviation) ** 2).sqrt()
+
+    def of(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+        """(sigma x0 - alpha d^2 eps) / (s d)."""
+        d = self.deviation
+        return (level.sigma * x0 - level.alpha * d**2 * eps) / (self._scale(level) * d)
+
+    def x0(self, x: Tensor, out: Tensor, level: Level) -> Tensor:
+        """(alpha d^2 / s^2) x + (sigma d / s) F."""
+        d, s = self.deviation, self._scale(level)
+        return level.alpha * d**2 / s**2 * x + level.sigma * d / s * out
+
+    def gain(self, level: Level) -> Tensor:
+        """s^2 / (sigma d)^2."""
+        return (self._scale(level) / (level.sigma * self.deviation)) ** 2
+
+    def seen(self, x: Tensor, level: Level) -> Tensor:
+        """The image over s."""
+        return x / self._scale(level).to(x)
 
 
 class Mean(Target):

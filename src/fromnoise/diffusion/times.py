@@ -8,14 +8,19 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.noise import Draw, Noise
+from fromnoise.diffusion.schedule import Schedule
 
 
 class Times(ABC):
-    """Draws u in [0, 1), which ``Schedule.spread`` makes a time; some follow what training tells them."""
+    """Draws u in [0, 1), and makes a time of it; some follow what training tells them."""
 
     @abstractmethod
     def draw(self, noise: Noise) -> Tensor:
         """Numbers u for the positions, float64 (B,)."""
+
+    def place(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """The times at ``u``, float64 (B,): ``Schedule.spread`` unless it has a way of its own."""
+        return schedule.spread(u)
 
     def weight(self, u: Tensor) -> Tensor:
         """By what a loss at ``u`` is multiplied so that its mean is that of uniform u, float64 (B,)."""
@@ -54,6 +59,22 @@ class Stratified(Times):
         # the product is taken modulo 2^64 in integers, so that late positions keep all their digits
         turn = noise.ids.cpu() * -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
         return (((turn >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53 + offset).frac()
+
+
+class LogNormal(Stratified):
+    """ln(sigma/alpha) normal, and as even (Karras et al. 2022, table 1).
+
+    Its losses are not weighted back: which levels are drawn often is what it chooses.
+    """
+
+    def __init__(self, mean: float = -1.2, deviation: float = 1.2) -> None:
+        """Draw ln(sigma/alpha) from N(``mean``, ``deviation``^2); beyond the schedule, at its nearest end."""
+        self.mean, self.deviation = mean, deviation
+
+    def place(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """The times of the normal quantiles, not below a table's first step nor at the clean image."""
+        logsnr = -2 * (self.mean + self.deviation * torch.special.ndtri(u))
+        return schedule.time(logsnr).clamp(min=1 / (schedule.steps or 1_000_000))
 
 
 class Importance(Times):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.recipe import EmaRecipe, TrainRecipe
+from fromnoise.train.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,54 @@ def learning_rate(recipe: TrainRecipe, step: int, progress: float) -> float:
     return rate * ((1 - part) if recipe.decay == "linear" else (0.5 + 0.5 * math.cos(math.pi * part)))
 
 
-def optimizer(recipe: TrainRecipe, net: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW over the trainable parameters."""
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    return kind(parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+class Mover:
+    """The optimiser of a recipe: Adam, AdamW, or Muon for the matrices and Adam for all else; its state by name."""
+
+    def __init__(self, recipe: TrainRecipe, net: nn.Module) -> None:
+        """Move the trainable parameters of ``net``."""
+        self._names = {p: name for name, p in net.named_parameters() if p.requires_grad}
+        self.parameters = list(self._names)
+        apart = {p for m in net.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        matrices = [p for p in self.parameters if recipe.optimizer == "muon" and p.ndim > 1 and p not in apart]
+        rest = [p for p in self.parameters if p not in set(matrices)]
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        self._parts: list[torch.optim.Optimizer] = [Muon(matrices, recipe.lr)] if matrices else []
+        if rest:
+            self._parts.append(kind(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay))
+
+    def step(self, lr: float) -> None:
+        """Move by the gradients, at this learning rate."""
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        for part in self._parts:
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and counts, as ``PARAMETER.KEY``."""
+        return {
+            f"{self._names[p]}.{key}": torch.as_tensor(value)
+            for part in self._parts
+            for p, values in part.state.items()
+            for key, value in values.items()
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from such a state."""
+        named = {name: p for p, name in self._names.items()}
+        of = {p: part for part in self._parts for group in part.param_groups for p in group["params"]}
+        for part in self._parts:
+            part.state.clear()
+        for place, value in state.items():
+            name, _, key = place.rpartition(".")
+            p = named[name]
+            # moments lie in memory as their weights do: the update is faster so
+            kept = torch.empty_like(p).copy_(value) if value.shape == p.shape else value.clone()
+            of[p].state[p][key] = kept.detach()
 
 
 class Averages:

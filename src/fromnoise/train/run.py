@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from fromnoise import checkpoint
@@ -23,6 +24,7 @@ from fromnoise.data import Data, load
 from fromnoise.errors import UserError
 from fromnoise.model import Facts, build
 from fromnoise.recipe import Recipe
+from fromnoise.train import fit
 from fromnoise.train.folder import RunFolder
 from fromnoise.train.gallery import Gallery
 from fromnoise.train.judging import Judging
@@ -104,8 +106,14 @@ def train(
             tqdm.write(line, file=sys.stderr)
             folder.log(line)
 
+    if recipe.train.fit and folder.recipe_file.exists():
+        recipe = fit.taken(recipe, folder.recipe())
     folder.check(recipe)
     data = open_data(recipe, say)
+    if recipe.train.fit and not folder.recipe_file.exists():
+        # the first process's clock decides for all
+        mine = fit.fit(recipe, facts(recipe, data), len(data.train), compute, say) if main else recipe
+        recipe = broadcast_object_list([mine])[0]
     model = build(recipe, facts(recipe, data))
     trainer = Trainer(model, data, compute, accelerator, folder.load_state, say)
     if main:  # the folder is made when nothing can be wrong any more

@@ -21,7 +21,7 @@ from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.loss import Losses, by_time, guesses
 from fromnoise.errors import UserError
 from fromnoise.model import Model
-from fromnoise.train.optim import Averages, Budget, learning_rate, optimizer
+from fromnoise.train.optim import Averages, Budget, Mover, learning_rate
 
 _PATIENCE = 5  # steps dropped in a row before going back
 _ROLLBACKS = 10  # without a good step between them, before giving up
@@ -126,7 +126,7 @@ class Trainer:
         compute.place(model.denoiser)
         self.averages = Averages(model.recipe.ema, model.denoiser)
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
-        self.optimizer = optimizer(recipe, model.denoiser)
+        self.mover = Mover(recipe, model.denoiser)
         objective = model.objective()
         self.times = objective.times
         self.objective = accelerator.prepare(objective)
@@ -191,22 +191,19 @@ class Trainer:
         """One optimiser step; loss over all processes, norm of the gradient, learning rate."""
         p = self.progress
         lr = learning_rate(self.recipe, p.step, self.fraction) * p.lr_scale
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         torch.manual_seed(_mix(self.recipe.seed, p.step, self.accelerator.process_index))  # dropout's only
         self.model.denoiser.train()
         loss = self._gradients(batch)
-        parameters = [q for q in self.model.denoiser.parameters() if q.requires_grad]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip or math.inf))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.mover.parameters, self.recipe.clip or math.inf))
         p.step += 1
         if math.isfinite(loss) and math.isfinite(norm):
-            self.optimizer.step()
+            self.mover.step(lr)
             self.averages.update(p.step)
             p.loss_sum, p.loss_count = p.loss_sum + loss, p.loss_count + 1
             p.dropped_in_row = p.rollbacks_in_row = 0
         else:
             self._drop()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.mover.forget()
         return loss, norm, lr
 
     def _gradients(self, batch: Batch) -> float:
@@ -353,8 +350,7 @@ class Trainer:
         tensors = {f"model.{k}": v for k, v in self.model.denoiser.state_dict().items()}
         for i, track in enumerate(self.averages.tracks):
             tensors |= {f"ema.{i}.{k}": v for k, v in track.items()}
-        for i, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        tensors |= {f"optimizer.{k}": v for k, v in self.mover.state().items()}
         tensors |= {f"times.{k}": v for k, v in self.times.state().items()}
         return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
 
@@ -374,15 +370,7 @@ class Trainer:
                 t.copy_(parts["ema"][f"{i}.{name}"])
         if "times" in parts:
             self.times.load(parts["times"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        parameters = self.optimizer.param_groups[0]["params"]
-        for name, t in parts.get("optimizer", {}).items():
-            index, _, key = name.partition(".")
-            like = parameters[int(index)]
-            # moments lie in memory as their weights do: the fused update is faster so
-            same = torch.empty_like(like).copy_(t) if t.shape == like.shape else t.clone()
-            moments.setdefault(int(index), {})[key] = same.detach()
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.mover.load(parts.get("optimizer", {}))
 
 
 def _mix(*numbers: int) -> int:

@@ -1,0 +1,69 @@
+"""A network that suits the images, the budget and this machine: the widest that still takes enough steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from fromnoise.compute import Compute
+from fromnoise.model import Facts, build
+from fromnoise.recipe import Recipe, change, get
+from fromnoise.train.estimate import estimate
+from fromnoise.train.optim import Budget
+
+WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+STEPS = 1500  # below which a smaller network is the better one (benchmarks/quality.py)
+_SIDE = 16  # of the finest level
+
+
+def shaped(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
+    """The recipe with the patches and levels that suit images of a size.
+
+    The finest level is about 16 pixels wide, the coarsest 7 or 8, which attends; smaller images keep their pixels.
+
+    Args:
+        recipe: those of ``network.patch``, ``multipliers`` and ``attention`` that ``train.fit`` names are chosen.
+        shape: (C, H, W) of the images.
+    """
+    side = math.sqrt(shape[1] * shape[2])
+    patch = 2 ** max(0, round(math.log2(side / _SIDE)))
+    levels = 2 if side / patch > 6 else 1
+    coarsest = max(1, round(side / patch / 2 ** (levels - 1)))
+    chosen = {
+        "network.patch": patch,
+        "network.multipliers": tuple(2**level for level in range(levels)),
+        "network.attention": (coarsest,),
+    }
+    return change(recipe, {key: v for key, v in chosen.items() if key in recipe.train.fit})
+
+
+def fit(recipe: Recipe, facts: Facts, images: int, compute: Compute, say: Callable[[str], None]) -> Recipe:
+    """The recipe with the keys that ``train.fit`` names chosen.
+
+    Args:
+        recipe: whose budget counts; one in steps, epochs or images takes the width that it has.
+        facts: of the data.
+        images: training images.
+        compute: where it will train.
+        say: takes a line that tells the choice.
+    """
+    recipe = shaped(recipe, facts.shape)
+    seconds = Budget.of(recipe.train, images).seconds
+    if "network.width" not in recipe.train.fit or seconds is None:
+        return recipe
+    best, told = None, ""
+    for width in WIDTHS:
+        wider = change(recipe, {"network.width": width})
+        cost = estimate(build(wider, facts, device="cpu"), compute, images=min(16, recipe.train.batch))
+        steps = int(seconds / cost.step_seconds)
+        if best is not None and steps < STEPS:
+            break
+        best, told = wider, f"{cost.parameters:,} parameters, about {steps:,} steps"
+    assert best is not None
+    say(f"for this budget on this machine: network.width {best.network.width}, {told}")
+    return best
+
+
+def taken(recipe: Recipe, before: Recipe) -> Recipe:
+    """The recipe with what was chosen when the run began."""
+    return change(recipe, {key: get(before, key) for key in recipe.train.fit})

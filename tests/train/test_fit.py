@@ -1,0 +1,66 @@
+"""A network that suits images, budget and machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from fromnoise import recipe
+from fromnoise.compute import choose
+from fromnoise.model import Facts
+from fromnoise.train import fit
+from fromnoise.train.estimate import Estimate
+
+FITTED = {"train.minutes": 3}
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "multipliers", "attention"),
+    [(4, 1, (1,), (4,)), (8, 1, (1, 2), (4,)), (28, 2, (1, 2), (7,)), (32, 2, (1, 2), (8,)), (128, 8, (1, 2), (8,))],
+)
+def test_patches_and_levels_follow_the_side(side, patch, multipliers, attention):
+    """The finest level about 16 pixels wide, the coarsest attends."""
+    chosen = fit.shaped(recipe.load("fast", FITTED), (3, side, side)).network
+    assert (chosen.patch, chosen.multipliers, chosen.attention) == (patch, multipliers, attention)
+
+
+def machine(monkeypatch, speed):
+    """A machine on which a step takes width^2/speed seconds."""
+    monkeypatch.setattr(
+        fit, "estimate", lambda model, compute, images: Estimate(1, model.recipe.network.width**2 / speed, 0.0)
+    )
+    return choose("cpu", "fp32")
+
+
+def chosen(monkeypatch, speed, minutes, **over):
+    made = recipe.load("fast", {"train.minutes": minutes} | over)
+    said = []
+    compute = machine(monkeypatch, speed)
+    return fit.fit(made, Facts((1, 28, 28)), 60_000, compute, said.append), said
+
+
+def test_the_widest_network_that_takes_enough_steps(monkeypatch):
+    """And no wider one would; twice the budget or twice the speed are the same."""
+    found, said = chosen(monkeypatch, 1e4, 3.0)
+    steps = {width: 180 * 1e4 / width**2 for width in fit.WIDTHS}
+    enough = [width for width in fit.WIDTHS if steps[width] >= fit.STEPS]
+    assert found.network.width == max(enough)
+    assert f"network.width {max(enough)}" in said[0]
+    assert chosen(monkeypatch, 2e4, 3.0)[0].network == chosen(monkeypatch, 1e4, 6.0)[0].network
+
+
+def test_a_slow_machine_takes_the_narrowest(monkeypatch):
+    assert chosen(monkeypatch, 1.0, 0.1)[0].network.width == min(fit.WIDTHS)
+
+
+def test_what_the_user_says_stays(monkeypatch):
+    """Keys that are named on the command line are not chosen."""
+    found, said = chosen(monkeypatch, 1e4, 3.0, **{"network.width": 64, "network.patch": 1})
+    assert (found.network.width, found.network.patch, said) == (64, 1, [])
+    assert found.network.attention == (7,)
+
+
+def test_a_run_that_goes_on_keeps_its_network(monkeypatch):
+    """Whatever the machine is like by then."""
+    found, _ = chosen(monkeypatch, 1e4, 3.0)
+    again = fit.taken(recipe.load("fast", {"train.minutes": 60}), found)
+    assert again.network == found.network and again.train.minutes == 60
