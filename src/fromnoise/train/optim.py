@@ -56,8 +56,8 @@ class Mover:
 
     def __init__(self, recipe: TrainRecipe, net: nn.Module) -> None:
         """Move the trainable parameters of ``net``."""
-        self._names = {p: name for name, p in net.named_parameters() if p.requires_grad}
-        self.parameters = list(self._names)
+        self._names: dict[Tensor, str] = {p: name for name, p in net.named_parameters() if p.requires_grad}
+        self.parameters: list[Tensor] = list(self._names)
         apart = {p for m in net.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         matrices = [p for p in self.parameters if recipe.optimizer == "muon" and p.ndim > 1 and p not in apart]
         rest = [p for p in self.parameters if p not in set(matrices)]

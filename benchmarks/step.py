@@ -1,0 +1,267 @@
+"""A training step and a sampling step of one network: diffusers, denoising-diffusion-pytorch (lucidrains) and ours.
+
+python benchmarks/step.py [--batch B] [--rounds N] [--precisions fp32,bf16] [--compile] [--device cpu] [--json FILE]
+
+The network is the one that all three can express: 32x32x1, widths 64/128/128, two blocks a level, attention at 16x16.
+Each training step draws noise and times, goes forward and back, clips the gradient, moves the weights and one
+exponential average of them, in the words of its own library. All take turns within each round, so that a busy machine
+slows them alike: what is printed is the median time, and the median over the rounds of the ratio to diffusers in fp32.
+FLOPs are counted by torch, and compared with what a 3x3 convolution of 64 channels, forward and back, reaches in the
+same rounds. lucidrains takes part where it is installed (pip install --no-deps denoising-diffusion-pytorch ema-pytorch
+einops pytorch-fid).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from header import header
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fromnoise import recipe as recipes
+from fromnoise.compute import Compute, choose
+from fromnoise.model import Facts, build
+from fromnoise.train.optim import Averages, Mover
+
+SIDE = 32
+OURS = {
+    "data.flip": False,
+    "network.width": 64,
+    "network.multipliers": [1, 2, 2],
+    "network.blocks": 2,
+    "network.attention": [16],
+    "network.middle_attention": True,
+    "diffusion.schedule": "linear",
+    "diffusion.target": "eps",
+    "loss.weighting": "simple",
+    "loss.times": "uniform",
+    "train.optimizer": "adamw",
+    "train.clip": 1.0,
+    "ema.decays": [0.999],
+    "ema.widths": [],
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One library in one precision."""
+
+    name: str
+    parameters: int
+    train: Callable[[], Any]
+    evaluate: Callable[[], Any]
+
+
+def ours(compute: Compute, batch: int, compiled: bool) -> Entry:
+    """Our U-Net, objective, optimiser and average."""
+    model = build(recipes.load("unet", OURS), Facts((1, SIDE, SIDE)))
+    compute.place(model.denoiser)
+    if compiled:
+        model.denoiser.net.compile()
+    objective, how = model.objective(), model.recipe.train
+    mover, averages = Mover(how, model.denoiser), Averages(model.recipe.ema, model.denoiser)
+    x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)
+    x0 = x0.contiguous(memory_format=compute.memory_format)
+    count = iter(range(1, 10**9))
+
+    def train() -> None:
+        step = next(count)
+        with compute.autocast():
+            loss = objective(x0, torch.arange(batch) + batch * step).weighted.mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(mover.parameters, 1.0)
+        mover.step(1e-4)
+        averages.update(step)
+        mover.forget()
+
+    level = model.schedule.at(0.5)
+
+    def evaluate() -> None:
+        with torch.inference_mode(), compute.autocast():
+            model.denoiser(x0, level)
+
+    return Entry("fromnoise", model.parameters, train, evaluate)
+
+
+def of_diffusers(compute: Compute, batch: int, compiled: bool) -> Entry:
+    """As its example of unconditional training."""
+    import diffusers
+    from diffusers.training_utils import EMAModel
+
+    net: Any = diffusers.UNet2DModel(  # pyright: ignore[reportPrivateImportUsage]
+        sample_size=SIDE,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(64, 128, 128),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    ).to(compute.device)
+    noise: Any = diffusers.DDPMScheduler(1000)  # pyright: ignore[reportPrivateImportUsage]
+    ema = EMAModel(net.parameters(), decay=0.999, use_ema_warmup=True)
+    ema.to(device=compute.device)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-4)
+    called = torch.compile(net) if compiled else net
+    x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)
+
+    def train() -> None:
+        eps = torch.randn_like(x0)
+        k = torch.randint(0, 1000, (batch,), device=compute.device)
+        with compute.autocast():
+            loss = nn.functional.mse_loss(called(noise.add_noise(x0, eps, k), k).sample.float(), eps)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(net.parameters())
+
+    def evaluate() -> None:
+        with torch.inference_mode(), compute.autocast():
+            called(x0, 500)
+
+    return Entry("diffusers", sum(p.numel() for p in net.parameters()), train, evaluate)
+
+
+def of_lucidrains(compute: Compute, batch: int, compiled: bool) -> Entry:
+    """As its ``Trainer`` does a step."""
+    if importlib.util.find_spec("torchvision") is None:  # of which it needs only transforms of its data set
+        stub = types.ModuleType("torchvision")
+        stub.transforms, stub.utils, stub.models = (types.ModuleType(n) for n in ("transforms", "utils", "models"))  # type: ignore[attr-defined]
+        sys.modules.update({"torchvision": stub})
+        sys.modules.update({f"torchvision.{n}": getattr(stub, n) for n in ("transforms", "utils", "models")})
+        fid = types.ModuleType("denoising_diffusion_pytorch.fid_evaluation")
+        fid.FIDEvaluation = None  # type: ignore[attr-defined]
+        sys.modules["denoising_diffusion_pytorch.fid_evaluation"] = fid
+    core: Any = importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+    ema_pytorch: Any = importlib.import_module("ema_pytorch")
+    net = core.Unet(dim=64, dim_mults=(1, 2, 2), channels=1, full_attn=(False, True, False), flash_attn=False)
+    diffusion = core.GaussianDiffusion(net, image_size=SIDE, timesteps=1000, objective="pred_noise")
+    diffusion = diffusion.to(compute.device)
+    ema = ema_pytorch.EMA(diffusion, beta=0.995, update_every=10)
+    optimizer = torch.optim.Adam(diffusion.parameters(), 1e-4)
+    if compiled:
+        net.compile()
+    x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device)
+    k = torch.full((batch,), 500, device=compute.device)
+
+    def train() -> None:
+        with compute.autocast():
+            loss = diffusion(x0)
+        loss.backward()
+        nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update()
+
+    def evaluate() -> None:
+        with torch.inference_mode(), compute.autocast():
+            net(x0, k)
+
+    return Entry("lucidrains", sum(p.numel() for p in net.parameters()), train, evaluate)
+
+
+def convolution(compute: Compute, batch: int) -> tuple[Callable[[], Any], float]:
+    """What the machine can do: forward and backward of one convolution, and its FLOPs."""
+    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False, device=compute.device, dtype=compute.dtype)
+    compute.place(layer)
+    x: Tensor = torch.randn(batch, 64, SIDE, SIDE, device=compute.device, dtype=compute.dtype)
+    x = x.contiguous(memory_format=compute.memory_format).requires_grad_()
+    y = torch.randn_like(x)
+    return lambda: layer(x).backward(y), 3 * 2 * 64 * 64 * 9 * SIDE**2 * batch
+
+
+def seconds(do: Callable[[], Any], device: torch.device) -> float:
+    """Of one call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    do()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Take turns, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--precisions", help="fp32,bf16; left out: fp32, and bf16 where the machine has it")
+    parser.add_argument("--compile", action="store_true", help="torch.compile every network first")
+    parser.add_argument("--device")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    auto = choose(args.device)
+    precisions = (args.precisions or ("fp32,bf16" if auto.dtype == torch.bfloat16 else "fp32")).split(",")
+    makers = [of_diffusers, ours]
+    if importlib.util.find_spec("denoising_diffusion_pytorch") is not None:
+        makers.insert(1, of_lucidrains)
+    timed: dict[tuple[str, str], dict[str, list[float]]] = {}
+    entries: dict[tuple[str, str], Entry] = {}
+    peaks: dict[str, tuple[Callable[[], Any], float, list[float]]] = {}
+    for precision in precisions:
+        compute = choose(args.device, precision)
+        peaks[precision] = (*convolution(compute, args.batch), [])
+        for make in makers:
+            torch.manual_seed(0)
+            entry = make(compute, args.batch, args.compile)
+            entries[entry.name, precision] = entry
+            timed[entry.name, precision] = {"train": [], "evaluate": []}
+    flops = {}
+    for key, entry in entries.items():
+        for _ in range(2):
+            entry.train()
+            entry.evaluate()
+        with FlopCounterMode(display=False) if not args.compile else contextlib.nullcontext() as counted:
+            entry.train()
+        flops[key] = counted.get_total_flops() if counted is not None else None
+    for _ in range(args.rounds):
+        for key, entry in entries.items():
+            timed[key]["train"].append(seconds(entry.train, auto.device))
+            timed[key]["evaluate"].append(seconds(entry.evaluate, auto.device))
+        for do, _, spent in peaks.values():
+            spent.append(min(seconds(do, auto.device) for _ in range(3)))
+    print(header())
+    print(f"{auto.describe()}, batch {args.batch}, {args.rounds} rounds{', compiled' if args.compile else ''}")
+    for precision, (_, work, spent) in peaks.items():
+        print(f"convolution, forward and back, {precision}: {work / statistics.median(spent) / 1e9:.0f} GFLOP/s")
+    print("| network | parameters | training step s | speed | share of the convolution's | sampling step s | speed |")
+    print("|---" * 7 + "|")
+    rows = []
+    base = timed["diffusers", precisions[0]]
+    for (name, precision), times in timed.items():
+        ratio = {k: statistics.median(b / t for b, t in zip(base[k], times[k], strict=True)) for k in times}
+        work, (_, one, spent) = flops[name, precision], peaks[precision]
+        share = (
+            statistics.median(work / t / (one / p) for t, p in zip(times["train"], spent, strict=True))
+            if work
+            else None
+        )
+        train, evaluate = (statistics.median(times[k]) for k in ("train", "evaluate"))
+        rows.append(
+            {"name": name, "precision": precision, "train": train, "evaluate": evaluate}
+            | {"ratio": ratio, "share": share}
+        )
+        print(
+            f"| {name} {precision} | {entries[name, precision].parameters / 1e6:.1f} M | {train:.3f} | "
+            f"{ratio['train']:.2f} | {f'{share:.0%}' if share else '-'} | {evaluate:.3f} | {ratio['evaluate']:.2f} |"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
