@@ -48,6 +48,33 @@ def test_the_batch_does_not_matter(model, how):
     assert float((whole[0] - whole[2]).abs().max()) > 0.1
 
 
+def test_a_batch_too_large_for_memory_is_halved(model):
+    """The same pictures, each once and in order; one that does not fit alone is a user's matter."""
+    sizes = []
+
+    def tight(most):
+        def wrap(denoise):
+            def called(x, level, cond=None, previous=None):
+                sizes.append(len(x))
+                if len(x) > most:
+                    raise torch.OutOfMemoryError("too much")
+                return denoise(x, level, cond, previous)
+
+            return called
+
+        return wrap
+
+    how = model.recipe.sample.model_copy(update={"steps": 3})
+    options = {"ids": torch.arange(20), "seed": 3, "label": "all", "batch": 16}
+    found = collect(draw(model, how, choose("cpu", "fp32"), wrap=tight(5), **options), frames=3)
+    want = collect(draw(model, how, choose("cpu", "fp32"), **options))
+    assert int((found.images.int() - want.images.int()).abs().max()) <= 1
+    assert torch.equal(found.labels, want.labels)
+    assert sizes[:3] == [16, 8, 4] and max(sizes[3:]) <= 4 and len(found.frames) == 3
+    with pytest.raises(UserError, match="memory"):
+        collect(draw(model, how, choose("cpu", "fp32"), wrap=tight(0), **options))
+
+
 def test_frames_are_equally_spaced_and_end_with_the_picture(model):
     """Of the first batch only."""
     how = model.recipe.sample.model_copy(update={"steps": 20})

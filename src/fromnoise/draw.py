@@ -15,6 +15,7 @@ from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.rules import Rule
 from fromnoise.diffusion.sampler import Step, start, trajectory
 from fromnoise.diffusion.schedule import Level, Schedule
+from fromnoise.errors import UserError
 from fromnoise.model import Model, Wrap, cond, rule, unwrapped
 from fromnoise.recipe import SampleRecipe
 
@@ -106,21 +107,38 @@ def draw(
 
 
 def follow(course: Course, compute: Compute, batch: int = 64) -> Iterator[Drawn]:
-    """Go a course, batch after batch: one ``Drawn`` a step and batch."""
-    like = torch.empty(0, device=compute.device)
-    ids = course.noise.ids
-    for part in range(0, len(ids), batch):
-        noise = replace(course.noise, ids=ids[part : part + batch])
-        told = course.cond[part : part + batch] if course.cond is not None else None
-        x = course.begin(noise, like).to(memory_format=compute.memory_format)
-        where = told.to(compute.device) if told is not None else None
-        steps = trajectory(course.denoise, course.rule, course.levels, x, noise, where)
-        while True:
-            with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
-                reached = next(steps, None)
-            if reached is None:
-                break
-            yield Drawn(noise.ids, told, reached)
+    """Go a course, batch after batch: one ``Drawn`` a step and batch.
+
+    A batch that does not fit in the GPU's memory is halved, and so are those after it: no picture depends on it.
+
+    Raises:
+        UserError: not even one sample fits.
+    """
+    waiting = list(torch.arange(len(course.noise.ids)).split(batch))
+    while waiting:
+        part = waiting.pop(0)
+        try:
+            yield from _together(course, compute, part)
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise UserError("not even one sample fits in memory: try --device cpu, or a smaller --size") from None
+            torch.cuda.empty_cache()
+            waiting = list(torch.cat([part, *waiting]).split(-(-len(part) // 2)))
+
+
+def _together(course: Course, compute: Compute, part: Tensor) -> Iterator[Drawn]:
+    """Go a course with the samples at these places in one batch."""
+    noise = replace(course.noise, ids=course.noise.ids[part])
+    told = course.cond[part] if course.cond is not None else None
+    x = course.begin(noise, torch.empty(0, device=compute.device)).to(memory_format=compute.memory_format)
+    where = told.to(compute.device) if told is not None else None
+    steps = trajectory(course.denoise, course.rule, course.levels, x, noise, where)
+    while True:
+        with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
+            reached = next(steps, None)
+        if reached is None:
+            break
+        yield Drawn(noise.ids, told, reached)
 
 
 @dataclass

@@ -315,6 +315,7 @@ def _network(recipe: Recipe, facts: Facts) -> nn.Module:
         upsampling=how.upsampling,
         patch=how.patch,
         time_dim=how.time_dim,
+        recompute=how.recompute,
         init=how.init,
         zero_output=how.zero_output,
     )

@@ -95,6 +95,8 @@ class NetworkRecipe(_Part):
     """sinusoids of the time embedding; left out: the width"""
     init: Literal["torch", "variance-scaling"] = "torch"
     """initialisation of the weights"""
+    recompute: bool = False
+    """forget what blocks compute and do it again going back: far less memory, training about a third slower"""
     zero_output: bool = False
     """start the last convolution of each block, of attention and of the network at zero"""
 

@@ -266,6 +266,29 @@ def test_dropout_only_when_training() -> None:
     assert not torch.equal(net(x, clock), net(x, clock))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputing_changes_memory_alone(dropout: float) -> None:
+    """The same output and gradients, bit for bit, dropout included; less is kept for the backward pass."""
+    x, clock = batch(2, 3, 16, 16)
+    grads, kept = [], []
+    for recompute in (False, True):
+        net = small(recompute=recompute, dropout=dropout, blocks=2).train()
+        held: dict[int, int] = {}
+
+        def keep(t: Tensor, held: dict[int, int] = held) -> Tensor:
+            held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            out = net(x, clock)
+        kept.append(sum(held.values()))
+        out.square().sum().backward()
+        grads.append([out.detach(), *(p.grad for p in net.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert kept[1] < 0.6 * kept[0]
+
+
 def test_compiles_as_one_graph() -> None:
     """torch.compile finds no break, with classes, patches, padding and skips."""
     net = small(classes=3, patch=2, conditioning="scale-shift")

@@ -77,6 +77,32 @@ def test_accumulation_is_the_same_gradient(make):
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
 
 
+def test_what_does_not_fit_in_memory_is_taken_in_parts(make):
+    """Found out once; then as a run that accumulates from the start, bit for bit."""
+
+    def tight(trainer, most):
+        plain, trainer.tried = trainer.objective.forward, []
+
+        def forward(x0, *args, **kwargs):
+            trainer.tried.append(len(x0))
+            if len(x0) > most:
+                raise torch.OutOfMemoryError("too much")
+            return plain(x0, *args, **kwargs)
+
+        trainer.objective.forward = forward
+        return trainer
+
+    said = []
+    found, want = tight(make(steps=3, log=said.append), 5), make(steps=3, train_accumulate=4)
+    list(found.run())
+    list(want.run())
+    assert same(tensors(found), tensors(want))
+    assert found.tried[:2] == [16, 8] and set(found.tried[2:]) == {4}
+    assert len(said) == 2 and "going on with 4" in said[-1]
+    with pytest.raises(UserError, match="recompute"):
+        list(tight(make(steps=3), 0).run())
+
+
 def test_measuring_does_not_disturb(make):
     """Held-out losses and previews draw from randomness of their own: the same weights with and without."""
     quiet, busy = make(train_evaluations=1), make(train_evaluations=12)

@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from fromnoise.nets.layers import (
     Attention,
@@ -80,6 +81,7 @@ class UNet(nn.Module):
         patch: int = 1,
         time_dim: int | None = None,
         hidden_dim: int | None = None,
+        recompute: bool = False,
         init: Init = "torch",
         zero_output: bool = True,
     ) -> None:
@@ -106,6 +108,8 @@ class UNet(nn.Module):
             patch: side of the squares of pixels that become channels at the stem, squares again at the end.
             time_dim: number of sinusoids, None for ``width``.
             hidden_dim: size of the time embedding, None for ``4 * width``.
+            recompute: of a residual block with its attention keep the input alone, and compute the rest again in the
+                backward pass (Chen et al. 2016): less memory, more time.
             init: torch's own, or variance scaling (``layers.variance_scaling``).
             zero_output: begin with 0 in the last layer of each residual block, attention and the network.
 
@@ -158,6 +162,7 @@ class UNet(nn.Module):
                     [attend(outs, attended) for _ in range(blocks)],
                     nn.Identity() if level == deepest else Halve(outs),
                     kept=min(blocks_up, blocks + 1),
+                    recompute=recompute,
                 )
             )
             below = channels[min(level + 1, deepest)]
@@ -168,6 +173,7 @@ class UNet(nn.Module):
                     [residual(x + skip, outs) for x, skip in zip(coming, skips, strict=True)],
                     [attend(outs, attended) for _ in range(blocks_up)],
                     nn.Identity() if level == 0 else double(outs),
+                    recompute=recompute,
                 )
             )
         last = channels[-1]
@@ -232,13 +238,32 @@ class UNet(nn.Module):
         return crop_to(x, height, width)
 
 
+def _plain(block: nn.Module, attend: nn.Module, x: Tensor, time: Tensor) -> Tensor:
+    """A block and its attention."""
+    return attend(block(x, time))
+
+
+def _forgetful(block: nn.Module, attend: nn.Module, x: Tensor, time: Tensor) -> Tensor:
+    """The same, of which only the input is kept for the backward pass."""
+    if not torch.is_grad_enabled():
+        return _plain(block, attend, x, time)
+    return checkpoint(_plain, block, attend, x, time, use_reentrant=False)
+
+
 class _Down(nn.Module):
     """A level going down: blocks, each with its attention, then the halving; gives the features as well."""
 
     def __init__(
-        self, blocks: Iterable[nn.Module], attentions: Iterable[nn.Module], resample: nn.Module, kept: int
+        self,
+        blocks: Iterable[nn.Module],
+        attentions: Iterable[nn.Module],
+        resample: nn.Module,
+        *,
+        kept: int,
+        recompute: bool,
     ) -> None:
         super().__init__()
+        self.run = _forgetful if recompute else _plain
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleList(attentions)
         self.resample = resample
@@ -247,7 +272,7 @@ class _Down(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips = [x]
         for block, attend in zip(self.blocks, self.attentions, strict=True):
-            x = attend(block(x, time))
+            x = self.run(block, attend, x, time)
             skips.append(x)
         return self.resample(x), skips[-self.kept :]
 
@@ -255,8 +280,11 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """A level going up: blocks, each beginning with the newest skip that is left, then the doubling."""
 
-    def __init__(self, blocks: Iterable[nn.Module], attentions: Iterable[nn.Module], resample: nn.Module) -> None:
+    def __init__(
+        self, blocks: Iterable[nn.Module], attentions: Iterable[nn.Module], resample: nn.Module, *, recompute: bool
+    ) -> None:
         super().__init__()
+        self.run = _forgetful if recompute else _plain
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleList(attentions)
         self.resample = resample
@@ -265,7 +293,7 @@ class _Up(nn.Module):
         for block, attend in zip(self.blocks, self.attentions, strict=True):
             if skips:
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = attend(block(x, time))
+            x = self.run(block, attend, x, time)
         return self.resample(x)
 
 

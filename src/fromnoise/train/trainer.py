@@ -123,6 +123,7 @@ class Trainer:
         self.budget = Budget.of(recipe, len(data.train))
         self.progress = Progress()
         self.stopping = self._asked = False
+        self._parts = recipe.accumulate
         compute.place(model.denoiser)
         self.averages = Averages(model.recipe.ema, model.denoiser)
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
@@ -193,7 +194,7 @@ class Trainer:
         lr = learning_rate(self.recipe, p.step, self.fraction) * p.lr_scale
         torch.manual_seed(_mix(self.recipe.seed, p.step, self.accelerator.process_index))  # dropout's only
         self.model.denoiser.train()
-        loss = self._gradients(batch)
+        loss = self._within_memory(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.mover.parameters, self.recipe.clip or math.inf))
         p.step += 1
         if math.isfinite(loss) and math.isfinite(norm):
@@ -206,9 +207,29 @@ class Trainer:
         self.mover.forget()
         return loss, norm, lr
 
-    def _gradients(self, batch: Batch) -> float:
-        """Accumulate the gradient of the mean loss; the mean itself, over all processes."""
-        parts = self.recipe.accumulate
+    def _within_memory(self, batch: Batch) -> float:
+        """``_gradients`` in as many parts as the GPU's memory asks for; found out at the first step that is too large.
+
+        Raises:
+            UserError: not even one image at a time fits, or several processes would have to agree.
+        """
+        while True:
+            try:
+                return self._gradients(batch, self._parts)
+            except torch.OutOfMemoryError:
+                size = len(batch.positions) // self._parts
+                if size % 2 or self.accelerator.num_processes > 1:
+                    raise UserError(
+                        f"{size} images at a time do not fit in memory: raise train.accumulate (now {self._parts}), "
+                        "take a smaller network, or set network.recompute true"
+                    ) from None
+            self.mover.forget()
+            torch.cuda.empty_cache()
+            self._parts *= 2
+            self._log(f"{size} images at a time do not fit in memory: going on with {size // 2}")
+
+    def _gradients(self, batch: Batch, parts: int) -> float:
+        """Accumulate the gradient of the mean loss over equal parts; the mean itself, over all processes."""
         seen: list[Losses] = []
         guess = guesses(self.recipe.seed, self.progress.step)
         size = len(batch.positions) // parts
