@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from fromnoise.compute import choose
 from fromnoise.data import Data, MemoryImages, load
 from fromnoise.errors import UserError
-from fromnoise.metrics import distances, features, network
+from fromnoise.metrics import features, network, pairs
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ def test_the_digits_features_tell_more_than_pixels():
     assert learned.accuracy >= linear.score(pixels[1400:] / 16, labels[1400:])
     found = learned.of(data.train.get(torch.arange(len(data.train))))
     of = [found[data.train.labels == c] for c in (3, 8)]
-    apart, together = distances.kernel(of[0], of[1]), distances.kernel(of[0][::2], of[0][1::2])
+    apart, together = pairs.kernel(of[0], of[1]), pairs.kernel(of[0][::2], of[0][1::2])
     assert apart.value > 20 * apart.error and abs(together.value) < 4 * together.error
 
 
