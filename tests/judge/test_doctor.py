@@ -210,7 +210,7 @@ def test_clipped_samples(judge, halves):
     [
         ({"rule": "dpmpp-2m", "steps": 20, "grid": "logsnr"}, "dpmpp-2m", 20),  # as the run draws
         ({"rule": "heun", "steps": 80}, "ddim", 50),
-        ({"rule": "ancestral"}, "ddim", 50),  # all 1000 steps
+        ({"rule": "ancestral", "steps": 1000}, "ddim", 50),
     ],
 )
 def test_a_run_is_examined_by_its_own_rule(own, rule, steps):

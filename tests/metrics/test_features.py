@@ -87,7 +87,7 @@ def test_another_split_and_a_damaged_file_are_trained_anew(striped, tmp_path, mo
 
 def test_the_batch_does_not_matter(striped):
     """An image's features do not depend on its neighbours."""
-    found = features.Learned(network.Classifier(striped.shape, 4), ("a", "b", "c", "d"), 0.0, CPU)
+    found = features.Classifier(network.classifier(striped.shape, 4), ("a", "b", "c", "d"), 0.0, CPU)
     images = striped.train.get(torch.arange(60))
     torch.testing.assert_close(found.all(images, 7).features, found.all(images, 60).features, rtol=1e-4, atol=1e-5)
 
@@ -95,7 +95,7 @@ def test_the_batch_does_not_matter(striped):
 def test_without_labels(striped):
     """One line that names what to take."""
     bare = Data(striped.train, striped.held_out, None, striped.shape, "", 0)
-    with pytest.raises(UserError, match="--features pixels"):
+    with pytest.raises(UserError, match="--features self-supervised"):
         features.classifier(bare, compute=CPU)
     with pytest.raises(UserError, match="know no classes"):
         features.pixels(bare).probabilities(striped.train.get(torch.arange(2)))

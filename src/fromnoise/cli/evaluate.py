@@ -35,7 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("subjects", metavar="SUBJECT", nargs="+", help="a run folder, a .safetensors file, or samples")
     add("--against", metavar="SPEC", help="real images; those that the run learned from, if left out")
     add("-n", dest="count", metavar="N", type=int, default=2000, help="how many samples of each")
-    add("--features", metavar="NAME", help="classifier, pixels, inception or dinov2; classifier where there are labels")
+    add(
+        "--features",
+        metavar="NAME",
+        help="classifier (with labels), self-supervised, pixels, inception, dinov2",
+    )
     add(
         "--bits",
         metavar="N",
@@ -115,7 +119,7 @@ def _judge(
     from fromnoise.judge.subjects import Real
     from fromnoise.metrics.choice import choose
 
-    with tqdm(desc="training the classifier, once for these images", unit="step", disable=None) as bar:
+    with tqdm(desc="training the features, once for these images", unit="step", disable=None) as bar:
 
         def step(done: int, total: int) -> None:
             bar.total = total
