@@ -71,24 +71,30 @@ def exceeds(found: Estimate, real: Estimate) -> bool:
 def _copies(judged: Judged, floor: Judged) -> Iterator[Finding]:
     """By whichever space shows it first; mirrored ones are told apart."""
     mend = "train on more images or for fewer steps, raise network.dropout"
-    more = {space: nearest.copies for space, nearest in judged.nearest.items()}
-    more = {space: rate for space, rate in more.items() if exceeds(rate, floor.nearest[space].copies)}
-    mirrored = more.pop(MIRRORED, None)
-    if more:
-        space, rate = next(iter(more.items()))
-        yield Finding(
-            "copies",
-            f"{rate.value:.1%} of the samples are copies of training images by {space}, "
-            f"{floor.nearest[space].copies.value:.1%} of held-out images are",
-            f"{mend}, set data.flip where mirrored images are as good",
-        )
-    if mirrored:
+    for space, nearest in judged.nearest.items():
+        found, real = nearest.copies, floor.nearest[space].copies
+        if space != MIRRORED and exceeds(found, real):
+            yield Finding(
+                "copies",
+                f"{found.value:.1%} of the samples are copies of training images by {space}, "
+                f"{real.value:.1%} of held-out images are",
+                f"{mend}, set data.flip where mirrored images are as good",
+            )
+            break
+    turned, real = judged.nearest[MIRRORED].copies, floor.nearest[MIRRORED].copies
+    # of honest samples that come mirrored more are like mirrored images, and as many fewer like plain ones
+    both, usual = (_sum(n["pixels"].copies, n[MIRRORED].copies) for n in (judged.nearest, floor.nearest))
+    if exceeds(turned, real) and exceeds(both, usual):
         yield Finding(
             "mirrored",
-            f"{mirrored.value:.1%} of the samples are mirrored copies of training images by pixels, "
-            f"{floor.nearest[MIRRORED].copies.value:.1%} of held-out images are",
+            f"{turned.value:.1%} of the samples are mirrored copies of training images by pixels, "
+            f"{real.value:.1%} of held-out images are",
             mend,
         )
+
+
+def _sum(a: Estimate, b: Estimate) -> Estimate:
+    return Estimate(a.value + b.value, math.hypot(a.error, b.error), a.n)
 
 
 def _twins(judged: Judged, floor: Judged) -> Iterator[Finding]:
