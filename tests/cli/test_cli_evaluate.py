@@ -164,7 +164,7 @@ def test_mistakes(wrong, run, digit_files, tmp_path):
     wrong("evaluate", run, "-n", "3", told="-n 3 is too small")
     wrong("evaluate", npz, told="--against")
     wrong("evaluate", "nowhere", "--against", "digits", told="nowhere", notes=True)
-    wrong("evaluate", run, "--features", "smell", told=("smell", "classifier, pixels"), notes=True)
+    wrong("evaluate", run, "--features", "smell", told=("smell", "classifier, self-supervised, pixels"), notes=True)
     wrong("evaluate", run, "--sweep", "steps", told="steps=5,10,20")
     wrong("evaluate", run, "--sweep", "steps=2,2", "--sweep", "steps=3", told="twice")
     wrong("evaluate", run, "--sweep", "step=2", told=("step", "steps"), notes=True)
