@@ -203,16 +203,15 @@ def classifier(
     if data.labels is None or data.train.labels is None:
         raise UserError("a classifier needs labels, and these images have none: take --features self-supervised")
     compute, classes = compute or choose(), data.labels
-    plan = network.Plan.of(len(data.train))
-    kept = _trained(
+    how = _Training(
         "classifier",
         network.VERSION,
-        data,
+        network.Plan.of(len(data.train)).steps,
         lambda: network.classifier(data.shape, len(classes)),
-        lambda net: network.fit(net, data.train, plan, compute),
+        lambda net: network.fit(net, data.train, network.Plan.of(len(data.train)), compute),
         lambda net: network.accuracy(net, data.held_out, compute),
-        lambda done: watch(done, plan.steps),
     )
+    kept = _trained(how, data, watch)
     learned = Classifier(kept.net, classes, kept.mark, compute)
     log(f"features of {learned.about} ({kept.path})")
     return learned
@@ -237,22 +236,33 @@ def self_supervised(
         UserError: the cache cannot be written.
     """
     compute = compute or choose()
-    plan = contrast.plan(data.train)
-    kept = _trained(
+    how = _Training(
         "self-supervised",
         contrast.VERSION,
-        data,
+        contrast.plan(data.train).steps,
         lambda: contrast.network(data.shape),
         lambda net: contrast.fit(net, data.train, compute),
         lambda net: contrast.mark(net, data.held_out, compute),
-        lambda done: watch(done, plan.steps),
     )
+    kept = _trained(how, data, watch)
     learned = SelfSupervised(kept.net, kept.mark, compute)
     log(f"features of {learned.about} ({kept.path})")
     return learned
 
 
 # ---- networks that are kept
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How a kind of network comes about: made, trained in so many steps, and marked on held-out images."""
+
+    kind: str
+    version: int
+    steps: int
+    fresh: Callable[[], network.Trunk]
+    fit: Callable[[network.Trunk], Iterator[float]]
+    mark: Callable[[network.Trunk], float]
 
 
 @dataclass(frozen=True)
@@ -264,36 +274,27 @@ class _Kept:
     path: Path
 
 
-def _trained(
-    kind: str,
-    version: int,
-    data: Data,
-    fresh: Callable[[], network.Trunk],
-    fit: Callable[[network.Trunk], Iterator[float]],
-    mark: Callable[[network.Trunk], float],
-    watch: Callable[[int], object],
-) -> _Kept:
-    """A network for a set from the cache; else trained, marked and kept."""
-    path = _place(data, kind, version)
+def _trained(how: _Training, data: Data, watch: Watch) -> _Kept:
+    """A network of a set from the cache; else trained, marked and kept."""
+    path = _place(how, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = fresh()
-    value = _read(path, net)
-    if value is None:
-        for done, _ in enumerate(fit(net), 1):
-            watch(done)
-        value = mark(net)
-        checkpoint.write(path, net.state_dict(), {"kind": kind, "mark": value})
-    return _Kept(net, value, path)
+        net = how.fresh()
+    mark = _read(path, net)
+    if mark is None:
+        for done, _ in enumerate(how.fit(net), 1):
+            watch(done, how.steps)
+        mark = how.mark(net)
+        checkpoint.write(path, net.state_dict(), {"kind": how.kind, "mark": mark})
+    return _Kept(net, mark, path)
 
 
-def _place(data: Data, kind: str, version: int) -> Path:
+def _place(how: _Training, data: Data) -> Path:
     """Where the network of a set lies: another set, split or way of training is another file."""
     count = len(data.train)
     some = data.train.get(torch.linspace(0, count - 1, min(64, count)).long())  # the split is not in the fingerprint
-    told = data.labels if kind == "classifier" else None
-    facts = (data.fingerprint, data.shape, told, count, version, some.numpy().tobytes())
-    return cache_folder() / kind / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:20]}.safetensors"
+    facts = (data.fingerprint, data.shape, data.labels, count, how.version, some.numpy().tobytes())
+    return cache_folder() / how.kind / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:20]}.safetensors"
 
 
 def _read(path: Path, net: network.Trunk) -> float | None:
