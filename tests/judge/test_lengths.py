@@ -66,6 +66,16 @@ def test_what_was_learned_by_heart_is_found(data):
     assert kind.held_out.n == kind.training.n == kind.gap.n == 64
 
 
+def test_bits_are_told_in_single_precision(data):
+    """A run that draws in bf16 has the bits of one that does not."""
+    small = {"width": 8, "multipliers": [1], "groups": 4, "attention": [], "heads": 1, "zero_output": False}
+    told = {f"network.{key}": value for key, value in small.items()}
+    model = build(recipes.load("digits", told), Facts((1, 4, 4), fingerprint=data.fingerprint))
+    model.denoiser.eval()
+    one, other = (lengths.lengths(model, data, c, 4, lambda more: None) for c in (CPU, choose("cpu", "bf16")))
+    assert one == other
+
+
 def test_the_gap_is_that_of_least_squares():
     """Of numpy: code length on piece and roughness, with the textbook's standard error; and less error than without."""
     rng = np.random.default_rng(0)
