@@ -26,7 +26,8 @@ from fromnoise.compute import choose
 from fromnoise.data import load, order
 from fromnoise.draw import collect, draw
 from fromnoise.metrics import features
-from fromnoise.metrics.distances import Moments, Reference, frechet_from, split
+from fromnoise.metrics.distances import Moments, frechet_from, split
+from fromnoise.metrics.pairs import Reference
 from fromnoise.train.run import train
 
 

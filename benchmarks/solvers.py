@@ -28,7 +28,8 @@ from fromnoise.compute import choose
 from fromnoise.data import order
 from fromnoise.draw import collect, draw
 from fromnoise.metrics.choice import choose as choose_features
-from fromnoise.metrics.distances import Moments, Reference, frechet_from, split
+from fromnoise.metrics.distances import Moments, frechet_from, split
+from fromnoise.metrics.pairs import Reference
 from fromnoise.model import Model
 from fromnoise.recipe import SampleRecipe
 from fromnoise.train.run import open_data

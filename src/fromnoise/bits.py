@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fromnoise.compute import Compute
-from fromnoise.data import to_unit
+from fromnoise.data import Images, order, to_unit
 from fromnoise.diffusion.codelength import Bound, Plan, Visits, bin_of, geometric
 from fromnoise.diffusion.noise import Noise
 from fromnoise.diffusion.ode import Flow, Solver
 from fromnoise.errors import UserError
 from fromnoise.metrics.distances import Estimate
-from fromnoise.model import Model
+from fromnoise.model import Model, cond
 from fromnoise.recipe import SampleRecipe
 
 Tick = Callable[[int], object]
@@ -89,6 +89,27 @@ def gaps(held_out: Piece, training: Piece) -> dict[str, Estimate]:
         if b is not None:
             out[name] = Estimate(a.value - b.value, math.hypot(a.error, b.error), min(a.n, b.n))
     return out
+
+
+def some(images: Images, model: Model, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Random images of a piece, as many as there are at most, and what a model is told of them.
+
+    Args:
+        images: the piece.
+        model: that is told classes or attributes, or is not.
+        count: how many.
+        seed: which.
+
+    Returns:
+        uint8 (N, C, H, W); and their classes or attributes, as of nothing told where they are not known, or None for
+        a model that is never told any.
+    """
+    chosen = order(len(images), seed, range(min(count, len(images))))
+    pixels, labels = images.get(chosen), images.labels
+    if not model.facts.told:
+        return pixels, None
+    known = labels is not None and labels.is_floating_point() == (model.facts.attributes is not None)
+    return pixels, labels[chosen] if labels is not None and known else cond(model, None, chosen)
 
 
 @dataclass(frozen=True)

@@ -264,8 +264,8 @@ class JudgeRecipe(_Part):
     """samples"""
     steps: Count = 20
     """steps of the deterministic rule that draws them"""
-    features: Literal["auto", "classifier", "pixels"] = "auto"
-    """in which the distance is measured; auto: the classifier where there are labels"""
+    features: Literal["auto", "classifier", "self-supervised", "pixels"] = "auto"
+    """in which the distance is measured; auto: classifier where there are labels, else self-supervised"""
 
 
 class Recipe(_Part):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from fromnoise.data import load
 
-QUICK = ["-n", "60", "--features", "pixels", "--device", "cpu", "--precision", "fp32"]
+QUICK = ["-n", "60", "--features", "pixels", "--bits", "0", "--device", "cpu", "--precision", "fp32"]
 
 
 class Page(html.parser.HTMLParser):
@@ -112,6 +112,20 @@ def test_the_page_in_a_browser(right, run, tmp_path):
     assert "found 4 of 4 pictures, 5 tables" in done.stdout, done.stdout[-2000:]
 
 
+def test_the_bits_of_a_run(right, wrong, run, tmp_path):
+    """With their error and n, of held-out and of training images; not where they are not asked for."""
+    said = right("evaluate", run, *QUICK, "--bits", "8", "-n", "20", "--json", "x.json", "--out", "report")
+    (one,) = json.loads((tmp_path / "x.json").read_text())["judged"]
+    for key in ("bits_held_out", "bits_training", "bits_gap"):
+        assert one[key]["error"] > 0 and one[key]["n"] == 8
+    assert "bits/dim of training images" in (tmp_path / "report" / "report.md").read_text()
+    assert "this will take about" in said.err
+    right("evaluate", run, *QUICK, "--bits", "0", "-n", "20", "--json", "x.json", "--out", "another")
+    (one,) = json.loads((tmp_path / "x.json").read_text())["judged"]
+    assert not any(key.startswith("bits") for key in one)
+    wrong("evaluate", run, "--bits", "1", told="--bits 1 is too small")
+
+
 def test_samples_of_others(right, digit_files, tmp_path):
     """A .npz and a folder of the same pictures have the same numbers; real ones have no findings but copies."""
     right(
@@ -150,7 +164,7 @@ def test_mistakes(wrong, run, digit_files, tmp_path):
     wrong("evaluate", run, "-n", "3", told="-n 3 is too small")
     wrong("evaluate", npz, told="--against")
     wrong("evaluate", "nowhere", "--against", "digits", told="nowhere", notes=True)
-    wrong("evaluate", run, "--features", "smell", told=("smell", "classifier, pixels"), notes=True)
+    wrong("evaluate", run, "--features", "smell", told=("smell", "classifier, self-supervised, pixels"), notes=True)
     wrong("evaluate", run, "--sweep", "steps", told="steps=5,10,20")
     wrong("evaluate", run, "--sweep", "steps=2,2", "--sweep", "steps=3", told="twice")
     wrong("evaluate", run, "--sweep", "step=2", told=("step", "steps"), notes=True)

@@ -22,7 +22,7 @@ def digits() -> Data:
 
 
 @pytest.fixture(scope="session")
-def space(digits, tmp_path_factory) -> features.Learned:
+def space(digits, tmp_path_factory) -> features.Classifier:
     """A classifier that has seen the digits a few times."""
     patch = pytest.MonkeyPatch()
     patch.setenv("FROMNOISE_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -203,3 +203,19 @@ def test_clipped_samples(judge, halves):
 
     harsh = ((halves[0].int() - 128) * 4 + 128).clamp(0, 255).to(torch.uint8)
     assert "clipped" in keys(report.verdicts(judge({"harsh": harsh}))[0].findings)
+
+
+@pytest.mark.parametrize(
+    ("own", "rule", "steps"),
+    [
+        ({"rule": "dpmpp-2m", "steps": 20, "grid": "logsnr"}, "dpmpp-2m", 20),  # as the run draws
+        ({"rule": "heun", "steps": 80}, "ddim", 50),
+        ({"rule": "ancestral", "steps": 1000}, "ddim", 50),
+    ],
+)
+def test_a_run_is_examined_by_its_own_rule(own, rule, steps):
+    """A short rule of another kind would blame the run for what its own rule does well."""
+    told = {f"sample.{key}": value for key, value in own.items()} | {"sample.clip": False, "diffusion.steps": 1000}
+    how = doctor.drawing(build(recipes.load("digits", told), Facts((1, 8, 8))))
+    assert (how.rule, how.steps, how.clip) == (rule, steps, False)
+    assert how.grid == own.get("grid", how.grid)

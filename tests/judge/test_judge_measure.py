@@ -7,9 +7,9 @@ import torch
 
 from fromnoise.data import MemoryImages
 from fromnoise.judge import report
-from fromnoise.judge.measure import tally
+from fromnoise.judge.measure import MIRRORED, tally
 from fromnoise.judge.subjects import Real
-from fromnoise.metrics import coverage, distances
+from fromnoise.metrics import coverage, distances, pairs
 from fromnoise.metrics.copies import Nearest
 from fromnoise.metrics.distances import Moments
 from fromnoise.metrics.features import Pixels
@@ -53,6 +53,20 @@ def test_copies_are_seen_by_pixels_alone(judge, train, halves, digits):
     assert measured.kind == "cluster"
     told = found(measured)
     assert "copies" in told["copies"] and told["real"] == set()
+
+
+def test_mirrored_copies_are_told_as_such(judge, train, halves):
+    """All training images turned left to right, or a fifth of the samples; not the held-out ones, turned or not."""
+    fresh = halves[0]
+    some = fresh.clone()
+    some[: len(fresh) // 5] = train[: len(fresh) // 5].flip(-1)
+    samples = {"mirrored": train[: len(fresh)].flip(-1), "some": some, "real": fresh, "turned": fresh.flip(-1)}
+    measured = judge(samples)
+    told = found(measured)
+    assert "mirrored" in told["mirrored"] and "mirrored" in told["some"]
+    assert "copies" not in told["mirrored"] | told["some"]
+    assert not {"mirrored", "copies"} & (told["real"] | told["turned"])
+    assert measured.judged[0].nearest[MIRRORED].copies.value == 1
 
 
 def test_nearest_over_blocks_is_brute_force():
@@ -113,6 +127,15 @@ def test_grey_and_bright_and_harsh_samples(judge, halves, tint, name):
     assert "colour" in found(judge({"tinted": changed}))["tinted"]
 
 
+def test_a_background_that_no_eye_tells_from_black(judge, halves):
+    """A few levels of noise in the dark are no finding; the same background in grey is."""
+    noise = torch.randint(0, 13, halves[0].shape, generator=torch.Generator().manual_seed(0))
+    dark = torch.maximum(halves[0].int(), noise).to(torch.uint8)
+    grey = torch.maximum(halves[0].int(), 24 + noise).to(torch.uint8)
+    told = found(judge({"dark": dark, "grey": grey}))
+    assert told["dark"] == set() and "colour" in told["grey"]
+
+
 def test_colour_drained():
     """Towards grey: neither mean nor contrast need show it, the strength of colour does."""
     generator = torch.Generator().manual_seed(0)
@@ -158,8 +181,8 @@ def test_distances_are_those_of_the_features(judge, space, train, halves):
     real, samples, held = space.of(train), space.of(halves[0]), space.of(halves[1].get(torch.arange(len(halves[1]))))
     assert judged.frechet.value == pytest.approx(distances.frechet(Moments.of(samples), Moments.of(real)), rel=1e-5)
     assert floor.frechet.value == pytest.approx(distances.frechet(Moments.of(held), Moments.of(real)), rel=1e-5)
-    assert judged.kernel.value == pytest.approx(distances.kernel(samples, real).value, rel=1e-4, abs=1e-6)
-    hood = distances.neighbourhoods(real, samples)
+    assert judged.kernel.value == pytest.approx(pairs.kernel(samples, real).value, rel=1e-4, abs=1e-6)
+    hood = pairs.neighbourhoods(real, samples)
     assert judged.neighbourhoods.precision.value == pytest.approx(hood.precision.value, abs=0.01)
 
 

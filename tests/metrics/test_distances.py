@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from sklearn.metrics import pairwise_distances
 
-from fromnoise.metrics import distances
+from fromnoise.metrics import distances, pairs
 from fromnoise.metrics.distances import Moments
 
 
@@ -90,10 +90,10 @@ def test_kernel_pair_by_pair(monkeypatch):
     """Blocks or not, sets of different size."""
     x, y = draws(37, 6, 1), draws(23, 6, 2, 1.2, 0.3)
     expected = mmd_of_binkowski(x.numpy(), y.numpy())
-    assert distances.kernel(x, y).value == pytest.approx(expected, rel=1e-6)
-    monkeypatch.setattr(distances, "_BLOCK", 10)
-    assert distances.kernel(x, y).value == pytest.approx(expected, rel=1e-6)
-    assert distances.kernel(x, y, limit=20).value == pytest.approx(
+    assert pairs.kernel(x, y).value == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr(pairs, "_BLOCK", 10)
+    assert pairs.kernel(x, y).value == pytest.approx(expected, rel=1e-6)
+    assert pairs.kernel(x, y, limit=20).value == pytest.approx(
         mmd_of_binkowski(x[:20].numpy(), y[:20].numpy()), rel=1e-6
     )
 
@@ -101,9 +101,9 @@ def test_kernel_pair_by_pair(monkeypatch):
 @pytest.mark.parametrize("k", [1, 5])
 def test_neighbourhoods_as_published(monkeypatch, k):
     """All four numbers, over several blocks."""
-    monkeypatch.setattr(distances, "_BLOCK", 50)
+    monkeypatch.setattr(pairs, "_BLOCK", 50)
     real, fake = draws(130, 4, 1), draws(90, 4, 2, 0.8, 0.3)
-    found = distances.neighbourhoods(real, fake, k)
+    found = pairs.neighbourhoods(real, fake, k)
     for name, value in prdc_of_naeem(real.numpy(), fake.numpy(), k).items():
         assert getattr(found, name).value == pytest.approx(value, rel=1e-6), name
 
@@ -119,7 +119,7 @@ def test_torch_fidelity_agrees():
     found = distances.frechet(Moments.of(x), Moments.of(y))
     assert found == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
     theirs = kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=200, verbose=False)
-    assert distances.kernel(x, y).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert pairs.kernel(x, y).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
     theirs = isc_features_to_metric(x, splits=10, shuffle=False)
     found = distances.score([distances.Votes.of(p) for p in x.softmax(1).tensor_split(10)])
     assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
@@ -188,7 +188,7 @@ def test_merged_moments_are_the_whole_s():
 
 def test_equal_sets_have_no_kernel_distance():
     """Within 3 standard errors of 0 in at least 95 of 100 draws, and on both sides of it."""
-    found = [distances.kernel(draws(150, 8, 2 * i), draws(100, 8, 2 * i + 1)) for i in range(100)]
+    found = [pairs.kernel(draws(150, 8, 2 * i), draws(100, 8, 2 * i + 1)) for i in range(100)]
     assert sum(abs(e.value) < 3 * e.error for e in found) >= 95
     assert 20 < sum(e.value < 0 for e in found) < 80
 
@@ -196,7 +196,7 @@ def test_equal_sets_have_no_kernel_distance():
 @pytest.mark.parametrize("scale", [1.0, 1.25, 1.6])
 def test_the_kernel_distance_s_error_is_its_spread(scale):
     """For equal sets, where its first order vanishes, and for others."""
-    found = [distances.kernel(draws(150, 8, 2 * i), draws(100, 8, 2 * i + 1, scale)) for i in range(300)]
+    found = [pairs.kernel(draws(150, 8, 2 * i), draws(100, 8, 2 * i + 1, scale)) for i in range(300)]
     spread = float(np.std([e.value for e in found]))
     told = math.sqrt(np.mean([e.error**2 for e in found]))
     assert told == pytest.approx(spread, rel=0.2)
@@ -223,9 +223,9 @@ def test_too_few_vectors():
     """Said, not divided by zero."""
     x = draws(2, 3, 0)
     with pytest.raises(ValueError):
-        distances.kernel(x, x)
+        pairs.kernel(x, x)
     with pytest.raises(ValueError):
-        distances.neighbourhoods(x, x)
+        pairs.neighbourhoods(x, x)
     with pytest.raises(ValueError):
         _ = Moments.of(x[:1]).covariance
     with pytest.raises(ValueError):

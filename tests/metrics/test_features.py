@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
 
 from fromnoise.compute import choose
 from fromnoise.data import Data, MemoryImages, load
 from fromnoise.errors import UserError
-from fromnoise.metrics import distances, features, network
+from fromnoise.metrics import choice, contrast, distances, features, network, pairs
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +90,7 @@ def test_another_split_and_a_damaged_file_are_trained_anew(striped, tmp_path, mo
 
 def test_the_batch_does_not_matter(striped):
     """An image's features do not depend on its neighbours."""
-    found = features.Learned(network.Classifier(striped.shape, 4), ("a", "b", "c", "d"), 0.0, CPU)
+    found = features.Classifier(network.classifier(striped.shape, 4), ("a", "b", "c", "d"), 0.0, CPU)
     images = striped.train.get(torch.arange(60))
     torch.testing.assert_close(found.all(images, 7).features, found.all(images, 60).features, rtol=1e-4, atol=1e-5)
 
@@ -95,7 +98,7 @@ def test_the_batch_does_not_matter(striped):
 def test_without_labels(striped):
     """One line that names what to take."""
     bare = Data(striped.train, striped.held_out, None, striped.shape, "", 0)
-    with pytest.raises(UserError, match="--features pixels"):
+    with pytest.raises(UserError, match="--features self-supervised"):
         features.classifier(bare, compute=CPU)
     with pytest.raises(UserError, match="know no classes"):
         features.pixels(bare).probabilities(striped.train.get(torch.arange(2)))
@@ -111,7 +114,7 @@ def test_the_digits_features_tell_more_than_pixels():
     assert learned.accuracy >= linear.score(pixels[1400:] / 16, labels[1400:])
     found = learned.of(data.train.get(torch.arange(len(data.train))))
     of = [found[data.train.labels == c] for c in (3, 8)]
-    apart, together = distances.kernel(of[0], of[1]), distances.kernel(of[0][::2], of[0][1::2])
+    apart, together = pairs.kernel(of[0], of[1]), pairs.kernel(of[0][::2], of[0][1::2])
     assert apart.value > 20 * apart.error and abs(together.value) < 4 * together.error
 
 
@@ -121,3 +124,75 @@ def test_the_classifier_of_mnist(real_data, monkeypatch):
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
     monkeypatch.setattr(network, "_VIEWS", 30_000)
     assert features.classifier(load("mnist"), compute=CPU).accuracy >= 0.98
+
+
+# ---- without labels
+
+
+def test_views_keep_what_they_must():
+    """Two views of an image differ, but are of its range and its brightness; a flat image stays as it is."""
+    images = torch.randint(0, 256, (16, 3, 9, 14), dtype=torch.uint8)
+    one, other = contrast.view(images), contrast.view(images)
+    assert one.shape == images.shape and one.dtype == torch.float32 and not torch.equal(one, other)
+    assert float(one.min()) >= -1 and float(one.max()) <= 1
+    flat = torch.full((4, 1, 8, 8), 51, dtype=torch.uint8)
+    torch.testing.assert_close(contrast.view(flat), torch.full((4, 1, 8, 8), 51 / 127.5 - 1), atol=1e-6, rtol=0)
+
+
+def test_the_contrast_by_hand():
+    """Equation 1 of Chen et al. written out, pair after pair."""
+    told = torch.randn(10, 4, dtype=torch.float64)
+    z = told / told.norm(dim=1, keepdim=True)
+    total = 0.0
+    for i in range(10):
+        likeness = {k: math.exp(float(z[i] @ z[k]) / 0.2) for k in range(10) if k != i}
+        total -= math.log(likeness[(i + 5) % 10] / sum(likeness.values()))
+    assert float(contrast.contrast(told)) == pytest.approx(total / 10, rel=1e-9)
+
+
+def test_self_supervised_features_are_learned_and_kept(striped, monkeypatch):
+    """Without labels; trained once, read the second time to the bit, and apart from the classifier's file."""
+    bare = Data(striped.train, striped.held_out, None, striped.shape, striped.fingerprint, 0)
+    monkeypatch.setattr(network, "_EPOCHS", 8)
+    steps, lines = [], []
+    first = features.self_supervised(bare, compute=CPU, log=lines.append, watch=lambda done, total: steps.append(total))
+    assert first.mark > 0.1 and f"{first.mark:.1%}" in lines[0]  # 1/80 by chance
+    assert len(steps) == steps[0]
+    again = features.self_supervised(bare, compute=CPU, watch=lambda done, total: pytest.fail("trained again"))
+    images = striped.held_out.get(torch.arange(80))
+    assert torch.equal(first.of(images), again.of(images)) and again.mark == first.mark
+    assert first.of(images).shape == (80, first.size) and first.see(images).probabilities is None
+    assert choice.choose(None, bare, compute=CPU).name == "self-supervised"
+
+
+@pytest.mark.slow
+def test_self_supervised_features_rank_what_is_worse(monkeypatch):
+    """Blur, noise, tint and missing digits, more and more; and a Gaussian of the digits' own moments, unlike pixels."""
+    data = load("digits", holdout=0.34, log=lambda line: None)
+    bare = Data(data.train, data.held_out, None, data.shape, data.fingerprint, 0)
+    own = features.self_supervised(bare, compute=CPU)
+    x, labels = data.held_out.get(torch.arange(len(data.held_out))).double(), data.held_out.labels
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    soft = F.avg_pool2d(F.pad(x, (1,) * 4, mode="replicate"), 3, 1)
+    flat = x.flatten(1)
+    values, axes = torch.linalg.eigh(torch.cov(flat.T))
+    z = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    drawn = (flat.mean(0) + (z * values.clamp(min=0).sqrt()) @ axes.T).view_as(x)
+    courses = {
+        "blur": [x, 0.7 * x + 0.3 * soft, 0.4 * x + 0.6 * soft, soft],
+        "noise": [x, x + 16 * noise, x + 32 * noise, x + 64 * noise],
+        "tint": [x, x + 20, x + 40, x + 80],
+        "missing": [x, x[labels > 1], x[labels > 3], x[labels > 5]],
+        "Gaussian": [x, drawn],
+    }
+    train = data.train.get(torch.arange(len(data.train)))
+    apart = {}
+    for space in (own, features.pixels(bare)):
+        real = distances.Moments.of(space.of(train))
+        for fault, samples in courses.items():
+            seen = [space.of(s.round().clamp(0, 255).to(torch.uint8)) for s in samples]
+            found = [distances.frechet_from(distances.split(v), real) for v in seen]
+            if space is own:
+                assert all(a.value < b.value for a, b in zip(found, found[1:], strict=False)), fault
+            apart[space.name, fault] = (found[-1].value - found[0].value) / math.hypot(found[0].error, found[-1].error)
+    assert apart["self-supervised", "Gaussian"] > apart["pixels", "Gaussian"] > 0

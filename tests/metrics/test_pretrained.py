@@ -10,7 +10,7 @@ import torch
 
 from fromnoise.compute import choose
 from fromnoise.errors import UserError
-from fromnoise.metrics import distances, pretrained
+from fromnoise.metrics import distances, pairs, pretrained
 from fromnoise.metrics.distances import Moments, Votes
 
 CPU = choose("cpu", "fp32")
@@ -100,7 +100,7 @@ def test_fid_kid_and_is_are_torch_fidelity_s(real_data, monkeypatch):
     assert distances.frechet(Moments.of(x.features), Moments.of(y.features)) == pytest.approx(
         theirs["frechet_inception_distance"], rel=1e-3
     )
-    assert distances.kernel(x.features, y.features).value == pytest.approx(
+    assert pairs.kernel(x.features, y.features).value == pytest.approx(
         theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6
     )
     score = distances.score([Votes.of(p) for p in x.probabilities.tensor_split(10)])

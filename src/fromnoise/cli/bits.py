@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from fromnoise.cli.shared import at_least, data_of, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fromnoise.bits import Measure, Piece
     from fromnoise.data import Images
     from fromnoise.metrics.distances import Estimate
@@ -80,19 +78,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _piece(measure: Measure, images: Images, args: argparse.Namespace, name: str) -> Piece:
     """Bound and flow of some images."""
-    import torch
     from tqdm import tqdm
 
-    from fromnoise.bits import Piece
-    from fromnoise.data import order
+    from fromnoise.bits import Piece, some
     from fromnoise.diffusion.ode import Adaptive, RungeKutta
 
-    count = min(args.count, len(images))
-    chosen = torch.as_tensor(order(len(images), args.seed, range(count)))
-    pixels = images.get(chosen)
-    labels: Tensor | None = None
-    if measure.model.facts.labels is not None:
-        labels = images.labels[chosen] if images.labels is not None else torch.full((count,), -1)
+    pixels, labels = some(images, measure.model, args.count, args.seed)
+    count = len(pixels)
     visits = None if args.visits == "all" else int(args.visits)
     with tqdm(total=count, unit="image", desc=f"{name}, bound") as bar:
         bound = measure.bound(pixels, labels, visits, bar.update)

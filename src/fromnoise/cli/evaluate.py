@@ -35,7 +35,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("subjects", metavar="SUBJECT", nargs="+", help="a run folder, a .safetensors file, or samples")
     add("--against", metavar="SPEC", help="real images; those that the run learned from, if left out")
     add("-n", dest="count", metavar="N", type=int, default=2000, help="how many samples of each")
-    add("--features", metavar="NAME", help="classifier, pixels, inception or dinov2; classifier where there are labels")
+    add(
+        "--features",
+        metavar="NAME",
+        help="classifier (with labels), self-supervised, pixels, inception, dinov2",
+    )
+    add(
+        "--bits",
+        metavar="N",
+        type=int,
+        default=64,
+        help="images held out, and learned, whose bits are told; 0: none",
+    )
     add("--out", metavar="DIR", type=Path, help="where the report goes; evaluation-1 (2, ...) in the first run folder")
     add("--json", metavar="FILE", type=Path, help="the numbers as JSON, here too")
     add("--sweep", metavar="KEY=A,B", action="append", default=[], help="each run with each value of rule, steps, ...")
@@ -52,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.cli.shared import at_least
     from fromnoise.errors import UserError
 
-    at_least(("-n", args.count, 10), ("--batch", args.batch, 1), ("--size", args.size, 1))
+    at_least(
+        ("-n", args.count, 10), ("--bits", args.bits or None, 2), ("--batch", args.batch, 1), ("--size", args.size, 1)
+    )
     from accelerate import Accelerator
     from tqdm import tqdm
 
@@ -100,13 +113,13 @@ def _judge(
     from tqdm import tqdm
 
     from fromnoise.cli.shared import write_json
-    from fromnoise.judge import document, report
+    from fromnoise.judge import document, lengths, report
     from fromnoise.judge.estimate import images, seconds
     from fromnoise.judge.measure import measure
     from fromnoise.judge.subjects import Real
     from fromnoise.metrics.choice import choose
 
-    with tqdm(desc="training the classifier, once for these images", unit="step", disable=None) as bar:
+    with tqdm(desc="training the features, once for these images", unit="step", disable=None) as bar:
 
         def step(done: int, total: int) -> None:
             bar.total = total
@@ -114,17 +127,21 @@ def _judge(
 
         space = choose(args.features, data, compute=compute, log=say, watch=step)
     reference = Real("training images", data.train)
+    coded = lengths.models(subjects, data, say) if args.bits else {}
     drawing, measuring = sum(s.seconds() for s in subjects), seconds(subjects, reference, data.held_out, space)
+    measuring += lengths.seconds(coded, data, compute, args.bits)
     say(f"this will take about {report.time(drawing)} of drawing and {report.time(measuring)} of measuring")
     interval = 0.2 if sys.stderr.isatty() else 20.0
-    with tqdm(total=images(subjects, reference, data.held_out), unit="image", mininterval=interval) as bar:
+    total = images(subjects, reference, data.held_out) + lengths.images(coded, data, args.bits)
+    with tqdm(total=total, unit="image", mininterval=interval) as bar:
 
         def watch(name: str, more: int) -> None:
             bar.set_description(name, refresh=False)
             bar.update(more)
 
         found = measure(subjects, reference, data.held_out, space, watch)
-    told = report.verdicts(found)
+        bits = lengths.all_lengths(coded, data, compute, args.bits, watch)
+    told = report.verdicts(found, bits)
     command = shlex.join(["fromnoise", *args.words])
     around = report.Circumstances(command, args.against or "the images it learned from", _about(space, compute))
     title = f"fromnoise evaluate: {', '.join(args.subjects)}"

@@ -14,10 +14,11 @@ from fromnoise.judge.measure import LEAST, measure
 from fromnoise.judge.opening import real_images
 from fromnoise.judge.subjects import Real, Sampler
 from fromnoise.metrics import features
+from fromnoise.model import Model
 from fromnoise.recipe import SampleRecipe
 from fromnoise.train.folder import RunFolder
 
-_STEPS = 50  # of the short deterministic rule that draws for the examination
+_STEPS = 50  # at most, by which samples are drawn for the examination
 
 Say = Callable[[str], None]
 
@@ -57,12 +58,21 @@ def of_run(run: str | Path, compute: Compute, count: int, say: Say) -> list[Find
     if count and len(data.held_out) < LEAST:
         say(f"no samples are drawn: {len(data.held_out)} held-out images are too few to compare with")
     elif count:
-        own = model.recipe.sample
-        steps = min(_STEPS, own.steps or _STEPS, model.schedule.steps or _STEPS)
-        how = SampleRecipe(rule="ddim", steps=steps, clip=own.clip, guidance=own.guidance)
         compute.place(model.denoiser)
-        subject = Sampler("samples", model, how, compute, count)
+        subject = Sampler("samples", model, drawing(model), compute, count)
         say(f"drawing {count:,} samples takes about {subject.seconds():.0f} s")
         measured = measure([subject], Real("training", data.train), data.held_out, features.pixels(data))
         found += of_samples(measured.judged[0], measured.floors[0])
     return found
+
+
+def drawing(model: Model) -> SampleRecipe:
+    """How samples are drawn for an examination: as the run draws its own, but where that takes over 50 steps.
+
+    There a deterministic rule of 50 steps stands in for it.
+    """
+    own = model.recipe.sample
+    if (own.steps or model.schedule.steps or _STEPS + 1) <= _STEPS:
+        return own
+    steps = min(_STEPS, model.schedule.steps or _STEPS)
+    return SampleRecipe(rule="ddim", steps=steps, clip=own.clip, guidance=own.guidance)

@@ -11,8 +11,8 @@ from fromnoise.data import Images
 from fromnoise.judge.measure import LIMIT, LOOKED_UP
 from fromnoise.judge.subjects import Real, Subject
 from fromnoise.metrics.copies import Nearest
-from fromnoise.metrics.distances import kernel
 from fromnoise.metrics.features import Features, Pixels
+from fromnoise.metrics.pairs import kernel
 
 _TRIED = 256  # images
 _PAIRED = 512  # vectors
@@ -47,7 +47,7 @@ def seconds(subjects: Sequence[Subject], reference: Real, held_out: Images, spac
     real = min(reference.count, LIMIT)
     few = [min(n, LIMIT) for n in counts + floors]
     pairs = 2 * real**2 + sum(3 * n**2 + 2 * n * real for n in few)
-    searched = sum(min(n, LOOKED_UP) * reference.count for n in few) * (1 if isinstance(space, Pixels) else 2)
+    searched = sum(min(n, LOOKED_UP) * reference.count for n in few) * (2 if isinstance(space, Pixels) else 3)
     return images(subjects, reference, held_out) * look + pairs * pair + searched * neighbour
 
 

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fromnoise.judge.measure import Judged
+from fromnoise.judge.lengths import Lengths
+from fromnoise.judge.measure import MIRRORED, Judged
 from fromnoise.metrics.distances import Estimate
 
 _SURE = 3.0  # standard errors
 _RATE = 0.02  # that a rate must be above the real one to be spoken of
+_GAP = 0.02  # of the held-out code length, by which a training image must be cheaper to be spoken of
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,22 @@ def of_samples(judged: Judged, floor: Judged) -> Iterator[Finding]:
     yield from _shifts(judged)
 
 
+def of_lengths(lengths: Lengths) -> Iterator[Finding]:
+    """Training images that cost a model clearly less than held-out ones.
+
+    Args:
+        lengths: of the model.
+    """
+    gap, held_out = lengths.gap, lengths.held_out
+    if gap.value > max(_SURE * gap.error, _GAP * abs(held_out.value)):
+        yield Finding(
+            "memorised",
+            f"training images cost the model {gap.value:.2f} +- {gap.error:.2f} bits/dim less than held-out ones "
+            f"({lengths.training.value:.2f} for {held_out.value:.2f})",
+            "it learns them by heart: train on more images or for fewer steps, raise network.dropout",
+        )
+
+
 def exceeds(found: Estimate, real: Estimate) -> bool:
     """Whether one rate is surely and visibly above another; a count more or less is no surety."""
     error = math.hypot(found.error, real.error, 1 / found.n, 1 / real.n)
@@ -51,17 +69,32 @@ def exceeds(found: Estimate, real: Estimate) -> bool:
 
 
 def _copies(judged: Judged, floor: Judged) -> Iterator[Finding]:
+    """By whichever space shows it first; mirrored ones are told apart."""
+    mend = "train on more images or for fewer steps, raise network.dropout"
     for space, nearest in judged.nearest.items():
         found, real = nearest.copies, floor.nearest[space].copies
-        if exceeds(found, real):
+        if space != MIRRORED and exceeds(found, real):
             yield Finding(
                 "copies",
                 f"{found.value:.1%} of the samples are copies of training images by {space}, "
                 f"{real.value:.1%} of held-out images are",
-                "train on more images or for fewer steps, raise network.dropout, set data.flip where mirrored images "
-                "are as good",
+                f"{mend}, set data.flip where mirrored images are as good",
             )
-            return
+            break
+    turned, real = judged.nearest[MIRRORED].copies, floor.nearest[MIRRORED].copies
+    # of honest samples that come mirrored more are like mirrored images, and as many fewer like plain ones
+    both, usual = (_sum(n["pixels"].copies, n[MIRRORED].copies) for n in (judged.nearest, floor.nearest))
+    if exceeds(turned, real) and exceeds(both, usual):
+        yield Finding(
+            "mirrored",
+            f"{turned.value:.1%} of the samples are mirrored copies of training images by pixels, "
+            f"{real.value:.1%} of held-out images are",
+            mend,
+        )
+
+
+def _sum(a: Estimate, b: Estimate) -> Estimate:
+    return Estimate(a.value + b.value, math.hypot(a.error, b.error), a.n)
 
 
 def _twins(judged: Judged, floor: Judged) -> Iterator[Finding]:

@@ -15,22 +15,15 @@ from fromnoise.errors import UserError
 from fromnoise.judge.subjects import Cost, Real, Subject
 from fromnoise.metrics import coverage
 from fromnoise.metrics.copies import NEIGHBOURS, Nearest
-from fromnoise.metrics.distances import (
-    Estimate,
-    Frechet,
-    Moments,
-    Neighbourhoods,
-    Reference,
-    Votes,
-    frechet_from,
-    score,
-)
+from fromnoise.metrics.distances import Estimate, Frechet, Moments, Votes, frechet_from, score
 from fromnoise.metrics.features import Features, Pixels, Seen
+from fromnoise.metrics.pairs import Neighbourhoods, Reference
 
 PARTS = 20  # into which samples are cut for the jackknife
 LEAST = 10  # images of which something can be said
 LIMIT = 10_000  # vectors kept, of which all pairs are taken
 LOOKED_UP = 2_000  # samples kept as pictures, whose nearest training images are looked for
+MIRRORED = "mirrored pixels"  # the space in which a sample is turned left to right before it is looked up
 
 Watch = Callable[[int], object]
 """Takes how many images more are done."""
@@ -216,12 +209,13 @@ def measure(
     plain = [pixels.of(t.pictures) for t in everything]
     among = min(len(p) for p in plain)
     by_pixels = [Nearest(p, k) for p in plain]
+    by_mirror = [Nearest(pixels.of(t.pictures.flip(-1)), k) for t in everything]
     own = not isinstance(features, Pixels)
     by_features = [Nearest(t.seen.features[:LOOKED_UP], k) for t in everything] if own else []
 
     def look_up(images: Tensor, seen: Tensor, first: int) -> None:
         bare = pixels.of(images)
-        for each in by_pixels:
+        for each in by_pixels + by_mirror:
             each.update(bare, first)
         for each in by_features:
             each.update(seen, first)
@@ -238,7 +232,7 @@ def measure(
             vectors.kernel(t.seen.features),
             hood,
             score(_ten(t.votes)) if t.votes else None,
-            {"pixels": by_pixels[i]} | ({features.name: by_features[i]} if own else {}),
+            {"pixels": by_pixels[i]} | ({features.name: by_features[i]} if own else {}) | {MIRRORED: by_mirror[i]},
             Nearest(plain[i][:among], max(2, min(NEIGHBOURS, among // 10)) + 1).among_themselves(),
             coverage.shares(modes.of(t.seen), modes.of(real.seen), modes.names),
             coverage.shifts(t.looks, real.looks, reference.shape[0]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fromnoise.judge.lengths import Lengths
 from fromnoise.judge.measure import Judged
 from fromnoise.metrics.distances import Estimate, Frechet
 
@@ -42,13 +43,14 @@ class Number:
         return plain | {"features": self.features}
 
 
-def numbers(judged: Judged, floor: Judged, features: str) -> list[Number]:
+def numbers(judged: Judged, floor: Judged, features: str, lengths: Lengths | None = None) -> list[Number]:
     """All numbers of a subject.
 
     Args:
         judged: of the samples.
         floor: of held-out real images.
         features: name of the feature space.
+        lengths: of its model, if they were measured.
     """
     n, fewer = judged.tally.n, floor.tally.n
     inception = features == "inception"
@@ -66,12 +68,19 @@ def numbers(judged: Judged, floor: Judged, features: str) -> list[Number]:
         title = "Inception Score" if inception else "classifier score"
         out.append(Number("score", title, judged.score, floor.score if fewer == n else None, "higher", features))
     for space, found in judged.nearest.items():
-        real = floor.nearest[space]
-        out.append(Number(f"copies_{space}", f"copies by {space}", found.copies, real.copies, "", space))
+        real, key = floor.nearest[space], space.replace(" ", "_")
+        out.append(Number(f"copies_{key}", f"copies by {space}", found.copies, real.copies, "", space))
         out.append(
-            Number(f"nearest_{space}", f"nearest by {space}", _near(found.distances), _near(real.distances), "", space)
+            Number(f"nearest_{key}", f"nearest by {space}", _near(found.distances), _near(real.distances), "", space)
         )
     out.append(Number("twins", "twins", judged.twins.copies, floor.twins.copies, "", "pixels"))
+    if lengths is not None:
+        told = (
+            ("bits_held_out", "bits/dim of held-out images", lengths.held_out, "lower"),
+            ("bits_training", "bits/dim of training images", lengths.training, ""),
+            ("bits_gap", "held out less training, at equal roughness", lengths.gap, ""),
+        )
+        out += [Number(key, title, found, None, better, "pixels") for key, title, found, better in told]
     return out
 
 

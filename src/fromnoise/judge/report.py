@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from fromnoise import pictures
-from fromnoise.judge import plots
+from fromnoise import pictures, plots
 from fromnoise.judge.document import Block, Code, Heading, Items, Picture, Table, Text
-from fromnoise.judge.findings import Finding, of_samples
+from fromnoise.judge.findings import Finding, of_lengths, of_samples
+from fromnoise.judge.lengths import Lengths
 from fromnoise.judge.measure import Judged, Measurement
 from fromnoise.judge.numbers import Number, numbers
 from fromnoise.judge.subjects import Cost, Real
@@ -58,12 +59,19 @@ class Verdict:
         return next((n for n in self.numbers if n.key == key), None)
 
 
-def verdicts(found: Measurement) -> list[Verdict]:
-    """Numbers and findings of each subject."""
-    return [
-        Verdict(judged, numbers(judged, floor, found.features), list(of_samples(judged, floor)))
-        for judged, floor in zip(found.judged, found.floors, strict=True)
-    ]
+def verdicts(found: Measurement, lengths: Mapping[str, Lengths] | None = None) -> list[Verdict]:
+    """Numbers and findings of each subject.
+
+    Args:
+        found: the measurement.
+        lengths: code lengths by name of the subject, where they were measured.
+    """
+    out = []
+    for judged, floor in zip(found.judged, found.floors, strict=True):
+        told = (lengths or {}).get(judged.tally.name)
+        findings = [*of_samples(judged, floor), *(of_lengths(told) if told else ())]
+        out.append(Verdict(judged, numbers(judged, floor, found.features, told), findings))
+    return out
 
 
 # ---- plain data
@@ -150,6 +158,15 @@ def _copies(told: Sequence[Verdict]) -> Table:
     rows = [[v.name, *(show(n.found) for k in numbers if (n := v.number(k.key)))] for v in told]
     rows.append(["held-out images", *(show(n.floor) for n in numbers)])
     return Table(["", *(n.title for n in numbers)], rows)
+
+
+def _bits(told: Sequence[Verdict]) -> Table | None:
+    """A row a subject whose model's code lengths are known."""
+    known = [(v.name, found) for v in told if (found := [n for n in v.numbers if n.key.startswith("bits")])]
+    if not known:
+        return None
+    head = ["", "n", *(n.title for n in known[0][1])]
+    return Table(head, [[name, f"{ns[-1].found.n:,}", *(show(n.found) for n in ns)] for name, ns in known])
 
 
 def _shares(found: Measurement, told: Sequence[Verdict]) -> Table:
@@ -240,9 +257,12 @@ def blocks(found: Measurement, told: Sequence[Verdict], reference: Real, circums
     for i, v in enumerate(told):
         caption = f"{v.name}: the samples nearest to a training image for their surroundings"
         out.append(Picture(f"copies_{i + 1}", _neighbours(v.judged, reference), caption))
+    table = _bits(told)
+    if table is not None:
+        out += [table, Text("Bits are by the probability flow: training images that cost clearly less were memorised.")]
     out += [
         Heading("Coverage"),
-        Picture("shares", plots.shares(found.kind, _bars(told)), f"share of each {found.kind}"),
+        Picture("shares", plots.shares_plot(found.kind, _bars(told)), f"share of each {found.kind}"),
     ]
     out += [_shares(found, told), _looks(told)]
     table = costs(told)
@@ -256,7 +276,7 @@ def blocks(found: Measurement, told: Sequence[Verdict], reference: Real, circums
     if len(points) > 1:
         first = told[0].numbers[0]
         floor = first.floor.value if first.floor else None
-        picture = plots.quality(points, first.title, floor)
+        picture = plots.quality_plot(points, first.title, floor)
         out.append(Picture("quality", picture, f"{first.title} against the evaluations of the network for one image"))
     return out
 
@@ -273,7 +293,7 @@ def _grid(images: Tensor) -> Image:
 def _neighbours(judged: Judged, reference: Real) -> Image:
     """The samples that are most like copies, and beside each its nearest training image."""
     spaces = list(judged.nearest.items())
-    chosen = spaces[0][1].ratios.nan_to_num(1.0).argsort()[:_NEIGHBOURS]
+    chosen = torch.stack([found.ratios.nan_to_num(1.0) for _, found in spaces]).amin(0).argsort()[:_NEIGHBOURS]
     panels = [("sample", judged.tally.pictures[chosen])]
     panels += [(f"by {space}", reference.get(found.indices[chosen, 0])) for space, found in spaces]
     return pictures.side_by_side([(title, pictures.grid(images, columns=1)) for title, images in panels])

@@ -62,6 +62,11 @@ class Subject(ABC):
         """What they cost, once they have been drawn; None where that is not known."""
         return None
 
+    @property
+    def model(self) -> Model | None:
+        """Which draws them; None where they lie there."""
+        return None
+
     def seconds(self) -> float:
         """What ``batches`` will take, by a short trial."""
         return 0.0
@@ -213,6 +218,11 @@ class Sampler(Subject):
             self._model.parameters,
             *(self._training or (None, None)),
         )
+
+    @property
+    def model(self) -> Model:
+        """See ``Subject``."""
+        return self._model
 
     @torch.inference_mode()
     def _flops(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fromnoise.compute import Compute
 from fromnoise.data import Data
 from fromnoise.errors import UserError
-from fromnoise.metrics.features import Features, Log, Watch, classifier, pixels
+from fromnoise.metrics.features import Features, Log, Watch, classifier, pixels, self_supervised
 from fromnoise.metrics.pretrained import dinov2, inception
 
 
@@ -22,7 +22,8 @@ def choose(
     """Features by name.
 
     Args:
-        name: classifier, pixels, inception or dinov2; None takes the first where there are labels, else the second.
+        name: classifier, self-supervised, pixels, inception or dinov2; None takes the first where there are labels,
+            else the second.
         data: the reference.
         compute: where networks run.
         log: takes lines for people.
@@ -31,9 +32,10 @@ def choose(
     Raises:
         UserError: unknown, or not to be had.
     """
-    name = name or ("pixels" if data.labels is None else "classifier")
+    name = name or ("self-supervised" if data.labels is None else "classifier")
     makers: dict[str, Callable[[], Features]] = {
         "classifier": lambda: classifier(data, compute=compute, log=log, watch=watch),
+        "self-supervised": lambda: self_supervised(data, compute=compute, log=log, watch=watch),
         "pixels": lambda: pixels(data),
         "inception": lambda: inception(compute),
         "dinov2": lambda: dinov2(compute),

@@ -15,7 +15,8 @@ from fromnoise.metrics.distances import Moments
 from fromnoise.metrics.features import Features, Seen
 
 _SURE = 4.0  # standard errors
-_VISIBLE = 0.3  # of the deviation between real images
+_VISIBLE = 0.5  # of the deviation between real images: a careful eye sees it (Cohen 1988, section 2.2.3)
+_END = 16  # levels that pass for black, or as far from the top for white, as in studio video (ITU-R BT.601)
 _TIMES = 2.0  # by which a share must differ
 
 
@@ -141,14 +142,14 @@ def looks(images: Tensor) -> Tensor:
 
     Returns:
         float64 (N, S): mean and deviation of each channel; with colour its strength (range over the first three
-        channels, averaged over pixels); per cent of values at 0 or 255.
+        channels, averaged over pixels); per cent of values within 16 levels of 0 or 255.
     """
     x = images.double().flatten(2)
     columns = [x.mean(2), x.std(2, correction=0)]
     if images.shape[1] >= 3:
         rgb = x[:, :3]
         columns.append((rgb.amax(1) - rgb.amin(1)).mean(1, keepdim=True))
-    ends = (images == 0) | (images == 255)
+    ends = (images <= _END) | (images >= 255 - _END)
     columns.append(100 * ends.flatten(1).double().mean(1, keepdim=True))
     return torch.cat(columns, 1)
 

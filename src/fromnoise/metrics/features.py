@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -18,7 +18,7 @@ from fromnoise.compute import Compute, choose
 from fromnoise.data import Data, to_unit
 from fromnoise.data.named import cache_folder
 from fromnoise.errors import UserError
-from fromnoise.metrics import network
+from fromnoise.metrics import contrast, network
 
 _PIXELS = 1024  # features of the pixels, at most
 
@@ -115,9 +115,27 @@ class Pixels(Features):
         return Seen(x.flatten(1))
 
 
-@final
 class Learned(Features):
-    """The last hidden layer of a classifier trained on the labelled reference itself.
+    """The last hidden layer of a small network trained on the reference itself."""
+
+    size = network.SIZE
+
+    def __init__(self, net: network.Trunk, compute: Compute) -> None:
+        """Take a trained network, in eval mode."""
+        self._net, self._compute = compute.place(net).eval(), compute
+
+    @final
+    def told(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and what the head says, float64 (B, .) each; in float32 whatever the precision of the rest."""
+        x = to_unit(images.to(self._compute.device)).contiguous(memory_format=self._compute.memory_format)
+        with torch.inference_mode():
+            features, head = self._net(x)
+        return features.double().cpu(), head.double().cpu()
+
+
+@final
+class Classifier(Learned):
+    """Of a classifier of the labelled reference.
 
     Attributes:
         accuracy: on held-out images.
@@ -125,20 +143,38 @@ class Learned(Features):
     """
 
     name = "classifier"
-    size = network.SIZE
 
-    def __init__(self, net: network.Classifier, labels: tuple[str, ...], accuracy: float, compute: Compute) -> None:
-        """Take a trained network, in eval mode."""
-        self._net, self._compute = compute.place(net).eval(), compute
+    def __init__(self, net: network.Trunk, labels: tuple[str, ...], accuracy: float, compute: Compute) -> None:
+        """Take a trained network, the classes, and how well it tells them."""
+        super().__init__(net, compute)
         self.labels, self.accuracy = labels, accuracy
         self.about = f"a classifier of the training images, accuracy {accuracy:.2%} on held-out ones"
 
     def see(self, images: Tensor) -> Seen:
-        """See ``Features``; in float32 whatever the precision of the rest."""
-        x = to_unit(images.to(self._compute.device)).contiguous(memory_format=self._compute.memory_format)
-        with torch.inference_mode():
-            features, logits = self._net(x)
-        return Seen(features.double().cpu(), logits.double().softmax(1).cpu())
+        """See ``Features``."""
+        features, logits = self.told(images)
+        return Seen(features, logits.softmax(1))
+
+
+@final
+class SelfSupervised(Learned):
+    """Of a network that tells the images of the reference from one another, without labels.
+
+    Attributes:
+        mark: share of held-out images that it tells from 255 others by another view.
+    """
+
+    name = "self-supervised"
+
+    def __init__(self, net: network.Trunk, mark: float, compute: Compute) -> None:
+        """Take a trained network, and how well it tells images apart."""
+        super().__init__(net, compute)
+        self.mark = mark
+        self.about = f"a network of ours, trained without labels, that tells {mark:.1%} of held-out images from others"
+
+    def see(self, images: Tensor) -> Seen:
+        """See ``Features``."""
+        return Seen(self.told(images)[0])
 
 
 def pixels(data: Data) -> Pixels:
@@ -152,7 +188,7 @@ def classifier(
     compute: Compute | None = None,
     log: Log = lambda line: None,
     watch: Watch = lambda done, total: None,
-) -> Learned:
+) -> Classifier:
     """A classifier of the reference set: from the cache, else trained on it in a minute or two and kept.
 
     Args:
@@ -165,39 +201,109 @@ def classifier(
         UserError: the images have no labels, or the cache cannot be written.
     """
     if data.labels is None or data.train.labels is None:
-        raise UserError("a classifier needs labels, and these images have none: take --features pixels")
-    compute = compute or choose()
-    path = _place(data)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = network.Classifier(data.shape, len(data.labels))
-    kept = _read(path, net)
-    if kept is None:
-        plan = network.Plan.of(len(data.train))
-        for done, _ in enumerate(network.fit(net, data.train, plan, compute), 1):
-            watch(done, plan.steps)
-        kept = network.accuracy(net, data.held_out, compute)
-        checkpoint.write(path, net.state_dict(), {"kind": "classifier", "accuracy": kept})
-    learned = Learned(net, data.labels, kept, compute)
-    log(f"features of {learned.about} ({path})")
+        raise UserError("a classifier needs labels, and these images have none: take --features self-supervised")
+    compute, classes = compute or choose(), data.labels
+    how = _Training(
+        "classifier",
+        network.VERSION,
+        network.Plan.of(len(data.train)).steps,
+        lambda: network.classifier(data.shape, len(classes)),
+        lambda net: network.fit(net, data.train, network.Plan.of(len(data.train)), compute),
+        lambda net: network.accuracy(net, data.held_out, compute),
+    )
+    kept = _trained(how, data, watch)
+    learned = Classifier(kept.net, classes, kept.mark, compute)
+    log(f"features of {learned.about} ({kept.path})")
     return learned
 
 
-def _place(data: Data) -> Path:
-    """Where the classifier of a set lies: another set, split or way of training is another file."""
+def self_supervised(
+    data: Data,
+    *,
+    compute: Compute | None = None,
+    log: Log = lambda line: None,
+    watch: Watch = lambda done, total: None,
+) -> SelfSupervised:
+    """A network that learns from the reference set without labels: from the cache, else trained and kept.
+
+    Args:
+        data: as of ``classifier``, its labels unused.
+        compute: where; the best there is if left out.
+        log: takes a line that says what was done.
+        watch: called after each step of training.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    compute = compute or choose()
+    how = _Training(
+        "self-supervised",
+        contrast.VERSION,
+        contrast.plan(data.train).steps,
+        lambda: contrast.network(data.shape),
+        lambda net: contrast.fit(net, data.train, compute),
+        lambda net: contrast.mark(net, data.held_out, compute),
+    )
+    kept = _trained(how, data, watch)
+    learned = SelfSupervised(kept.net, kept.mark, compute)
+    log(f"features of {learned.about} ({kept.path})")
+    return learned
+
+
+# ---- networks that are kept
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How a kind of network comes about: made, trained in so many steps, and marked on held-out images."""
+
+    kind: str
+    version: int
+    steps: int
+    fresh: Callable[[], network.Trunk]
+    fit: Callable[[network.Trunk], Iterator[float]]
+    mark: Callable[[network.Trunk], float]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A trained network, how good it is, and where it lies."""
+
+    net: network.Trunk
+    mark: float
+    path: Path
+
+
+def _trained(how: _Training, data: Data, watch: Watch) -> _Kept:
+    """A network of a set from the cache; else trained, marked and kept."""
+    path = _place(how, data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = how.fresh()
+    mark = _read(path, net)
+    if mark is None:
+        for done, _ in enumerate(how.fit(net), 1):
+            watch(done, how.steps)
+        mark = how.mark(net)
+        checkpoint.write(path, net.state_dict(), {"kind": how.kind, "mark": mark})
+    return _Kept(net, mark, path)
+
+
+def _place(how: _Training, data: Data) -> Path:
+    """Where the network of a set lies: another set, split or way of training is another file."""
     count = len(data.train)
     some = data.train.get(torch.linspace(0, count - 1, min(64, count)).long())  # the split is not in the fingerprint
-    facts = (data.fingerprint, data.shape, data.labels, count, network.VERSION, some.numpy().tobytes())
-    return cache_folder() / "classifiers" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:20]}.safetensors"
+    facts = (data.fingerprint, data.shape, data.labels, count, how.version, some.numpy().tobytes())
+    return cache_folder() / how.kind / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:20]}.safetensors"
 
 
-def _read(path: Path, net: network.Classifier) -> float | None:
-    """Fill a network from the cache; its accuracy, or None where there is no whole file."""
+def _read(path: Path, net: network.Trunk) -> float | None:
+    """Fill a network from the cache; its mark, or None where there is no whole file."""
     if not path.exists():
         return None
     try:
         tensors, header = checkpoint.read(path)
         net.load_state_dict(tensors)
-        return float(header["accuracy"])
+        return float(header["mark"])
     except (checkpoint.Damaged, RuntimeError, KeyError):
         return None

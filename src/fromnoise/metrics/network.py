@@ -1,9 +1,12 @@
-"""The small classifier whose last hidden layer is a feature space, for sets that Inception knows nothing of."""
+"""The small network whose last hidden layer is a feature space, for sets that Inception knows nothing of.
+
+Where there are labels it is trained to tell the classes.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.compute import Compute
-from fromnoise.data import Images, Stream, to_unit
+from fromnoise.data import Batch, Images, Stream, to_unit
 
 SIZE = 128  # of the features
 VERSION = 1  # of network and training: another one does not read this one's files
@@ -22,15 +25,16 @@ _SHIFT = 2  # pixels by which a 28x28 image is moved about, at most
 _EVALUATE = 512
 
 
-class Classifier(nn.Module):
-    """A convolutional network: two convolutions a level until a side is at most 8, then 128 features, then classes."""
+class Trunk(nn.Module):
+    """Two convolutions a level until a side is at most 8, then 128 features, then a head."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], head: Callable[[int], nn.Module], dropout: float = 0.0) -> None:
         """Make the layers.
 
         Args:
             shape: (C, H, W) of the images.
-            classes: how many.
+            head: makes, for so many features, what takes them after a ReLU.
+            dropout: before the features.
         """
         super().__init__()
         channels, height, width = shape
@@ -44,12 +48,12 @@ class Classifier(nn.Module):
             if max(height, width) <= 8:
                 break
             out = min(2 * out, 128)
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
         self.features = nn.Sequential(nn.Linear(out * height * width, SIZE, bias=False), nn.BatchNorm1d(SIZE))
-        self.head = nn.Linear(SIZE, classes)
+        self.head = head(SIZE)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits of images in [-1, 1].
+        """Features, and what the head makes of them, of images in [-1, 1].
 
         Args:
             x: (B, C, H, W).
@@ -69,21 +73,25 @@ class Plan:
     batch: int
 
     @staticmethod
-    def of(images: int) -> Plan:
-        """For a set of this many training images."""
+    def of(images: int, views: int = 1) -> Plan:
+        """For a set of this many training images, each seen so many times at once."""
         batch = min(_BATCH, images)
-        return Plan(max(1, math.ceil(min(_VIEWS, _EPOCHS * images) / batch)), batch)
+        return Plan(max(1, math.ceil(min(_VIEWS // views, _EPOCHS * images) / batch)), batch)
 
 
-def fit(net: Classifier, images: Images, plan: Plan, compute: Compute, seed: int = 0) -> Iterator[float]:
-    """Train, with one rise and fall of the learning rate and images moved by up to 1/14 of their side.
+Loss = Callable[[Batch], Tensor]
+
+
+def train(net: nn.Module, images: Images, plan: Plan, compute: Compute, loss: Loss, seed: int = 0) -> Iterator[float]:
+    """Train, with one rise and fall of the learning rate.
 
     Args:
         net: fresh.
-        images: with labels.
+        images: to learn from.
         plan: how long.
         compute: where and how precisely.
-        seed: of order, shifts and dropout.
+        loss: of a batch.
+        seed: of order and of all that ``loss`` draws.
 
     Returns:
         A generator that yields the loss after each step; the network is ready, in eval mode, when it ends.
@@ -95,18 +103,41 @@ def fit(net: Classifier, images: Images, plan: Plan, compute: Compute, seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for step in range(plan.steps):
-            batch = stream.batch(range(step * plan.batch, (step + 1) * plan.batch))
-            assert batch.labels is not None
-            x = to_unit(_shifted(batch.pixels).to(compute.device)).contiguous(memory_format=compute.memory_format)
-            with compute.autocast():
-                _, logits = net(x)
-            loss = F.cross_entropy(logits.float(), batch.labels.to(compute.device), label_smoothing=0.05)
+            value = loss(stream.batch(range(step * plan.batch, (step + 1) * plan.batch)))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            value.backward()
             optimizer.step()
             rate.step()
-            yield float(loss.detach())
+            yield float(value.detach())
     net.eval()
+
+
+def classifier(shape: tuple[int, int, int], classes: int) -> Trunk:
+    """A fresh network that tells classes."""
+    return Trunk(shape, lambda size: nn.Linear(size, classes), dropout=0.2)
+
+
+def fit(net: Trunk, images: Images, plan: Plan, compute: Compute) -> Iterator[float]:
+    """Train a classifier, on images moved by up to 1/14 of their side.
+
+    Args:
+        net: fresh.
+        images: with labels.
+        plan: how long.
+        compute: where and how precisely.
+
+    Returns:
+        As ``train``.
+    """
+
+    def loss(batch: Batch) -> Tensor:
+        assert batch.labels is not None
+        x = to_unit(_shifted(batch.pixels).to(compute.device)).contiguous(memory_format=compute.memory_format)
+        with compute.autocast():
+            _, logits = net(x)
+        return F.cross_entropy(logits.float(), batch.labels.to(compute.device), label_smoothing=0.05)
+
+    yield from train(net, images, plan, compute, loss)
 
 
 def _shifted(pixels: Tensor) -> Tensor:
@@ -119,7 +150,7 @@ def _shifted(pixels: Tensor) -> Tensor:
     return padded[..., down : down + pixels.shape[-2], right : right + pixels.shape[-1]]
 
 
-def accuracy(net: Classifier, images: Images, compute: Compute) -> float:
+def accuracy(net: Trunk, images: Images, compute: Compute) -> float:
     """Share of images whose class is told right."""
     assert images.labels is not None
     right = 0

@@ -14,7 +14,8 @@ from fromnoise.data import order
 from fromnoise.draw import collect, draw
 from fromnoise.errors import UserError
 from fromnoise.metrics.choice import choose
-from fromnoise.metrics.distances import Moments, Reference, frechet_from, split
+from fromnoise.metrics.distances import Moments, frechet_from, split
+from fromnoise.metrics.pairs import Reference
 from fromnoise.model import Model
 from fromnoise.recipe import SampleRecipe
 from fromnoise.train.folder import RunFolder
