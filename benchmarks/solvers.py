@@ -5,7 +5,7 @@ python benchmarks/solvers.py RUN [-n N] [--many N] [--evaluations 5,10,20] [--ru
 
 All rules draw from the same noise; an evaluation is one call of the network an image (heun and pc make two a step).
 Distances are to the training images, in the features of a classifier of the same set: the kernel distance, whose
-expectation does not depend on the number of samples, times 1000, and the Frechet distance. From 100 evaluations on
+expectation does not depend on the number of samples, times 1000, and the Frechet distance. From 250 evaluations on
 --many samples are drawn. Rows are kept in FILE as JSON lines, and what is there already is not measured again, so that
 a long measurement may be cut into pieces.
 """
@@ -38,7 +38,7 @@ TWICE = {"heun", "pc"}
 GRID = {"ancestral": "uniform", "ddim": "uniform"}  # the others: logsnr
 RULES = ("ancestral", "sde", "ddim", "pc", "heun", "ipndm", "dpmpp-2m-sde", "dpmpp-2m", "dpmpp-3m", "unipc")
 GRIDS = ("uniform", "quadratic", "logsnr", "karras")
-MANY = 100
+MANY = 250
 Row = dict[str, Any]
 
 

@@ -82,7 +82,7 @@ def ours(compute: Compute, batch: int, compiled: bool) -> Entry:
         with compute.autocast():
             loss = objective(x0, torch.arange(batch) + batch * step).weighted.mean()
         loss.backward()
-        nn.utils.clip_grad_norm_(mover.parameters, 1.0)
+        mover.clip(1.0)
         mover.step(1e-4)
         averages.update(step)
         mover.forget()

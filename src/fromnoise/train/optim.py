@@ -66,6 +66,10 @@ class Mover:
         if rest:
             self._parts.append(kind(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay))
 
+    def clip(self, limit: float | None) -> float:
+        """Norm of the gradient, which is scaled down where it is above ``limit``."""
+        return float(nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit))
+
     def step(self, lr: float) -> None:
         """Move by the gradients, at this learning rate."""
         for part in self._parts:

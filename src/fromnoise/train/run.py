@@ -28,7 +28,8 @@ from fromnoise.train import fit
 from fromnoise.train.folder import RunFolder
 from fromnoise.train.gallery import Gallery
 from fromnoise.train.judging import Judging
-from fromnoise.train.trainer import Report, Trainer
+from fromnoise.train.report import Report
+from fromnoise.train.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -22,64 +20,10 @@ from fromnoise.diffusion.loss import Losses, by_time, guesses
 from fromnoise.errors import UserError
 from fromnoise.model import Model
 from fromnoise.train.optim import Averages, Budget, Mover, learning_rate
+from fromnoise.train.report import Progress, Report, peak_memory
 
 _PATIENCE = 5  # steps dropped in a row before going back
 _ROLLBACKS = 10  # without a good step between them, before giving up
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the loop yields after each step.
-
-    Attributes:
-        step: steps done.
-        images: training images seen.
-        loss: mean since the last kept report.
-        lr: learning rate of this step.
-        progress: share of the budget used.
-        dropped: steps dropped so far because loss or gradient was not finite.
-        rollbacks: times that training went back to its last good state.
-        gradient: norm of the gradient before clipping.
-        kept: whether this is a line of reports.jsonl.
-        held_out: loss on held-out images with the averaged weights; None if not measured at this step.
-        held_out_raw: the same with the raw weights.
-        loss_by_t: ``held_out`` in ten bins of t.
-        clock: what depends on the machine: seconds, images_per_second, left_seconds, memory_mb.
-    """
-
-    step: int
-    images: int
-    loss: float
-    lr: float
-    progress: float
-    dropped: int
-    rollbacks: int
-    gradient: float
-    kept: bool
-    held_out: float | None = None
-    held_out_raw: float | None = None
-    loss_by_t: list[float | None] | None = None
-    clock: dict[str, float] = field(default_factory=dict)
-
-    def line(self) -> dict[str, Any]:
-        """The report as JSON, without what was not measured; a loss that is not finite is null."""
-        out = {k: v for k, v in self.__dict__.items() if v is not None and k != "kept"}
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}
-
-
-@dataclass
-class Progress:
-    """All that changes while training, besides tensors; with them it is what a resumed run starts from."""
-
-    step: int = 0
-    seconds: float = 0.0
-    dropped: int = 0
-    dropped_in_row: int = 0
-    rollbacks: int = 0
-    rollbacks_in_row: int = 0
-    lr_scale: float = 1.0
-    loss_sum: float = 0.0
-    loss_count: int = 0
 
 
 class Trainer:
@@ -195,7 +139,7 @@ class Trainer:
         torch.manual_seed(_mix(self.recipe.seed, p.step, self.accelerator.process_index))  # dropout's only
         self.model.denoiser.train()
         loss = self._within_memory(batch)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.mover.parameters, self.recipe.clip or math.inf))
+        norm = self.mover.clip(self.recipe.clip)
         p.step += 1
         if math.isfinite(loss) and math.isfinite(norm):
             self.mover.step(lr)
@@ -302,7 +246,7 @@ class Trainer:
             "seconds": round(p.seconds, 2),
             "images_per_second": round((p.step - first) * self.recipe.batch / max(1e-9, spent), 2),
             "left_seconds": round(left, 1),
-            "memory_mb": round(_peak_memory(self.compute.device)),
+            "memory_mb": round(peak_memory(self.compute.device)),
         }
         return Report(
             p.step,
@@ -400,15 +344,3 @@ def _mix(*numbers: int) -> int:
     for n in numbers:
         out = (out * 6364136223846793005 + n + 1442695040888963407) & (2**63 - 1)
     return out
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Peak memory in MB: of the GPU, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
