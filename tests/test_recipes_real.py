@@ -23,6 +23,7 @@ SMALL = {
 }
 SHAPES = {
     "digits": (1, 8, 8),
+    "fast": (1, 28, 28),
     "pulfer": (1, 28, 28),
     "pulfer-fashion": (1, 28, 28),
     "fashion-labels": (1, 28, 28),
