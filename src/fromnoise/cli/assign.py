@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fromnoise.cluster.report import Assignments
 
 HELP = "say to which cluster, or class, of a model new images belong"
-EPILOG = """by the model's own bound under each cluster. A model that was trained with labels is told its classes: it is then
-the diffusion classifier.
+EPILOG = """by the model's own bound under each cluster. A model that was trained with labels is told its classes: it is
+then the diffusion classifier.
 
 examples:
   fromnoise assign runs/clusters mnist:test --out test.csv
@@ -28,7 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="RUN", help="a run folder or one .safetensors file")
     add("data", metavar="SPEC", help="the images; SPEC:split picks a split")
     add("-n", dest="limit", metavar="N", type=int, help="so many of them, drawn by the seed; all if left out")
-    add("--out", metavar="FILE", type=Path, default=Path("assignments.csv"), help=".csv, or .parquet with every probability")
+    add(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        default=Path("assignments.csv"),
+        help=".csv, or .parquet with every probability",
+    )
     add("--first", metavar="S", type=int, help="steps at which all are compared; the recipe's if left out")
     add("--then", metavar="S", type=int, help="steps more at which the likely ones are")
     add("--keep", metavar="K", type=int, help="how many are likely")

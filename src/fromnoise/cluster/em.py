@@ -123,7 +123,9 @@ class Sorter:
                 self.code, self._unit(images, ids), Noise(self.seed + 1, ids), self.clusters, allowed, _PILOT_STEPS
             )
 
-    def compare(self, images: Images, plan: Plan, search: Search, first: int = 0) -> Iterator[tuple[Tensor, Comparison]]:
+    def compare(
+        self, images: Images, plan: Plan, search: Search, first: int = 0
+    ) -> Iterator[tuple[Tensor, Comparison]]:
         """Every cluster's bound of all images, batch after batch, with their numbers.
 
         Args:
@@ -282,4 +284,3 @@ class EM:
         """Go on from ``tensors`` after so many E-steps; the trainer has its own part already."""
         self.state = State(rounds=rounds, **{k: tensors[f"em.{k}"].clone() for k in self.state.tensors()})
         self._tell()
-

@@ -41,7 +41,11 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = []
         for out, kernel in ((24, 5), (48, 3), (64, 3)):
             stride = 2 if max(height, width) > 4 else 1
-            layers += [nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            layers += [
+                nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+            ]
             channels, height, width = out, -(-height // stride), -(-width // stride)
         while max(height, width) > 4:
             layers += [nn.Conv2d(channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]

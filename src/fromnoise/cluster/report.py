@@ -112,10 +112,21 @@ def leave(found: Sorted, out: Path, command: str) -> list[Path]:
         Code(command),
         *scores(found),
         Heading("Clusters"),
-        Picture("clusters", gallery(found), "a row a cluster: the images that it is most sure of, its least sure ones, samples, its mean"),
-        Table(["cluster", "images", "share", "mean probability", *(["mostly"] if table.labels is not None else [])], sizes(table)),
+        Picture(
+            "clusters",
+            gallery(found),
+            "a row a cluster: the images that it is most sure of, its least sure ones, samples, its mean",
+        ),
+        Table(
+            ["cluster", "images", "share", "mean probability", *(["mostly"] if table.labels is not None else [])],
+            sizes(table),
+        ),
         Heading("Map"),
-        Picture("map", map_of(found), f"t-SNE of the first principal components of up to {_MAP:,} images; a colour a cluster"),
+        Picture(
+            "map",
+            map_of(found),
+            f"t-SNE of the first principal components of up to {_MAP:,} images; a colour a cluster",
+        ),
         Heading("Rounds"),
         rounds(found.rounds),
     ]

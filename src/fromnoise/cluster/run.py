@@ -20,7 +20,7 @@ from fromnoise import checkpoint
 from fromnoise.cluster.em import EM, Round
 from fromnoise.cluster.start import begin
 from fromnoise.compute import Compute, choose
-from fromnoise.data import Data, Images, MemoryImages, order
+from fromnoise.data import Data, MemoryImages, order
 from fromnoise.disk import write_atomic
 from fromnoise.errors import UserError
 from fromnoise.model import Facts, Model, build
@@ -162,7 +162,8 @@ def _begun(
     if state is not None:
         tensors, header = state
         _, was = checkpoint.understand(header)
-        if (was.shape, len(tensors["em.q"])) != (images.shape, len(images)) or was.fingerprint != trainer.model.facts.fingerprint:
+        now = trainer.model.facts
+        if (was.shape, was.fingerprint, len(tensors["em.q"])) != (now.shape, now.fingerprint, len(images)):
             raise UserError(f"{folder.path} sorts other images: choose another --out")
         trainer.resume(tensors, header)
         em = EM(trainer, tensors["em.q"], given)
@@ -234,8 +235,8 @@ def told(found: Round) -> str:
     change = f" ({found.change.value:+.3f} +- {found.change.error:.3f})" if found.change else ""
     revived = f"; begun anew: {', '.join(map(str, found.revived))}" if found.revived else ""
     return (
-        f"round {found.number}, step {found.step:,}: bound {found.bound.value:.2f} +- {found.bound.error:.2f} nats{change}, "
-        f"{found.moved:.2%} moved, sure of {found.sure:.3f}, smallest {min(found.shares):.3f}{revived}"
+        f"round {found.number}, step {found.step:,}: bound {found.bound.value:.2f} +- {found.bound.error:.2f} nats"
+        f"{change}, {found.moved:.2%} moved, sure of {found.sure:.3f}, smallest {min(found.shares):.3f}{revived}"
     )
 
 

@@ -120,7 +120,8 @@ def compare(code: Bound, x0: Tensor, noise: Noise, components: int, plan: Plan, 
 
 def _error(differences: Tensor) -> Tensor:
     """Standard error of the mean over dimension 1; NaN of one alone."""
-    return differences.std(1) / differences.shape[1] ** 0.5
+    count = differences.shape[1]
+    return differences.std(1) / count**0.5 if count > 1 else torch.full_like(differences[:, 0], torch.nan)
 
 
 def _terms(code: Bound, x0: Tensor, noise: Noise, plan: Plan, told: Tensor, parts: range, place: int) -> Tensor:
