@@ -29,6 +29,8 @@ _EVALUATE = 500
 class Encoder(nn.Module):
     """Three strided convolutions, ``SIZE`` features, and heads that say clusters."""
 
+    information: Tensor
+
     def __init__(self, shape: tuple[int, int, int], clusters: int) -> None:
         """Make the layers.
 
