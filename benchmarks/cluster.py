@@ -1,8 +1,9 @@
 """Clusters against labels that were not looked at: EM, its own beginning, and the usual ways, over several seeds.
 
-python benchmarks/cluster.py [SET ...] [--seeds S] [-n N] [--minutes M | --steps K] [--start WAY] [--out DIR] [--baselines]
+python benchmarks/cluster.py [SET ...] [--seeds S] [-n N] [--minutes M | --steps K] [--start WAY] [--out DIR]
+                             [--baselines] [--set KEY=VALUE ...]
 
-Every run is kept in --out and goes on, or is read again, when the same command is given. The table is printed at the end.
+Every run is kept in --out and goes on, or is read again, when the same command is given. The tables are at the end.
 """
 
 from __future__ import annotations

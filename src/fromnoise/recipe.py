@@ -273,11 +273,11 @@ class ClusterRecipe(_Part):
     """E-steps; the last is at the end of the budget"""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """share of the budget that is learned from the first sorting before it is revised"""
-    temperature: Positive = 4.0
+    temperature: Positive = 2.0
     """of the first E-step: how much the bounds' differences are divided by"""
     temperature_last: Positive = 1.0
     """of the last"""
-    finest: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    finest: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """time t below which the noise hides nothing that matters: finer detail belongs to no cluster"""
     first: Count = 1
     """steps at which all clusters are compared"""

@@ -19,7 +19,7 @@ from fromnoise.data import Images, Stream, to_unit
 
 SIZE = 128
 """Features of an image."""
-_HEADS = 5  # heads learned side by side: they differ by their beginnings, and the best is kept
+_HEADS = 8  # heads learned side by side: they differ by their beginnings, and the best is kept
 _FINER = 5  # a second set of heads sorts into so many times as many clusters: it teaches the trunk more
 _SHIFT, _TURN, _SCALE, _SHEAR = 0.07, math.radians(20), 0.2, 0.2  # of half a side; the gentler view has a quarter
 _REMEMBER = 0.98  # of the running mean of the heads' information
