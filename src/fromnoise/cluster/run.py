@@ -96,6 +96,14 @@ def prepare(recipe: Recipe, limit: int | None, say: Say) -> Task:
     return Task(replace(data, train=images, labels=None), index, labels, data.labels)
 
 
+def fitted(recipe: Recipe, task: Task) -> Recipe:
+    """The recipe with squares small enough for the images: at least four of them a side."""
+    patch = recipe.network.patch
+    while patch > 1 and 4 * patch > min(task.data.shape[1:]):
+        patch //= 2
+    return recipe.model_copy(update={"network": recipe.network.model_copy(update={"patch": patch})})
+
+
 def model_of(recipe: Recipe, task: Task, names: tuple[str, ...] | None = None) -> Model:
     """A fresh model that is told clusters, called by number unless they have names."""
     names = names or tuple(map(str, range(recipe.cluster.count)))
@@ -130,9 +138,10 @@ def sort(
         tqdm.write(line, file=sys.stderr)
         folder.log(line)
 
-    folder.check(recipe)
     compute = choose(device, precision)
     task = prepare(recipe, limit, say)
+    recipe = fitted(recipe, task)
+    folder.check(recipe)
     known, names = read_given(given, task, recipe.cluster.count) if given else (None, None)
     model = model_of(recipe, task, names)
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
