@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from fromnoise import recipe as recipes
 from fromnoise.cluster.em import EM, Round
 from fromnoise.cluster.run import aligned, model_of, prepare
+from fromnoise.cluster.start import believed
 from fromnoise.compute import choose
 from fromnoise.train.trainer import Trainer
 
@@ -125,9 +126,30 @@ def test_resumed_is_the_same_bit_for_bit():
             assert torch.equal(weight, after.trainer.weights()[name]), name
 
 
-def test_stopped_within_an_e_step_forgets_it():
-    """It is done again when the run goes on."""
-    em = make()
-    for _ in em.run(lambda share: em.stop()):
+def test_stopped_within_an_e_step(monkeypatch):
+    """It goes on after the images that it has seen."""
+    monkeypatch.setattr("fromnoise.cluster.em._ROWS", 60)
+    whole, part = make(), make()
+    rounds(whole)
+    for _ in part.run(lambda share: part.stop()):
         pass
-    assert em.state.rounds == 0 and em.trainer.progress.step == 6 and not em.finished
+    assert part.state.rounds == 0 and part.trainer.progress.step == 6 and len(part.state.nats) == 20
+    after = make()
+    tensors, header = part.trainer.state()
+    after.trainer.resume({k: v.clone() for k, v in tensors.items()}, header)
+    after.resume(part.tensors(), 0)
+    rounds(after)
+    assert torch.equal(after.state.q, whole.state.q) and torch.equal(after.state.bounds, whole.state.bounds)
+
+
+@pytest.mark.slow
+def test_ten_random_beginnings():
+    """No cluster is lost, and the bound never falls by more than its error."""
+    for seed in range(10):
+        q = believed(torch.randint(3, (IMAGES,), generator=torch.Generator().manual_seed(seed)), 3)
+        em = make(q=q, train_seed=seed, train_steps=60, cluster_rounds=3, cluster_temperature=1.0, cluster_first=3)
+        found = rounds(em)
+        assert min(found[-1].shares) > 0.02 and sum(found[-1].shares) == pytest.approx(1)
+        for r in found[1:]:
+            assert r.change is not None and r.change.value > -2 * r.change.error, (seed, r)
+        assert found[-1].bound.value > found[0].bound.value

@@ -40,6 +40,7 @@ class State:
         plan: probabilities of the steps that E-steps look at, (T,); empty before the first.
         bounds: F of each image at the last E-step, nats, (N,); empty before the first.
         start: the likeliest clusters before the first, int64 (N,).
+        nats: bounds that an E-step which is not done has found, float64 (n, Q).
     """
 
     q: Tensor
@@ -48,12 +49,13 @@ class State:
     plan: Tensor
     bounds: Tensor
     start: Tensor
+    nats: Tensor
 
     @staticmethod
     def begin(q: Tensor, how: ClusterRecipe) -> State:
         """From a first q."""
         nothing = torch.empty(0, dtype=torch.float64)
-        return State(q, membership.shares(q, how.concentration), 0, nothing, nothing, q.argmax(1))
+        return State(q, membership.shares(q, how.concentration), 0, nothing, nothing, q.argmax(1), q[:0])
 
     def tensors(self) -> dict[str, Tensor]:
         """For a file."""
@@ -126,18 +128,19 @@ class Sorter:
     def compare(
         self, images: Images, plan: Plan, search: Search, first: int = 0
     ) -> Iterator[tuple[Tensor, Comparison]]:
-        """Every cluster's bound of all images, batch after batch, with their numbers.
+        """Every cluster's bound of images, batch after batch, with their numbers.
 
         Args:
             images: to be sorted.
             plan: where to look.
             search: how often.
-            first: number of the first image's noise.
+            first: number of the first image.
         """
-        for ids in torch.arange(len(images)).split(max(1, _ROWS // self.clusters)):
+        for ids in torch.arange(first, len(images)).split(max(1, _ROWS // self.clusters)):
             with torch.inference_mode(), self.compute.autocast():
                 x0 = self._unit(images, ids)
-                yield ids, membership.compare(self.code, x0, Noise(self.seed, ids + first), self.clusters, plan, search)
+                found = membership.compare(self.code, x0, Noise(self.seed, ids), self.clusters, plan, search)
+            yield ids, found
 
     def _unit(self, images: Images, ids: Tensor) -> Tensor:
         return to_unit(images.get(ids).to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
@@ -175,7 +178,7 @@ class EM:
         return self.trainer.fraction >= 1 and self.state.rounds >= self.how.rounds
 
     def stop(self) -> None:
-        """End the loop soon; an E-step that is not done is done again when it goes on."""
+        """End the loop soon."""
         self._stopped = True
         self.trainer.stop()
 
@@ -216,16 +219,16 @@ class EM:
         return Sorter.of(model, self.how.count, self.trainer.compute, self.trainer.recipe.seed)
 
     def expect(self, tick: Callable[[float], object] = lambda share: None) -> Round | None:
-        """The E-step, and the M-step of the shares; None if it was stopped."""
+        """The E-step, and the M-step of the shares; None if it was stopped, to go on from where it was."""
         state, sorter = self.state, self.sorter()
-        plan = Plan(state.plan) if len(state.plan) else sorter.plan(self.images, self.how.finest)
-        nats = torch.empty_like(state.q)
-        for ids, found in sorter.compare(self.images, plan, self.search):
-            nats[ids] = found.nats
-            tick(float(ids[-1] + 1) / len(nats))
+        if not len(state.plan):
+            state.plan = sorter.plan(self.images, self.how.finest).probability
+        for _, found in sorter.compare(self.images, Plan(state.plan), self.search, len(state.nats)):
+            state.nats = torch.cat([state.nats, found.nats])
+            tick(len(state.nats) / len(state.q))
             if self._stopped:
                 return None
-        number = state.rounds + 1
+        nats, number = state.nats, state.rounds + 1
         temperature = self.temperature(number)
         q = self._respected(membership.posterior(nats, state.shares, temperature))
         bounds = membership.evidence(q, nats, state.shares)
@@ -234,7 +237,7 @@ class EM:
         sure = float(q.amax(1).mean())
         q, revived = self._revived(q)
         shares = membership.shares(q, self.how.concentration)
-        self.state = State(q, shares, number, plan.probability, bounds, state.start)
+        self.state = State(q, shares, number, state.plan, bounds, state.start, nats[:0])
         self._tell()
         step = self.trainer.progress.step
         return Round(

@@ -221,7 +221,15 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunFolder, say: Say) -> 
         Gallery(folder, trainer.compute).data(trainer.model, trainer.data)
         save()
     with _bar("") as bar:
-        for found in em.run(lambda share: bar.set_description_str(f"E-step {share:.0%}")):
+
+        def tick(share: float) -> None:
+            nonlocal saved
+            bar.set_description_str(f"E-step {share:.0%}")
+            if time.monotonic() - saved > recipe.checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+
+        for found in em.run(tick):
             if isinstance(found, Round):
                 rounds.append(found.line())
                 say(told(found))
@@ -237,6 +245,8 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunFolder, say: Say) -> 
             if (due and not trainer.progress.dropped_in_row) or trainer.stopping or found.progress >= 1:
                 save()
                 saved = time.monotonic()
+    if not em.finished:
+        save()
 
 
 def told(found: Round) -> str:
