@@ -277,6 +277,8 @@ class ClusterRecipe(_Part):
     """of the first E-step: how much the bounds' differences are divided by"""
     temperature_last: Positive = 1.0
     """of the last"""
+    trust: NotNegative = 0.5
+    """power of the first sorting as a second observation of each image; 0 takes it as a beginning and no more"""
     finest: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """time t below which the noise hides nothing that matters: finer detail belongs to no cluster"""
     first: Count = 1

@@ -11,10 +11,11 @@ import torch
 from accelerate import Accelerator
 
 from fromnoise import recipe as recipes
-from fromnoise.cluster.em import EM, Round
+from fromnoise.cluster.em import EM, Round, witness
 from fromnoise.cluster.run import aligned, model_of, prepare
 from fromnoise.cluster.start import believed
 from fromnoise.compute import choose
+from fromnoise.diffusion.membership import posterior, shares
 from fromnoise.train.trainer import Trainer
 
 TINY = {
@@ -153,3 +154,13 @@ def test_ten_random_beginnings():
         for r in found[1:]:
             assert r.change is not None and r.change.value > -2 * r.change.error, (seed, r)
         assert found[-1].bound.value > found[0].bound.value
+
+
+def test_a_witness_is_bayes_rule():
+    """If images tell nothing, the posterior is what the sorting said; if the sorting tells nothing, the images'."""
+    q = torch.softmax(torch.randn(500, 3, dtype=torch.float64), 1)
+    assert torch.allclose(posterior(witness(q, 1.0), shares(q)), q)
+    assert float(witness(q, 0.0).abs().max()) == 0
+    even = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).expand(500, 3)
+    nats = torch.randn(500, 3, dtype=torch.float64)
+    assert torch.allclose(posterior(nats + witness(even, 0.7), shares(even)), posterior(nats, shares(even)))

@@ -41,6 +41,7 @@ class State:
         bounds: F of each image at the last E-step, nats, (N,); empty before the first.
         start: the likeliest clusters before the first, int64 (N,).
         nats: bounds that an E-step which is not done has found, float64 (n, Q).
+        seen: -log p(s | c) of what the first sorting saw in each image, but for a constant of the image, (N, Q).
     """
 
     q: Tensor
@@ -50,16 +51,30 @@ class State:
     bounds: Tensor
     start: Tensor
     nats: Tensor
+    seen: Tensor
 
     @staticmethod
     def begin(q: Tensor, how: ClusterRecipe) -> State:
         """From a first q."""
-        nothing = torch.empty(0, dtype=torch.float64)
-        return State(q, membership.shares(q, how.concentration), 0, nothing, nothing, q.argmax(1), q[:0])
+        nothing, shares = torch.empty(0, dtype=torch.float64), membership.shares(q, how.concentration)
+        return State(q, shares, 0, nothing, nothing, q.argmax(1), q[:0], witness(q, how.trust))
 
     def tensors(self) -> dict[str, Tensor]:
         """For a file."""
         return {k: v for k, v in self.__dict__.items() if isinstance(v, Tensor)}
+
+
+def witness(q: Tensor, trust: float) -> Tensor:
+    """What a sorting says as a second observation s of each image: -trust log p(s | c), p(s | c) = p(c | s) / p(c).
+
+    The mixture is then one of images and of what was seen in them, independent given the cluster, and F bounds the
+    log density of both. At trust 0 there are the images alone, and the sorting is a beginning and no more.
+
+    Args:
+        q: p(c | s), (N, Q).
+        trust: power of the second observation.
+    """
+    return -trust * (q.clamp(min=1e-6) / q.mean(0).clamp(min=1e-6)).log()
 
 
 @dataclass(frozen=True)
@@ -228,7 +243,7 @@ class EM:
             tick(len(state.nats) / len(state.q))
             if self._stopped:
                 return None
-        nats, number = state.nats, state.rounds + 1
+        nats, number = state.nats + state.seen, state.rounds + 1
         temperature = self.temperature(number)
         q = self._respected(membership.posterior(nats, state.shares, temperature))
         bounds = membership.evidence(q, nats, state.shares)
@@ -237,7 +252,7 @@ class EM:
         sure = float(q.amax(1).mean())
         q, revived = self._revived(q)
         shares = membership.shares(q, self.how.concentration)
-        self.state = State(q, shares, number, state.plan, bounds, state.start, nats[:0])
+        self.state = State(q, shares, number, state.plan, bounds, state.start, nats[:0], state.seen)
         self._tell()
         step = self.trainer.progress.step
         return Round(
