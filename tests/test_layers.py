@@ -24,6 +24,7 @@ ROWS = (
     {"latents", "edit", "guide"},
     {"train"},
     {"judge"},
+    {"cluster"},
     {"cli"},
     {"__main__"},
 )

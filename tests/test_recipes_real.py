@@ -27,6 +27,7 @@ SHAPES = {
     "pulfer": (1, 28, 28),
     "pulfer-fashion": (1, 28, 28),
     "fashion-labels": (1, 28, 28),
+    "mixture": (1, 28, 28),
     "simple": (1, 28, 28),
     "unet": (3, 128, 128),
     "flowers": (3, 64, 64),

@@ -268,6 +268,41 @@ class JudgeRecipe(_Part):
     """in which the distance is measured; auto: classifier where there are labels, else self-supervised"""
 
 
+class ClusterRecipe(_Part):
+    """How images are sorted into clusters, by ``fromnoise cluster`` alone."""
+
+    count: Annotated[int, Field(ge=2)] = 10
+    """clusters"""
+    start: Literal["encoder", "pca", "pixels", "random"] = "encoder"
+    """what says first who belongs together: an encoder learned beforehand, k-means on principal components or pixels"""
+    encoder_steps: Count = 500
+    """optimiser steps of the encoder"""
+    encoder_batch: Annotated[int, Field(ge=16)] = 256
+    """pairs of images a step of the encoder"""
+    rounds: Count = 3
+    """E-steps; the last is at the end of the budget"""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """share of the budget that is learned from the first sorting before it is revised"""
+    temperature: Positive = 2.0
+    """of the first E-step: how much the bounds' differences are divided by"""
+    temperature_last: Positive = 1.0
+    """of the last"""
+    trust: NotNegative = 0.5
+    """power of the first sorting as a second observation of each image; 0 takes it as a beginning and no more"""
+    finest: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """time t below which the noise hides nothing that matters: finer detail belongs to no cluster"""
+    first: Count = 1
+    """steps at which all clusters are compared"""
+    then: Annotated[int, Field(ge=0)] = 3
+    """steps more at which the likely ones are"""
+    keep: Annotated[int, Field(ge=1)] = 3
+    """how many are likely"""
+    concentration: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    """of the Dirichlet prior of the clusters' shares; more keeps them more alike"""
+    least: Share = 0.1
+    """a cluster with less than this part of an even share is begun anew; 0 never"""
+
+
 class Recipe(_Part):
     """Every choice of a run."""
 
@@ -287,6 +322,7 @@ class Recipe(_Part):
     ema: EmaRecipe = EmaRecipe()
     sample: SampleRecipe = SampleRecipe()
     judge: JudgeRecipe = JudgeRecipe()
+    cluster: ClusterRecipe = ClusterRecipe()
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:

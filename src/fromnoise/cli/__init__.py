@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import bits, doctor, edit, evaluate, guide, recipes, sample, show, train
+from fromnoise.cli import assign, bits, cluster, doctor, edit, evaluate, guide, recipes, sample, show, train
 from fromnoise.errors import UserError
 
 VERBS = {
@@ -22,6 +22,8 @@ VERBS = {
     "guide": guide,
     "evaluate": evaluate,
     "bits": bits,
+    "cluster": cluster,
+    "assign": assign,
     "doctor": doctor,
     "show": show,
     "recipes": recipes,
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             + (f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}")
         )
     args = top.parse_args(words)
-    if dotted and args.verb != "train":
+    if dotted and args.verb not in ("train", "cluster"):
         top.error(f"{args.verb} takes no recipe keys such as --{next(iter(dotted))}")
     args.words, args.dotted = words, dotted
     try:

@@ -38,6 +38,11 @@ class Images(ABC):
         """N, the number of pictures."""
         return len(self._rows)
 
+    @property
+    def rows(self) -> Tensor:
+        """Where each picture stands in the set that it is a part of, int64 (N,)."""
+        return self._rows
+
     @abstractmethod
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures by their numbers.

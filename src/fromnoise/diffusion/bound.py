@@ -112,6 +112,8 @@ def term(schedule: Schedule, steps: int, x0: Tensor, told: Prediction, level: Le
     here = schedule.at(level.t.clamp(min=2 / steps), like=x0)  # where it is not used the step's must be finite all the
     there = schedule.at(torch.where(first, 1 / steps, level.t - 1 / steps), like=x0)  # same: 0 NaN is NaN
     between = step(x0, told, here, there, f)
+    if not bool(first.any()):
+        return between  # the decoder's logarithms cost as much as a small network
     first = first.to(x0.device).reshape(-1, *[1] * (x0.ndim - 1))
     # likewise the decoder is shown x_0 itself where it is not used: far from it its gradient may be NaN
     shown = decoder(x0, torch.where(first, told.x0, x0), first_deviation(schedule, steps, share, x0))

@@ -39,7 +39,7 @@ class Plan:
     """With which probability a step is visited.
 
     Attributes:
-        probability: of k = 1..T, float64 (T,), positive, adding to 1.
+        probability: of k = 1..T, float64 (T,), adding to 1; a step of probability 0 is left out of the bound.
     """
 
     probability: Tensor
@@ -68,11 +68,16 @@ class Plan:
         root = torch.where(count > 0, root, root[count > 0].mean())[bin_of(torch.arange(1, steps + 1), starts)]
         return Plan((1 - even) * root / root.sum() + even / steps)
 
+    def only(self, steps: Tensor) -> Plan:
+        """The same without the other steps; ``steps`` says of k = 1..T which stay, bool (T,)."""
+        kept = torch.where(steps, self.probability, 0.0)
+        return Plan(kept / kept.sum())
+
     def draw(self, u: Tensor, count: int) -> Tensor:
         """``count`` steps for each u in [0, 1), int64 (B, count): one in each of ``count`` equal strata."""
         place = (u[:, None] + torch.arange(count, dtype=torch.float64)) / count
         ends = self.probability.cumsum(0)
-        return torch.searchsorted(ends, place * ends[-1], right=True).clamp(max=len(ends) - 1) + 1
+        return torch.searchsorted(ends, place * ends[-1], right=True).clamp(max=int(self.probability.nonzero()[-1])) + 1
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,13 @@ def _keep(log_weights: Tensor, cond: Tensor | None) -> Tensor:
     return torch.where(mine | (cond[:, None] < 0), log_weights, -math.inf)
 
 
+def _scales(level: Level) -> tuple[Tensor, Tensor]:
+    """Alpha and sigma, () or (B, 1, 1)."""
+    if level.alpha.ndim == 0:
+        return level.alpha, level.sigma
+    return level.alpha.reshape(-1, 1, 1), level.sigma.reshape(-1, 1, 1)
+
+
 class GaussianMixture:
     """sum_k w_k N(m_k, S_k). Under noise it stays one: at level t component k is N(alpha m_k, alpha^2 S_k + sigma^2 I).
 
@@ -44,9 +51,13 @@ class GaussianMixture:
         self._values, self._vectors = torch.linalg.eigh(covariances)  # (K, D), (K, D, D), columns are vectors
 
     def _whiten(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """Coordinates of x - alpha m_k along the axes of S_k, and the variances there: (B, K, D) and (K, D)."""
-        variances = level.alpha**2 * self._values.clamp(min=0) + level.sigma**2
-        apart = x.flatten(1)[:, None] - level.alpha * self.means
+        """Coordinates of x - alpha m_k along the axes of S_k, and the variances there: (B, K, D) and (K, D).
+
+        The latter (B, K, D) where each image has a level of its own.
+        """
+        alpha, sigma = _scales(level)
+        variances = alpha**2 * self._values.clamp(min=0) + sigma**2
+        apart = x.flatten(1)[:, None] - alpha * self.means
         # a sum of products, not a matrix product: the last bit of the latter depends on the batch
         return (apart[..., :, None] * self._vectors).sum(-2), variances
 
@@ -71,7 +82,7 @@ class GaussianMixture:
     ) -> Prediction:
         """E[x_0 | x_t] = sum_k r_k (m_k + alpha S_k (alpha^2 S_k + sigma^2 I)^-1 (x - alpha m_k))."""
         along, variances = self._whiten(x, level)
-        pulled = level.alpha * self._values.clamp(min=0) / variances * along
+        pulled = _scales(level)[0] * self._values.clamp(min=0) / variances * along
         each = self.means + (self._vectors * pulled[..., None, :]).sum(-1)
         share = torch.softmax(self._log_joint(x, level, cond), dim=1)
         return Prediction((share[..., None] * each).sum(1).reshape(x.shape))

@@ -30,6 +30,7 @@ class Draw(IntEnum):
     DATA = 7  # anything a data set or an oracle draws
     BOUND = 8  # steps and noise of an estimate of the bound
     PROBE = 9  # signs that estimate a trace
+    CLUSTER = 10  # the component that a training image is told
 
 
 def philox(

@@ -127,7 +127,7 @@ def train(
     if compiled:
         model.denoiser.net.compile()
     _resume(trainer, folder, say)
-    with _signals(trainer) as caught:
+    with signals(trainer.stop) as caught:
         if trainer.fraction < 1:
             _loop(trainer, folder, main, say)
     stopped = trainer.fraction < 1
@@ -190,7 +190,7 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
         for report in trainer.run():
             if not main:
                 continue
-            bar.set_description_str(_status(report), refresh=False)
+            bar.set_description_str(status(report), refresh=False)
             bar.update(min(100.0, 100 * report.progress) - bar.n)
             if judging is not None and judging.due(before, report.progress):
                 waiting.append(report.line() | {"judged": judging()})
@@ -209,7 +209,8 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
                 gallery.curves()
 
 
-def _status(r: Report) -> str:
+def status(r: Report) -> str:
+    """A report in a few words, for a bar."""
     left = r.clock["left_seconds"]
     time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
     dropped = f", {r.dropped} dropped" if r.dropped else ""
@@ -251,17 +252,17 @@ def _written(folder: RunFolder) -> tuple[int, Recipe] | None:
 
 
 @contextmanager
-def _signals(trainer: Trainer) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end the loop after the running step; a second Ctrl-C ends it at once."""
+def signals(stop: Callable[[], object]) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM call ``stop``, to end a loop after the running step; a second Ctrl-C ends it at once."""
     caught: list[int] = []
 
-    def stop(number: int, frame: object) -> None:
+    def told(number: int, frame: object) -> None:
         if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         caught.append(number)
-        trainer.stop()
+        stop()
 
-    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, told) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     finally:

@@ -1,0 +1,304 @@
+"""The loop of expectation and maximisation: a trainer whose images are told clusters, and whose clusters it revises.
+
+The M-step is plain training: each image is told a cluster drawn from its q. At a few points of the budget an E-step
+compares the averaged model's bounds and makes q anew. All that changes is in ``State`` and the trainer's own state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fromnoise.bits import Measure
+from fromnoise.cluster.start import believed, components, flat, kmeans
+from fromnoise.compute import Compute
+from fromnoise.data import Images, to_unit
+from fromnoise.diffusion import membership
+from fromnoise.diffusion.codelength import Bound, Plan
+from fromnoise.diffusion.membership import Comparison, Search
+from fromnoise.diffusion.noise import Draw, Noise
+from fromnoise.metrics.distances import Estimate
+from fromnoise.model import Model
+from fromnoise.recipe import ClusterRecipe
+from fromnoise.train.trainer import Report, Trainer
+
+_ROWS = 640  # of the network's batch in an E-step
+_PILOT, _PILOT_STEPS = 32, 24  # images and steps that show where the clusters differ
+
+
+@dataclass
+class State:
+    """What EM believes.
+
+    Attributes:
+        q: probabilities of each image's clusters, float64 (N, Q).
+        shares: of the clusters, float64 (Q,).
+        rounds: E-steps done.
+        plan: probabilities of the steps that E-steps look at, (T,); empty before the first.
+        bounds: F of each image at the last E-step, nats, (N,); empty before the first.
+        start: the likeliest clusters before the first, int64 (N,).
+        nats: bounds that an E-step which is not done has found, float64 (n, Q).
+        seen: -log p(s | c) of what the first sorting saw in each image, but for a constant of the image, (N, Q).
+    """
+
+    q: Tensor
+    shares: Tensor
+    rounds: int
+    plan: Tensor
+    bounds: Tensor
+    start: Tensor
+    nats: Tensor
+    seen: Tensor
+
+    @staticmethod
+    def begin(q: Tensor, how: ClusterRecipe) -> State:
+        """From a first q."""
+        nothing, shares = torch.empty(0, dtype=torch.float64), membership.shares(q, how.concentration)
+        return State(q, shares, 0, nothing, nothing, q.argmax(1), q[:0], witness(q, how.trust))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file."""
+        return {k: v for k, v in self.__dict__.items() if isinstance(v, Tensor)}
+
+
+def witness(q: Tensor, trust: float) -> Tensor:
+    """What a sorting says as a second observation s of each image: -trust log p(s | c), p(s | c) = p(c | s) / p(c).
+
+    The mixture is then one of images and of what was seen in them, independent given the cluster, and F bounds the
+    log density of both. At trust 0 there are the images alone, and the sorting is a beginning and no more.
+
+    Args:
+        q: p(c | s), (N, Q).
+        trust: power of the second observation.
+    """
+    return -trust * (q.clamp(min=1e-6) / q.mean(0).clamp(min=1e-6)).log()
+
+
+@dataclass(frozen=True)
+class Round:
+    """What an E-step found.
+
+    Attributes:
+        number: of it, from 1.
+        step: optimiser steps before it.
+        temperature: of it.
+        bound: mean F(q) of the images, nats: a lower bound on log p, but for what ``finest`` leaves out.
+        change: since the round before, image by image under the same noise; None at the first.
+        moved: share of the images whose likeliest cluster is another than before.
+        sure: mean probability of the likeliest cluster.
+        shares: of the clusters.
+        revived: clusters that were empty and begun anew.
+    """
+
+    number: int
+    step: int
+    temperature: float
+    bound: Estimate
+    change: Estimate | None
+    moved: float
+    sure: float
+    shares: tuple[float, ...]
+    revived: tuple[int, ...]
+
+    def line(self) -> dict[str, object]:
+        """As JSON."""
+        plain = {k: v for k, v in self.__dict__.items() if not isinstance(v, Estimate)}
+        return plain | {"bound": self.bound.json(), "change": self.change.json() if self.change else None}
+
+
+@dataclass(frozen=True)
+class Sorter:
+    """A model as a judge of whose an image is.
+
+    Attributes:
+        code: the model's bounds.
+        clusters: Q.
+        compute: where.
+        seed: of the noise.
+    """
+
+    code: Bound
+    clusters: int
+    compute: Compute
+    seed: int
+
+    @staticmethod
+    def of(model: Model, clusters: int, compute: Compute, seed: int) -> Sorter:
+        """By a model, which is told its clusters as classes."""
+        return Sorter(Measure(model, compute, seed).code(), clusters, compute, seed)
+
+    def plan(self, images: Images, finest: float) -> Plan:
+        """Where to look, from a few images under other noise; steps up to time ``finest`` are left out."""
+        steps = self.code.steps
+        allowed = Plan.uniform(steps).only(torch.arange(1, steps + 1) > finest * steps)
+        ids = torch.linspace(0, len(images) - 1, min(_PILOT, len(images))).long()
+        with torch.inference_mode(), self.compute.autocast():
+            return membership.where_they_differ(
+                self.code, self._unit(images, ids), Noise(self.seed + 1, ids), self.clusters, allowed, _PILOT_STEPS
+            )
+
+    def compare(
+        self, images: Images, plan: Plan, search: Search, first: int = 0
+    ) -> Iterator[tuple[Tensor, Comparison]]:
+        """Every cluster's bound of images, batch after batch, with their numbers.
+
+        Args:
+            images: to be sorted.
+            plan: where to look.
+            search: how often.
+            first: number of the first image.
+        """
+        for ids in torch.arange(first, len(images)).split(max(1, _ROWS // self.clusters)):
+            with torch.inference_mode(), self.compute.autocast():
+                x0 = self._unit(images, ids)
+                found = membership.compare(self.code, x0, Noise(self.seed, ids), self.clusters, plan, search)
+            yield ids, found
+
+    def _unit(self, images: Images, ids: Tensor) -> Tensor:
+        return to_unit(images.get(ids).to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
+
+
+class EM:
+    """Trains a mixture: yields the trainer's reports, and a ``Round`` after each E-step.
+
+    The trainer's images must have a label each, which this sets.
+    """
+
+    def __init__(self, trainer: Trainer, q: Tensor, given: Tensor | None = None) -> None:
+        """Begin, or take the place where a state will be loaded.
+
+        Args:
+            trainer: of a model that is told Q classes; not begun.
+            q: the first belief, float64 (N, Q).
+            given: clusters that are known and stay, int64 (N,); -1 where unknown.
+        """
+        self.trainer, self.given = trainer, given
+        self.how = trainer.model.recipe.cluster
+        self.images = trainer.data.train
+        self.state = State.begin(self._respected(q), self.how)
+        self._stopped = False
+        self._tell()
+
+    @property
+    def search(self) -> Search:
+        """How much an image is looked at in an E-step."""
+        return Search(self.how.first, self.how.then, self.how.keep)
+
+    @property
+    def finished(self) -> bool:
+        """Whether budget and rounds are used."""
+        return self.trainer.fraction >= 1 and self.state.rounds >= self.how.rounds
+
+    def stop(self) -> None:
+        """End the loop soon."""
+        self._stopped = True
+        self.trainer.stop()
+
+    def run(self, tick: Callable[[float], object] = lambda share: None) -> Iterator[Report | Round]:
+        """Go on until the budget is used or ``stop`` was called.
+
+        Args:
+            tick: told the share of an E-step that is done.
+        """
+        steps = self.trainer.run()
+        while not self._stopped:
+            while self._due() and not self._stopped:
+                found = self.expect(tick)
+                if found is not None:
+                    yield found
+            report = next(steps, None) if not self._stopped else None
+            if report is None:
+                return
+            yield report
+
+    def _due(self) -> bool:
+        """Whether the budget has reached the next E-step: the last is at its end."""
+        done, rounds = self.state.rounds, self.how.rounds
+        if done >= rounds:
+            return False
+        apart = (1 - self.how.warmup) / max(1, rounds - 1)
+        return self.trainer.fraction >= (1.0 if done == rounds - 1 else self.how.warmup + apart * done)
+
+    def temperature(self, number: int) -> float:
+        """Of E-step ``number``, from 1: from the first to the last in equal ratios."""
+        part = (number - 1) / max(1, self.how.rounds - 1)
+        return self.how.temperature ** (1 - part) * self.how.temperature_last**part
+
+    def sorter(self) -> Sorter:
+        """The averaged model as it is now."""
+        self.trainer.refresh()
+        model = replace(self.trainer.model, denoiser=self.trainer.averaged)
+        return Sorter.of(model, self.how.count, self.trainer.compute, self.trainer.recipe.seed)
+
+    def expect(self, tick: Callable[[float], object] = lambda share: None) -> Round | None:
+        """The E-step, and the M-step of the shares; None if it was stopped, to go on from where it was."""
+        state, sorter = self.state, self.sorter()
+        if not len(state.plan):
+            state.plan = sorter.plan(self.images, self.how.finest).probability
+        for _, found in sorter.compare(self.images, Plan(state.plan), self.search, len(state.nats)):
+            state.nats = torch.cat([state.nats, found.nats])
+            tick(len(state.nats) / len(state.q))
+            if self._stopped:
+                return None
+        nats, number = state.nats + state.seen, state.rounds + 1
+        temperature = self.temperature(number)
+        q = self._respected(membership.posterior(nats, state.shares, temperature))
+        bounds = membership.evidence(q, nats, state.shares)
+        change = Estimate.of(bounds - state.bounds) if len(state.bounds) else None
+        moved = float((q.argmax(1) != state.q.argmax(1)).double().mean())
+        sure = float(q.amax(1).mean())
+        q, revived = self._revived(q)
+        shares = membership.shares(q, self.how.concentration)
+        self.state = State(q, shares, number, state.plan, bounds, state.start, nats[:0], state.seen)
+        self._tell()
+        step = self.trainer.progress.step
+        return Round(
+            number, step, temperature, Estimate.of(bounds), change, moved, sure, tuple(shares.tolist()), revived
+        )
+
+    def _respected(self, q: Tensor) -> Tensor:
+        """The same where nothing is given, and sure where it is."""
+        if self.given is None:
+            return q
+        known = self.given >= 0
+        sure = torch.zeros_like(q).scatter(1, self.given.clamp(min=0)[:, None], 1.0)
+        return torch.where(known[:, None], sure, q)
+
+    def _revived(self, q: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Give an empty cluster one half of the largest, as 2-means on its principal components cuts it."""
+        revived = []
+        for cluster in range(self.how.count):
+            sizes = torch.bincount(q.argmax(1), minlength=self.how.count)
+            if sizes[cluster] >= self.how.least * len(q) / self.how.count or self.state.rounds + 1 >= self.how.rounds:
+                continue
+            members = (q.argmax(1) == sizes.argmax()).nonzero().flatten()
+            if len(members) < 4:
+                continue
+            points = components(flat(self.images, members))
+            half = members[kmeans(points, 2, self.trainer.recipe.seed) == 1]
+            q = q.index_copy(0, half, believed(torch.full((len(half),), cluster), self.how.count))
+            q = self._respected(q)
+            revived.append(cluster)
+        return q, tuple(revived)
+
+    def _tell(self) -> None:
+        """Draw the cluster that each image is told until the next E-step."""
+        ids = torch.arange(len(self.state.q))
+        u = Noise(self.trainer.recipe.seed, ids).uniform(Draw.CLUSTER, self.state.rounds)
+        told = torch.searchsorted(self.state.q.cumsum(1).contiguous(), u[:, None]).flatten()
+        assert self.images.labels is not None
+        self.images.labels.copy_(told.clamp(max=self.how.count - 1))
+
+    # ---- state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a state for resuming holds besides the trainer's."""
+        return {f"em.{k}": v for k, v in self.state.tensors().items()}
+
+    def resume(self, tensors: dict[str, Tensor], rounds: int) -> None:
+        """Go on from ``tensors`` after so many E-steps; the trainer has its own part already."""
+        self.state = State(rounds=rounds, **{k: tensors[f"em.{k}"].clone() for k in self.state.tensors()})
+        self._tell()

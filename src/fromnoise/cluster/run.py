@@ -1,0 +1,309 @@
+"""Sorting a set from recipe to page: opens the data, begins or goes on, loops, and leaves what was found."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from fromnoise import checkpoint
+from fromnoise.cluster.em import EM, Round
+from fromnoise.cluster.start import begin
+from fromnoise.compute import Compute, choose
+from fromnoise.data import Data, MemoryImages, order
+from fromnoise.disk import write_atomic
+from fromnoise.errors import UserError
+from fromnoise.model import Facts, Model, build
+from fromnoise.recipe import Recipe
+from fromnoise.train.folder import RunFolder
+from fromnoise.train.gallery import Gallery
+from fromnoise.train.run import open_data, signals, status
+from fromnoise.train.trainer import Trainer
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images to be sorted.
+
+    Attributes:
+        data: with the images to sort as ``train``; their labels are ours to set.
+        index: where each of them stands in the set, int64 (N,).
+        labels: their true classes, int64 (N,); None if unknown.
+        names: of the true classes.
+    """
+
+    data: Data
+    index: Tensor
+    labels: Tensor | None
+    names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """What a run found.
+
+    Attributes:
+        task: the images.
+        model: with the averaged weights.
+        q: probabilities of the clusters, float64 (N, Q).
+        start: clusters before the first round, int64 (N,).
+        rounds: what each E-step found.
+        compute: where it ran.
+        signal: number of the signal that stopped it early, or 0.
+    """
+
+    task: Task
+    model: Model
+    q: Tensor
+    start: Tensor
+    rounds: list[dict[str, Any]]
+    compute: Compute
+    signal: int
+
+
+def prepare(recipe: Recipe, limit: int | None, say: Say) -> Task:
+    """The images of a recipe: all that are learned from, or so many of them.
+
+    Raises:
+        UserError: as ``data.load``; there are fewer images than clusters.
+    """
+    plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": False})})
+    data = open_data(plain, say)
+    images = data.train
+    chosen = torch.arange(len(images))
+    if limit is not None and limit < len(images):
+        chosen = order(len(images), recipe.train.seed, range(limit)).sort().values
+    labels = images.labels[chosen] if images.labels is not None and data.labels is not None else None
+    index = images.rows[chosen]
+    if len(chosen) < len(images):
+        images = MemoryImages(images.get(chosen))
+    if len(images) < recipe.cluster.count:
+        raise UserError(f"{len(images)} images cannot make {recipe.cluster.count} clusters: take a smaller -q")
+    images.labels = torch.zeros(len(images), dtype=torch.int64)  # the clusters that they will be told
+    data.held_out.labels = None
+    return Task(replace(data, train=images, labels=None), index, labels, data.labels)
+
+
+def fitted(recipe: Recipe, task: Task) -> Recipe:
+    """The recipe with squares small enough for the images: at least four of them a side."""
+    patch = recipe.network.patch
+    while patch > 1 and 4 * patch > min(task.data.shape[1:]):
+        patch //= 2
+    return recipe.model_copy(update={"network": recipe.network.model_copy(update={"patch": patch})})
+
+
+def model_of(recipe: Recipe, task: Task, names: tuple[str, ...] | None = None) -> Model:
+    """A fresh model that is told clusters, called by number unless they have names."""
+    names = names or tuple(map(str, range(recipe.cluster.count)))
+    return build(recipe, Facts(task.data.shape, names, task.data.fingerprint))
+
+
+def sort(
+    recipe: Recipe,
+    out: Path,
+    *,
+    limit: int | None = None,
+    given: Path | None = None,
+    device: str | None = None,
+    precision: str = "auto",
+) -> Sorted:
+    """Sort a set into clusters in a run folder, going on from where it was left.
+
+    Args:
+        recipe: every choice.
+        out: the run folder.
+        limit: how many images, drawn by the recipe's seed; None for all.
+        given: a table of known clusters; see ``given.read``.
+        device: as ``compute.choose``.
+        precision: as ``compute.choose``.
+
+    Raises:
+        UserError: a mistake of the user's, told in one line.
+    """
+    folder = RunFolder(out)
+
+    def say(line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+        folder.log(line)
+
+    compute = choose(device, precision)
+    task = prepare(recipe, limit, say)
+    recipe = fitted(recipe, task)
+    folder.check(recipe)
+    known, names = read_given(given, task, recipe.cluster.count) if given else (None, None)
+    model = model_of(recipe, task, names)
+    accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
+    trainer = Trainer(model, task.data, compute, accelerator, folder.load_state, say)
+    folder.open(recipe)
+    say(
+        f"{len(task.index):,} images into {recipe.cluster.count} clusters; {model.parameters:,} parameters; "
+        f"{compute.describe()}"
+    )
+    em, rounds = _begun(trainer, folder, compute, known, say)
+    with signals(em.stop) as caught:
+        _loop(em, rounds, folder, say)
+    if not em.finished:
+        say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
+    number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
+    trainer.refresh()
+    final = replace(model, denoiser=trainer.averaged)
+    return Sorted(task, final, em.state.q, em.state.start, rounds, compute, number)
+
+
+def _begun(
+    trainer: Trainer, folder: RunFolder, compute: Compute, given: Tensor | None, say: Say
+) -> tuple[EM, list[dict[str, Any]]]:
+    """The loop as it was left, or with a first q; and what its rounds found."""
+    recipe, images = trainer.model.recipe, trainer.data.train
+    state = folder.load_state()
+    if state is not None:
+        tensors, header = state
+        _, was = checkpoint.understand(header)
+        now = trainer.model.facts
+        if (was.shape, was.fingerprint, len(tensors["em.q"])) != (now.shape, now.fingerprint, len(images)):
+            raise UserError(f"{folder.path} sorts other images: choose another --out")
+        trainer.resume(tensors, header)
+        em = EM(trainer, tensors["em.q"], given)
+        em.resume(tensors, header["em"]["done"])
+        folder.truncate_reports(trainer.progress.step)
+        say(f"going on from step {trainer.progress.step:,}")
+        return em, header["em"]["rounds"]
+    began = time.monotonic()
+    with _bar(f"a first sorting by {recipe.cluster.start}") as bar:
+        q = begin(images, recipe.cluster, compute, recipe.train.seed, lambda share: _to(bar, share))
+    trainer.progress.seconds = time.monotonic() - began  # it is part of a budget in minutes
+    if given is not None:
+        q = aligned(q, given)
+    return EM(trainer, q, given), []
+
+
+def aligned(q: Tensor, given: Tensor) -> Tensor:
+    """The clusters renumbered so that they agree best with those that are given (N,), -1 where unknown."""
+    from scipy.optimize import linear_sum_assignment
+
+    known = given >= 0
+    votes = torch.zeros(q.shape[1], q.shape[1], dtype=torch.float64)
+    votes.index_add_(0, given[known], q[known])
+    rows, columns = linear_sum_assignment(-votes.numpy())
+    return q[:, torch.from_numpy(columns)[torch.from_numpy(rows).argsort()]]
+
+
+def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunFolder, say: Say) -> None:
+    trainer = em.trainer
+    recipe, waiting, saved = trainer.recipe, [], time.monotonic()
+
+    def save() -> None:
+        folder.write_reports(waiting)
+        waiting.clear()
+        tensors, header = trainer.state()
+        header |= {"em": {"done": em.state.rounds, "rounds": rounds}}
+        header |= checkpoint.describe(trainer.model.recipe, trainer.model.facts)
+        folder.save_state(trainer.progress.step, tensors | em.tensors(), header)
+        beliefs = {"shares": em.state.shares.tolist(), "plan": em.state.plan.tolist()}
+        checkpoint.save_model(
+            folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step, "mixture": beliefs}
+        )
+        write_atomic(folder.path / "rounds.json", (json.dumps(rounds, indent=1) + "\n").encode())
+
+    if trainer.progress.step == 0 and not em.state.rounds:
+        Gallery(folder, trainer.compute).data(trainer.model, trainer.data)
+        save()
+    with _bar("") as bar:
+
+        def tick(share: float) -> None:
+            nonlocal saved
+            bar.set_description_str(f"E-step {share:.0%}")
+            if time.monotonic() - saved > recipe.checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+
+        for found in em.run(tick):
+            if isinstance(found, Round):
+                rounds.append(found.line())
+                say(told(found))
+                save()
+                saved = time.monotonic()
+                continue
+            bar.set_description_str(status(found), refresh=False)
+            _to(bar, found.progress)
+            if found.kept:
+                waiting.append(found.line())
+            due = time.monotonic() - saved > recipe.checkpoint_seconds
+            due |= recipe.checkpoint_steps is not None and found.step % recipe.checkpoint_steps == 0
+            if (due and not trainer.progress.dropped_in_row) or trainer.stopping or found.progress >= 1:
+                save()
+                saved = time.monotonic()
+    if not em.finished:
+        save()
+
+
+def told(found: Round) -> str:
+    """A round in a line."""
+    change = f" ({found.change.value:+.3f} +- {found.change.error:.3f})" if found.change else ""
+    revived = f"; begun anew: {', '.join(map(str, found.revived))}" if found.revived else ""
+    return (
+        f"round {found.number}, step {found.step:,}: bound {found.bound.value:.2f} +- {found.bound.error:.2f} nats"
+        f"{change}, {found.moved:.2%} moved, sure of {found.sure:.3f}, smallest {min(found.shares):.3f}{revived}"
+    )
+
+
+def _bar(words: str) -> tqdm[Any]:
+    interval = 0.2 if sys.stderr.isatty() else 20.0
+    form = "{percentage:3.0f}% {bar:24} {desc}"
+    return tqdm(total=100.0, desc=words, bar_format=form, mininterval=interval, file=sys.stderr)
+
+
+def _to(bar: tqdm[Any], share: float) -> None:
+    bar.update(min(100.0, 100 * share) - bar.n)
+
+
+def read_given(path: Path, task: Task, clusters: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Known clusters from a CSV file with the columns ``index`` and ``label``.
+
+    Args:
+        path: of the file; ``index`` counts the images of the set from 0.
+        task: the images.
+        clusters: how many there are.
+
+    Returns:
+        The cluster of each image, int64 (N,), -1 where it is not known; and the clusters' names, those of the file
+        first, in alphabetical order.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, names an image that there is not, or more labels than clusters.
+    """
+    import csv
+
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+        pairs = [(int(row["index"]), row["label"].strip()) for row in rows]
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
+    except (KeyError, ValueError, AttributeError, TypeError):
+        raise UserError(f"{path} is no table of known labels: it needs the columns index and label") from None
+    found = sorted({label for _, label in pairs})
+    if not pairs or len(found) > clusters:
+        raise UserError(f"{path} names {len(found)} labels for {clusters} clusters: take a larger -q")
+    rest = (str(k) for k in range(2 * clusters) if str(k) not in found)
+    names = tuple(found) + tuple(next(rest) for _ in range(clusters - len(found)))
+    place = {int(index): n for n, index in enumerate(task.index.tolist())}
+    known = torch.full((len(task.index),), -1, dtype=torch.int64)
+    total = int(task.index.max()) + 1
+    for index, label in pairs:
+        if not 0 <= index < total:
+            raise UserError(f"{path} knows the label of image {index}, but there are {total} images")
+        if index in place:  # others were not drawn by -n, or are held out
+            known[place[index]] = found.index(label)
+    return known, names

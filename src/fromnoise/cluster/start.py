@@ -1,0 +1,113 @@
+"""What is believed first: who belongs together before any diffusion model has learned anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fromnoise.cluster import encoder
+from fromnoise.compute import Compute
+from fromnoise.data import Images
+from fromnoise.errors import UserError
+from fromnoise.recipe import ClusterRecipe
+
+Tick = Callable[[float], object]
+"""Told the share that is done."""
+
+_COMPONENTS = 50
+_SURE = 0.9  # what k-means says is believed by so much: the rest goes to the other clusters evenly
+
+
+def flat(images: Images, ids: Tensor | None = None) -> Tensor:
+    """Pixels of all images, or of some, in [0, 1], float32 (N, D)."""
+    return images.get(torch.arange(len(images)) if ids is None else ids).flatten(1).float() / 255
+
+
+def components(points: Tensor, count: int = _COMPONENTS) -> Tensor:
+    """Principal components, at most ``count``, as they are scaled by the data, (N, count)."""
+    from sklearn.decomposition import PCA
+
+    count = min(count, *points.shape)
+    return torch.from_numpy(PCA(count, svd_solver="randomized", random_state=0).fit_transform(points.numpy()))
+
+
+def kmeans(points: Tensor, clusters: int, seed: int, tries: int = 4) -> Tensor:
+    """The cluster of each point, int64 (N,), the best of several tries.
+
+    Raises:
+        UserError: there are fewer points than clusters.
+    """
+    from sklearn.cluster import KMeans
+
+    if len(points) < clusters:
+        raise UserError(f"{len(points)} images cannot make {clusters} clusters: take a smaller -q")
+    found = KMeans(clusters, n_init=tries, random_state=seed % 2**32).fit_predict(points.numpy())  # type: ignore[call-overload]
+    return torch.from_numpy(found).long()
+
+
+def gaussians(points: Tensor, clusters: int, seed: int) -> Tensor:
+    """The cluster of each point by a mixture of Gaussians with full covariances, int64 (N,)."""
+    from sklearn.mixture import GaussianMixture
+
+    spread = 1e-3 * float(points.double().var(0).mean())
+    model = GaussianMixture(clusters, reg_covar=spread, random_state=seed % 2**32, max_iter=60)
+    return torch.from_numpy(model.fit_predict(points.double().numpy())).long()
+
+
+def believed(which: Tensor, clusters: int) -> Tensor:
+    """Clusters as probabilities that are not quite sure, float64 (N, Q)."""
+    rest = (1 - _SURE) / (clusters - 1)
+    return torch.full((len(which), clusters), rest, dtype=torch.float64).scatter(1, which[:, None], _SURE)
+
+
+def begin(images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: Tick = lambda share: None) -> Tensor:
+    """The first q, float64 (N, Q).
+
+    Args:
+        images: to be sorted.
+        how: by what.
+        compute: where the encoder learns.
+        seed: of all choices.
+        tick: told of progress.
+
+    Raises:
+        UserError: there are fewer images than clusters.
+    """
+    if len(images) < how.count:
+        raise UserError(f"{len(images)} images cannot make {how.count} clusters: take a smaller -q")
+    return _WAYS[how.start](images, how, compute, seed, tick)
+
+
+def _random(images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: Tick) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return believed(torch.randint(how.count, (len(images),), generator=generator), how.count)
+
+
+def _pixels(images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: Tick) -> Tensor:
+    return believed(kmeans(flat(images), how.count, seed), how.count)
+
+
+def _pca(images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: Tick) -> Tensor:
+    return believed(kmeans(components(flat(images)), how.count, seed), how.count)
+
+
+def _encoder(images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: Tick) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = encoder.Encoder(images.shape, how.count)
+    lessons = encoder.learn(
+        net, images, compute, steps=how.encoder_steps, batch=min(how.encoder_batch, len(images)), seed=seed
+    )
+    for step, _ in enumerate(lessons, 1):
+        tick(step / how.encoder_steps)
+    return encoder.see(net, images, compute).q
+
+
+_WAYS: dict[str, Callable[[Images, ClusterRecipe, Compute, int, Tick], Tensor]] = {
+    "encoder": _encoder,
+    "pca": _pca,
+    "pixels": _pixels,
+    "random": _random,
+}
