@@ -1,19 +1,10 @@
-"""The recipe: every choice of a run, typed; unknown keys are errors.
-
-A recipe is a TOML file, a name in ``recipes/`` or both with overrides.
-"""
+"""The parts of a recipe: every key with its type, its bounds, its default and its help."""
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from fromnoise.errors import UserError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -35,11 +26,13 @@ def _pair(value: Any) -> Any:
     return tuple(value.split(",")) if isinstance(value, str) else value
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Frozen, and closed to keys that it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
 
-class DataRecipe(_Part):
+class DataRecipe(Part):
     """What is learned."""
 
     source: str = "digits"
@@ -62,7 +55,7 @@ class DataRecipe(_Part):
     """a set larger than this as uint8 is decoded while training"""
 
 
-class NetworkRecipe(_Part):
+class NetworkRecipe(Part):
     """What learns it."""
 
     kind: Literal["unet", "pulfer", "simple"] = "unet"
@@ -101,7 +94,7 @@ class NetworkRecipe(_Part):
     """start the last convolution of each block, of attention and of the network at zero"""
 
 
-class DiffusionRecipe(_Part):
+class DiffusionRecipe(Part):
     """The noise, and what the network says of it."""
 
     schedule: Literal["linear", "cosine", "sigmoid", "cosine-continuous"] = "linear"
@@ -124,7 +117,7 @@ class DiffusionRecipe(_Part):
     """the network also says the variance of each reverse step; trained by weighting hybrid or bound"""
 
 
-class LossRecipe(_Part):
+class LossRecipe(Part):
     """What is minimised."""
 
     metric: Literal["mse", "mae", "huber"] = "mse"
@@ -149,7 +142,7 @@ class LossRecipe(_Part):
     """share of labels hidden from a conditional model"""
 
 
-class TrainRecipe(_Part):
+class TrainRecipe(Part):
     """How it is minimised. Exactly one of steps, epochs, images, minutes is the budget."""
 
     steps: Count | None = None
@@ -198,7 +191,7 @@ class TrainRecipe(_Part):
     """steps between two checkpoints, as well"""
 
 
-class EmaRecipe(_Part):
+class EmaRecipe(Part):
     """Moving averages of the weights.
 
     The first, of decays and then widths, is the one that samples; none: the raw weights.
@@ -210,7 +203,7 @@ class EmaRecipe(_Part):
     """relative widths of power-function averages, which follow any budget (Karras et al. 2024, eq. 121)"""
 
 
-class SampleRecipe(_Part):
+class SampleRecipe(Part):
     """How pictures are drawn, unless told otherwise."""
 
     rule: Literal[
@@ -255,7 +248,7 @@ class SampleRecipe(_Part):
         return self
 
 
-class JudgeRecipe(_Part):
+class JudgeRecipe(Part):
     """How a run judges itself while it trains; the weights of the least distance stay in best.safetensors."""
 
     times: Annotated[int, Field(ge=0)] = 0
@@ -268,7 +261,7 @@ class JudgeRecipe(_Part):
     """in which the distance is measured; auto: classifier where there are labels, else self-supervised"""
 
 
-class ClusterRecipe(_Part):
+class ClusterRecipe(Part):
     """How images are sorted into clusters, by ``fromnoise cluster`` alone."""
 
     count: Annotated[int, Field(ge=2)] = 10
@@ -301,237 +294,3 @@ class ClusterRecipe(_Part):
     """of the Dirichlet prior of the clusters' shares; more keeps them more alike"""
     least: Share = 0.1
     """a cluster with less than this part of an even share is begun anew; 0 never"""
-
-
-class Recipe(_Part):
-    """Every choice of a run."""
-
-    name: str = "custom"
-    """of the recipe; runs/NAME is its folder"""
-    about: str = ""
-    """one line for the list of recipes"""
-    cost: str = ""
-    """what training takes, and who measured it"""
-    quality: str = ""
-    """what comes out, and who measured it"""
-    data: DataRecipe = DataRecipe()
-    network: NetworkRecipe = NetworkRecipe()
-    diffusion: DiffusionRecipe = DiffusionRecipe()
-    loss: LossRecipe = LossRecipe()
-    train: TrainRecipe = TrainRecipe(steps=10_000)
-    ema: EmaRecipe = EmaRecipe()
-    sample: SampleRecipe = SampleRecipe()
-    judge: JudgeRecipe = JudgeRecipe()
-    cluster: ClusterRecipe = ClusterRecipe()
-
-    @model_validator(mode="after")
-    def _agree(self) -> Recipe:
-        budget = [k for k in BUDGETS if getattr(self.train, k) is not None]
-        if len(budget) != 1:
-            raise ValueError(f"train needs one budget of {', '.join(BUDGETS)}; it has {' and '.join(budget) or 'none'}")
-        continuous = self.diffusion.schedule == "cosine-continuous"
-        if continuous and (self.diffusion.target == "mean" or self.loss.weighting in ("bound", "hybrid")):
-            raise ValueError(
-                "target mean and weightings bound and hybrid need a table of steps: "
-                "take schedule linear, cosine or sigmoid"
-            )
-        if self.loss.weighting in ("bound", "hybrid") and self.diffusion.steps < 2:
-            raise ValueError(f"weighting {self.loss.weighting} needs at least 2 diffusion steps")
-        learned, weighting = self.diffusion.learned_variance, self.loss.weighting
-        if (learned and weighting not in ("hybrid", "bound")) or (weighting == "hybrid" and not learned):
-            raise ValueError(
-                "a learned variance is trained by the bound: set both diffusion.learned_variance true and "
-                "loss.weighting hybrid (or bound), or neither"
-            )
-        if self.diffusion.zero_terminal:
-            self._agree_on_zero_terminal(continuous)
-        if self.sample.steps is not None and not continuous and self.sample.steps > self.diffusion.steps:
-            raise ValueError(
-                f"sample.steps {self.sample.steps} is more than diffusion.steps {self.diffusion.steps}: "
-                "take at most that many"
-            )
-        if self.train.batch % self.train.accumulate:
-            raise ValueError(
-                f"train.batch {self.train.batch} cannot be taken in {self.train.accumulate} equal parts: "
-                "change one of train.batch and train.accumulate"
-            )
-        if self.train.weight_decay and self.train.optimizer != "adamw":
-            raise ValueError("train.weight_decay is of AdamW: set train.optimizer adamw, or leave it out")
-        if self.data.labels and self.data.attributes:
-            raise ValueError("a model is told labels or attributes: set one of data.labels and data.attributes")
-        told = self.data.labels or self.data.attributes
-        if self.sample.guidance != 1 and not told:
-            raise ValueError("sample.guidance needs a model that is told labels: set data.labels true, or leave it out")
-        if self.network.kind != "unet" and (told or self.loss.self_conditioning or self.diffusion.learned_variance):
-            raise ValueError(
-                f"network {self.network.kind} takes no labels, no self-conditioning and learns no variance: "
-                "take network.kind unet"
-            )
-        return self
-
-    def _agree_on_zero_terminal(self, continuous: bool) -> None:
-        if continuous or self.diffusion.steps < 2:
-            raise ValueError("zero_terminal rescales a table of steps: take schedule linear, cosine or sigmoid")
-        if self.diffusion.target == "eps":
-            raise ValueError(
-                "with zero_terminal the last step is noise alone, of which target eps says no image: take v or x0"
-            )
-        if self.loss.weighting in ("min-snr", "p2"):
-            raise ValueError(
-                f"weighting {self.loss.weighting} is 0 where there is noise alone: with zero_terminal sampling would "
-                "begin with what was not learned; take weighting simple"
-            )
-        if self.sample.grid in ("logsnr", "karras"):
-            raise ValueError(f"with zero_terminal grid {self.sample.grid} has no log-SNR to begin at: take uniform")
-
-
-BUDGETS = ("steps", "epochs", "images", "minutes")
-_RECIPES = resources.files("fromnoise") / "recipes"
-
-
-def names() -> list[str]:
-    """The names of the recipes that come with the package."""
-    return sorted(f.name[:-5] for f in _RECIPES.iterdir() if f.name.endswith(".toml"))
-
-
-def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """A recipe by name or TOML file, with overrides.
-
-    Args:
-        name: of a recipe, or the path of a file that ends in .toml.
-        overrides: values by dotted key, e.g. {"train.lr": 1e-4}. A budget replaces the recipe's own.
-
-    Raises:
-        UserError: no such recipe, unreadable file, unknown key, value out of range.
-    """
-    if name.endswith(".toml"):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except OSError as e:
-            raise UserError(f"cannot read the recipe {name}: {e.strerror}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"cannot read the recipe {name}: it is no UTF-8 text") from None
-    elif name in names():
-        text = (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        near = difflib.get_close_matches(name, names(), 1, 0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"no recipe is called {name!r}: {hint}there are {', '.join(names())}, or name a .toml file")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise UserError(f"{name} is not valid TOML: {e}") from None
-    for key, value in (overrides or {}).items():
-        _set(values, key, value)
-    _unfit(values, overrides or {})
-    return parse(values)
-
-
-def parse(values: dict[str, Any]) -> Recipe:
-    """A recipe from nested values.
-
-    Raises:
-        UserError: unknown key or value out of range; one line that names it.
-    """
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as e:
-        raise UserError(_explain(e.errors()[0])) from None
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *parts, last = key.split(".")
-    for part in parts:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise UserError(f"unknown key {key}: {part} is a value, not a part of the recipe")
-    if parts == ["train"] and last in BUDGETS:
-        for other in BUDGETS:
-            values.pop(other, None)
-    values[last] = value
-
-
-def _unfit(values: dict[str, Any], said: dict[str, Any]) -> None:
-    """What the user says is not chosen for them."""
-    train = values.get("train")
-    if isinstance(train, dict) and isinstance(train.get("fit"), list) and "train.fit" not in said:
-        train["fit"] = [key for key in train["fit"] if key not in said]
-
-
-def change(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """The recipe with other values by dotted key.
-
-    Raises:
-        UserError: as ``parse``.
-    """
-    plain = recipe.model_dump(exclude_none=True)
-    for key, value in values.items():
-        _set(plain, key, value)
-    return parse(plain)
-
-
-def _explain(error: Any) -> str:
-    where = [str(p) for p in error["loc"]]
-    key = ".".join(where)
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, keys(), 1, 0.4) or difflib.get_close_matches(
-            where[-1], [k.split(".")[-1] for k in keys()], 1
-        )
-        return f"unknown key {key} in the recipe" + (f": did you mean {near[0]}?" if near else "")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{key} = {error['input']!r}: {message}" if key else message
-
-
-def keys() -> dict[str, tuple[str, Any]]:
-    """Every dotted key with its help and its default."""
-    out: dict[str, tuple[str, Any]] = {}
-    for name, field in Recipe.model_fields.items():
-        if isinstance(field.default, _Part):
-            for inner, f in type(field.default).model_fields.items():
-                out[f"{name}.{inner}"] = (f.description or "", f.default)
-        else:
-            out[name] = (field.description or "", field.default)
-    return out
-
-
-def difference(a: Recipe, b: Recipe, ignore: tuple[str, ...] = ()) -> list[str]:
-    """The dotted keys in which two recipes differ, each with both values."""
-    return [
-        f"{key} is {get(a, key)!r} there and {get(b, key)!r} here"
-        for key in keys()
-        if key not in ignore and get(a, key) != get(b, key)
-    ]
-
-
-def get(recipe: Recipe, key: str) -> Any:
-    """The value of a dotted key."""
-    value: Any = recipe
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML, every key written out; keys that are left out have no value."""
-    plain = recipe.model_dump(mode="json", exclude_none=True)
-    lines = [f"{k} = {_literal(v)}" for k, v in plain.items() if not isinstance(v, dict)]
-    for part, values in plain.items():
-        if isinstance(values, dict):
-            lines += ["", f"[{part}]", *(f"{k} = {_literal(v)}" for k, v in values.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = "".join(
-            _ESCAPES.get(c, c) if c >= " " and c != "\x7f" else _ESCAPES.get(c, f"\\u{ord(c):04x}") for c in value
-        )
-        return f'"{escaped}"'
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_literal(v) for v in value) + "]"
-    return repr(value)
-
-
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
