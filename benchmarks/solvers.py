@@ -39,6 +39,7 @@ GRID = {"ancestral": "uniform", "ddim": "uniform"}  # the others: logsnr
 RULES = ("ancestral", "sde", "ddim", "pc", "heun", "ipndm", "dpmpp-2m-sde", "dpmpp-2m", "dpmpp-3m", "unipc")
 GRIDS = ("uniform", "quadratic", "logsnr", "karras")
 MANY = 250
+FEW = (10, 20, 30)  # evaluations at which grids are compared
 Row = dict[str, Any]
 
 
@@ -100,11 +101,17 @@ def show(rows: list[Row], grids: bool) -> None:
         if found:
             print(f"| {rule} | " + " | ".join(cells) + " |")
     if grids:
-        print("\n| at 10, 20 evaluations | " + " | ".join(GRIDS) + " |\n|---" + "|---" * len(GRIDS) + "|")
+        print(
+            f"\n| at {', '.join(map(str, FEW))} evaluations | "
+            + " | ".join(GRIDS)
+            + " |\n|---"
+            + "|---" * len(GRIDS)
+            + "|"
+        )
         for rule in RULES:
             of = {(r["grid"], r["evaluations"]): r for r in rows if r["rule"] == rule}
-            if all((g, c) in of for g in GRIDS for c in (10, 20)):
-                cells = [", ".join(cell(of[g, c]) for c in (10, 20)) for g in GRIDS]
+            if all((g, c) in of for g in GRIDS for c in FEW):
+                cells = [", ".join(cell(of[g, c]) for c in FEW) for g in GRIDS]
                 print(f"| {rule} | " + " | ".join(cells) + " |")
 
 
@@ -129,7 +136,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=128)
     parser.add_argument("--evaluations", default="5,10,20,50,100,250,1000")
     parser.add_argument("--rules", default=",".join(RULES))
-    parser.add_argument("--grids", action="store_true", help="every grid, at 10 and 20 evaluations")
+    parser.add_argument("--grids", action="store_true", help="every grid, at few evaluations")
     parser.add_argument("--rows", type=Path, default=Path("solvers.jsonl"))
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
@@ -140,7 +147,7 @@ def main() -> None:
     rules = args.rules.split(",")
     wanted = [(r, int(c), GRID.get(r, "logsnr")) for c in args.evaluations.split(",") for r in rules]
     if args.grids:
-        wanted += [(rule, count, grid) for rule in rules for grid in GRIDS for count in (10, 20)]
+        wanted += [(rule, count, grid) for rule in rules for grid in GRIDS for count in FEW]
     for rule, count, grid in wanted:
         rows = read(args.rows)
         how = way(model, rule, count, grid)
