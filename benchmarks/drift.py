@@ -31,7 +31,9 @@ def main() -> None:
     args = parser.parse_args()
     loaded, compute = load_model(args.run), choose()
     compute.place(loaded.model.denoiser)
-    own = loaded.model.recipe.sample
+    own = loaded.model.recipe.sample.model_copy(
+        update={"rule": "ancestral", "steps": None, "grid": "uniform", "variance": 1.0}  # as published
+    )
     data = open_data(loaded.model.recipe, lambda line: None)
     real = data.train.get(torch.arange(min(10_000, len(data.train))))
     drawn = {
