@@ -43,6 +43,24 @@ def test_what_a_run_leaves(clustered):
         assert (clustered / name).stat().st_size > 0
 
 
+def test_every_image_of_a_set_is_sorted(right, small, tmp_path):
+    """Also those that were held out; in data order, with every probability in the parquet file."""
+    import pandas
+
+    right("cluster", "digits", "-q", "2", "--out", "run", *small, *FEW[:-4], "--network.patch", "2")
+    table = pandas.read_parquet(tmp_path / "run" / "assignments.parquet")
+    assert table["index"].tolist() == list(range(1797))
+    assert abs(table[["p_0", "p_1"]].sum(axis=1) - 1).max() < 1e-6
+    assert (table["label"].value_counts() > 150).all()
+
+
+def test_the_number_of_clusters_is_chosen(right, small, tmp_path):
+    """A folder for each, and the best is named."""
+    said = right("cluster", "digits", "-q", "2:3", "--out", "runs", *small, *FEW)
+    assert "the bound is best with" in said.out
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"q02", "q03"}
+
+
 def test_a_cluster_is_a_label(clustered, right, tmp_path):
     """Sampling and assigning know the clusters by number."""
     right("sample", clustered, "--label", "2", "-n", "2", "--steps", "2", "--out", "two.png")

@@ -259,6 +259,12 @@ class EM:
             number, step, temperature, Estimate.of(bounds), change, moved, sure, tuple(shares.tolist()), revived
         )
 
+    def assign(self, images: Images) -> Tensor:
+        """The posterior of other images by the model alone, float64 (M, Q)."""
+        told = self.sorter().compare(images, Plan(self.state.plan), self.search)
+        temperature = self.how.temperature_last
+        return torch.cat([membership.posterior(c.nats, self.state.shares, temperature) for _, c in told])
+
     def _respected(self, q: Tensor) -> Tensor:
         """The same where nothing is given, and sure where it is."""
         if self.given is None:

@@ -83,9 +83,14 @@ class Assignments:
 
 
 def assignments(found: Sorted) -> Assignments:
-    """Of a finished run."""
+    """Of a finished run, in the order of the set."""
     task = found.task
-    return Assignments(task.index, found.q, found.model.facts.labels or (), task.labels, task.names)
+    index, q, labels = task.index, found.q, task.labels
+    if task.rest is not None and found.rest is not None:
+        order = torch.cat([index, task.rest[1]]).argsort()
+        index, q = torch.cat([index, task.rest[1]])[order], torch.cat([q, found.rest])[order]
+        labels = torch.cat([labels, task.rest[2]])[order] if labels is not None and task.rest[2] is not None else None
+    return Assignments(index, q, found.model.facts.labels or (), labels, task.names)
 
 
 def leave(found: Sorted, out: Path, command: str) -> list[Path]:

@@ -20,7 +20,7 @@ from fromnoise import checkpoint
 from fromnoise.cluster.em import EM, Round
 from fromnoise.cluster.start import begin
 from fromnoise.compute import Compute, choose
-from fromnoise.data import Data, MemoryImages, order
+from fromnoise.data import Data, Images, MemoryImages, order
 from fromnoise.disk import write_atomic
 from fromnoise.errors import UserError
 from fromnoise.model import Facts, Model, build
@@ -42,12 +42,15 @@ class Task:
         index: where each of them stands in the set, int64 (N,).
         labels: their true classes, int64 (N,); None if unknown.
         names: of the true classes.
+        rest: images of the same set that were held out and are sorted at the end, with ``index`` and ``labels`` as
+            above; None where what is held out is a split of its own, or not all images were asked for.
     """
 
     data: Data
     index: Tensor
     labels: Tensor | None
     names: tuple[str, ...] | None
+    rest: tuple[Images, Tensor, Tensor | None] | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Sorted:
         task: the images.
         model: with the averaged weights.
         q: probabilities of the clusters, float64 (N, Q).
+        rest: the same of ``task.rest``, (M, Q); None if there is none, or the run was stopped.
         start: clusters before the first round, int64 (N,).
         rounds: what each E-step found.
         compute: where it ran.
@@ -67,6 +71,7 @@ class Sorted:
     task: Task
     model: Model
     q: Tensor
+    rest: Tensor | None
     start: Tensor
     rounds: list[dict[str, Any]]
     compute: Compute
@@ -92,8 +97,11 @@ def prepare(recipe: Recipe, limit: int | None, say: Say) -> Task:
     if len(images) < recipe.cluster.count:
         raise UserError(f"{len(images)} images cannot make {recipe.cluster.count} clusters: take a smaller -q")
     images.labels = torch.zeros(len(images), dtype=torch.int64)  # the clusters that they will be told
+    rows, others = data.held_out.rows, data.held_out.labels if data.labels is not None else None
+    one_split = not bool(torch.isin(rows, data.train.rows).any())
+    rest = (data.held_out, rows, others) if one_split and limit is None else None
     data.held_out.labels = None
-    return Task(replace(data, train=images, labels=None), index, labels, data.labels)
+    return Task(replace(data, train=images, labels=None), index, labels, data.labels, rest)
 
 
 def fitted(recipe: Recipe, task: Task) -> Recipe:
@@ -157,9 +165,10 @@ def sort(
     if not em.finished:
         say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
+    rest = em.assign(task.rest[0]) if task.rest and em.finished else None
     trainer.refresh()
     final = replace(model, denoiser=trainer.averaged)
-    return Sorted(task, final, em.state.q, em.state.start, rounds, compute, number)
+    return Sorted(task, final, em.state.q, rest, em.state.start, rounds, compute, number)
 
 
 def _begun(
