@@ -240,9 +240,7 @@ def _mean(images: Images, ids: Tensor) -> Tensor:
 
 def map_of(found: Sorted) -> Image:
     """Images as points of the plane, neighbours near each other (van der Maaten and Hinton 2008)."""
-    import io as streams
-
-    from PIL import Image as images
+    from PIL.Image import open as read
     from sklearn.manifold import TSNE
 
     picked = torch.linspace(0, len(found.q) - 1, min(_MAP, len(found.q))).long()
@@ -257,9 +255,9 @@ def map_of(found: Sorted) -> Image:
             axes.scatter(*plane[mine].T, s=6, label=name)
     axes.set(xticks=[], yticks=[])
     axes.legend(markerscale=2, fontsize=8)
-    buffer = streams.BytesIO()
+    buffer = io.BytesIO()
     made.savefig(buffer, format="png")
-    return images.open(buffer).convert("RGB")
+    return read(buffer).convert("RGB")
 
 
 def bound_plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
