@@ -133,7 +133,7 @@ def sort(
         recipe: every choice.
         out: the run folder.
         limit: how many images, drawn by the recipe's seed; None for all.
-        given: a table of known clusters; see ``given.read``.
+        given: a table of known clusters; see ``read_given``.
         device: as ``compute.choose``.
         precision: as ``compute.choose``.
 
