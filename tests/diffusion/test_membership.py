@@ -157,6 +157,20 @@ def test_pruning_keeps_the_answer():
     assert float((posterior(pruned.nats, WEIGHTS) - exact(mixture, x)).abs().mean()) < 0.04
 
 
+def test_who_stays_in_question():
+    """What is known besides keeps a component, and is not in its bound."""
+    mixture = known()
+    x, _ = images(30, mixture)
+    code, plan, noise = Bound(mixture, table(50)), Plan.uniform(50), Noise(0, torch.arange(30))
+    plain = compare(code, x, noise, 3, plan, Search(2, 30, 1))
+    worst = plain.nats.argmax(1)
+    seen = torch.zeros(30, 3, **D).scatter(1, worst[:, None], -1e6)
+    kept = compare(code, x, noise, 3, plan, Search(2, 30, 1), seen)
+    whole = compare(code, x, noise, 3, plan, Search(2, 30, 3))
+    at = (torch.arange(30), worst)
+    assert torch.allclose(kept.nats[at], whole.nats[at]) and not torch.allclose(plain.nats[at], whole.nats[at])
+
+
 def test_batches_do_not_matter():
     """Image i's estimate is of (seed, i)."""
     mixture = known()

@@ -141,7 +141,7 @@ class Sorter:
             )
 
     def compare(
-        self, images: Images, plan: Plan, search: Search, first: int = 0
+        self, images: Images, plan: Plan, search: Search, first: int = 0, seen: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Comparison]]:
         """Every cluster's bound of images, batch after batch, with their numbers.
 
@@ -150,11 +150,13 @@ class Sorter:
             plan: where to look.
             search: how often.
             first: number of the first image.
+            seen: nats that are known besides, of all images, (N, Q), as of ``membership.compare``.
         """
         for ids in torch.arange(first, len(images)).split(max(1, _ROWS // self.clusters)):
             with torch.inference_mode(), self.compute.autocast():
+                noise, known = Noise(self.seed, ids), seen[ids] if seen is not None else None
                 x0 = self._unit(images, ids)
-                found = membership.compare(self.code, x0, Noise(self.seed, ids), self.clusters, plan, search)
+                found = membership.compare(self.code, x0, noise, self.clusters, plan, search, known)
             yield ids, found
 
     def _unit(self, images: Images, ids: Tensor) -> Tensor:
@@ -238,7 +240,7 @@ class EM:
         state, sorter = self.state, self.sorter()
         if not len(state.plan):
             state.plan = sorter.plan(self.images, self.how.finest).probability
-        for _, found in sorter.compare(self.images, Plan(state.plan), self.search, len(state.nats)):
+        for _, found in sorter.compare(self.images, Plan(state.plan), self.search, len(state.nats), state.seen):
             state.nats = torch.cat([state.nats, found.nats])
             tick(len(state.nats) / len(state.q))
             if self._stopped:
