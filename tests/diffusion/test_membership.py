@@ -130,10 +130,10 @@ def test_steps_left_out():
     found = compare(code, x, Noise(0, ids), 3, coarse, Search(200, 0, 3)).nats
     # what is left bounds the mixture as seen through the noise of the step in the middle
     here = code.schedule.at(torch.full((50,), 0.5, **D), like=x)
-    noisy = torch.stack([here.noisy(x, Noise(s, ids).normal((1, 2, 2), Draw.DATA, like=x)) for s in range(4000)])
+    noisy = torch.stack([here.noisy(x, Noise(s, ids).normal((1, 2, 2), Draw.DATA, like=x)) for s in range(1500)])
     level = code.schedule.at(0.5)
-    told = -torch.stack([mixture.log_prob(noisy.flatten(0, 1), level, torch.full((200_000,), c)) for c in range(3)], 1)
-    told = told.reshape(4000, 50, 3).mean(0)
+    told = -torch.stack([mixture.log_prob(noisy.flatten(0, 1), level, torch.full((75_000,), c)) for c in range(3)], 1)
+    told = told.reshape(1500, 50, 3).mean(0)
     gap, want = found[:, 1:] - found[:, :1], told[:, 1:] - told[:, :1]
     assert float((gap - want).abs().mean()) < 0.05 * float(want.abs().mean())
 

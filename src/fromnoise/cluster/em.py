@@ -77,6 +77,12 @@ def witness(q: Tensor, trust: float) -> Tensor:
     return -trust * (q.clamp(min=1e-6) / q.mean(0).clamp(min=1e-6)).log()
 
 
+def respected(q: Tensor, given: Tensor) -> Tensor:
+    """Probabilities (N, Q) that are sure where a cluster is given; ``given`` is int64 (N,), -1 where none is."""
+    sure = torch.zeros_like(q).scatter(1, given.clamp(min=0)[:, None], 1.0)
+    return torch.where((given >= 0)[:, None], sure, q)
+
+
 @dataclass(frozen=True)
 class Round:
     """What an E-step found.
@@ -268,12 +274,7 @@ class EM:
         return torch.cat([membership.posterior(c.nats, self.state.shares, temperature) for _, c in told])
 
     def _respected(self, q: Tensor) -> Tensor:
-        """The same where nothing is given, and sure where it is."""
-        if self.given is None:
-            return q
-        known = self.given >= 0
-        sure = torch.zeros_like(q).scatter(1, self.given.clamp(min=0)[:, None], 1.0)
-        return torch.where(known[:, None], sure, q)
+        return q if self.given is None else respected(q, self.given)
 
     def _revived(self, q: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Give an empty cluster one half of the largest, as 2-means on its principal components cuts it."""

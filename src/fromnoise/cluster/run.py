@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fromnoise import checkpoint
-from fromnoise.cluster.em import EM, Round
+from fromnoise.cluster.em import EM, Round, respected
 from fromnoise.cluster.start import begin
 from fromnoise.compute import Compute, choose
 from fromnoise.data import Data, Images, MemoryImages, order
@@ -150,7 +150,8 @@ def sort(
     task = prepare(recipe, limit, say)
     recipe = fitted(recipe, task)
     folder.check(recipe)
-    known, names = read_given(given, task, recipe.cluster.count) if given else (None, None)
+    table, names = read_given(given, task, recipe.cluster.count) if given else ({}, None)
+    known = known_of(task.index, table) if given else None
     model = model_of(recipe, task, names)
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
     trainer = Trainer(model, task.data, compute, accelerator, folder.load_state, say)
@@ -165,7 +166,9 @@ def sort(
     if not em.finished:
         say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
-    rest = em.assign(task.rest[0]) if task.rest and em.finished else None
+    rest = None
+    if task.rest is not None and em.finished:
+        rest = respected(em.assign(task.rest[0]), known_of(task.rest[1], table))
     trainer.refresh()
     final = replace(model, denoiser=trainer.averaged)
     return Sorted(task, final, em.state.q, rest, em.state.start, rounds, compute, number)
@@ -278,7 +281,12 @@ def _to(bar: tqdm[Any], share: float) -> None:
     bar.update(min(100.0, 100 * share) - bar.n)
 
 
-def read_given(path: Path, task: Task, clusters: int) -> tuple[Tensor, tuple[str, ...]]:
+def known_of(index: Tensor, table: dict[int, int]) -> Tensor:
+    """The known cluster of each image, int64 (N,); -1 where there is none."""
+    return torch.tensor([table.get(i, -1) for i in index.tolist()], dtype=torch.int64)
+
+
+def read_given(path: Path, task: Task, clusters: int) -> tuple[dict[int, int], tuple[str, ...]]:
     """Known clusters from a CSV file with the columns ``index`` and ``label``.
 
     Args:
@@ -287,8 +295,8 @@ def read_given(path: Path, task: Task, clusters: int) -> tuple[Tensor, tuple[str
         clusters: how many there are.
 
     Returns:
-        The cluster of each image, int64 (N,), -1 where it is not known; and the clusters' names, those of the file
-        first, in alphabetical order.
+        The cluster by the number of the image; and the clusters' names, those of the file first, in alphabetical
+        order.
 
     Raises:
         UserError: it cannot be read, lacks a column, names an image that there is not, or more labels than clusters.
@@ -307,12 +315,8 @@ def read_given(path: Path, task: Task, clusters: int) -> tuple[Tensor, tuple[str
         raise UserError(f"{path} names {len(found)} labels for {clusters} clusters: take a larger -q")
     rest = (str(k) for k in range(2 * clusters) if str(k) not in found)
     names = tuple(found) + tuple(next(rest) for _ in range(clusters - len(found)))
-    place = {int(index): n for n, index in enumerate(task.index.tolist())}
-    known = torch.full((len(task.index),), -1, dtype=torch.int64)
-    total = int(task.index.max()) + 1
-    for index, label in pairs:
+    total = int(torch.cat([task.index, *([task.rest[1]] if task.rest else [])]).max()) + 1
+    for index, _ in pairs:
         if not 0 <= index < total:
             raise UserError(f"{path} knows the label of image {index}, but there are {total} images")
-        if index in place:  # others were not drawn by -n, or are held out
-            known[place[index]] = found.index(label)
-    return known, names
+    return {index: found.index(label) for index, label in pairs}, names
