@@ -1,7 +1,7 @@
 """Clusters against labels that were not looked at: EM, its own beginning, and the usual ways, over several seeds.
 
 python benchmarks/cluster.py [SET ...] [--seeds S] [-n N] [--minutes M | --steps K] [--start WAY] [--out DIR]
-                             [--baselines] [--set KEY=VALUE ...]
+                             [--baselines] [--features] [--set KEY=VALUE ...]
 
 Every run is kept in --out and goes on, or is read again, when the same command is given. The tables are at the end.
 """
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--start", default="encoder")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-cluster"))
     parser.add_argument("--baselines", action="store_true", help="these alone")
+    parser.add_argument("--features", action="store_true", help="also k-means and a mixture on the encoder's features")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the recipe")
     args = parser.parse_args()
     print(header(), flush=True)
@@ -61,11 +62,12 @@ def measured(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Scores
     task = prepare(recipe, args.n, lambda line: None)
     ways: dict[str, Callable[[], dict[str, Scores]]] = {"baselines": lambda: baselines(task, seed)}
     if not args.baselines:
-        ways["encoder's features"] = lambda: features(task, seed, recipe)
+        if args.features:
+            ways["features"] = lambda: features(task, seed, recipe)
         ways[args.start] = lambda: mixture(recipe, args.out / f"{spec}-{args.start}-{seed}", args.n)
     out: dict[str, Scores] = {}
     for name, way in ways.items():
-        path = args.out / f"{spec}-{name.split(chr(39))[0]}-{seed}.json"
+        path = args.out / f"{spec}-{name}-{seed}.json"
         if not path.exists():
             begun = time.perf_counter()
             kept = {k: s.__dict__ for k, s in way().items()}

@@ -112,7 +112,7 @@ def test_resumed_is_the_same_bit_for_bit():
     """Stopped between two rounds, or right before one, and continued from its state."""
     whole = make(train_decay="constant")
     rounds(whole)
-    for stop in (5, 6, 10):
+    for stop in (6, 10):
         part = make(train_decay="constant")
         found = rounds(part, stop)
         assert part.trainer.progress.step == stop and not part.finished

@@ -12,20 +12,18 @@ from fromnoise.diffusion import membership
 from fromnoise.diffusion.codelength import Plan
 from fromnoise.diffusion.membership import Search
 from fromnoise.metrics.distances import Estimate
-from fromnoise.model import Model
 
 _IMAGES = 500  # held out, at most
 _STEPS = 16  # of the bound: the same for every model
 
 
-def bounds(model: Model, images: Images, shares: Tensor, sorter: Sorter, search: Search, plan: Plan) -> Tensor:
+def bounds(sorter: Sorter, images: Images, shares: Tensor, search: Search, plan: Plan) -> Tensor:
     """F of each image under its posterior, nats, float64 (N,).
 
     Args:
-        model: that is told clusters.
+        sorter: of a model that is told clusters.
         images: any.
         shares: of the clusters.
-        sorter: of the model.
         search: how much each image is looked at.
         plan: where.
     """
@@ -44,7 +42,7 @@ def held_out(found: Sorted) -> Tensor:
     steps = sorter.code.steps
     plan = Plan.uniform(steps).only(torch.arange(1, steps + 1) > how.finest * steps)
     shares = membership.shares(found.q, how.concentration)
-    return bounds(found.model, MemoryImages(images.get(ids)), shares, sorter, Search(_STEPS, 0, how.count), plan)
+    return bounds(sorter, MemoryImages(images.get(ids)), shares, Search(_STEPS, 0, how.count), plan)
 
 
 def best(tried: dict[int, Tensor]) -> int:

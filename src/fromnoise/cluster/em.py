@@ -77,6 +77,12 @@ def witness(q: Tensor, trust: float) -> Tensor:
     return -trust * (q.clamp(min=1e-6) / q.mean(0).clamp(min=1e-6)).log()
 
 
+def respected(q: Tensor, given: Tensor) -> Tensor:
+    """Probabilities (N, Q) that are sure where a cluster is given; ``given`` is int64 (N,), -1 where none is."""
+    sure = torch.zeros_like(q).scatter(1, given.clamp(min=0)[:, None], 1.0)
+    return torch.where((given >= 0)[:, None], sure, q)
+
+
 @dataclass(frozen=True)
 class Round:
     """What an E-step found.
@@ -141,7 +147,7 @@ class Sorter:
             )
 
     def compare(
-        self, images: Images, plan: Plan, search: Search, first: int = 0
+        self, images: Images, plan: Plan, search: Search, first: int = 0, seen: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Comparison]]:
         """Every cluster's bound of images, batch after batch, with their numbers.
 
@@ -150,11 +156,13 @@ class Sorter:
             plan: where to look.
             search: how often.
             first: number of the first image.
+            seen: nats that are known besides, of all images, (N, Q), as of ``membership.compare``.
         """
         for ids in torch.arange(first, len(images)).split(max(1, _ROWS // self.clusters)):
             with torch.inference_mode(), self.compute.autocast():
+                noise, known = Noise(self.seed, ids), seen[ids] if seen is not None else None
                 x0 = self._unit(images, ids)
-                found = membership.compare(self.code, x0, Noise(self.seed, ids), self.clusters, plan, search)
+                found = membership.compare(self.code, x0, noise, self.clusters, plan, search, known)
             yield ids, found
 
     def _unit(self, images: Images, ids: Tensor) -> Tensor:
@@ -238,7 +246,7 @@ class EM:
         state, sorter = self.state, self.sorter()
         if not len(state.plan):
             state.plan = sorter.plan(self.images, self.how.finest).probability
-        for _, found in sorter.compare(self.images, Plan(state.plan), self.search, len(state.nats)):
+        for _, found in sorter.compare(self.images, Plan(state.plan), self.search, len(state.nats), state.seen):
             state.nats = torch.cat([state.nats, found.nats])
             tick(len(state.nats) / len(state.q))
             if self._stopped:
@@ -259,13 +267,14 @@ class EM:
             number, step, temperature, Estimate.of(bounds), change, moved, sure, tuple(shares.tolist()), revived
         )
 
+    def assign(self, images: Images) -> Tensor:
+        """The posterior of other images by the model alone, float64 (M, Q)."""
+        told = self.sorter().compare(images, Plan(self.state.plan), self.search)
+        temperature = self.how.temperature_last
+        return torch.cat([membership.posterior(c.nats, self.state.shares, temperature) for _, c in told])
+
     def _respected(self, q: Tensor) -> Tensor:
-        """The same where nothing is given, and sure where it is."""
-        if self.given is None:
-            return q
-        known = self.given >= 0
-        sure = torch.zeros_like(q).scatter(1, self.given.clamp(min=0)[:, None], 1.0)
-        return torch.where(known[:, None], sure, q)
+        return q if self.given is None else respected(q, self.given)
 
     def _revived(self, q: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Give an empty cluster one half of the largest, as 2-means on its principal components cuts it."""

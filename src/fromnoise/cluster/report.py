@@ -83,9 +83,14 @@ class Assignments:
 
 
 def assignments(found: Sorted) -> Assignments:
-    """Of a finished run."""
+    """Of a finished run, in the order of the set."""
     task = found.task
-    return Assignments(task.index, found.q, found.model.facts.labels or (), task.labels, task.names)
+    index, q, labels = task.index, found.q, task.labels
+    if task.rest is not None and found.rest is not None:
+        order = torch.cat([index, task.rest[1]]).argsort()
+        index, q = torch.cat([index, task.rest[1]])[order], torch.cat([q, found.rest])[order]
+        labels = torch.cat([labels, task.rest[2]])[order] if labels is not None and task.rest[2] is not None else None
+    return Assignments(index, q, found.model.facts.labels or (), labels, task.names)
 
 
 def leave(found: Sorted, out: Path, command: str) -> list[Path]:
@@ -235,9 +240,7 @@ def _mean(images: Images, ids: Tensor) -> Tensor:
 
 def map_of(found: Sorted) -> Image:
     """Images as points of the plane, neighbours near each other (van der Maaten and Hinton 2008)."""
-    import io as streams
-
-    from PIL import Image as images
+    from PIL.Image import open as read
     from sklearn.manifold import TSNE
 
     picked = torch.linspace(0, len(found.q) - 1, min(_MAP, len(found.q))).long()
@@ -252,9 +255,9 @@ def map_of(found: Sorted) -> Image:
             axes.scatter(*plane[mine].T, s=6, label=name)
     axes.set(xticks=[], yticks=[])
     axes.legend(markerscale=2, fontsize=8)
-    buffer = streams.BytesIO()
+    buffer = io.BytesIO()
     made.savefig(buffer, format="png")
-    return images.open(buffer).convert("RGB")
+    return read(buffer).convert("RGB")
 
 
 def bound_plot(lines: Sequence[dict[str, Any]], path: Path) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fromnoise import checkpoint
-from fromnoise.cluster.em import EM, Round
+from fromnoise.cluster.em import EM, Round, respected
 from fromnoise.cluster.start import begin
 from fromnoise.compute import Compute, choose
-from fromnoise.data import Data, MemoryImages, order
+from fromnoise.data import Data, Images, MemoryImages, order
 from fromnoise.disk import write_atomic
 from fromnoise.errors import UserError
 from fromnoise.model import Facts, Model, build
@@ -42,12 +42,15 @@ class Task:
         index: where each of them stands in the set, int64 (N,).
         labels: their true classes, int64 (N,); None if unknown.
         names: of the true classes.
+        rest: images of the same set that were held out and are sorted at the end, with ``index`` and ``labels`` as
+            above; None where what is held out is a split of its own, or not all images were asked for.
     """
 
     data: Data
     index: Tensor
     labels: Tensor | None
     names: tuple[str, ...] | None
+    rest: tuple[Images, Tensor, Tensor | None] | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Sorted:
         task: the images.
         model: with the averaged weights.
         q: probabilities of the clusters, float64 (N, Q).
+        rest: the same of ``task.rest``, (M, Q); None if there is none, or the run was stopped.
         start: clusters before the first round, int64 (N,).
         rounds: what each E-step found.
         compute: where it ran.
@@ -67,6 +71,7 @@ class Sorted:
     task: Task
     model: Model
     q: Tensor
+    rest: Tensor | None
     start: Tensor
     rounds: list[dict[str, Any]]
     compute: Compute
@@ -92,8 +97,11 @@ def prepare(recipe: Recipe, limit: int | None, say: Say) -> Task:
     if len(images) < recipe.cluster.count:
         raise UserError(f"{len(images)} images cannot make {recipe.cluster.count} clusters: take a smaller -q")
     images.labels = torch.zeros(len(images), dtype=torch.int64)  # the clusters that they will be told
+    rows, others = data.held_out.rows, data.held_out.labels if data.labels is not None else None
+    one_split = not bool(torch.isin(rows, data.train.rows).any())
+    rest = (data.held_out, rows, others) if one_split and limit is None else None
     data.held_out.labels = None
-    return Task(replace(data, train=images, labels=None), index, labels, data.labels)
+    return Task(replace(data, train=images, labels=None), index, labels, data.labels, rest)
 
 
 def fitted(recipe: Recipe, task: Task) -> Recipe:
@@ -125,7 +133,7 @@ def sort(
         recipe: every choice.
         out: the run folder.
         limit: how many images, drawn by the recipe's seed; None for all.
-        given: a table of known clusters; see ``given.read``.
+        given: a table of known clusters; see ``read_given``.
         device: as ``compute.choose``.
         precision: as ``compute.choose``.
 
@@ -142,7 +150,8 @@ def sort(
     task = prepare(recipe, limit, say)
     recipe = fitted(recipe, task)
     folder.check(recipe)
-    known, names = read_given(given, task, recipe.cluster.count) if given else (None, None)
+    table, names = read_given(given, task, recipe.cluster.count) if given else ({}, None)
+    known = known_of(task.index, table) if given else None
     model = model_of(recipe, task, names)
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
     trainer = Trainer(model, task.data, compute, accelerator, folder.load_state, say)
@@ -157,9 +166,12 @@ def sort(
     if not em.finished:
         say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
+    rest = None
+    if task.rest is not None and em.finished:
+        rest = respected(em.assign(task.rest[0]), known_of(task.rest[1], table))
     trainer.refresh()
     final = replace(model, denoiser=trainer.averaged)
-    return Sorted(task, final, em.state.q, em.state.start, rounds, compute, number)
+    return Sorted(task, final, em.state.q, rest, em.state.start, rounds, compute, number)
 
 
 def _begun(
@@ -269,7 +281,12 @@ def _to(bar: tqdm[Any], share: float) -> None:
     bar.update(min(100.0, 100 * share) - bar.n)
 
 
-def read_given(path: Path, task: Task, clusters: int) -> tuple[Tensor, tuple[str, ...]]:
+def known_of(index: Tensor, table: dict[int, int]) -> Tensor:
+    """The known cluster of each image, int64 (N,); -1 where there is none."""
+    return torch.tensor([table.get(i, -1) for i in index.tolist()], dtype=torch.int64)
+
+
+def read_given(path: Path, task: Task, clusters: int) -> tuple[dict[int, int], tuple[str, ...]]:
     """Known clusters from a CSV file with the columns ``index`` and ``label``.
 
     Args:
@@ -278,8 +295,8 @@ def read_given(path: Path, task: Task, clusters: int) -> tuple[Tensor, tuple[str
         clusters: how many there are.
 
     Returns:
-        The cluster of each image, int64 (N,), -1 where it is not known; and the clusters' names, those of the file
-        first, in alphabetical order.
+        The cluster by the number of the image; and the clusters' names, those of the file first, in alphabetical
+        order.
 
     Raises:
         UserError: it cannot be read, lacks a column, names an image that there is not, or more labels than clusters.
@@ -298,12 +315,8 @@ def read_given(path: Path, task: Task, clusters: int) -> tuple[Tensor, tuple[str
         raise UserError(f"{path} names {len(found)} labels for {clusters} clusters: take a larger -q")
     rest = (str(k) for k in range(2 * clusters) if str(k) not in found)
     names = tuple(found) + tuple(next(rest) for _ in range(clusters - len(found)))
-    place = {int(index): n for n, index in enumerate(task.index.tolist())}
-    known = torch.full((len(task.index),), -1, dtype=torch.int64)
-    total = int(task.index.max()) + 1
-    for index, label in pairs:
+    total = int(torch.cat([task.index, *([task.rest[1]] if task.rest else [])]).max()) + 1
+    for index, _ in pairs:
         if not 0 <= index < total:
             raise UserError(f"{path} knows the label of image {index}, but there are {total} images")
-        if index in place:  # others were not drawn by -n, or are held out
-            known[place[index]] = found.index(label)
-    return known, names
+    return {index: found.index(label) for index, label in pairs}, names

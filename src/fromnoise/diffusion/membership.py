@@ -90,7 +90,15 @@ class Comparison:
     error: Tensor
 
 
-def compare(code: Bound, x0: Tensor, noise: Noise, components: int, plan: Plan, search: Search) -> Comparison:
+def compare(
+    code: Bound,
+    x0: Tensor,
+    noise: Noise,
+    components: int,
+    plan: Plan,
+    search: Search,
+    seen: Tensor | None = None,
+) -> Comparison:
     """Estimate every component's bound of images under the same steps and noise.
 
     Args:
@@ -100,10 +108,12 @@ def compare(code: Bound, x0: Tensor, noise: Noise, components: int, plan: Plan, 
         components: K.
         plan: of the steps; those that it never visits are left out of all bounds alike.
         search: how much each image is looked at.
+        seen: nats that are known besides, (B, K); they say who stays in question too, and are not in the result.
     """
     everyone = torch.arange(components, device=x0.device).expand(len(x0), -1)
     first = _terms(code, x0, noise, plan, everyone, range(1, search.first + 1), 0)
-    kept = first.mean(1).topk(min(search.keep, components), largest=False).indices
+    so_far = first.mean(1) if seen is None else first.mean(1) + seen
+    kept = so_far.topk(min(search.keep, components), largest=False).indices
     parts = range(search.first + 1, search.first + search.then + 1)
     then = _terms(code, x0, noise, plan, kept.to(x0.device), parts, search.first + search.then + 1)
     near = first.gather(2, kept[:, None].expand(-1, search.first, -1))

@@ -276,7 +276,7 @@ class ClusterRecipe(Part):
     """E-steps; the last is at the end of the budget"""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """share of the budget that is learned from the first sorting before it is revised"""
-    temperature: Positive = 2.0
+    temperature: Positive = 1.0
     """of the first E-step: how much the bounds' differences are divided by"""
     temperature_last: Positive = 1.0
     """of the last"""
