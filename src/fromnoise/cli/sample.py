@@ -17,13 +17,13 @@ HELP = "draw pictures from a trained model"
 EPILOG = """what is left out is taken from the model's own recipe.
 
 rules:
-  ancestral     the paper's; all steps of the table, or several hundred
-  ddim          deterministic, or with noise by --eta; 50 and more
+  dpmpp-2m-sde  with noise, order 2; 10 to 30: what most recipes do
   unipc         deterministic, order 3; 10 to 30
-  dpmpp-2m      deterministic, order 2; 15 to 50.  dpmpp-3m: order 3
-  dpmpp-2m-sde  with noise, order 2; 25 to 100
-  ipndm         deterministic, order 3; 15 to 50
-  heun          deterministic, or with noise by --churn, order 2, two evaluations a step; 20 to 50
+  dpmpp-2m      deterministic, order 2; 10 to 30.  dpmpp-3m: order 3; 15 to 50
+  ddim          deterministic, or with noise by --eta; 20 to 100
+  ipndm         deterministic, order 3; 20 to 50
+  heun          deterministic, or with noise by --churn, order 2, two evaluations a step; 10 to 50
+  ancestral     the paper's; all steps of the table, or a hundred
   pc            ancestral and a Langevin correction, two evaluations a step; several hundred
   sde           Euler's step of the reverse SDE; all steps, for comparison
   euler         ddim without noise
