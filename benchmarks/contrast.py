@@ -27,7 +27,7 @@ SMALL = {
     "network.blocks": 1,
     "network.blocks_up": 1,
     "network.attention": [],
-    "network.middle_attention": False,
+    "network.middle_attention": True,  # brightness is of the whole image
     "network.groups": 4,
     "network.conditioning": "scale-shift",
     "network.zero_output": True,
