@@ -54,7 +54,7 @@ def fit(recipe: Recipe, facts: Facts, images: int, compute: Compute, say: Callab
     best, told = None, ""
     for width in WIDTHS:
         wider = change(recipe, {"network.width": width})
-        cost = estimate(build(wider, facts, device="cpu"), compute, images=min(16, recipe.train.batch))
+        cost = estimate(build(wider, facts), compute, images=recipe.train.batch // recipe.train.accumulate)
         steps = int(seconds / cost.step_seconds)
         if best is not None and steps < STEPS:
             break
