@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow test-long check
+.PHONY: install demo test test-slow test-long check bench-gpu
 install: .venv/installed
 
 # With a GPU: take torch's build for it first (pip install torch into .venv), or leave out -c constraints.txt.
@@ -27,3 +27,18 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Under nine minutes on a GPU; trains on CIFAR-10 where FROMNOISE_DATA has it. Without a GPU, to try the commands:
+# make bench-gpu DEVICE=cpu BATCH=4 SIDES=16 SETS=1000 MINUTES=1
+DEVICE ?= cuda
+BATCH ?= 256
+SIDES ?= 32,64,128
+SETS ?= 1000,1000000
+MINUTES ?= 3
+BENCH := runs/bench-$(DEVICE)
+bench-gpu: install
+	mkdir -p $(BENCH)
+	$(BIN)/python benchmarks/step.py --device $(DEVICE) --batch $(BATCH) --precisions fp32,bf16 --json $(BENCH)/step.json
+	$(BIN)/python benchmarks/step.py --device $(DEVICE) --batch $(BATCH) --precisions bf16 --compile --json $(BENCH)/compiled.json
+	$(BIN)/python benchmarks/scale.py --device $(DEVICE) --sides $(SIDES) --sets $(SETS) --processes 1 --json $(BENCH)/scale.json
+	test ! -e "$(FROMNOISE_DATA)/cifar10" || $(BIN)/python benchmarks/quality.py --device $(DEVICE) --data cifar10 --minutes $(MINUTES) --folder $(BENCH)/quality --json $(BENCH)/quality.json

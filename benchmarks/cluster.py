@@ -1,7 +1,7 @@
 """Clusters against labels that were not looked at: EM, its own beginning, and the usual ways, over several seeds.
 
 python benchmarks/cluster.py [SET ...] [--seeds S] [-n N] [--minutes M | --steps K] [--start WAY] [--out DIR]
-                             [--baselines] [--features] [--set KEY=VALUE ...]
+                             [--baselines] [--set KEY=VALUE ...]
 
 Every run is kept in --out and goes on, or is read again, when the same command is given. The tables are at the end.
 """
@@ -9,6 +9,7 @@ Every run is kept in --out and goes on, or is read again, when the same command 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -19,10 +20,10 @@ from header import header
 from torch import Tensor
 
 from fromnoise import recipe as recipes
-from fromnoise.cluster import encoder
+from fromnoise.cluster.encoder import Seen
 from fromnoise.cluster.run import Task, prepare, sort
 from fromnoise.cluster.scores import Scores
-from fromnoise.cluster.start import components, flat, gaussians, kmeans
+from fromnoise.cluster.start import components, flat, gaussians, kmeans, taught
 from fromnoise.compute import choose
 from fromnoise.disk import write_atomic
 
@@ -40,7 +41,6 @@ def main() -> None:
     parser.add_argument("--start", default="encoder")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-cluster"))
     parser.add_argument("--baselines", action="store_true", help="these alone")
-    parser.add_argument("--features", action="store_true", help="also k-means and a mixture on the encoder's features")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the recipe")
     args = parser.parse_args()
     print(header(), flush=True)
@@ -60,11 +60,14 @@ def measured(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Scores
     asked |= {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
     recipe = recipes.load("mixture", asked)
     task = prepare(recipe, args.n, lambda line: None)
+    seen = functools.cache(lambda: taught(task.data.train, recipe.cluster, choose("cpu", "fp32"), seed))
+    own = args.start == "encoder"
     ways: dict[str, Callable[[], dict[str, Scores]]] = {"baselines": lambda: baselines(task, seed)}
     if not args.baselines:
-        if args.features:
-            ways["features"] = lambda: features(task, seed, recipe)
-        ways[args.start] = lambda: mixture(recipe, args.out / f"{spec}-{args.start}-{seed}", args.n)
+        if own:
+            ways["features"] = lambda: features(task, seed, seen())
+        folder = args.out / f"{spec}-{args.start}-{seed}"
+        ways[args.start] = lambda: mixture(recipe, folder, args.n, seen() if own else None)
     out: dict[str, Scores] = {}
     for name, way in ways.items():
         path = args.out / f"{spec}-{name}-{seed}.json"
@@ -90,26 +93,17 @@ def baselines(task: Task, seed: int) -> dict[str, Scores]:
     }
 
 
-def features(task: Task, seed: int, recipe: recipes.Recipe) -> dict[str, Scores]:
+def features(task: Task, seed: int, seen: Seen) -> dict[str, Scores]:
     """K-means and a mixture of Gaussians on the features of the encoder that EM begins with."""
-    compute = choose("cpu", "fp32")
-    torch.manual_seed(seed)
-    net = encoder.Encoder(task.data.shape, CLASSES)
-    how = recipe.cluster
-    images = task.data.train
-    batch = min(how.encoder_batch, len(images))
-    for _ in encoder.learn(net, images, compute, steps=how.encoder_steps, batch=batch, seed=seed):
-        pass
-    seen = encoder.see(net, images, compute).features
     return {
-        "k-means, encoder": scored(kmeans(seen, CLASSES, seed), task),
-        "Gaussian mixture, encoder": scored(gaussians(components(seen, 20), CLASSES, seed), task),
+        "k-means, encoder": scored(kmeans(seen.features, CLASSES, seed), task),
+        "Gaussian mixture, encoder": scored(gaussians(components(seen.features, 20), CLASSES, seed), task),
     }
 
 
-def mixture(recipe: recipes.Recipe, out: Path, limit: int) -> dict[str, Scores]:
+def mixture(recipe: recipes.Recipe, out: Path, limit: int, seen: Seen | None) -> dict[str, Scores]:
     """EM, and what it began with."""
-    found = sort(recipe, out, limit=limit, device="cpu", precision="fp32")
+    found = sort(recipe, out, limit=limit, first=seen.q if seen else None, device="cpu", precision="fp32")
     if found.signal:
         raise SystemExit(f"{out} is not finished: give the same command again")
     start = f"first sorting, {recipe.cluster.start}"

@@ -18,7 +18,8 @@ from torch import Tensor
 from fromnoise import recipe as recipes
 from fromnoise.compute import choose
 from fromnoise.draw import draw
-from fromnoise.model import Facts, Model, build
+from fromnoise.facts import Facts
+from fromnoise.model import Model, build
 
 SMALL = {
     "diffusion.schedule": "linear",

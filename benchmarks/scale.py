@@ -26,7 +26,8 @@ from header import header
 from fromnoise import recipe as recipes
 from fromnoise.compute import choose
 from fromnoise.data import Data, MemoryImages
-from fromnoise.model import Facts, build
+from fromnoise.facts import Facts
+from fromnoise.model import build
 from fromnoise.train.trainer import Trainer
 
 BASE = {

@@ -33,7 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise import recipe as recipes
 from fromnoise.compute import Compute, choose
-from fromnoise.model import Facts, build
+from fromnoise.facts import Facts
+from fromnoise.model import build
 from fromnoise.train.optim import Averages, Mover
 
 SIDE = 32

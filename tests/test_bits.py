@@ -12,8 +12,9 @@ from fromnoise.bits import Measure, Piece, gaps
 from fromnoise.compute import choose
 from fromnoise.diffusion.ode import RungeKutta
 from fromnoise.errors import UserError
+from fromnoise.facts import Facts
 from fromnoise.metrics.distances import Estimate
-from fromnoise.model import Facts, build
+from fromnoise.model import build
 
 SMALL = {
     "network.width": 8,

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from fromnoise import checkpoint
 from fromnoise import recipe as recipes
 from fromnoise.errors import UserError
-from fromnoise.model import Facts, build
+from fromnoise.facts import Facts
+from fromnoise.model import build
 
 TINY = {
     "network.width": 8,

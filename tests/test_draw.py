@@ -9,7 +9,8 @@ from fromnoise import recipe as recipes
 from fromnoise.compute import choose
 from fromnoise.draw import collect, draw, noised
 from fromnoise.errors import UserError
-from fromnoise.model import Facts, build
+from fromnoise.facts import Facts
+from fromnoise.model import build
 
 SMALL = {"network.width": 16, "network.groups": 4, "network.attention": [4], "loss.self_conditioning": True}
 

@@ -11,7 +11,8 @@ from fromnoise import recipe as recipes
 from fromnoise.cli import main
 from fromnoise.compute import choose
 from fromnoise.data import load
-from fromnoise.model import Facts, build
+from fromnoise.facts import Facts
+from fromnoise.model import build
 from fromnoise.nets import NoisyClassifier
 
 TINY = {"network.width": 8, "network.multipliers": [1], "network.groups": 4, "network.attention": []}

@@ -17,6 +17,7 @@ ROWS = (
     {"", "errors", "diffusion", "nets", "recipes"},
     {"disk", "compute"},
     {"data", "recipe"},
+    {"facts"},
     {"model"},
     {"checkpoint", "draw", "pictures", "plots"},
     {"metrics"},

@@ -84,7 +84,8 @@ def test_other_sizes_of_real_sets(words, channels, tmp_path, real_data, capsys):
 def test_the_large_variant_of_the_paper():
     """LSUN and CelebA-HQ: 256x256, six levels, 114 M parameters (Ho et al. 2020, app. B); only its size is checked."""
     from fromnoise import recipe as recipes
-    from fromnoise.model import Facts, build
+    from fromnoise.facts import Facts
+    from fromnoise.model import build
 
     recipe = recipes.load(
         "ho2020", {"data.size": 256, "network.multipliers": [1, 1, 2, 2, 4, 4], "network.dropout": 0.0}

@@ -16,8 +16,9 @@ from fromnoise.diffusion.codelength import Bound, Plan, Visits, bin_of, geometri
 from fromnoise.diffusion.noise import Noise
 from fromnoise.diffusion.ode import Flow, Solver
 from fromnoise.errors import UserError
+from fromnoise.facts import cond
 from fromnoise.metrics.distances import Estimate
-from fromnoise.model import Model, cond
+from fromnoise.model import Model
 from fromnoise.recipe import SampleRecipe
 
 Tick = Callable[[int], object]
@@ -109,7 +110,7 @@ def some(images: Images, model: Model, count: int, seed: int = 0) -> tuple[Tenso
     if not model.facts.told:
         return pixels, None
     known = labels is not None and labels.is_floating_point() == (model.facts.attributes is not None)
-    return pixels, labels[chosen] if labels is not None and known else cond(model, None, chosen)
+    return pixels, labels[chosen] if labels is not None and known else cond(model.facts, None, chosen)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from fromnoise import __version__
 from fromnoise.data import Attribute
 from fromnoise.disk import write_atomic
 from fromnoise.errors import UserError
-from fromnoise.model import Facts, Model, build
+from fromnoise.facts import Facts
+from fromnoise.model import Model, build
 from fromnoise.recipe import Recipe, parse
 
 FORMAT = 1

@@ -16,7 +16,8 @@ from fromnoise.diffusion.rules import Rule
 from fromnoise.diffusion.sampler import Step, start, trajectory
 from fromnoise.diffusion.schedule import Level, Schedule
 from fromnoise.errors import UserError
-from fromnoise.model import Model, Wrap, cond, rule, unwrapped
+from fromnoise.facts import cond
+from fromnoise.model import Model, Wrap, rule, unwrapped
 from fromnoise.recipe import SampleRecipe
 
 
@@ -81,7 +82,7 @@ def draw(
         compute: where and how precisely.
         ids: numbers of the samples, int64 (N,).
         seed: of all noise.
-        label: as ``model.cond`` takes it; guidance alone deals out all classes.
+        label: as ``facts.cond`` takes it; guidance alone deals out all classes.
         batch: samples at a time.
         wrap: further guidance, as ``Model.guided`` takes it.
         size: height and width of the pictures; None for those of the training images.
@@ -101,7 +102,7 @@ def draw(
         model.levels(how),
         model.noise(how, ids, seed),
         lambda noise, like: start(shape, noise, like),
-        cond(model, label, ids),
+        cond(model.facts, label, ids),
     )
     return follow(course, compute, batch)
 

@@ -17,7 +17,8 @@ from fromnoise.diffusion.denoiser import Index
 from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.schedule import Level
 from fromnoise.errors import UserError
-from fromnoise.model import Facts, Model
+from fromnoise.facts import Facts
+from fromnoise.model import Model
 from fromnoise.nets import NoisyClassifier
 
 

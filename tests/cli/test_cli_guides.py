@@ -8,7 +8,8 @@ import torch
 
 from fromnoise import recipe as recipes
 from fromnoise.checkpoint import save_model
-from fromnoise.model import Facts, build
+from fromnoise.facts import Facts
+from fromnoise.model import build
 
 EXACTLY = ["--precision", "fp32", "--steps", "6", "-n", "4", "--no-clip", "--rule", "ddim", "--eta", "0"]
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from fromnoise import recipe as recipes
 
@@ -231,13 +228,6 @@ def test_an_array_that_is_no_images(wrong, tmp_path, array):
     wrong("train", "images", "--data", "x.npz", told="x.npz")
 
 
-def test_an_array_of_objects_is_not_unpickled(wrong, tmp_path):
-    """An .npz can carry a pickle."""
-    np.savez(tmp_path / "x.npz", images=np.array([Bomb(tmp_path / "executed")], dtype=object))
-    wrong("train", "images", "--data", "x.npz", told="x.npz")
-    assert not (tmp_path / "executed").exists()
-
-
 def test_labels_that_are_not_there(wrong, tmp_path, paint):
     """The way to have some is told."""
     paint(tmp_path / "flat", ["a.png", "b.png"])
@@ -286,166 +276,3 @@ def test_a_run_whose_recipe_is_broken(wrong, tmp_path, run, small, content):
     (tmp_path / "run" / "recipe.toml").write_bytes(content)
     words = ["train", "digits", "--steps", "3", "--out", "run", *small]
     wrong(*words, told="recipe.toml", notes=True)
-
-
-# ---- models
-
-
-class Bomb:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-def test_no_run(wrong, tmp_path):
-    """What makes one is told."""
-    wrong("sample", "nowhere", "--out", "x.png", told=("nowhere", "fromnoise train"))
-    (tmp_path / "empty").mkdir()
-    wrong("sample", "empty", "--out", "x.png", told=("empty", "model.safetensors"))
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "run/model.safetensors"])
-def test_a_pickle_is_refused_unopened(wrong, tmp_path, name):
-    """By any name; what it would do is not done."""
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    bomb = Bomb(tmp_path / "executed")
-    for write in (lambda: torch.save({"w": bomb}, path), lambda: path.write_bytes(pickle.dumps(bomb))):
-        write()
-        wrong("sample", path if path.parent == tmp_path else path.parent, "--out", "x.png", told=(name, "refused"))
-    assert not (tmp_path / "executed").exists()
-    pickle.loads(path.read_bytes())
-    assert (tmp_path / "executed").exists()  # so the test can fail
-
-
-def test_a_damaged_model(wrong, tmp_path, run):
-    """Cut anywhere, or one byte changed."""
-    whole = (run / "model.safetensors").read_bytes()
-    path = tmp_path / "model.safetensors"
-    for cut in (0, 4, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:cut])
-        wrong("sample", path, "--out", "x.png", told=("model.safetensors", "damaged"))
-    path.write_bytes(whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:])
-    wrong("sample", path, "--out", "x.png", told=("model.safetensors", "damaged"))
-
-
-def test_a_model_of_another_program(wrong, tmp_path):
-    """Weights without a description."""
-    save_file({"w": torch.zeros(3)}, tmp_path / "other.safetensors", {"format": "pt"})
-    wrong("sample", "other.safetensors", "--out", "x.png", told="not written by fromnoise")
-
-
-def test_a_state_is_no_model(wrong, run):
-    """The model beside it is named."""
-    state = max((run / "state").iterdir())
-    wrong("sample", state, "--out", "x.png", told=("state for resuming", "model.safetensors"))
-
-
-def test_a_picture_is_no_model(wrong, run):
-    """Nor is a folder's picture."""
-    wrong("sample", run / "samples.png", "--out", "x.png", told="samples.png")
-
-
-# ---- sampling
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["-n", "0"], ("-n 0", "at least 1")),
-        (["-n", "-3"], ("-n -3", "at least 1")),
-        (["--batch", "0"], ("--batch 0", "at least 1")),
-        (["--first", "-1"], ("--first -1", "at least 0")),
-        (["--seeds", "3,x"], ("--seeds 3,x", "3,17,204")),
-        (["--seeds", "3", "-n", "5"], ("--seeds", "-n")),
-        (["--size", "0"], ("--size 0", "from 1")),
-        (["--size", "8x8x8"], ("--size 8x8x8",)),
-        (["--first", "99999999999999999999"], ("--first", "too large")),
-        (["--steps", "0"], ("--steps 0", "1")),
-        (["--steps", "5000"], ("5000", "1000")),
-        (["--rule", "eular"], ("--rule", "euler", "ddim")),
-        (["--grid", "log"], ("--grid", "log", "uniform")),
-        (["--eta", "1.5"], ("--eta", "1.5")),
-        (["--eta", "nan"], ("--eta", "nan")),
-        (["--variance", "-1"], ("--variance", "-1")),
-        (["--guidance", "-1"], ("--guidance", "-1")),
-        (["--guidance", "inf"], ("--guidance", "inf")),
-        (["--guidance", "3"], ("--guidance", "labels")),
-        (["--label", "3"], ("without labels", "--label")),
-        (["--label", "all"], ("without labels", "--label")),
-        (["--train.lr", "3"], ("--train.lr",)),
-        (["--sample.steps=3"], ("--sample.steps",)),
-    ],
-    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
-)
-def test_a_flag_out_of_range(wrong, run, words, told):
-    """Before any work."""
-    wrong("sample", run, "--out", "x.png", *words, told=told)
-
-
-@pytest.mark.parametrize("label", ["ten", "10", "-1", "", "3,,4", "²"])
-def test_an_unknown_label(wrong, told_run, label):
-    """The known ones are named."""
-    wrong("sample", told_run, "-n", 2, "--out", "x.png", f"--label={label}", told=("knows no label", "0, 1, 2"))
-
-
-@pytest.mark.parametrize("seed", ["x", "1.5"])
-def test_a_seed_that_is_no_number(wrong, run, seed):
-    """As the parser has it."""
-    wrong("sample", run, "--out", "x.png", "--seed", seed, told=("--seed", seed))
-
-
-@pytest.mark.parametrize("out", ["x.jpg", "x.gif", "x.npy", "x.safetensors"])
-def test_an_ending_that_is_not_written(wrong, run, out):
-    """What is written is told."""
-    wrong("sample", run, "--out", out, told=(".png for a grid", ".npz", "folder"))
-
-
-def test_a_place_that_cannot_be_written(wrong, run, tmp_path):
-    """Below a file, a full folder, a folder by the name of a file."""
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
-    (tmp_path / "x.png").mkdir()
-    wrong("sample", run, "--out", "file/x.png", told="file is a file")
-    wrong("sample", run, "--out", "file", told="file")
-    wrong("sample", run, "--out", "full", told="not empty")
-    wrong("sample", run, "--out", "x.png", told="is a folder")
-    wrong("sample", run, "--out", "y.png", "--gif", "file/y.gif", told="file is a file")
-    wrong("sample", run, "--out", "y.png", "--strip", "full", told="full")
-    wrong("sample", run, "--out", "y.png", "--gif", "y.png", told=".gif")
-    wrong("sample", run, "--out", "y.png", "--strip", "y.jpg", told=".png")
-
-
-# ---- looking
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["data", "digits", "-n", "0", "--out", "x.png"], "at least 1"),
-        (["data", "digits", "--size", "0", "--out", "x.png"], "0"),
-        (["data", "digits", "--size", "-4", "--out", "x.png"], "-4"),
-        (["data", "digit", "--out", "x.png"], "did you mean 'digits'?"),
-        (["data", "digits:tset", "--out", "x.png"], "tset"),
-        (["data", "digits", "--out", "x.jpg"], ".png"),
-        (["forward", "digit", "--out", "x.png"], "did you mean digits?"),
-        (["forward", "digits", "-n", "-1", "--out", "x.png"], "at least 1"),
-        (["forward", "digits", "--data", "nowhere", "--out", "x.png"], "nowhere"),
-        (["forward", ".", "--out", "x.png"], "model.safetensors"),
-    ],
-    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
-)
-def test_what_cannot_be_shown(wrong, words, told):
-    """One line each."""
-    wrong("show", *words, told=told)
-
-
-def test_json_that_cannot_be_written(wrong, tmp_path):
-    """The list itself is printed all the same."""
-    (tmp_path / "file").write_text("mine")
-    wrong("recipes", "--json", "file/x.json", told="file")

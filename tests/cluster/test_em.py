@@ -20,6 +20,7 @@ from fromnoise.train.trainer import Trainer
 
 TINY = {
     "data.source": "digits",
+    "cluster.warmup": 0.5,
     "network.width": 8,
     "network.multipliers": [1],
     "network.groups": 4,
@@ -93,19 +94,6 @@ def test_given_clusters_stay():
     assert torch.equal(em.state.q.argmax(1)[:6], given[:6]) and float(em.state.q[:6].amax(1).min()) == 1
     q = torch.eye(3, dtype=torch.float64)[[2, 0, 1, 2, 0, 1]]
     assert torch.equal(aligned(q, torch.tensor([0, 1, 2, -1, -1, -1])).argmax(1), torch.tensor([0, 1, 2, 0, 1, 2]))
-
-
-def test_an_emptied_cluster_comes_back():
-    """It takes a part of the largest."""
-    q = torch.tensor([0.999, 0.001, 0.0], dtype=torch.float64).repeat(IMAGES, 1)
-    q[:10] = torch.tensor([0.001, 0.999, 0.0])
-    em = make(q=q)
-    before = em.state.q.clone()
-    after, revived = em._revived(before)
-    assert revived == (2,)
-    sizes = torch.bincount(after.argmax(1), minlength=3).tolist()
-    assert sizes[1] == 10 and sizes[2] > 0 and sum(sizes) == IMAGES
-    assert make(q=q, cluster_least=0.0)._revived(before)[1] == ()
 
 
 def test_resumed_is_the_same_bit_for_bit():

@@ -10,8 +10,9 @@ from PIL import Image
 from fromnoise import recipe as recipes
 from fromnoise.diffusion.schedule import linear
 from fromnoise.diffusion.target import X0, Eps, V
+from fromnoise.facts import Facts
 from fromnoise.judge import doctor, run_checks
-from fromnoise.model import Facts, build
+from fromnoise.model import build
 
 
 def keys(found) -> list[str]:

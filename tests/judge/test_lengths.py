@@ -15,11 +15,12 @@ from fromnoise.compute import choose
 from fromnoise.data import Data, MemoryImages, to_unit
 from fromnoise.diffusion.mixture import GaussianMixture
 from fromnoise.diffusion.schedule import Level
+from fromnoise.facts import Facts
 from fromnoise.judge import findings, lengths
 from fromnoise.judge.lengths import Lengths
 from fromnoise.judge.subjects import Real, Sampler
 from fromnoise.metrics.distances import Estimate
-from fromnoise.model import Facts, Model, build
+from fromnoise.model import Model, build
 
 CPU = choose("cpu", "fp32")
 

@@ -6,7 +6,7 @@ import pytest
 
 from fromnoise import recipe
 from fromnoise.compute import choose
-from fromnoise.model import Facts
+from fromnoise.facts import Facts
 from fromnoise.train import fit
 from fromnoise.train.estimate import Estimate
 

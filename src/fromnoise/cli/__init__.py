@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code: 0, 2 for a user's mistake, 128 + n after signal n."""
     # threads that spin while they wait slow each other down many times over where the cores have other work too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     words, dotted = _dotted(list(sys.argv[1:] if argv is None else argv))
     top = parser()
     if words and not words[0].startswith("-") and words[0] not in VERBS:

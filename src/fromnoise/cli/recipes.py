@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(recipe: Recipe) -> dict[str, object]:
-    from fromnoise.model import Facts, build
+    from fromnoise.facts import Facts
+    from fromnoise.model import build
     from fromnoise.recipe import BUDGETS
 
     height, width = recipe.data.size or ((8, 8) if recipe.data.source == "digits" else (64, 64))

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.compute import choose
     from fromnoise.disk import check_file
     from fromnoise.draw import collect, draw
-    from fromnoise.model import cond
+    from fromnoise.facts import cond
 
     pictures.check_writable(args.out)
     for each, ending in ((args.gif, ".gif"), (args.strip, ".png")):
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     model, wrap = guides.wrap(args, loaded.model, compute)
     ids = _numbers(args, model)
     count = len(ids)
-    cond(model, args.label, ids)  # an unknown label is told of before the bar is drawn
+    cond(model.facts, args.label, ids)  # an unknown label is told of before the bar is drawn
     size = numbers.size("--size", args.size) if args.size else None
     begun = time.perf_counter()
     steps = draw(model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.bits import Measure
-from fromnoise.cluster.start import believed, components, flat, kmeans
+from fromnoise.cluster.mend import Belief, exchange, revive
 from fromnoise.compute import Compute
 from fromnoise.data import Images, to_unit
 from fromnoise.diffusion import membership
@@ -97,6 +97,7 @@ class Round:
         sure: mean probability of the likeliest cluster.
         shares: of the clusters.
         revived: clusters that were empty and begun anew.
+        exchanged: (a, b, c) where b became part of a, and then one half of c.
     """
 
     number: int
@@ -108,6 +109,7 @@ class Round:
     sure: float
     shares: tuple[float, ...]
     revived: tuple[int, ...]
+    exchanged: tuple[tuple[int, int, int], ...] = ()
 
     def line(self) -> dict[str, object]:
         """As JSON."""
@@ -258,14 +260,14 @@ class EM:
         change = Estimate.of(bounds - state.bounds) if len(state.bounds) else None
         moved = float((q.argmax(1) != state.q.argmax(1)).double().mean())
         sure = float(q.amax(1).mean())
-        q, revived = self._revived(q)
+        belief = Belief(q, state.seen)
+        revived, exchanged = self._mended(belief, nats) if number < self.how.rounds else ((), ())
+        q = self._respected(belief.q)
         shares = membership.shares(q, self.how.concentration)
-        self.state = State(q, shares, number, state.plan, bounds, state.start, nats[:0], state.seen)
+        self.state = State(q, shares, number, state.plan, bounds, state.start, nats[:0], belief.seen)
         self._tell()
-        step = self.trainer.progress.step
-        return Round(
-            number, step, temperature, Estimate.of(bounds), change, moved, sure, tuple(shares.tolist()), revived
-        )
+        step, told = self.trainer.progress.step, tuple(shares.tolist())
+        return Round(number, step, temperature, Estimate.of(bounds), change, moved, sure, told, revived, exchanged)
 
     def assign(self, images: Images) -> Tensor:
         """The posterior of other images by the model alone, float64 (M, Q)."""
@@ -276,22 +278,13 @@ class EM:
     def _respected(self, q: Tensor) -> Tensor:
         return q if self.given is None else respected(q, self.given)
 
-    def _revived(self, q: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Give an empty cluster one half of the largest, as 2-means on its principal components cuts it."""
-        revived = []
-        for cluster in range(self.how.count):
-            sizes = torch.bincount(q.argmax(1), minlength=self.how.count)
-            if sizes[cluster] >= self.how.least * len(q) / self.how.count or self.state.rounds + 1 >= self.how.rounds:
-                continue
-            members = (q.argmax(1) == sizes.argmax()).nonzero().flatten()
-            if len(members) < 4:
-                continue
-            points = components(flat(self.images, members))
-            half = members[kmeans(points, 2, self.trainer.recipe.seed) == 1]
-            q = q.index_copy(0, half, believed(torch.full((len(half),), cluster), self.how.count))
-            q = self._respected(q)
-            revived.append(cluster)
-        return q, tuple(revived)
+    def _mended(self, belief: Belief, nats: Tensor) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
+        """Empty clusters begun anew, and exchanges; never of those whose labels are given."""
+        fixed = set() if self.given is None else set(self.given[self.given >= 0].tolist())
+        seed, how = self.trainer.recipe.seed, self.how
+        return revive(belief, self.images, how.least, seed), exchange(
+            belief, nats, self.images, how.exchange, how.trust, fixed, seed
+        )
 
     def _tell(self) -> None:
         """Draw the cluster that each image is told until the next E-step."""

@@ -23,7 +23,8 @@ from fromnoise.compute import Compute, choose
 from fromnoise.data import Data, Images, MemoryImages, order
 from fromnoise.disk import write_atomic
 from fromnoise.errors import UserError
-from fromnoise.model import Facts, Model, build
+from fromnoise.facts import Facts
+from fromnoise.model import Model, build
 from fromnoise.recipe import Recipe
 from fromnoise.train.folder import RunFolder
 from fromnoise.train.gallery import Gallery
@@ -124,6 +125,7 @@ def sort(
     *,
     limit: int | None = None,
     given: Path | None = None,
+    first: Tensor | None = None,
     device: str | None = None,
     precision: str = "auto",
 ) -> Sorted:
@@ -134,6 +136,7 @@ def sort(
         out: the run folder.
         limit: how many images, drawn by the recipe's seed; None for all.
         given: a table of known clusters; see ``read_given``.
+        first: a first belief of one's own, in place of ``cluster.start``'s, float64 (N, Q).
         device: as ``compute.choose``.
         precision: as ``compute.choose``.
 
@@ -160,7 +163,7 @@ def sort(
         f"{len(task.index):,} images into {recipe.cluster.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
     )
-    em, rounds = _begun(trainer, folder, compute, known, say)
+    em, rounds = _begun(trainer, folder, compute, known, first, say)
     with signals(em.stop) as caught:
         _loop(em, rounds, folder, say)
     if not em.finished:
@@ -175,7 +178,7 @@ def sort(
 
 
 def _begun(
-    trainer: Trainer, folder: RunFolder, compute: Compute, given: Tensor | None, say: Say
+    trainer: Trainer, folder: RunFolder, compute: Compute, given: Tensor | None, first: Tensor | None, say: Say
 ) -> tuple[EM, list[dict[str, Any]]]:
     """The loop as it was left, or with a first q; and what its rounds found."""
     recipe, images = trainer.model.recipe, trainer.data.train
@@ -193,8 +196,11 @@ def _begun(
         say(f"going on from step {trainer.progress.step:,}")
         return em, header["em"]["rounds"]
     began = time.monotonic()
-    with _bar(f"a first sorting by {recipe.cluster.start}") as bar:
-        q = begin(images, recipe.cluster, compute, recipe.train.seed, lambda share: _to(bar, share))
+    if first is None:
+        with _bar(f"a first sorting by {recipe.cluster.start}") as bar:
+            q = begin(images, recipe.cluster, compute, recipe.train.seed, lambda share: _to(bar, share))
+    else:
+        q = first
     trainer.progress.seconds = time.monotonic() - began  # it is part of a budget in minutes
     if given is not None:
         q = aligned(q, given)
@@ -265,9 +271,11 @@ def told(found: Round) -> str:
     """A round in a line."""
     change = f" ({found.change.value:+.3f} +- {found.change.error:.3f})" if found.change else ""
     revived = f"; begun anew: {', '.join(map(str, found.revived))}" if found.revived else ""
+    joined = "".join(f"; {b} joined to {a} and begun anew as half of {c}" for a, b, c in found.exchanged)
     return (
         f"round {found.number}, step {found.step:,}: bound {found.bound.value:.2f} +- {found.bound.error:.2f} nats"
-        f"{change}, {found.moved:.2%} moved, sure of {found.sure:.3f}, smallest {min(found.shares):.3f}{revived}"
+        f"{change}, {found.moved:.2%} moved, sure of {found.sure:.3f}, smallest {min(found.shares):.3f}"
+        f"{revived}{joined}"
     )
 
 

@@ -93,7 +93,10 @@ def _pca(images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: 
     return believed(kmeans(components(flat(images)), how.count, seed), how.count)
 
 
-def _encoder(images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: Tick) -> Tensor:
+def taught(
+    images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: Tick = lambda share: None
+) -> encoder.Seen:
+    """What an encoder says of the images from which it learned; arguments as of ``begin``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = encoder.Encoder(images.shape, how.count)
@@ -102,7 +105,11 @@ def _encoder(images: Images, how: ClusterRecipe, compute: Compute, seed: int, ti
     )
     for step, _ in enumerate(lessons, 1):
         tick(step / how.encoder_steps)
-    return encoder.see(net, images, compute).q
+    return encoder.see(net, images, compute)
+
+
+def _encoder(images: Images, how: ClusterRecipe, compute: Compute, seed: int, tick: Tick) -> Tensor:
+    return taught(images, how, compute, seed, tick).q
 
 
 _WAYS: dict[str, Callable[[Images, ClusterRecipe, Compute, int, Tick], Tensor]] = {

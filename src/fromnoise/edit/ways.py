@@ -14,7 +14,8 @@ from fromnoise.diffusion.noise import Draw, Noise
 from fromnoise.diffusion.sampler import start
 from fromnoise.draw import Course, Drawn, follow
 from fromnoise.errors import UserError
-from fromnoise.model import Model, Wrap, cond, rule, solver, unwrapped
+from fromnoise.facts import cond
+from fromnoise.model import Model, Wrap, rule, solver, unwrapped
 from fromnoise.recipe import SampleRecipe
 
 
@@ -28,7 +29,7 @@ class Brush:
         compute: where and how precisely.
         ids: numbers of the pictures to draw, (N,); picture i depends on (seed, i) alone.
         seed: of all noise.
-        label: what to draw, as ``model.cond`` takes it.
+        label: what to draw, as ``facts.cond`` takes it.
         batch: pictures at a time.
         wrap: further guidance, as ``Model.guided`` takes it.
     """
@@ -55,7 +56,7 @@ class Brush:
             self.model.levels(how),
             self.model.noise(how, self.ids, self.seed),
             begin,
-            cond(self.model, self.label, self.ids),
+            cond(self.model.facts, self.label, self.ids),
         )
 
 

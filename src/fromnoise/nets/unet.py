@@ -16,10 +16,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from fromnoise.nets.layers import (
     Attention,
@@ -35,6 +33,7 @@ from fromnoise.nets.layers import (
     variance_scaling,
     zero,
 )
+from fromnoise.nets.levels import Down, Up
 
 Conditioning = Literal["add", "scale-shift"]
 Upsampling = Literal["nearest", "transposed"]
@@ -157,7 +156,7 @@ class UNet(nn.Module):
         for level, (ins, outs) in enumerate(zip(entering, channels, strict=True)):
             attended = level in attention
             self.down.append(
-                _Down(
+                Down(
                     [residual(ins if i == 0 else outs, outs) for i in range(blocks)],
                     [attend(outs, attended) for _ in range(blocks)],
                     nn.Identity() if level == deepest else Halve(outs),
@@ -169,7 +168,7 @@ class UNet(nn.Module):
             coming = [below] + [outs] * (blocks_up - 1)
             skips = ([outs] * blocks + [ins] + [0] * blocks_up)[:blocks_up]
             self.up.append(
-                _Up(
+                Up(
                     [residual(x + skip, outs) for x, skip in zip(coming, skips, strict=True)],
                     [attend(outs, attended) for _ in range(blocks_up)],
                     nn.Identity() if level == 0 else double(outs),
@@ -236,65 +235,6 @@ class UNet(nn.Module):
         if self.patch > 1:
             x = F.pixel_shuffle(x, self.patch)
         return crop_to(x, height, width)
-
-
-def _plain(block: nn.Module, attend: nn.Module, x: Tensor, time: Tensor) -> Tensor:
-    """A block and its attention."""
-    return attend(block(x, time))
-
-
-def _forgetful(block: nn.Module, attend: nn.Module, x: Tensor, time: Tensor) -> Tensor:
-    """The same, of which only the input is kept for the backward pass."""
-    if not torch.is_grad_enabled():
-        return _plain(block, attend, x, time)
-    return checkpoint(_plain, block, attend, x, time, use_reentrant=False)
-
-
-class _Down(nn.Module):
-    """A level going down: blocks, each with its attention, then the halving; gives the features as well."""
-
-    def __init__(
-        self,
-        blocks: Iterable[nn.Module],
-        attentions: Iterable[nn.Module],
-        resample: nn.Module,
-        *,
-        kept: int,
-        recompute: bool,
-    ) -> None:
-        super().__init__()
-        self.run = _forgetful if recompute else _plain
-        self.blocks = nn.ModuleList(blocks)
-        self.attentions = nn.ModuleList(attentions)
-        self.resample = resample
-        self.kept = kept
-
-    def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
-        skips = [x]
-        for block, attend in zip(self.blocks, self.attentions, strict=True):
-            x = self.run(block, attend, x, time)
-            skips.append(x)
-        return self.resample(x), skips[-self.kept :]
-
-
-class _Up(nn.Module):
-    """A level going up: blocks, each beginning with the newest skip that is left, then the doubling."""
-
-    def __init__(
-        self, blocks: Iterable[nn.Module], attentions: Iterable[nn.Module], resample: nn.Module, *, recompute: bool
-    ) -> None:
-        super().__init__()
-        self.run = _forgetful if recompute else _plain
-        self.blocks = nn.ModuleList(blocks)
-        self.attentions = nn.ModuleList(attentions)
-        self.resample = resample
-
-    def forward(self, x: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
-        for block, attend in zip(self.blocks, self.attentions, strict=True):
-            if skips:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = self.run(block, attend, x, time)
-        return self.resample(x)
 
 
 def attention_levels(

@@ -274,7 +274,7 @@ class ClusterRecipe(Part):
     """pairs of images a step of the encoder"""
     rounds: Count = 3
     """E-steps; the last is at the end of the budget"""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """share of the budget that is learned from the first sorting before it is revised"""
     temperature: Positive = 1.0
     """of the first E-step: how much the bounds' differences are divided by"""
@@ -294,3 +294,6 @@ class ClusterRecipe(Part):
     """of the Dirichlet prior of the clusters' shares; more keeps them more alike"""
     least: Share = 0.1
     """a cluster with less than this part of an even share is begun anew; 0 never"""
+    exchange: Share = 0.75
+    """two clusters that look alike become one if they are together smaller than this part of the largest, which is
+    then cut in two; 0 never"""

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 
 from fromnoise.compute import Compute
-from fromnoise.model import Facts, build
+from fromnoise.facts import Facts
+from fromnoise.model import build
 from fromnoise.recipe import Recipe, change, get
 from fromnoise.train.estimate import estimate
 from fromnoise.train.optim import Budget

@@ -22,7 +22,8 @@ from fromnoise import checkpoint
 from fromnoise.compute import choose
 from fromnoise.data import Data, load
 from fromnoise.errors import UserError
-from fromnoise.model import Facts, build
+from fromnoise.facts import Facts
+from fromnoise.model import build
 from fromnoise.recipe import Recipe
 from fromnoise.train import fit
 from fromnoise.train.folder import RunFolder
