@@ -2,73 +2,107 @@
 
 python benchmarks/clusters.py RUN [-n N] [--samples S] [--steps K]
 
-The classifier has learned the true classes of the run's own data. An E-step that looks at every cluster at every step
-is compared with one of two stages at the same steps for those in question.
+The classifier has learned the true classes of the run's own data. An E-step as EM does it that looks at every cluster
+at every step is compared with one of two stages, which looks at those in question as often.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from header import header
+from torch import Tensor
 
 from fromnoise import checkpoint
-from fromnoise.cluster.assign import assign
-from fromnoise.cluster.report import Assignments
+from fromnoise.cluster.em import Sorter
+from fromnoise.cluster.run import Task, prepare
 from fromnoise.cluster.scores import Scores, majority
 from fromnoise.compute import Compute, choose
-from fromnoise.data import Data, load
-from fromnoise.diffusion.membership import Search
+from fromnoise.data import MemoryImages, load
+from fromnoise.diffusion.codelength import Plan
+from fromnoise.diffusion.membership import Search, posterior
 from fromnoise.draw import collect, draw
 from fromnoise.metrics.features import classifier
+from fromnoise.recipe import Recipe
+from fromnoise.train.folder import RunFolder
 
 
 def main() -> None:
     """Assign, draw, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
-    parser.add_argument("-n", type=int, default=300)
-    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("-n", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=8, help="of an E-step, each under a noise and its negative")
     args = parser.parse_args()
     loaded, compute = checkpoint.load_model(args.run), choose("cpu", "fp32")
     compute.place(loaded.model.denoiser)
-    data = load(loaded.model.recipe.data.source, log=lambda line: None)
+    recipe = loaded.model.recipe
+    images = Believed.of(args.run, recipe, args.n)
     print(header())
-    print(f"{args.run}, step {loaded.progress['step']:,}", flush=True)
-    whole = cost(loaded, data, compute, args)
-    judge(loaded, data, compute, whole, args.samples)
+    print(
+        f"{args.run}, step {loaded.progress['step']:,}, {args.n} of its {len(images.task.index):,} images", flush=True
+    )
+    cost(Sorter.of(loaded.model, recipe.cluster.count, compute, recipe.train.seed + 1), images, args.steps)
+    judge(loaded, compute, images, args.samples)
 
 
-def cost(loaded: checkpoint.Loaded, data: Data, compute: Compute, args: argparse.Namespace) -> Assignments:
-    """E-steps of training images, whole and pruned; the whole one."""
-    clusters, steps = len(loaded.model.facts.labels or ()), args.steps
-    whole = None
-    for first, keep in ((steps, clusters), (1, 2), (1, 3), (2, 3), (2, 4)):
+@dataclass(frozen=True)
+class Believed:
+    """What the run has sorted, or part of it.
+
+    Attributes:
+        task: the images, and their true classes.
+        ids: those that are looked at, (n,).
+        tensors: what the run believes: q, shares, plan and seen, as ``cluster.em.State``.
+    """
+
+    task: Task
+    ids: Tensor
+    tensors: dict[str, Tensor]
+
+    @staticmethod
+    def of(run: str, recipe: Recipe, count: int) -> Believed:
+        """So many of a run's images, evenly from all."""
+        state = RunFolder(Path(run)).load_state()
+        if state is None:
+            raise SystemExit(f"{run} has no state: give a folder of fromnoise cluster")
+        tensors = {k.removeprefix("em."): v for k, v in state[0].items() if k.startswith("em.")}
+        task = prepare(recipe, len(tensors["q"]), lambda line: None)
+        return Believed(task, torch.linspace(0, len(tensors["q"]) - 1, count).long(), tensors)
+
+
+def cost(sorter: Sorter, images: Believed, steps: int) -> None:
+    """E-steps as EM does them, what was first seen included; whole, and pruned."""
+    part, tensors = MemoryImages(images.task.data.train.get(images.ids)), images.tensors
+    seen, whole = tensors["seen"][images.ids], None
+    assert images.task.labels is not None
+    for first, keep in ((steps, sorter.clusters), (1, 2), (1, 3), (2, 3), (2, 4), (4, 4)):
         search = Search(first, steps - first, keep)
         begun = time.perf_counter()
-        found = assign(loaded, data, compute, search, args.n, 0)
-        spent = (time.perf_counter() - begun) / args.n
-        whole = whole or found
-        same = float((found.q.argmax(1) == whole.q.argmax(1)).double().mean())
-        assert found.labels is not None
-        s = Scores.of(found.q.argmax(1), found.labels)
+        nats = torch.cat([found.nats for _, found in sorter.compare(part, Plan(tensors["plan"]), search, 0, seen)])
+        spent = (time.perf_counter() - begun) / len(part)
+        which = posterior(nats + seen, tensors["shares"]).argmax(1)
+        whole = which if whole is None else whole
         print(
-            f"{first} steps for all {clusters}, {steps - first} for {keep}: {search.forwards(clusters):4} evaluations "
-            f"an image, {spent:.3f} s, agreement {same:.4f}, accuracy {s.accuracy:.4f}",
+            f"{first} steps for all {sorter.clusters}, {steps - first} for {keep}: "
+            f"{search.forwards(sorter.clusters):4} evaluations an image, {spent:.3f} s, "
+            f"agreement {float((which == whole).double().mean()):.4f}, "
+            f"accuracy {Scores.of(which, images.task.labels[images.ids]).accuracy:.4f}",
             flush=True,
         )
-    assert whole is not None
-    return whole
 
 
-def judge(loaded: checkpoint.Loaded, data: Data, compute: Compute, sorted_: Assignments, count: int) -> None:
+def judge(loaded: checkpoint.Loaded, compute: Compute, images: Believed, count: int) -> None:
     """The share of each cluster's samples that the classifier gives to the cluster's most frequent class."""
-    assert sorted_.labels is not None and data.labels is not None
+    data = load(loaded.model.recipe.data.source, log=lambda line: None)
+    assert images.task.labels is not None and data.labels is not None
     judge = classifier(data, compute=compute)
-    mostly = majority(sorted_.q.argmax(1), sorted_.labels)
+    mostly = majority(images.tensors["q"].argmax(1), images.task.labels)
     made = collect(
         draw(loaded.model, loaded.model.recipe.sample, compute, ids=torch.arange(count), label="all", batch=100)
     )
@@ -79,7 +113,7 @@ def judge(loaded: checkpoint.Loaded, data: Data, compute: Compute, sorted_: Assi
     print(
         f"{count} samples, by {judge.about}: {float(right.double().mean()):.4f} of their cluster's most frequent class"
     )
-    for k, name in enumerate(sorted_.names):
+    for k, name in enumerate(loaded.model.facts.labels or ()):
         share = float(right[made.labels == k].double().mean())
         print(f"  cluster {name}, mostly {data.labels[int(mostly[k])]}: {share:.2f}")
 

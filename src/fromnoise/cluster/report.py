@@ -174,6 +174,7 @@ def rounds(lines: Sequence[dict[str, Any]]) -> Table:
     rows = []
     for r in lines:
         change = r["change"]
+        anew = [*map(str, r["revived"]), *(f"{b} (joined to {a}) as half of {c}" for a, b, c in r["exchanged"])]
         rows.append(
             [
                 str(r["number"]),
@@ -183,7 +184,7 @@ def rounds(lines: Sequence[dict[str, Any]]) -> Table:
                 f"{change['value']:+.3f} ± {change['error']:.3f}" if change else "-",
                 f"{r['moved']:.2%}",
                 f"{r['sure']:.3f}",
-                ", ".join(map(str, r["revived"])) or "-",
+                ", ".join(anew) or "-",
             ]
         )
     head = ["round", "step", "temperature", "bound, nats", "change", "moved", "sure", "begun anew"]

@@ -294,6 +294,6 @@ class ClusterRecipe(Part):
     """of the Dirichlet prior of the clusters' shares; more keeps them more alike"""
     least: Share = 0.1
     """a cluster with less than this part of an even share is begun anew; 0 never"""
-    exchange: Share = 0.75
+    exchange: Share = 0.9
     """two clusters that look alike become one if they are together smaller than this part of the largest, which is
     then cut in two; 0 never"""
