@@ -23,7 +23,8 @@ from fromnoise import recipe as recipes
 from fromnoise.cluster.encoder import Seen
 from fromnoise.cluster.run import Task, prepare, sort
 from fromnoise.cluster.scores import Scores
-from fromnoise.cluster.start import components, flat, gaussians, kmeans, taught
+from fromnoise.cluster.start import taught
+from fromnoise.cluster.usual import components, flat, gaussians, kmeans
 from fromnoise.compute import choose
 from fromnoise.disk import write_atomic
 

@@ -16,6 +16,9 @@ from fromnoise.train.run import facts, open_data
 from fromnoise.train.trainer import Trainer
 
 TINY = {
+    "train.optimizer": "adamw",
+    "train.lr": 2e-3,
+    "train.warmup": 50,
     "network.width": 8,
     "network.multipliers": [1],
     "network.blocks": 1,

@@ -2,6 +2,7 @@
 
 Invariant information clustering (Ji et al. 2019): the mutual information between the clusters of the two views is
 maximised, which makes them agree (views), be sure (conditional entropy) and be used evenly (marginal entropy) at once.
+From nothing this is slow to begin and ends where it happens to; so the first lessons say what k-means says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.cluster.usual import kmeans
 from fromnoise.compute import Compute
 from fromnoise.data import Images, Stream, to_unit
 
@@ -22,6 +24,8 @@ SIZE = 128
 _HEADS = 8  # heads learned side by side: they differ by their beginnings, and the best is kept
 _FINER = 5  # a second set of heads sorts into so many times as many clusters: it teaches the trunk more
 _SHIFT, _TURN, _SCALE, _SHEAR = 0.07, math.radians(20), 0.2, 0.2  # of half a side; the gentler view has a quarter
+_HINTED = 0.2  # share of the steps that learn from k-means
+_HINTS = 10_000  # images that k-means sees, at most
 _REMEMBER = 0.98  # of the running mean of the heads' information
 _EVALUATE = 500
 
@@ -67,6 +71,32 @@ class Encoder(nn.Module):
 
 
 @dataclass(frozen=True)
+class Hints:
+    """What k-means says, for each head another time; -1 of images that it did not see.
+
+    Attributes:
+        coarse: int64 (N, heads), below Q.
+        finer: the same with so many times as many clusters.
+    """
+
+    coarse: Tensor
+    finer: Tensor
+
+    @staticmethod
+    def of(points: Tensor, clusters: int, seed: int) -> Hints:
+        """From principal components (N, D), N at least ``clusters``."""
+        ids = torch.linspace(0, len(points) - 1, min(_HINTS, len(points))).round().long()
+        some = points[ids]
+
+        def told(count: int, times: int) -> Tensor:
+            found = [kmeans(some, min(count, len(some)), seed + 1000 * i, tries=1) for i in range(times)]
+            part = torch.stack(found, 1).repeat(1, _HEADS // times)
+            return torch.full((len(points), _HEADS), -1).index_copy_(0, ids, part)
+
+        return Hints(told(clusters, _HEADS), told(_FINER * clusters, 2))
+
+
+@dataclass(frozen=True)
 class Seen:
     """What an encoder says of images.
 
@@ -80,7 +110,15 @@ class Seen:
 
 
 def learn(
-    encoder: Encoder, images: Images, compute: Compute, *, steps: int, batch: int, seed: int = 0, lr: float = 3e-3
+    encoder: Encoder,
+    images: Images,
+    compute: Compute,
+    *,
+    steps: int,
+    batch: int,
+    hints: Hints | None = None,
+    seed: int = 0,
+    lr: float = 3e-3,
 ) -> Iterator[float]:
     """Teach an encoder; yields the information of its best head, in nats, at most log Q, after each step.
 
@@ -90,6 +128,7 @@ def learn(
         compute: where.
         steps: of the optimiser.
         batch: pairs a step.
+        hints: what the first fifth of the steps learns; None has none.
         seed: of the order and of the views.
         lr: learning rate; it falls to 0 over the second half.
     """
@@ -99,19 +138,29 @@ def learn(
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50, 2 * (1 - step / steps))
-        x = to_unit(stream.batch(range(step * batch, (step + 1) * batch)).pixels)
+        drawn = stream.batch(range(step * batch, (step + 1) * batch))
+        x = to_unit(drawn.pixels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((seed << 24) + step)
             views = torch.cat([moved(x, 0.25), moved(x, 1.0)])
         _, coarse, finer = encoder(views.to(compute.device).contiguous(memory_format=compute.memory_format))
         told = information(*coarse.chunk(2))
-        loss = -(told.mean() + information(*finer.chunk(2)).mean())
+        if hints is not None and step < _HINTED * steps:
+            loss = _wrong(coarse, hints.coarse[drawn.indices]) + _wrong(finer, hints.finer[drawn.indices])
+        else:
+            loss = -(told.mean() + information(*finer.chunk(2)).mean())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         encoder.information.lerp_(told.detach(), 1 - _REMEMBER)
         yield float(told.detach().max())
     encoder.eval()
+
+
+def _wrong(said: Tensor, hints: Tensor) -> Tensor:
+    """Cross-entropy of what the heads say of two views, (2B, heads, K), to hints (B, heads)."""
+    right = hints.repeat(2, 1).flatten().to(said.device)
+    return F.nll_loss(said.clamp(min=1e-6).log().flatten(0, 1), right, ignore_index=-1)
 
 
 def information(p: Tensor, q: Tensor) -> Tensor:

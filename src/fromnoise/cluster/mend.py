@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromnoise.cluster.start import believed, components, flat, gaussians, kmeans
+from fromnoise.cluster.start import believed
+from fromnoise.cluster.usual import components, flat, gaussians, kmeans
 from fromnoise.data import Images
 
 _ALIKE = 0.25  # of all pairs of clusters, those nearest to each other may be joined

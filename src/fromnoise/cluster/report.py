@@ -17,7 +17,7 @@ from torch import Tensor
 from fromnoise import pictures, plots
 from fromnoise.cluster.run import Sorted
 from fromnoise.cluster.scores import Scores, majority
-from fromnoise.cluster.start import components, flat
+from fromnoise.cluster.usual import components, flat
 from fromnoise.data import Images
 from fromnoise.disk import write_atomic
 from fromnoise.draw import collect, draw

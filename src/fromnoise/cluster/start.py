@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.cluster import encoder
+from fromnoise.cluster.usual import components, flat, kmeans
 from fromnoise.compute import Compute
 from fromnoise.data import Images
 from fromnoise.errors import UserError
@@ -16,44 +17,7 @@ from fromnoise.recipe import ClusterRecipe
 Tick = Callable[[float], object]
 """Told the share that is done."""
 
-_COMPONENTS = 50
 _SURE = 0.9  # what k-means says is believed by so much: the rest goes to the other clusters evenly
-
-
-def flat(images: Images, ids: Tensor | None = None) -> Tensor:
-    """Pixels of all images, or of some, in [0, 1], float32 (N, D)."""
-    return images.get(torch.arange(len(images)) if ids is None else ids).flatten(1).float() / 255
-
-
-def components(points: Tensor, count: int = _COMPONENTS) -> Tensor:
-    """Principal components, at most ``count``, as they are scaled by the data, (N, count)."""
-    from sklearn.decomposition import PCA
-
-    count = min(count, *points.shape)
-    return torch.from_numpy(PCA(count, svd_solver="randomized", random_state=0).fit_transform(points.numpy()))
-
-
-def kmeans(points: Tensor, clusters: int, seed: int, tries: int = 4) -> Tensor:
-    """The cluster of each point, int64 (N,), the best of several tries.
-
-    Raises:
-        UserError: there are fewer points than clusters.
-    """
-    from sklearn.cluster import KMeans
-
-    if len(points) < clusters:
-        raise UserError(f"{len(points)} images cannot make {clusters} clusters: take a smaller -q")
-    found = KMeans(clusters, n_init=tries, random_state=seed % 2**32).fit_predict(points.numpy())  # type: ignore[call-overload]
-    return torch.from_numpy(found).long()
-
-
-def gaussians(points: Tensor, clusters: int, seed: int) -> Tensor:
-    """The cluster of each point by a mixture of Gaussians with full covariances, int64 (N,)."""
-    from sklearn.mixture import GaussianMixture
-
-    spread = 1e-3 * float(points.double().var(0).mean())
-    model = GaussianMixture(clusters, reg_covar=spread, random_state=seed % 2**32, max_iter=60)
-    return torch.from_numpy(model.fit_predict(points.double().numpy())).long()
 
 
 def believed(which: Tensor, clusters: int) -> Tensor:
@@ -100,9 +64,9 @@ def taught(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = encoder.Encoder(images.shape, how.count)
-    lessons = encoder.learn(
-        net, images, compute, steps=how.encoder_steps, batch=min(how.encoder_batch, len(images)), seed=seed
-    )
+    hints = encoder.Hints.of(components(flat(images)), how.count, seed)
+    batch = min(how.encoder_batch, len(images))
+    lessons = encoder.learn(net, images, compute, steps=how.encoder_steps, batch=batch, hints=hints, seed=seed)
     for step, _ in enumerate(lessons, 1):
         tick(step / how.encoder_steps)
     return encoder.see(net, images, compute)
