@@ -81,16 +81,18 @@ def cost(sorter: Sorter, images: Believed, steps: int) -> None:
     part, tensors = MemoryImages(images.task.data.train.get(images.ids)), images.tensors
     seen, whole = tensors["seen"][images.ids], None
     assert images.task.labels is not None
-    for first, keep in ((steps, sorter.clusters), (1, 2), (1, 3), (2, 3), (2, 4), (4, 4)):
-        search = Search(first, steps - first, keep)
+    ways = ((steps, sorter.clusters, 1.0), (2, 3, 1.0), (4, 4, 1.0), (1, 3, 0.999), (1, 4, 0.9999), (2, 4, 0.9999))
+    for first, keep, sure in ways:
+        search = Search(first, steps - first, keep, sure)
         begun = time.perf_counter()
-        nats = torch.cat([found.nats for _, found in sorter.compare(part, Plan(tensors["plan"]), search, 0, seen)])
+        found = [c for _, c in sorter.compare(part, Plan(tensors["plan"]), search, 0, seen)]
         spent = (time.perf_counter() - begun) / len(part)
-        which = posterior(nats + seen, tensors["shares"]).argmax(1)
+        which = posterior(torch.cat([c.nats for c in found]) + seen, tensors["shares"]).argmax(1)
+        forwards = float(torch.cat([c.forwards for c in found]).double().mean())
         whole = which if whole is None else whole
         print(
-            f"{first} steps for all {sorter.clusters}, {steps - first} for {keep}: "
-            f"{search.forwards(sorter.clusters):4} evaluations an image, {spent:.3f} s, "
+            f"{first} steps for all {sorter.clusters}, {steps - first} for {keep} where not sure of {sure}: "
+            f"{forwards:.1f} evaluations an image, {spent:.3f} s, "
             f"agreement {float((which == whole).double().mean()):.4f}, "
             f"accuracy {Scores.of(which, images.task.labels[images.ids]).accuracy:.4f}",
             flush=True,

@@ -157,6 +157,21 @@ def test_pruning_keeps_the_answer():
     assert float((posterior(pruned.nats, WEIGHTS) - exact(mixture, x)).abs().mean()) < 0.04
 
 
+def test_who_is_sure_is_looked_at_no_more():
+    """Sure images keep what the first steps gave; of the others nothing changes, and their number is as said."""
+    mixture = known()
+    x, _ = images(60, mixture)
+    code, plan, noise = Bound(mixture, table()), Plan.uniform(STEPS), Noise(0, torch.arange(60))
+    first = compare(code, x, noise, 3, plan, Search(4, 0, 3))
+    whole, some = (compare(code, x, noise, 3, plan, Search(4, 6, 2, sure)) for sure in (1.0, 0.9))
+    still = torch.softmax(-first.nats, 1).amax(1) <= 0.9
+    assert 10 < int(still.sum()) < 50
+    for name in ("nats", "error"):
+        left, all_, one = (getattr(c, name) for c in (some, whole, first))
+        assert torch.allclose(left[still], all_[still]) and torch.allclose(left[~still], one[~still])
+    assert torch.equal(some.forwards, torch.where(still, 48, 24)) and (whole.forwards == 48).all()
+
+
 def test_who_stays_in_question():
     """What is known besides keeps a component, and is not in its bound."""
     mixture = known()

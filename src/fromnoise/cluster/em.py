@@ -195,7 +195,7 @@ class EM:
     @property
     def search(self) -> Search:
         """How much an image is looked at in an E-step."""
-        return Search(self.how.first, self.how.then, self.how.keep)
+        return Search(self.how.first, self.how.then, self.how.keep, self.how.sure)
 
     @property
     def finished(self) -> bool:

@@ -17,7 +17,7 @@ odd in it cancels too; and components that are far behind are looked at in a few
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,14 +65,17 @@ class Search:
         first: steps at which every component is compared, under a noise and its negative; at least 1.
         then: steps more at which those that are still in question are.
         keep: how many stay in question.
+        sure: an image that belongs to one component by more than this after the first steps is in question no more;
+            at 1 all are.
     """
 
     first: int
     then: int
     keep: int
+    sure: float = 1.0
 
     def forwards(self, components: int) -> int:
-        """Evaluations of the network that an image takes."""
+        """Evaluations of the network that an image in question takes."""
         return 2 * (self.first * components + self.then * min(self.keep, components))
 
 
@@ -84,10 +87,12 @@ class Comparison:
         nats: L_c, float64 (B, K), each without bias; that of a component which was dropped rests on the first steps
             alone, and on what the others showed later.
         error: standard error of L_c less the least one, float64 (B, K); 0 for the least. Two steps at least make one.
+        forwards: evaluations of the network that each image took, int64 (B,).
     """
 
     nats: Tensor
     error: Tensor
+    forwards: Tensor
 
 
 def compare(
@@ -112,20 +117,46 @@ def compare(
     """
     everyone = torch.arange(components, device=x0.device).expand(len(x0), -1)
     first = _terms(code, x0, noise, plan, everyone, range(1, search.first + 1), 0)
-    so_far = first.mean(1) if seen is None else first.mean(1) + seen
-    kept = so_far.topk(min(search.keep, components), largest=False).indices
+    nats = first.mean(1)
+    error = _error(first - first.gather(2, nats.argmin(1)[:, None, None].expand(-1, search.first, 1)))
+    so_far = nats if seen is None else nats + seen
+    rows = (torch.softmax(-so_far, 1).amax(1) <= search.sure).nonzero().flatten()
+    kept = so_far[rows].topk(min(search.keep, components), largest=False).indices
+    if len(rows):
+        some = replace(noise, ids=noise.ids[rows])
+        closer = _closer(code, x0[rows.to(x0.device)], some, plan, search, first[rows], kept)
+        nats, error = nats.index_copy(0, rows, closer[0]), error.index_copy(0, rows, closer[1])
+    forwards = torch.full((len(x0),), 2 * search.first * components)
+    forwards[rows] += 2 * search.then * kept.shape[1]
+    return Comparison(nats + code.prior(x0)[:, None], error, forwards)
+
+
+def _closer(
+    code: Bound, x0: Tensor, noise: Noise, plan: Plan, search: Search, first: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """L less L_T of images in question after both stages, and the errors of the differences; as of ``Comparison``.
+
+    Args:
+        code: the model.
+        x0: those images.
+        noise: of theirs.
+        plan: of the steps.
+        search: how often they are looked at.
+        first: what the first steps gave, (B, S, K).
+        kept: components that are in question, (B, M).
+    """
     parts = range(search.first + 1, search.first + search.then + 1)
     then = _terms(code, x0, noise, plan, kept.to(x0.device), parts, search.first + search.then + 1)
     near = first.gather(2, kept[:, None].expand(-1, search.first, -1))
     both = torch.cat([near, then], 1)
     nats = first.mean(1) + (both.mean((1, 2)) - near.mean((1, 2)))[:, None]
-    nats = nats.scatter(1, kept, both.mean(1)) + code.prior(x0)[:, None]
+    nats = nats.scatter(1, kept, both.mean(1))
     # of those in question all steps count, of the others the first
     best = nats.argmin(1)
     error = _error(first - first.gather(2, best[:, None, None].expand(-1, search.first, 1)))
     place = (kept == best[:, None]).int().argmax(1)
     late = _error(both - both.gather(2, place[:, None, None].expand(-1, both.shape[1], 1)))
-    return Comparison(nats, error.scatter(1, kept, late))
+    return nats, error.scatter(1, kept, late)
 
 
 def _error(differences: Tensor) -> Tensor:

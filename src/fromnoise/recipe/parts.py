@@ -280,16 +280,18 @@ class ClusterRecipe(Part):
     """of the first E-step: how much the bounds' differences are divided by"""
     temperature_last: Positive = 1.0
     """of the last"""
-    trust: NotNegative = 0.5
+    trust: NotNegative = 1.0
     """power of the first sorting as a second observation of each image; 0 takes it as a beginning and no more"""
     finest: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """time t below which the noise hides nothing that matters: finer detail belongs to no cluster"""
     first: Count = 1
     """steps at which all clusters are compared"""
-    then: Annotated[int, Field(ge=0)] = 3
+    then: Annotated[int, Field(ge=0)] = 12
     """steps more at which the likely ones are"""
     keep: Annotated[int, Field(ge=1)] = 3
     """how many are likely"""
+    sure: Annotated[float, Field(gt=0, le=1)] = 0.999
+    """an image that belongs to one cluster by more than this after the first steps is looked at no more"""
     concentration: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
     """of the Dirichlet prior of the clusters' shares; more keeps them more alike"""
     least: Share = 0.1
