@@ -256,7 +256,7 @@ def test_a_folder_of_a_different_recipe(wrong, tmp_path, run, small):
     """The difference is told, and the run is left as it is."""
     shutil.copytree(run, tmp_path / "run")
     words = ["train", "digits", "--steps", "9", "--out", "run", *small]
-    wrong(*words, "--train.lr", "0.5", told=("train.lr", "0.5", "0.002", "--out"), notes=True)
+    wrong(*words, "--train.lr", "0.5", told=("train.lr", "0.5", "0.004", "--out"), notes=True)
     wrong(*words, "--network.width", "16", told=("network.width", "--out"), notes=True)
     wrong(*words, "--seed", "1", "--train.lr", "0.5", told=("and 1 more", "--out"), notes=True)
 
