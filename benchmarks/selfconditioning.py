@@ -23,6 +23,9 @@ from fromnoise.model import build
 from fromnoise.train.run import facts, open_data
 from fromnoise.train.trainer import Trainer
 
+# whatever the recipe's own training is: what was measured stays what is measured
+TRAINING = {"train.batch": 128, "train.optimizer": "adam", "train.lr": 2e-3, "train.warmup": 50}
+
 
 def measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
     """Held-out loss without and with an estimate to condition on, and seconds of training."""
@@ -60,7 +63,7 @@ def main() -> None:
     print(header())
     changes = []
     for seed in range(args.seeds):
-        own = {"train.steps": args.steps, "train.seed": seed, "train.previews": 0, "train.evaluations": 1}
+        own = TRAINING | {"train.steps": args.steps, "train.seed": seed, "train.previews": 0, "train.evaluations": 1}
         own |= {"data.source": args.data} if args.data else {}
         plain, _, plain_time = measure(recipes.load(args.recipe, own))
         first, later, time_ = measure(recipes.load(args.recipe, own | {"loss.self_conditioning": True}))

@@ -82,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code: 0, 2 for a user's mistake, 128 + n after signal n."""
-    # threads that spin while they wait slow each other down many times over where the cores have other work too
+    # threads that spin while they wait slow each other down many times over where the cores have other work too; for
+    # a moment they may, which saves waking them between the short operations of a small network
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     words, dotted = _dotted(list(sys.argv[1:] if argv is None else argv))
