@@ -77,13 +77,18 @@ def test_a_fitting_size_costs_nothing() -> None:
 
 
 def test_norm_act_is_torch() -> None:
-    """GroupNorm, scale, shift and SiLU against torch's own, one after the other."""
+    """A sum, GroupNorm, scale, shift and SiLU against torch's own, one after the other."""
     norm = nn.GroupNorm(4, 8)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    x, scale, shift = torch.randn(2, 8, 5, 3), torch.randn(2, 8, 1, 1), torch.randn(2, 8, 1, 1)
-    torch.testing.assert_close(layers.norm_act(x, norm), nn.SiLU()(norm(x)))
-    torch.testing.assert_close(layers.norm_act(x, norm, scale, shift), nn.SiLU()(norm(x) * (1 + scale) + shift))
+    x, scale, shift = torch.randn(2, 8, 5, 3), torch.randn(2, 8), torch.randn(2, 8)
+    told = nn.SiLU()(norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None])
+    for same in (x, x.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(layers.norm_act(same, norm), nn.SiLU()(norm(x)))
+        torch.testing.assert_close(
+            layers.norm_act(same, norm, plus=shift), nn.SiLU()(norm(x + shift[:, :, None, None]))
+        )
+        torch.testing.assert_close(layers.norm_act(same, norm, scale=scale, shift=shift), told)
 
 
 def test_groups_of_one_value() -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.nets.fused import How, fused, usable
+
 
 def pad_to(x: Tensor, height: int, width: int) -> Tensor:
     """Pad (B, C, h, w) to (B, C, height, width) with zeros, evenly; an odd one goes below and on the right.
@@ -123,23 +125,36 @@ class AttributeEmbedding(nn.Module):
 
 def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """Group normalisation; unlike ``F.group_norm`` it takes a single image whose groups hold one value."""
+    if usable(x):
+        return fused(x, norm.weight, norm.bias, How(norm.num_groups, norm.eps, act=False))
     return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
-def norm_act(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-    """SiLU(GroupNorm(x)), or SiLU((1 + scale) GroupNorm(x) + shift) (Dhariwal and Nichol 2021, sec. 3.1).
-
-    The two are kept together here, and only here, so that they can be fused.
+def norm_act(
+    x: Tensor,
+    norm: nn.GroupNorm,
+    *,
+    plus: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """SiLU((1 + scale) GroupNorm(x + plus) + shift) (Dhariwal and Nichol 2021, sec. 3.1), in one piece where it can be.
 
     Args:
         x: (B, C, H, W).
         norm: its normalisation.
-        scale: (B, C, 1, 1), given together with ``shift`` or not at all.
-        shift: (B, C, 1, 1).
+        plus: (B, C), added first; None for 0.
+        scale: (B, C), given together with ``shift`` or not at all.
+        shift: (B, C).
     """
+    if usable(x):
+        how = How(norm.num_groups, norm.eps, act=True)
+        return fused(x, norm.weight, norm.bias, how, plus, scale, shift)
+    if plus is not None:
+        x = x + plus[:, :, None, None]
     x = normalise(x, norm)
     if scale is not None and shift is not None:
-        x = torch.addcmul(shift, x, scale + 1)
+        x = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None] + 1)
     return F.silu(x)
 
 
@@ -175,12 +190,12 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Map (B, in, H, W) and (B, time_dim) to (B, out, H, W)."""
         h = self.conv1(norm_act(x, self.norm1))
-        told = self.time(time)[:, :, None, None]
+        told = self.time(time)
         if self.scale_shift:
             scale, shift = told.chunk(2, dim=1)
-            h = norm_act(h, self.norm2, scale, shift)
+            h = norm_act(h, self.norm2, scale=scale, shift=shift)
         else:
-            h = norm_act(h + told, self.norm2)
+            h = norm_act(h, self.norm2, plus=told)
         return self.shortcut(x) + self.conv2(self.dropout(h))
 
 

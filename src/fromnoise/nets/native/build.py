@@ -1,0 +1,76 @@
+"""Compiles a small C file for this processor when it is first needed, and keeps it; without a compiler there is none.
+
+It shares torch's own threads: its OpenMP calls go to the library that torch has loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+_FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c11")
+_SWITCH = "FROMNOISE_NATIVE"
+
+
+@functools.cache
+def library(name: str, *defines: str) -> ctypes.CDLL | None:
+    """The compiled ``name``.c beside this file, or None: not Linux, no gcc, no OpenMP of torch's, or switched off.
+
+    Args:
+        name: of the file.
+        defines: macros that are set.
+    """
+    if os.environ.get(_SWITCH) == "0" or platform.system() != "Linux":
+        return None
+    compiler, threads = shutil.which("gcc"), _openmp()
+    if compiler is None or threads is None:
+        return None
+    source = Path(__file__).with_name(f"{name}.c")
+    try:
+        ctypes.CDLL(threads, mode=ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(_built(compiler, source, defines)))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _openmp() -> str | None:
+    """Path of the OpenMP library that torch has loaded."""
+    import torch  # noqa: F401
+
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        paths = {line.split(maxsplit=5)[-1].strip() for line in maps if "/" in line}
+    return next((p for p in sorted(paths) if Path(p).name.startswith(("libgomp", "libiomp5"))), None)
+
+
+def _built(compiler: str, source: Path, defines: tuple[str, ...]) -> Path:
+    """The shared library, compiled unless the same was before."""
+    text = source.read_bytes()
+    said = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
+    key = hashlib.sha256(b"\0".join([text, said, _processor(), *(d.encode() for d in (*_FLAGS, *defines))]))
+    folder = Path(os.environ.get("FROMNOISE_CACHE") or Path.home() / ".cache" / "fromnoise").expanduser() / "native"
+    done = folder / f"{source.stem}-{key.hexdigest()[:16]}.so"
+    if done.exists():
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        obj, lib = Path(scratch) / "a.o", Path(scratch) / "a.so"
+        macros = [f"-D{d}" for d in defines]
+        # two commands: the second, without -fopenmp, binds no OpenMP library of its own
+        for command in ([*_FLAGS, *macros, "-c", str(source), "-o", str(obj)], ["-shared", str(obj), "-o", str(lib)]):
+            subprocess.run([compiler, *command, "-lm"], capture_output=True, check=True, timeout=120)
+        os.replace(lib, done)
+    return done
+
+
+def _processor() -> bytes:
+    """What -march=native depends on; a home folder may be shared by different machines."""
+    with open("/proc/cpuinfo", "rb") as info:
+        lines = [line for line in info if line.startswith((b"model name", b"flags", b"Features", b"CPU part"))]
+    return platform.machine().encode() + b"".join(sorted(set(lines)))

@@ -1,0 +1,237 @@
+/* act((1 + scale) group_norm(x + plus) + shift), act SiLU or nothing, and its gradient: each image (H W, C) is read
+   while it is in the cache, once for its statistics and once for the rest.
+
+   One thread works on an image, in one order: results depend neither on the other images nor on how many threads there
+   are. Sums are taken in float over BLOCK pixels, over the blocks in double. Built with -DBF16 for bfloat16 images. */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK 64
+
+#ifdef BF16
+typedef uint16_t T;
+
+static inline float load(T v) {
+    const uint32_t bits = (uint32_t)v << 16;
+    float out;
+    memcpy(&out, &bits, 4);
+    return out;
+}
+
+static inline T store(float v) { /* to the nearest, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    return (T)(v != v ? 0x7FC0u : (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+#else
+typedef float T;
+
+static inline float load(T v) { return v; }
+static inline T store(float v) { return v; }
+#endif
+
+static inline float sigmoid(float y) {
+    /* exp(-y) = 2^n 2^f with f in [-0.5, 0.5], 2^f by its series: good to 3e-7. NaN stays NaN. */
+    float z = y > 87.0f ? 87.0f : y;
+    z = (z < -87.0f ? -87.0f : z) * -1.44269504f;
+    const float n = rintf(z), f = z - n;
+    float p = 1.54035304e-4f;
+    p = p * f + 1.33335581e-3f;
+    p = p * f + 9.61812911e-3f;
+    p = p * f + 5.55041087e-2f;
+    p = p * f + 2.40226507e-1f;
+    p = p * f + 6.93147181e-1f;
+    p = p * f + 1.0f;
+    const int32_t bits = (int32_t)((uint32_t)((int32_t)n + 127) << 23);
+    float power;
+    memcpy(&power, &bits, 4);
+    return 1.0f / (1.0f + p * power);
+}
+
+/* What one call works on. Pointers may be null where "or null" is said; rows are `stride` floats apart. */
+typedef struct {
+    const T *x;          /* (B, HW, C) */
+    const float *weight; /* (C) */
+    const float *bias;   /* (C) */
+    const float *plus;   /* (B, C) or null */
+    const float *scale;  /* (B, C) or null */
+    const float *shift;  /* (B, C), null together with scale */
+    float *mean;         /* (B, C): of the group of each channel */
+    float *inverse;      /* (B, C): 1 / standard deviation */
+    int64_t batch, pixels, channels, groups, plus_stride, told_stride;
+    float eps;
+    int32_t act;
+} Norm;
+
+static inline float plus_of(const Norm *m, int64_t b, int64_t c) {
+    return m->plus ? m->plus[b * m->plus_stride + c] : 0.0f;
+}
+static inline float gain_of(const Norm *m, int64_t b, int64_t c) {
+    return m->weight[c] * (m->scale ? 1.0f + m->scale[b * m->told_stride + c] : 1.0f);
+}
+static inline float offset_of(const Norm *m, int64_t b, int64_t c) {
+    return m->scale ? m->bias[c] * (1.0f + m->scale[b * m->told_stride + c]) + m->shift[b * m->told_stride + c]
+                    : m->bias[c];
+}
+
+/* Replace sums over each channel by the mean over its group, of `count` numbers. */
+static void over_groups(double *sums, int64_t channels, int64_t groups, double count) {
+    const int64_t size = channels / groups;
+    for (int64_t g = 0; g < groups; g++) {
+        double sum = 0;
+        for (int64_t c = g * size; c < (g + 1) * size; c++) sum += sums[c];
+        for (int64_t c = g * size; c < (g + 1) * size; c++) sums[c] = sum / count;
+    }
+}
+
+static void statistics(const Norm *m, int64_t b) {
+    const int64_t C = m->channels, N = m->pixels;
+    const T *x = m->x + b * N * C;
+    float *mean = m->mean + b * C, *inverse = m->inverse + b * C, part[C], centre[C];
+    double sums[C];
+    const double count = (double)N * (double)(C / m->groups);
+    memset(sums, 0, sizeof sums);
+    for (int64_t from = 0; from < N; from += BLOCK) {
+        const int64_t to = from + BLOCK < N ? from + BLOCK : N;
+        memset(part, 0, sizeof part);
+        for (int64_t i = from; i < to; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) part[c] += load(x[i * C + c]);
+        for (int64_t c = 0; c < C; c++) sums[c] += part[c];
+    }
+    for (int64_t c = 0; c < C; c++) sums[c] += (double)N * plus_of(m, b, c);
+    over_groups(sums, C, m->groups, count);
+    for (int64_t c = 0; c < C; c++) {
+        mean[c] = (float)sums[c];
+        centre[c] = (float)(sums[c] - plus_of(m, b, c));
+    }
+    memset(sums, 0, sizeof sums);
+    for (int64_t from = 0; from < N; from += BLOCK) {
+        const int64_t to = from + BLOCK < N ? from + BLOCK : N;
+        memset(part, 0, sizeof part);
+        for (int64_t i = from; i < to; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                const float d = load(x[i * C + c]) - centre[c];
+                part[c] += d * d;
+            }
+        for (int64_t c = 0; c < C; c++) sums[c] += part[c];
+    }
+    over_groups(sums, C, m->groups, count);
+    for (int64_t c = 0; c < C; c++) inverse[c] = (float)(1.0 / sqrt(sums[c] + m->eps));
+}
+
+static void forward_one(const Norm *m, int64_t b, T *out) {
+    const int64_t C = m->channels, N = m->pixels;
+    float gain[C], offset[C], centre[C];
+    statistics(m, b);
+    for (int64_t c = 0; c < C; c++) {
+        gain[c] = gain_of(m, b, c) * m->inverse[b * C + c];
+        offset[c] = offset_of(m, b, c);
+        centre[c] = m->mean[b * C + c] - plus_of(m, b, c);
+    }
+    const T *x = m->x + b * N * C;
+    out += b * N * C;
+    if (m->act)
+        for (int64_t i = 0; i < N; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                const float y = gain[c] * (load(x[i * C + c]) - centre[c]) + offset[c];
+                out[i * C + c] = store(y * sigmoid(y));
+            }
+    else
+        for (int64_t i = 0; i < N; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++)
+                out[i * C + c] = store(gain[c] * (load(x[i * C + c]) - centre[c]) + offset[c]);
+}
+
+void forward(const Norm *m, T *out) {
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < m->batch; b++) forward_one(m, b, out);
+}
+
+/* g is the gradient by y = gain xhat + offset; first (B, C) is its sum over the pixels, second that of g xhat, and
+   third (B, C), or null, the gradient by plus. `scratch` holds an image's g. */
+static void backward_one(const Norm *m, int64_t b, const T *grad, T *into, float *first, float *second, float *third,
+                         float *scratch) {
+    const int64_t C = m->channels, N = m->pixels;
+    const double count = (double)N * (double)(C / m->groups);
+    const T *x = m->x + b * N * C;
+    const float *inverse = m->inverse + b * C;
+    float gain[C], offset[C], centre[C], part[C], other[C];
+    double sums[C], products[C];
+    grad += b * N * C, into += b * N * C, first += b * C, second += b * C;
+    for (int64_t c = 0; c < C; c++) {
+        gain[c] = gain_of(m, b, c);
+        offset[c] = offset_of(m, b, c);
+        centre[c] = m->mean[b * C + c] - plus_of(m, b, c);
+    }
+    memset(sums, 0, sizeof sums);
+    memset(products, 0, sizeof products);
+    for (int64_t from = 0; from < N; from += BLOCK) {
+        const int64_t to = from + BLOCK < N ? from + BLOCK : N;
+        memset(part, 0, sizeof part);
+        memset(other, 0, sizeof other);
+        for (int64_t i = from; i < to; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                const float xhat = (load(x[i * C + c]) - centre[c]) * inverse[c];
+                float g = load(grad[i * C + c]);
+                if (m->act) {
+                    const float y = gain[c] * xhat + offset[c], s = sigmoid(y);
+                    g *= s * (1.0f + y * (1.0f - s));
+                }
+                scratch[i * C + c] = g;
+                part[c] += g;
+                other[c] += g * xhat;
+            }
+        for (int64_t c = 0; c < C; c++) {
+            sums[c] += part[c];
+            products[c] += other[c];
+        }
+    }
+    for (int64_t c = 0; c < C; c++) {
+        first[c] = (float)sums[c];
+        second[c] = (float)products[c];
+        sums[c] *= gain[c];
+        products[c] *= gain[c];
+    }
+    over_groups(sums, C, m->groups, count);
+    over_groups(products, C, m->groups, count);
+    memset(part, 0, sizeof part);
+    for (int64_t c = 0; c < C; c++) {
+        gain[c] *= inverse[c];
+        offset[c] = (float)sums[c] * inverse[c];
+        other[c] = (float)products[c] * inverse[c];
+    }
+    for (int64_t i = 0; i < N; i++)
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) {
+            const float xhat = (load(x[i * C + c]) - centre[c]) * inverse[c];
+            const float d = gain[c] * scratch[i * C + c] - offset[c] - other[c] * xhat;
+            into[i * C + c] = store(d);
+            part[c] += d;
+        }
+    if (third) memcpy(third + b * C, part, sizeof part);
+}
+
+/* 0, or 1 where there is no memory left. */
+int backward(const Norm *m, const T *grad, T *into, float *first, float *second, float *third) {
+    int failed = 0;
+#pragma omp parallel
+    {
+        float *scratch = malloc(sizeof(float) * (size_t)(m->pixels * m->channels));
+        if (!scratch) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < m->batch; b++)
+            if (scratch) backward_one(m, b, grad, into, first, second, third, scratch);
+        free(scratch);
+    }
+    return failed;
+}
