@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from header import header
@@ -35,6 +36,8 @@ from fromnoise import recipe as recipes
 from fromnoise.compute import Compute, choose
 from fromnoise.facts import Facts
 from fromnoise.model import build
+from fromnoise.nets import layers
+from fromnoise.nets.native.build import library
 from fromnoise.train.optim import Averages, Mover
 
 SIDE = 32
@@ -95,6 +98,20 @@ def ours(compute: Compute, batch: int, compiled: bool) -> Entry:
             model.denoiser(x0, level)
 
     return Entry("fromnoise", model.parameters, train, evaluate)
+
+
+def without_c(compute: Compute, batch: int, compiled: bool) -> Entry:
+    """Ours, with torch's own normalisation and SiLU."""
+    entry = ours(compute, batch, compiled)
+
+    def plainly(do: Callable[[], Any]) -> Callable[[], Any]:
+        def call() -> None:
+            with mock.patch.object(layers, "usable", lambda x: False):
+                do()
+
+        return call
+
+    return Entry("fromnoise without C", entry.parameters, plainly(entry.train), plainly(entry.evaluate))
 
 
 def of_diffusers(compute: Compute, batch: int, compiled: bool) -> Entry:
@@ -208,6 +225,8 @@ def main() -> None:
     auto = choose(args.device)
     precisions = (args.precisions or ("fp32,bf16" if auto.dtype == torch.bfloat16 else "fp32")).split(",")
     makers = [of_diffusers, ours]
+    if auto.device.type == "cpu" and library("norm") is not None:
+        makers.append(without_c)
     if importlib.util.find_spec("denoising_diffusion_pytorch") is not None:
         makers.insert(1, of_lucidrains)
     timed: dict[tuple[str, str], dict[str, list[float]]] = {}

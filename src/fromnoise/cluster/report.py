@@ -273,4 +273,5 @@ def bound_plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
         errors = [r["change"]["error"] if r["change"] else 0.0 for r in lines]
         axes.errorbar([r["number"] for r in lines], values, errors, marker="o", markersize=4, capsize=3)
     axes.set(xlabel="round", ylabel="bound, nats an image", title="the evidence bound")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     plots.save(made, path)
