@@ -250,9 +250,11 @@ def test_precisions(options: dict[str, Any]) -> None:
             half = net(x, clock)
         double = net.double()(x.double(), clock)
         brief = net.bfloat16()(x.bfloat16(), clock)
+        layout = torch.channels_last
+        again = net.to(memory_format=layout)(x.bfloat16().contiguous(memory_format=layout), clock)
     assert double.dtype == torch.float64
     torch.testing.assert_close(single.double(), double, atol=1e-3, rtol=1e-3)
-    for rough in (half, brief):
+    for rough in (half, brief, again):
         assert rough.isfinite().all()
         assert (rough.float() - single).std() < 0.05 * single.std()
 

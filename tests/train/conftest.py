@@ -41,13 +41,15 @@ def make():
     """``make(steps=..., **overrides)`` gives a trainer on the digits; names have ``_`` for the dot."""
     data = {}
 
-    def trainer(steps: int | None = 12, last_good=lambda skip: None, log=lambda line: None, **over) -> Trainer:
+    def trainer(
+        steps: int | None = 12, last_good=lambda skip: None, log=lambda line: None, precision="fp32", **over
+    ) -> Trainer:
         dotted = {key.replace("_", ".", 1): value for key, value in over.items()}
         recipe = recipes.load("digits", TINY | ({"train.steps": steps} if steps else {}) | dotted)
         if "d" not in data:
             data["d"] = open_data(recipe, lambda line: None)
         model = build(recipe, facts(recipe, data["d"]))
-        return Trainer(model, data["d"], choose("cpu", "fp32"), Accelerator(cpu=True), last_good, log)
+        return Trainer(model, data["d"], choose("cpu", precision), Accelerator(cpu=True), last_good, log)
 
     return trainer
 

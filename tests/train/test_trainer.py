@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 
 from fromnoise.errors import UserError
+from fromnoise.nets import layers
 
 
 def tensors(trainer):
@@ -48,24 +50,63 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_resumed_is_uninterrupted(name, make):
-    """12 steps = k and the rest from the state of step k: weights, moments, averages, reports, bit for bit."""
-    over = VARIANTS[name]
-    whole = make(**over)
+def uninterrupted(again, starts=(0, 1, 5, 11)):
+    """12 steps are k and the rest from the state of step k, bit for bit; ``again`` makes a trainer."""
+    whole = again()
     states, reports = {0: written(whole)}, []
     for report in whole.run():
         reports.append(report)
         states[report.step] = written(whole)
-    for k in (0, 1, 5, 11):
-        again = make(**over)
-        again.resume({n: t.clone() for n, t in states[k][0].items()}, states[k][1])
-        rest = list(again.run())
-        assert same(tensors(again), tensors(whole)), k
+    for k in starts:
+        other = again()
+        other.resume({n: t.clone() for n, t in states[k][0].items()}, states[k][1])
+        rest = list(other.run())
+        assert same(tensors(other), tensors(whole)), k
         assert lines(rest) == lines(reports[k:])
-        before, after = dict(again.state()[1]["progress"]), dict(whole.state()[1]["progress"])
+        before, after = dict(other.state()[1]["progress"]), dict(whole.state()[1]["progress"])
         before.pop("seconds"), after.pop("seconds")
         assert before == after
+    return reports
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resumed_is_uninterrupted(name, make):
+    """Weights, moments, averages, reports."""
+    uninterrupted(lambda: make(**VARIANTS[name]))
+
+
+@pytest.fixture
+def plain(make):
+    """Losses of 12 steps in float32."""
+    return torch.tensor([r.loss for r in make().run()])
+
+
+def test_in_bfloat16(make, plain):
+    """Resumed is uninterrupted there too, and the losses are those of float32 to 2 %."""
+    reports = uninterrupted(lambda: make(precision="bf16"), (5,))
+    torch.testing.assert_close(torch.tensor([r.loss for r in reports]), plain, rtol=0.02, atol=0)
+
+
+def test_without_c(make, plain, monkeypatch):
+    """Torch's own normalisation: the losses agree to 1e-4, and resumed is uninterrupted."""
+    monkeypatch.setattr(layers, "usable", lambda x: False)
+    reports = uninterrupted(make, (5,))
+    torch.testing.assert_close(torch.tensor([r.loss for r in reports]), plain, rtol=1e-4, atol=0)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_compiled(make):
+    """A compiled network: the losses agree with an eager one's to 1e-4, and resumed is uninterrupted."""
+
+    def compiled():
+        trainer = make(network_dropout=0)
+        trainer.model.denoiser.net.compile()
+        return trainer
+
+    reports = uninterrupted(compiled, (5,))
+    eager = torch.tensor([r.loss for r in make(network_dropout=0).run()])
+    torch.testing.assert_close(torch.tensor([r.loss for r in reports]), eager, rtol=1e-4, atol=0)
 
 
 def test_accumulation_is_the_same_gradient(make):

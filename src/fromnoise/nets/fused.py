@@ -63,15 +63,15 @@ def fused(
 
     Args:
         x: (B, C, H, W), float32 or bfloat16, channels_last; the result is alike.
-        weight: (C,), float32.
-        bias: (C,), float32.
+        weight: (C,).
+        bias: (C,).
         how: what stays the same.
         plus: (B, C); None for 0.
         scale: (B, C), given together with ``shift`` or not at all.
         shift: (B, C).
     """
     told = [v if v is None else v.float().contiguous() for v in (plus, scale, shift)]
-    return _Fused.apply(x, weight, bias, *told, how)
+    return _Fused.apply(x, weight.float(), bias.float(), *told, how)
 
 
 class _Fused(torch.autograd.Function):
