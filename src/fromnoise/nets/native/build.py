@@ -15,7 +15,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-_FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c11")
+_FLAGS = (
+    *("-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c11"),
+    *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
+)
 _SWITCH = "FROMNOISE_NATIVE"
 
 

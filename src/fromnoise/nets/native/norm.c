@@ -76,13 +76,14 @@ static inline float offset_of(const Norm *m, int64_t b, int64_t c) {
                     : m->bias[c];
 }
 
-/* Replace sums over each channel by the mean over its group, of `count` numbers. */
-static void over_groups(double *sums, int64_t channels, int64_t groups, double count) {
+/* Sums over each channel become the mean over its group, of `count` numbers; for each channel again. */
+static void over_groups(const double *sums, int64_t channels, int64_t groups, double count, double *means) {
     const int64_t size = channels / groups;
     for (int64_t g = 0; g < groups; g++) {
         double sum = 0;
         for (int64_t c = g * size; c < (g + 1) * size; c++) sum += sums[c];
-        for (int64_t c = g * size; c < (g + 1) * size; c++) sums[c] = sum / count;
+        const double mean = sum / count;
+        for (int64_t c = g * size; c < (g + 1) * size; c++) means[c] = mean;
     }
 }
 
@@ -90,8 +91,9 @@ static void statistics(const Norm *m, int64_t b) {
     const int64_t C = m->channels, N = m->pixels;
     const T *x = m->x + b * N * C;
     float *mean = m->mean + b * C, *inverse = m->inverse + b * C, part[C], centre[C];
-    double sums[C];
-    const double count = (double)N * (double)(C / m->groups);
+    double sums[C], means[C];
+    const int64_t size = C / m->groups;
+    const double count = (double)N * (double)size;
     memset(sums, 0, sizeof sums);
     for (int64_t from = 0; from < N; from += BLOCK) {
         const int64_t to = from + BLOCK < N ? from + BLOCK : N;
@@ -102,10 +104,10 @@ static void statistics(const Norm *m, int64_t b) {
         for (int64_t c = 0; c < C; c++) sums[c] += part[c];
     }
     for (int64_t c = 0; c < C; c++) sums[c] += (double)N * plus_of(m, b, c);
-    over_groups(sums, C, m->groups, count);
+    over_groups(sums, C, m->groups, count, means);
     for (int64_t c = 0; c < C; c++) {
-        mean[c] = (float)sums[c];
-        centre[c] = (float)(sums[c] - plus_of(m, b, c));
+        mean[c] = (float)means[c];
+        centre[c] = (float)(means[c] - plus_of(m, b, c));
     }
     memset(sums, 0, sizeof sums);
     for (int64_t from = 0; from < N; from += BLOCK) {
@@ -119,8 +121,11 @@ static void statistics(const Norm *m, int64_t b) {
             }
         for (int64_t c = 0; c < C; c++) sums[c] += part[c];
     }
-    over_groups(sums, C, m->groups, count);
-    for (int64_t c = 0; c < C; c++) inverse[c] = (float)(1.0 / sqrt(sums[c] + m->eps));
+    over_groups(sums, C, m->groups, count, means);
+    for (int64_t g = 0; g < m->groups; g++) {
+        const float each = (float)(1.0 / sqrt(means[g * size] + m->eps));
+        for (int64_t c = g * size; c < (g + 1) * size; c++) inverse[c] = each;
+    }
 }
 
 static void forward_one(const Norm *m, int64_t b, T *out) {
@@ -155,14 +160,15 @@ void forward(const Norm *m, T *out) {
 
 /* g is the gradient by y = gain xhat + offset; first (B, C) is its sum over the pixels, second that of g xhat, and
    third (B, C), or null, the gradient by plus. `scratch` holds an image's g. */
-static void backward_one(const Norm *m, int64_t b, const T *grad, T *into, float *first, float *second, float *third,
-                         float *scratch) {
+static inline __attribute__((always_inline)) void backward_one(const Norm *m, int64_t b, int act, const T *grad,
+                                                               T *into, float *first, float *second, float *third,
+                                                               float *scratch) {
     const int64_t C = m->channels, N = m->pixels;
     const double count = (double)N * (double)(C / m->groups);
     const T *x = m->x + b * N * C;
     const float *inverse = m->inverse + b * C;
     float gain[C], offset[C], centre[C], part[C], other[C];
-    double sums[C], products[C];
+    double sums[C], products[C], means[C];
     grad += b * N * C, into += b * N * C, first += b * C, second += b * C;
     for (int64_t c = 0; c < C; c++) {
         gain[c] = gain_of(m, b, c);
@@ -180,7 +186,7 @@ static void backward_one(const Norm *m, int64_t b, const T *grad, T *into, float
             for (int64_t c = 0; c < C; c++) {
                 const float xhat = (load(x[i * C + c]) - centre[c]) * inverse[c];
                 float g = load(grad[i * C + c]);
-                if (m->act) {
+                if (act) {
                     const float y = gain[c] * xhat + offset[c], s = sigmoid(y);
                     g *= s * (1.0f + y * (1.0f - s));
                 }
@@ -199,13 +205,13 @@ static void backward_one(const Norm *m, int64_t b, const T *grad, T *into, float
         sums[c] *= gain[c];
         products[c] *= gain[c];
     }
-    over_groups(sums, C, m->groups, count);
-    over_groups(products, C, m->groups, count);
     memset(part, 0, sizeof part);
+    over_groups(sums, C, m->groups, count, means);
+    for (int64_t c = 0; c < C; c++) offset[c] = (float)means[c] * inverse[c];
+    over_groups(products, C, m->groups, count, means);
     for (int64_t c = 0; c < C; c++) {
         gain[c] *= inverse[c];
-        offset[c] = (float)sums[c] * inverse[c];
-        other[c] = (float)products[c] * inverse[c];
+        other[c] = (float)means[c] * inverse[c];
     }
     for (int64_t i = 0; i < N; i++)
 #pragma omp simd
@@ -230,7 +236,10 @@ int backward(const Norm *m, const T *grad, T *into, float *first, float *second,
         }
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < m->batch; b++)
-            if (scratch) backward_one(m, b, grad, into, first, second, third, scratch);
+            if (scratch && m->act)
+                backward_one(m, b, 1, grad, into, first, second, third, scratch);
+            else if (scratch)
+                backward_one(m, b, 0, grad, into, first, second, third, scratch);
         free(scratch);
     }
     return failed;
