@@ -6,7 +6,6 @@ Verbs import what they need when they run, so that help is instant.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import difflib
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import NoReturn
 
 from fromnoise import __version__
 from fromnoise.cli import assign, bits, cluster, doctor, edit, evaluate, guide, recipes, sample, show, train
+from fromnoise.cli.process import settle
 from fromnoise.errors import UserError
 
 VERBS = {
@@ -41,20 +41,6 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
     def _get_help_string(self, action: argparse.Action) -> str | None:
         nothing = action.default is None or action.default is False
         return action.help if nothing else super()._get_help_string(action)
-
-
-def _keep_memory() -> None:
-    """Tell glibc to keep what is freed: to be given a tensor's pages again at every step took a tenth of its time."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # another C library
-        return
-    for parameter, value in (
-        (-1, 2**31 - 1),
-        (-2, 2**26),
-        (-3, 2**30),
-    ):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-        mallopt(parameter, value)
 
 
 def _columns() -> int:
@@ -97,11 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code: 0, 2 for a user's mistake, 128 + n after signal n."""
-    # threads that spin while they wait slow each other down many times over where the cores have other work too; for
-    # a moment they may, which saves waking them between the short operations of a small network
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    _keep_memory()
+    settle()
     words, dotted = _dotted(list(sys.argv[1:] if argv is None else argv))
     top = parser()
     if words and not words[0].startswith("-") and words[0] not in VERBS:

@@ -1,0 +1,80 @@
+"""What it costs to give memory back after every step: a network forward and back, with and without keeping it.
+
+python benchmarks/allocator.py [--rounds N] [--width W] [--threads T]
+
+Each measurement is a process of its own, by turns; seconds are of the processor, all threads together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+from header import header
+
+from fromnoise import recipe as recipes
+from fromnoise.cli.process import keep_memory
+from fromnoise.compute import choose
+from fromnoise.facts import Facts
+from fromnoise.model import build
+from fromnoise.train.fit import shaped
+
+SHAPE, BATCH, STEPS = (1, 28, 28), 64, 8
+
+
+def main() -> None:
+    """Take turns, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=32, help="of the recipe fast")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", choices=("given back", "kept"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(*one(args.width, args.threads, args.one == "kept"))
+        return
+    print(header())
+    print(f"fast, width {args.width}, {BATCH} images of 28x28, {args.threads} threads; medians of {args.rounds} rounds")
+    found: dict[str, list[tuple[float, float]]] = {"given back": [], "kept": []}
+    for _ in range(args.rounds):
+        for name, rows in found.items():
+            words = [sys.executable, *sys.argv, "--one", name]
+            seconds, faults = map(
+                float, subprocess.run(words, capture_output=True, check=True, text=True).stdout.split()
+            )
+            rows.append((seconds, faults))
+    for name, rows in found.items():
+        seconds, faults = (sorted(column)[len(rows) // 2] for column in zip(*rows, strict=True))
+        print(f"{name}: {seconds:.3f} s of the processor a step, {faults:,.0f} page faults")
+    ratios = sorted(b[0] / a[0] for a, b in zip(*found.values(), strict=True))
+    print(f"kept / given back: {ratios[len(ratios) // 2]:.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}")
+
+
+def one(width: int, threads: int, keep: bool) -> tuple[float, float]:
+    """Processor seconds and page faults of a step."""
+    torch.set_num_threads(threads)
+    if keep:
+        keep_memory()
+    model = build(shaped(recipes.load("fast", {"network.width": width}), SHAPE), Facts(SHAPE))
+    choose("cpu", "fp32").place(model.denoiser)
+    net, x = model.denoiser.net, torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
+
+    def step() -> None:
+        net(x, torch.rand(BATCH)).square().mean().backward()
+        net.zero_grad(set_to_none=True)
+
+    for _ in range(3):
+        step()
+    faults, begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
+    for _ in range(STEPS):
+        step()
+    spent = time.process_time() - begun
+    return spent / STEPS, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / STEPS
+
+
+if __name__ == "__main__":
+    main()
