@@ -39,17 +39,20 @@ def library(name: str, *defines: str) -> ctypes.CDLL | None:
     try:
         ctypes.CDLL(threads, mode=ctypes.RTLD_GLOBAL)
         return ctypes.CDLL(str(_built(compiler, source, defines)))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # no home folder is a RuntimeError
         return None
 
 
 def _openmp() -> str | None:
-    """Path of the OpenMP library that torch has loaded."""
-    import torch  # noqa: F401
+    """Path of the OpenMP library that torch has loaded; others (scikit-learn's) have threads of their own."""
+    import torch
 
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        paths = {line.split(maxsplit=5)[-1].strip() for line in maps if "/" in line}
-    return next((p for p in sorted(paths) if Path(p).name.startswith(("libgomp", "libiomp5"))), None)
+        paths = {Path(line.split(maxsplit=5)[-1].strip()) for line in maps if "/" in line}
+    known = [p for p in sorted(paths) if p.name.startswith(("libgomp", "libiomp5"))]
+    home = Path(torch.__file__).parent
+    own = [p for p in known if home in p.parents or home.with_name("torch.libs") in p.parents]
+    return next((str(p) for p in own or known), None)
 
 
 def _built(compiler: str, source: Path, defines: tuple[str, ...]) -> Path:
