@@ -52,6 +52,9 @@ def test_what_a_run_leaves(clustered):
         "assignments.parquet",
     ):
         assert (clustered / name).stat().st_size > 0
+    page = (clustered / "report.md").read_text()
+    assert "fromnoise cluster" in page
+    assert all(f"{key} {value}" in page for key, value in zip(FEW[::2], FEW[1::2], strict=True))
 
 
 def test_every_image_of_a_set_is_sorted(right, small, few, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ def _leave(args: argparse.Namespace, found: Sorted, out: Path) -> int:
 
     if found.signal:
         return 128 + found.signal
-    for path in report.leave(found, out, " ".join(["fromnoise", *args.words])):
+    keys = (word for key, text in args.dotted.items() for word in (f"--{key}", text))
+    for path in report.leave(found, out, shlex.join(["fromnoise", *args.words, *keys])):
         print(path)
     results = _results(found)
     for name, scores in results.get("scores", {}).items():
