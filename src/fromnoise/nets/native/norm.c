@@ -1,5 +1,5 @@
 /* act((1 + scale) group_norm(x + plus) + shift), act SiLU or nothing, and its gradient: each image (H W, C) is read
-   while it is in the cache, once for its statistics and once for the rest.
+   from memory once, and again from the cache, for its mean, its variance and the rest.
 
    One thread works on an image, in one order: results depend neither on the other images nor on how many threads there
    are. Sums are taken in float over BLOCK pixels, over the blocks in double. Built with -DBF16 for bfloat16 images. */
@@ -87,29 +87,11 @@ static void over_groups(const double *sums, int64_t channels, int64_t groups, do
     }
 }
 
-static void statistics(const Norm *m, int64_t b) {
-    const int64_t C = m->channels, N = m->pixels;
-    const T *x = m->x + b * N * C;
-    float *mean = m->mean + b * C, *inverse = m->inverse + b * C, part[C], centre[C];
-    double sums[C], means[C];
-    const int64_t size = C / m->groups;
-    const double count = (double)N * (double)size;
-    memset(sums, 0, sizeof sums);
-    for (int64_t from = 0; from < N; from += BLOCK) {
-        const int64_t to = from + BLOCK < N ? from + BLOCK : N;
-        memset(part, 0, sizeof part);
-        for (int64_t i = from; i < to; i++)
-#pragma omp simd
-            for (int64_t c = 0; c < C; c++) part[c] += load(x[i * C + c]);
-        for (int64_t c = 0; c < C; c++) sums[c] += part[c];
-    }
-    for (int64_t c = 0; c < C; c++) sums[c] += (double)N * plus_of(m, b, c);
-    over_groups(sums, C, m->groups, count, means);
-    for (int64_t c = 0; c < C; c++) {
-        mean[c] = (float)means[c];
-        centre[c] = (float)(means[c] - plus_of(m, b, c));
-    }
-    memset(sums, 0, sizeof sums);
+/* Sums over the pixels of x - centre, or of its square, for each channel. */
+static inline __attribute__((always_inline)) void channel_sums(const T *x, int64_t N, int64_t C, const float *centre,
+                                                               int square, double *sums) {
+    float part[C];
+    memset(sums, 0, sizeof(double) * (size_t)C);
     for (int64_t from = 0; from < N; from += BLOCK) {
         const int64_t to = from + BLOCK < N ? from + BLOCK : N;
         memset(part, 0, sizeof part);
@@ -117,10 +99,27 @@ static void statistics(const Norm *m, int64_t b) {
 #pragma omp simd
             for (int64_t c = 0; c < C; c++) {
                 const float d = load(x[i * C + c]) - centre[c];
-                part[c] += d * d;
+                part[c] += square ? d * d : d;
             }
         for (int64_t c = 0; c < C; c++) sums[c] += part[c];
     }
+}
+
+static void statistics(const Norm *m, int64_t b) {
+    const int64_t C = m->channels, N = m->pixels;
+    const T *x = m->x + b * N * C;
+    float *mean = m->mean + b * C, *inverse = m->inverse + b * C, centre[C];
+    double sums[C], means[C];
+    const int64_t size = C / m->groups;
+    const double count = (double)N * (double)size;
+    for (int64_t c = 0; c < C; c++) centre[c] = -plus_of(m, b, c);
+    channel_sums(x, N, C, centre, 0, sums);
+    over_groups(sums, C, m->groups, count, means);
+    for (int64_t c = 0; c < C; c++) {
+        mean[c] = (float)means[c];
+        centre[c] = (float)(means[c] - plus_of(m, b, c));
+    }
+    channel_sums(x, N, C, centre, 1, sums);
     over_groups(sums, C, m->groups, count, means);
     for (int64_t g = 0; g < m->groups; g++) {
         const float each = (float)(1.0 / sqrt(means[g * size] + m->eps));
