@@ -272,6 +272,7 @@ def _network(recipe: Recipe, facts: Facts) -> nn.Module:
         attributes=[(a.mean, a.deviation) for a in facts.attributes or ()],
         upsampling=how.upsampling,
         patch=how.patch,
+        positions=how.positions,
         time_dim=how.time_dim,
         recompute=how.recompute,
         init=how.init,

@@ -150,6 +150,33 @@ def test_doubling_repeats_pixels() -> None:
     torch.testing.assert_close(double(x), torch.kron(x, torch.ones(2, 2)))
 
 
+def test_shuffling_makes_a_square_of_four_numbers_of_a_pixel() -> None:
+    """With weights that pick out input 4 c + 2 i + j for output channel c, place (i, j) of the square."""
+    shuffle = layers.Shuffle(8, 2)
+    nn.init.dirac_(shuffle.conv.weight)
+    nn.init.zeros_(shuffle.conv.bias)  # pyright: ignore[reportArgumentType]
+    x = torch.randn(1, 8, 3, 4)
+    out = shuffle(x)
+    assert out.shape == (1, 2, 6, 8)
+    for c in range(2):
+        for i in range(2):
+            for j in range(2):
+                torch.testing.assert_close(out[0, c, i::2, j::2], x[0, 4 * c + 2 * i + j])
+
+
+def test_position_says_where_a_pixel_lies() -> None:
+    """Each pixel of an image its own, the same for all images, and the middle the same at any size."""
+    place = layers.Position(16)
+    added = place(torch.zeros(2, 16, 7, 5)).detach()
+    assert torch.equal(added[0], added[1])
+    pixels = added[0].flatten(1).T
+    assert float((torch.cdist(pixels, pixels) + torch.eye(35)).min()) > 1e-2
+    larger = place(torch.zeros(1, 16, 21, 15)).detach()
+    torch.testing.assert_close(larger[0, :, 10, 7], added[0, :, 3, 2])
+    x = torch.randn(2, 16, 7, 5)
+    torch.testing.assert_close(place(x), x + added)
+
+
 def test_variance_scaling_has_the_variance() -> None:
     """Uniform with variance 1 / fan_avg, biases zero; q, k and v each as a layer of their own."""
     root = nn.ModuleDict(

@@ -197,6 +197,7 @@ def every_option() -> list[dict[str, Any]]:
         {},
         {"conditioning": "scale-shift", "classes": 3, "heads": 2},
         {"upsampling": "transposed", "patch": 2, "head_dim": 4},
+        {"upsampling": "shuffle", "patch": 2, "positions": True},
         {"blocks": 2, "blocks_up": 1, "middle_attention": False, "attention": ()},
         {"time_dim": 32, "hidden_dim": 20, "init": "variance-scaling", "dropout": 0.1},
     ]

@@ -28,7 +28,7 @@ from fromnoise.nets import UNet, attention_levels
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"time_dim": 3}, "time_dim=3"),
         ({"conditioning": "sum"}, "conditioning='sum' is not known; use add or scale-shift"),
-        ({"upsampling": "bilinear"}, "use nearest or transposed"),
+        ({"upsampling": "bilinear"}, "use nearest or transposed or shuffle"),
         ({"init": "zeros"}, "use torch or variance-scaling"),
     ],
 )

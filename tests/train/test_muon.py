@@ -17,10 +17,26 @@ def test_orthogonal_has_the_vectors_of_the_svd(shape):
     g = torch.Generator().manual_seed(0)
     matrices = torch.randn(shape, generator=g, dtype=torch.float64)
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
-    inner = u.mT @ orthogonal(matrices) @ v.mT
+    inner = u.mT @ torch.stack(orthogonal(list(matrices))) @ v.mT
     values = torch.diagonal(inner, dim1=-2, dim2=-1)
     assert 0.6 < float(values.min()) and float(values.max()) < 1.25
     assert torch.allclose(inner, torch.diag_embed(values), atol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_the_small_products_alone_give_what_the_rounds_on_the_matrix_give(precision, monkeypatch):
+    """As Jordan has it: X <- a X + (b A + c A^2) X, A = X X'; also where singular values are nearly none."""
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    g = torch.Generator().manual_seed(0)
+    for shape in ((8, 30), (30, 8), (16, 16)):
+        u, _, v = torch.linalg.svd(torch.randn(shape, generator=g), full_matrices=False)
+        given = u * torch.logspace(0, -6, min(shape)) @ v
+        x = given.double() / given.double().norm()
+        for _ in range(5):
+            gram = x @ x.mT
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        (found,) = orthogonal([given])
+        assert torch.allclose(found.double(), x, atol=1e-3 * float(x.abs().max()))
 
 
 def test_the_size_of_an_update_is_as_adams():

@@ -158,6 +158,29 @@ def norm_act(
     return F.silu(x)
 
 
+class Position(nn.Module):
+    """Where a pixel lies, as features that are added: a linear map of waves along both axes.
+
+    Convolutions see places only by the zeros beyond the edge. The waves span the image whatever its size.
+    """
+
+    def __init__(self, channels: int, waves: int = 4) -> None:
+        """Sines and cosines of 1/4, 1/2 .. of a period across the image, ``waves`` of them, along each axis."""
+        super().__init__()
+        self.waves = waves
+        self.linear = nn.Linear(4 * waves, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add to (B, C, H, W)."""
+        turns = math.pi / 4 * 2.0 ** torch.arange(self.waves, device=x.device)
+        axes: list[Tensor] = []
+        for count, shape in ((x.shape[-2], (-1, 1, 1)), (x.shape[-1], (1, -1, 1))):
+            at = (2 * torch.arange(count, device=x.device) + 1) / count - 1
+            angle = (at[:, None] * turns).reshape(shape[0], shape[1], self.waves)
+            axes += [w.expand(x.shape[-2], x.shape[-1], -1) for w in (angle.sin(), angle.cos())]
+        return x + self.linear(torch.cat(axes, dim=2).to(x.dtype)).permute(2, 0, 1)
+
+
 class Residual(nn.Module):
     """Norm, SiLU, conv; the time joins; norm, SiLU, dropout, conv; plus the input (Ho et al. 2020, app. B).
 
@@ -246,6 +269,19 @@ class Double(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, 2H, 2W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Shuffle(nn.Module):
+    """A linear map of each pixel to a square of four (Shi et al. 2016), on the coarse side of the doubling."""
+
+    def __init__(self, channels: int, above: int) -> None:
+        """Give ``above`` channels, those of the finer level."""
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4 * above, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, above, 2H, 2W)."""
+        return F.pixel_shuffle(self.conv(x), 2)
 
 
 def variance_scaling(root: nn.Module) -> None:

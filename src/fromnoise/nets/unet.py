@@ -24,7 +24,9 @@ from fromnoise.nets.layers import (
     AttributeEmbedding,
     Double,
     Halve,
+    Position,
     Residual,
+    Shuffle,
     TimeEmbedding,
     ceil_to,
     crop_to,
@@ -36,13 +38,14 @@ from fromnoise.nets.layers import (
 from fromnoise.nets.levels import Down, Up
 
 Conditioning = Literal["add", "scale-shift"]
-Upsampling = Literal["nearest", "transposed"]
+Upsampling = Literal["nearest", "transposed", "shuffle"]
 Init = Literal["torch", "variance-scaling"]
 
 _SCALE_SHIFT: dict[str, bool] = {"add": False, "scale-shift": True}
-_DOUBLE: dict[str, Callable[[int], nn.Module]] = {
-    "nearest": Double,
-    "transposed": lambda channels: nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1),
+_DOUBLE: dict[str, Callable[[int, int], nn.Module]] = {
+    "nearest": lambda channels, above: Double(channels),
+    "transposed": lambda channels, above: nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1),
+    "shuffle": Shuffle,
 }
 _INITIALISE: dict[str, Callable[[nn.Module], None]] = {
     "torch": lambda root: None,
@@ -78,6 +81,7 @@ class UNet(nn.Module):
         attributes: Sequence[tuple[float, float]] = (),
         upsampling: Upsampling = "nearest",
         patch: int = 1,
+        positions: bool = False,
         time_dim: int | None = None,
         hidden_dim: int | None = None,
         recompute: bool = False,
@@ -103,8 +107,10 @@ class UNet(nn.Module):
             conditioning: the time is added within each block, or scales and shifts.
             classes: number of classes that can be told; 0 for an unconditional network.
             attributes: mean and deviation of each number that can be told in place of a class.
-            upsampling: nearest neighbour and a convolution, or a transposed convolution.
+            upsampling: nearest neighbour and a convolution, a transposed convolution, or squares of pixels made of
+                channels, which takes a small part of their time.
             patch: side of the squares of pixels that become channels at the stem, squares again at the end.
+            positions: tell the network where each pixel lies (``layers.Position``), for images that are aligned.
             time_dim: number of sinusoids, None for ``width``.
             hidden_dim: size of the time embedding, None for ``4 * width``.
             recompute: of a residual block with its attention keep the input alone, and compute the rest again in the
@@ -150,6 +156,7 @@ class UNet(nn.Module):
         self.labels = nn.Embedding(classes + 1, hidden_dim) if classes else None
         self.attributes = AttributeEmbedding(attributes, hidden_dim) if attributes else None
         self.stem = nn.Conv2d(in_channels * patch**2, width, 3, padding=1)
+        self.place = Position(width) if positions else nn.Identity()
 
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
@@ -164,14 +171,14 @@ class UNet(nn.Module):
                     recompute=recompute,
                 )
             )
-            below = channels[min(level + 1, deepest)]
+            below = outs if upsampling == "shuffle" else channels[min(level + 1, deepest)]
             coming = [below] + [outs] * (blocks_up - 1)
             skips = ([outs] * blocks + [ins] + [0] * blocks_up)[:blocks_up]
             self.up.append(
                 Up(
                     [residual(x + skip, outs) for x, skip in zip(coming, skips, strict=True)],
                     [attend(outs, attended) for _ in range(blocks_up)],
-                    nn.Identity() if level == 0 else double(outs),
+                    nn.Identity() if level == 0 else double(outs, channels[level - 1]),
                     recompute=recompute,
                 )
             )
@@ -221,7 +228,7 @@ class UNet(nn.Module):
         # Every block begins with this SiLU: taken once for all of them.
         time = F.silu(time)
 
-        x = self.stem(x)
+        x = self.place(self.stem(x))
         kept = []
         for level in self.down:
             x, skips = level(x, time)

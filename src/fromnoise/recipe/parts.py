@@ -80,10 +80,12 @@ class NetworkRecipe(Part):
     """of the group normalisations"""
     conditioning: Literal["add", "scale-shift"] = "add"
     """how time enters a residual block"""
-    upsampling: Literal["nearest", "transposed"] = "nearest"
-    """nearest neighbour and a convolution, or a transposed convolution"""
+    upsampling: Literal["nearest", "transposed", "shuffle"] = "nearest"
+    """nearest neighbour and a convolution, a transposed convolution, or squares of pixels made of channels"""
     patch: Count = 1
     """pixel-unshuffle at the input by this factor"""
+    positions: bool = False
+    """tell the network where each pixel lies: for images that are aligned"""
     time_dim: Count | None = None
     """sinusoids of the time embedding; left out: the width"""
     init: Literal["torch", "variance-scaling"] = "torch"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,23 +12,42 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular
 _ADAM = 0.2  # root mean square of Adam's updates, to which these are scaled (Liu et al. 2025, eq. 4)
 
 
-def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
+def orthogonal(matrices: Sequence[Tensor], rounds: int = 5) -> list[Tensor]:
     """U V' of each matrix U S V', about: its singular values come to lie in 0.7 .. 1.2.
 
-    Newton-Schulz iteration with a quintic; cheaper than a singular value decomposition and as good here.
+    Newton-Schulz iteration with a quintic: each round multiplies X by a polynomial of X X'. It is done on X X' alone,
+    which is small, and X is multiplied once, by the product of the polynomials.
 
     Args:
-        matrices: (..., M, N).
+        matrices: (M, N) each; those of one shorter side are taken together.
         rounds: of the iteration.
     """
+    wide = [m if len(m) <= m.shape[1] else m.mT for m in matrices]
+    if torch.get_float32_matmul_precision() != "highest":  # rounded coarsely, small eigenvalues of X X' would explode
+        wide = [m.double() for m in wide]
+    wide = [m / (m.norm() + 1e-7) for m in wide]
+    sides: dict[int, list[int]] = {}
+    for i, m in enumerate(wide):
+        sides.setdefault(len(m), []).append(i)
+    for members in sides.values():
+        products = _product(torch.stack([wide[i] @ wide[i].mT for i in members]), rounds)
+        for i, product in zip(members, products, strict=True):
+            wide[i] = product @ wide[i]
+    return [(m if m.shape == g.shape else m.mT).to(g.dtype) for m, g in zip(wide, matrices, strict=True)]
+
+
+def _product(gram: Tensor, rounds: int) -> Tensor:
+    """P_rounds ... P_1, P = a + b G + c G^2; after each round G becomes P G P, as everything here commutes."""
     a, b, c = _COEFFICIENTS
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(rounds):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.mT
+    product = None
+    for left in reversed(range(rounds)):
+        p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        p.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = p if product is None else p @ product
+        if left:
+            gram = p @ gram @ p
+    assert product is not None
+    return product
 
 
 class Muon(torch.optim.Optimizer):
@@ -43,7 +62,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """One step; matrices of one shape are orthogonalised together."""
+        """One step."""
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if not moved:
@@ -55,11 +74,7 @@ class Muon(torch.optim.Optimizer):
             gradients = [p.grad for p in moved]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            shapes: dict[tuple[int, int], list[int]] = {}
-            for i, update in enumerate(updates):
-                shapes.setdefault((len(update), update[0].numel()), []).append(i)
-            for shape, members in shapes.items():
-                matrices = orthogonal(torch.stack([updates[i].flatten(1) for i in members]))
-                size = _ADAM * max(shape) ** 0.5
-                for i, matrix in zip(members, matrices, strict=True):
-                    moved[i].add_(matrix.view_as(moved[i]), alpha=-group["lr"] * size)
+            matrices = orthogonal([update.flatten(1) for update in updates])
+            for weight, matrix in zip(moved, matrices, strict=True):
+                size = _ADAM * max(matrix.shape) ** 0.5
+                weight.add_(matrix.view_as(weight), alpha=-group["lr"] * size)

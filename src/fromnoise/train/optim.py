@@ -64,7 +64,8 @@ class Mover:
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         self._parts: list[torch.optim.Optimizer] = [Muon(matrices, recipe.lr)] if matrices else []
         if rest:
-            self._parts.append(kind(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay))
+            how = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
+            self._parts.append(kind(rest, lr=recipe.lr, fused=True, **how))
 
     def clip(self, limit: float | None) -> float:
         """Norm of the gradient, which is scaled down where it is above ``limit``."""
@@ -79,8 +80,8 @@ class Mover:
 
     def forget(self) -> None:
         """Drop the gradients."""
-        for part in self._parts:
-            part.zero_grad(set_to_none=True)
+        for p in self.parameters:
+            p.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Moments and counts, as ``PARAMETER.KEY``."""
@@ -101,7 +102,7 @@ class Mover:
             name, _, key = place.rpartition(".")
             p = named[name]
             # moments lie in memory as their weights do: the update is faster so
-            kept = torch.empty_like(p).copy_(value) if value.shape == p.shape else value.clone()
+            kept = torch.empty_like(p).copy_(value) if value.shape == p.shape else value.clone().to(p.device)
             of[p].state[p][key] = kept.detach()
 
 

@@ -72,6 +72,7 @@ class Trainer:
         self.averages = Averages(model.recipe.ema, model.denoiser)
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
         self.mover = Mover(recipe, model.denoiser)
+        self._dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
         objective = model.objective()
         self.times = objective.times
         self.objective = accelerator.prepare(objective)
@@ -136,8 +137,10 @@ class Trainer:
         """One optimiser step; loss over all processes, norm of the gradient, learning rate."""
         p = self.progress
         lr = learning_rate(self.recipe, p.step, self.fraction) * p.lr_scale
-        torch.manual_seed(_mix(self.recipe.seed, p.step, self.accelerator.process_index))  # dropout's only
-        self.model.denoiser.train()
+        if self._dropout:
+            torch.manual_seed(_mix(self.recipe.seed, p.step, self.accelerator.process_index))
+        if not self.model.denoiser.training:  # of every module, which takes longer than to ask
+            self.model.denoiser.train()
         loss = self._within_memory(batch)
         norm = self.mover.clip(self.recipe.clip)
         p.step += 1
