@@ -1,11 +1,13 @@
 """Distance against training time: recipes, budgets and seeds, judged alike.
 
 python benchmarks/quality.py [--recipes fast,...] [--data fashion_mnist] [--minutes 1,3,10] [--seeds 0,1,2] [-n N]
-    [--set KEY=VALUE] [--device cpu] [--folder DIR] [--json FILE]
+    [--set KEY=VALUE] [--draw "KEY=VALUE ..."] [--device cpu] [--folder DIR] [--json FILE]
 
 Trains what is not trained yet, draws N samples as the recipe says, and prints the Frechet distance and the kernel
 distance to the training images in the features of our classifier of that set, each with its standard error. The floor
-is that of as many held-out images.
+is that of as many held-out images. --draw, which may be repeated, changes how pictures are drawn: any key of the
+recipe's part sample, "n=128" for fewer, "weak=1.5" for autoguidance of that scale away from the run of the first
+budget.
 """
 
 from __future__ import annotations
@@ -14,20 +16,25 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from header import header
+from torch import Tensor
 
 from fromnoise import pictures, recipe
 from fromnoise.checkpoint import load_model
-from fromnoise.compute import choose
-from fromnoise.data import load, order
+from fromnoise.compute import Compute, choose
+from fromnoise.data import Data, load, order
+from fromnoise.diffusion import Autoguidance, Untold
 from fromnoise.draw import collect, draw
 from fromnoise.metrics import features
 from fromnoise.metrics.distances import Moments, frechet_from, split
 from fromnoise.metrics.pairs import Reference
+from fromnoise.model import Wrap, unwrapped
+from fromnoise.recipe import change
 from fromnoise.train.run import train
 
 
@@ -39,68 +46,111 @@ def value(word: str) -> Any:
         return word
 
 
+@dataclass(frozen=True)
+class Judge:
+    """The features of a set's classifier, and what training images have there."""
+
+    seen: features.Classifier
+    moments: Moments
+    reference: Reference
+
+    @staticmethod
+    def of(data: Data, compute: Compute) -> Judge:
+        """By 10,000 training images."""
+        seen = features.classifier(data, compute=compute)
+        chosen = torch.as_tensor(order(len(data.train), 0, range(min(10_000, len(data.train)))))
+        real = seen.of(data.train.get(chosen))
+        return Judge(seen, Moments.of(real), Reference(real))
+
+    def __call__(self, images: Tensor) -> dict[str, float]:
+        """Both distances, each with its standard error."""
+        found = self.seen.of(images)
+        frechet, kernel = frechet_from(split(found), self.moments), self.reference.kernel(found)
+        return {
+            "frechet": frechet.value,
+            "frechet_error": frechet.error,
+            "kernel": 1000 * kernel.value,
+            "kernel_error": 1000 * kernel.error,
+        }
+
+
+def drawn(folder: Path, weak: Path, words: str, compute: Compute, count: int) -> tuple[Tensor, float]:
+    """Pictures of a run as its recipe says and ``words`` change, and how many a second."""
+    settings = {key: value(word) for key, _, word in (w.partition("=") for w in words.split())}
+    count, scale = settings.pop("n", count), settings.pop("weak", None)
+    model = load_model(folder).model
+    compute.place(model.denoiser)
+    wrap: Wrap = unwrapped
+    if scale is not None:
+        bad = load_model(weak).model.denoiser
+        compute.place(bad)
+        wrap = lambda denoise: Autoguidance(denoise, Untold(bad), scale)  # noqa: E731
+    how = change(model.recipe, {f"sample.{key}": v for key, v in settings.items()}).sample
+    label = "all" if model.facts.labels is not None else None
+    begun = time.perf_counter()
+    steps = draw(model, how, compute, ids=torch.arange(count), batch=128, wrap=wrap, label=label)
+    images = collect(steps).images
+    return images, count / (time.perf_counter() - begun)
+
+
 def main() -> None:
     """Train, draw, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", default="fast")
     parser.add_argument("--data", default="fashion_mnist")
-    parser.add_argument("--minutes", default="1,3,10")
+    parser.add_argument("--minutes", default="1,3,10", help="0 is the recipe's own budget")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("-n", type=int, default=1024)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe")
+    parser.add_argument("--draw", action="append", default=[], metavar="KEY=VALUE ...", help="of its part sample: a row")
     parser.add_argument("--device")
     parser.add_argument("--folder", type=Path, default=Path("runs/quality"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     compute = choose(args.device)
     data = load(args.data)
-    seen = features.classifier(data, compute=compute)
-    chosen = torch.as_tensor(order(len(data.train), 0, range(min(10_000, len(data.train)))))
-    real = seen.of(data.train.get(chosen))
-    moments, reference = Moments.of(real), Reference(real)
+    judge = Judge.of(data, compute)
     places = torch.as_tensor(order(len(data.held_out), 0, range(min(args.n, len(data.held_out)))))
-    floor = seen.of(data.held_out.get(places))
+    floor = judge(data.held_out.get(places))
     print(header())
     print(compute.describe())
-    near = reference.kernel(floor)
     print(
-        f"{args.data}, n = {args.n}; floor: Frechet ({seen.name}, accuracy {seen.accuracy:.2%}) "
-        f"{frechet_from(split(floor), moments).value:.2f}, "
-        f"kernel x 1000 {1000 * near.value:.2f} +- {1000 * near.error:.2f}"
+        f"{args.data}, n = {args.n}; floor: Frechet ({judge.seen.name}, accuracy {judge.seen.accuracy:.2%}) "
+        f"{floor['frechet']:.2f}, kernel x 1000 {floor['kernel']:.2f} +- {floor['kernel_error']:.2f}"
     )
-    print("| recipe | minutes | seed | steps | Frechet | kernel x 1000 | images/s drawn |\n" + "|---" * 7 + "|")
+    print("| recipe | minutes | seed | steps | drawn by | Frechet | kernel x 1000 | images/s |\n" + "|---" * 8 + "|")
     rows: list[dict[str, Any]] = []
     changes = {key: value(word) for key, _, word in (s.partition("=") for s in args.set)}
+    budgets = [float(m) for m in args.minutes.split(",")]
     for name in args.recipes.split(","):
-        for minutes in map(float, args.minutes.split(",")):
+        for minutes in budgets:
             for seed in map(int, args.seeds.split(",")):
-                folder = args.folder / "-".join([Path(name).stem, args.data, f"{minutes:g}", str(seed), *args.set])
-                over = {"data.source": args.data, "train.minutes": minutes, "train.seed": seed, "sample.count": 0}
-                done = train(recipe.load(name, over | changes), folder, device=args.device)
-                model = load_model(folder).model
-                compute.place(model.denoiser)
-                begun = time.perf_counter()
-                images = collect(draw(model, model.recipe.sample, compute, ids=torch.arange(args.n), batch=128)).images
-                rate = args.n / (time.perf_counter() - begun)
-                pictures.save(pictures.grid(images[:100], scale=2), folder / "judged.png")
-                found = seen.of(images)
-                frechet, kernel = frechet_from(split(found), moments), reference.kernel(found)
-                rows.append(
-                    {"recipe": name, "minutes": minutes, "seed": seed, "steps": done.step, "rate": rate}
-                    | {"frechet": frechet.value, "frechet_error": frechet.error}
-                    | {"kernel": kernel.value, "kernel_error": kernel.error}
-                )
-                print(
-                    f"| {name} | {minutes:g} | {seed} | {done.step:,} | {frechet.value:.2f} +- {frechet.error:.2f} "
-                    f"| {1000 * kernel.value:.2f} +- {1000 * kernel.error:.2f} | {rate:.0f} |",
-                    flush=True,
-                )
-            mine = [r["frechet"] for r in rows if (r["recipe"], r["minutes"]) == (name, minutes)]
-            if len(mine) > 1:
-                print(
-                    f"{name}, {minutes:g} minutes: Frechet {statistics.mean(mine):.2f}, sd over seeds "
-                    f"{statistics.stdev(mine):.2f}"
-                )
+
+                def folder(budget: float, of: str = f"{Path(name).stem}-{args.data}", seed: int = seed) -> Path:
+                    return args.folder / "-".join([of, f"{budget:g}", str(seed), *args.set])
+
+                budget = {"train.minutes": minutes} if minutes else {}
+                over = {"data.source": args.data, "train.seed": seed, "sample.count": 0} | budget
+                done = train(recipe.load(name, over | changes), folder(minutes), device=args.device)
+                for words in args.draw or [""]:
+                    images, rate = drawn(folder(minutes), folder(budgets[0]), words, compute, args.n)
+                    pictures.save(pictures.grid(images[:100], scale=2), folder(minutes) / f"judged {words}.png")
+                    found = judge(images)
+                    row = {"recipe": name, "minutes": minutes, "seed": seed, "steps": done.step, "rate": rate}
+                    rows.append(row | {"drawn": words} | found)
+                    print(
+                        f"| {name} | {minutes:g} | {seed} | {done.step:,} | {words or 'its recipe'} "
+                        f"| {found['frechet']:.2f} +- {found['frechet_error']:.2f} "
+                        f"| {found['kernel']:.1f} +- {found['kernel_error']:.1f} | {rate:.0f} |",
+                        flush=True,
+                    )
+            for words in args.draw or [""]:
+                mine = [r["frechet"] for r in rows if (r["recipe"], r["minutes"], r["drawn"]) == (name, minutes, words)]
+                if len(mine) > 1:
+                    print(
+                        f"{name}, {minutes:g} minutes, {words or 'its recipe'}: Frechet {statistics.mean(mine):.2f}, "
+                        f"sd over seeds {statistics.stdev(mine):.2f}"
+                    )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 

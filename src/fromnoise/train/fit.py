@@ -13,7 +13,7 @@ from fromnoise.train.estimate import estimate
 from fromnoise.train.optim import Budget
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-STEPS = 1500  # below which a smaller network is the better one (benchmarks/quality.py)
+STEPS = 1000  # below which a smaller network is the better one (benchmarks/quality.py, docs/performance.md)
 _SIDE = 16  # of the finest level
 
 
