@@ -102,7 +102,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("-n", type=int, default=1024)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe")
-    parser.add_argument("--draw", action="append", default=[], metavar="KEY=VALUE ...", help="of its part sample: a row")
+    parser.add_argument(
+        "--draw", action="append", default=[], metavar="KEY=VALUE ...", help="of its part sample: a row"
+    )
     parser.add_argument("--device")
     parser.add_argument("--folder", type=Path, default=Path("runs/quality"))
     parser.add_argument("--json", type=Path)

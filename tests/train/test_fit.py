@@ -24,10 +24,13 @@ def test_patches_and_levels_follow_the_side(side, patch, multipliers, attention)
 
 
 def machine(monkeypatch, speed):
-    """A machine on which a step takes width^2/speed seconds."""
-    monkeypatch.setattr(
-        fit, "estimate", lambda model, compute, images: Estimate(1, model.recipe.network.width**2 / speed, 0.0)
-    )
+    """A machine on which a step takes width^2/speed seconds, and networks of 500 width^2 parameters."""
+
+    def estimate(model, compute, images):
+        square = model.recipe.network.width**2
+        return Estimate(500 * square, square / speed, 0.0)
+
+    monkeypatch.setattr(fit, "estimate", estimate)
     return choose("cpu", "fp32")
 
 
@@ -38,12 +41,13 @@ def chosen(monkeypatch, speed, minutes, **over):
     return fit.fit(made, Facts((1, 28, 28)), 60_000, compute, said.append), said
 
 
-def test_the_widest_network_that_takes_enough_steps(monkeypatch):
+def test_the_widest_network_that_sees_enough_images(monkeypatch):
     """And no wider one would; twice the budget or twice the speed are the same."""
     found, said = chosen(monkeypatch, 1e4, 3.0)
-    steps = {width: 180 * 1e4 / width**2 for width in fit.WIDTHS}
-    enough = [width for width in fit.WIDTHS if steps[width] >= fit.STEPS]
+    images = {width: 64 * 180 * 1e4 / width**2 for width in fit.WIDTHS}
+    enough = [width for width in fit.WIDTHS if images[width] >= fit.IMAGES * 500 * width**2]
     assert found.network.width == max(enough)
+    assert min(fit.WIDTHS) < max(enough) < max(fit.WIDTHS)
     assert f"network.width {max(enough)}" in said[0]
     assert chosen(monkeypatch, 2e4, 3.0)[0].network == chosen(monkeypatch, 1e4, 6.0)[0].network
 

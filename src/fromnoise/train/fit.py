@@ -1,4 +1,4 @@
-"""A network that suits the images, the budget and this machine: the widest that still takes enough steps."""
+"""A network that suits the images, the budget and this machine: the widest that still sees enough images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fromnoise.train.estimate import estimate
 from fromnoise.train.optim import Budget
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-STEPS = 1000  # below which a smaller network is the better one (benchmarks/quality.py, docs/performance.md)
+IMAGES = 0.025
+"""Seen for each parameter, below which a smaller network is the better one: size and data grow together
+(Hoffmann et al. 2022); the number is of docs/performance.md."""
 _SIDE = 16  # of the finest level
 
 
@@ -57,7 +59,7 @@ def fit(recipe: Recipe, facts: Facts, images: int, compute: Compute, say: Callab
         wider = change(recipe, {"network.width": width})
         cost = estimate(build(wider, facts), compute, images=recipe.train.batch // recipe.train.accumulate)
         steps = int(seconds / cost.step_seconds)
-        if best is not None and steps < STEPS:
+        if best is not None and steps * recipe.train.batch < IMAGES * cost.parameters:
             break
         best, told = wider, f"{cost.parameters:,} parameters, about {steps:,} steps"
     assert best is not None
