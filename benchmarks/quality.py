@@ -143,7 +143,7 @@ def main() -> None:
                     print(
                         f"| {name} | {minutes:g} | {seed} | {done.step:,} | {words or 'its recipe'} "
                         f"| {found['frechet']:.2f} +- {found['frechet_error']:.2f} "
-                        f"| {found['kernel']:.1f} +- {found['kernel_error']:.1f} | {rate:.0f} |",
+                        f"| {found['kernel']:.1f} +- {found['kernel_error']:.1f} | {rate:.3g} |",
                         flush=True,
                     )
             for words in args.draw or [""]:

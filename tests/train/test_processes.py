@@ -34,7 +34,7 @@ LAUNCHERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", ["torchrun", pytest.param("accelerate launch", marks=pytest.mark.long)])
 def test_two_processes_are_one_with_twice_the_batch(name, tmp_path, run_command):
     """Weights, averages, moments to float32 accuracy, one checkpoint, one log, resumable by either (DD#80)."""
     (one, header), _ = launched(run_command, tmp_path / "one", [])
