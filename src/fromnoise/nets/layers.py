@@ -161,11 +161,12 @@ def norm_act(
 class Position(nn.Module):
     """Where a pixel lies, as features that are added: a linear map of waves along both axes.
 
-    Convolutions see places only by the zeros beyond the edge. The waves span the image whatever its size.
+    Convolutions see places only by the zeros beyond the edge. The waves, sin and cos of 2^k pi y / 4 with y in
+    [-1, 1] (Mildenhall et al. 2020, eq. 4, from lower frequencies on), span the image whatever its size.
     """
 
     def __init__(self, channels: int, waves: int = 4) -> None:
-        """Sines and cosines of 1/4, 1/2 .. of a period across the image, ``waves`` of them, along each axis."""
+        """Take ``waves`` sines and cosines along each axis, k = 0, 1 .., the first a quarter of a period long."""
         super().__init__()
         self.waves = waves
         self.linear = nn.Linear(4 * waves, channels)

@@ -137,7 +137,7 @@ class Trainer:
         """One optimiser step; loss over all processes, norm of the gradient, learning rate."""
         p = self.progress
         lr = learning_rate(self.recipe, p.step, self.fraction) * p.lr_scale
-        if self._dropout:
+        if self._dropout:  # nothing else draws from torch's own generator
             torch.manual_seed(_mix(self.recipe.seed, p.step, self.accelerator.process_index))
         if not self.model.denoiser.training:  # of every module, which takes longer than to ask
             self.model.denoiser.train()
