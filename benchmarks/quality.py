@@ -84,7 +84,8 @@ def drawn(folder: Path, weak: Path, words: str, compute: Compute, count: int) ->
     if scale is not None:
         bad = load_model(weak).model.denoiser
         compute.place(bad)
-        wrap = lambda denoise: Autoguidance(denoise, Untold(bad), scale)  # noqa: E731
+        heard = Untold(bad) if bad.centres is None else bad  # runs of one seed know the same clusters
+        wrap = lambda denoise: Autoguidance(denoise, heard, scale)  # noqa: E731
     how = change(model.recipe, {f"sample.{key}": v for key, v in settings.items()}).sample
     label = "all" if model.facts.labels is not None else None
     begun = time.perf_counter()

@@ -82,7 +82,8 @@ def draw(
         compute: where and how precisely.
         ids: numbers of the samples, int64 (N,).
         seed: of all noise.
-        label: as ``facts.cond`` takes it; guidance alone deals out all classes.
+        label: as ``facts.cond`` takes it; guidance alone deals out all classes. A model of clusters is told those that
+            ``Model.dealt`` gives.
         batch: samples at a time.
         wrap: further guidance, as ``Model.guided`` takes it.
         size: height and width of the pictures; None for those of the training images.
@@ -96,13 +97,14 @@ def draw(
     if label is None and how.guidance != 1 and model.facts.labels is not None:
         label = "all"  # guidance without a label would guide to nothing, at twice the cost
     shape = model.shape(size)
+    told = cond(model.facts, label, ids)
     course = Course(
         model.guided(how, wrap),
         rule(how, model),
         model.levels(how),
         model.noise(how, ids, seed),
         lambda noise, like: start(shape, noise, like),
-        cond(model.facts, label, ids),
+        told if told is not None else model.dealt(ids, seed),
     )
     return follow(course, compute, batch)
 

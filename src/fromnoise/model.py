@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fromnoise import nets
 from fromnoise.diffusion import guidance, loss, multistep, ode, rules, sampler, schedule, target, times
+from fromnoise.diffusion.centres import Centres
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
 from fromnoise.diffusion.inverse import Operator
 from fromnoise.diffusion.noise import Noise
@@ -88,7 +89,9 @@ class Model:
             wrap: guidance of the caller's own, around the classifier-free and within the interval.
             wrap_last: around all but the limits to the range of pixels, at every level.
         """
-        told = self.recipe.data.labels or self.recipe.data.attributes
+        data = self.recipe.data
+        clusters = self.denoiser.centres is not None and self.facts.labels is None
+        told = data.labels or data.attributes or clusters
         plain: Denoise = self.denoiser if told else guidance.Untold(self.denoiser)  # a classifier may hear labels alone
         denoise = plain
         if how.guidance != 1:
@@ -101,6 +104,11 @@ class Model:
         if span is not None and denoise is not plain:
             denoise = guidance.During(denoise, plain, *span)
         return limited(wrap_last(denoise), how)
+
+    def dealt(self, ids: Tensor, seed: int) -> Tensor | None:
+        """What samples are told if nothing is asked: clusters by their shares (B,); None for a model without."""
+        centres = self.denoiser.centres
+        return centres.deal(seed, ids) if centres is not None else None
 
     def noise(self, how: SampleRecipe, ids: Tensor, seed: int) -> Noise:
         """The noise of samples: that of the forward process which the model learned, and truncated if asked."""
@@ -211,6 +219,7 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "
         clock,
         self_conditioning=recipe.loss.self_conditioning,
         learned_spread=recipe.diffusion.learned_variance,
+        centres=Centres(recipe.clusters, facts.shape) if recipe.clusters else None,
     )
     return Model(recipe, facts, denoiser, table)
 
@@ -268,7 +277,7 @@ def _network(recipe: Recipe, facts: Facts) -> nn.Module:
         dropout=how.dropout,
         groups=how.groups,
         conditioning=how.conditioning,
-        classes=len(facts.labels) if facts.labels else 0,
+        classes=len(facts.labels) if facts.labels else recipe.clusters,
         attributes=[(a.mean, a.deviation) for a in facts.attributes or ()],
         upsampling=how.upsampling,
         patch=how.patch,

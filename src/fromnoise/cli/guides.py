@@ -70,8 +70,15 @@ def _autoguidance(args: argparse.Namespace, model: Model, compute: Compute) -> W
     weak = load_model(args.autoguide).model
     _check_alike(weak, model, args.autoguide)
     compute.place(weak.denoiser)
-    bad = weak.denoiser if weak.facts.told else Untold(weak.denoiser)
+    bad = weak.denoiser if weak.facts.told or _same_clusters(weak, model) else Untold(weak.denoiser)
     return lambda denoise: Autoguidance(denoise, bad, args.autoguidance)
+
+
+def _same_clusters(weak: Model, model: Model) -> bool:
+    import torch
+
+    here, there = model.denoiser.centres, weak.denoiser.centres
+    return here is not None and there is not None and torch.equal(here.place.cpu(), there.place.cpu())
 
 
 def _check_alike(weak: Model, model: Model, name: str) -> None:
@@ -123,5 +130,5 @@ def check_labels(args: argparse.Namespace, model: Model) -> None:
     """
     from fromnoise.errors import UserError
 
-    if args.guidance not in (None, 1) and not model.facts.told:
+    if args.guidance not in (None, 1) and not model.facts.told and model.denoiser.centres is None:
         raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fromnoise.diffusion.centres import Centres
 from fromnoise.diffusion.schedule import Level
 from fromnoise.diffusion.target import Target
 
@@ -76,6 +77,7 @@ class Denoiser(nn.Module):
         *,
         self_conditioning: bool = False,
         learned_spread: bool = False,
+        centres: Centres | None = None,
     ) -> None:
         """Join the parts.
 
@@ -88,9 +90,10 @@ class Denoiser(nn.Module):
                 zeros (Chen et al. 2022, "Analog bits").
             learned_spread: the last C output channels v in [-1, 1] give f = (v + 1)/2 (Nichol and Dhariwal 2021,
                 eq. 15).
+            centres: of the clusters that ``cond`` tells, kept with the weights.
         """
         super().__init__()
-        self.net, self.target, self.clock = net, target, clock
+        self.net, self.target, self.clock, self.centres = net, target, clock, centres
         self.self_conditioning, self.learned_spread = self_conditioning, learned_spread
 
     def output(

@@ -31,6 +31,7 @@ class Draw(IntEnum):
     BOUND = 8  # steps and noise of an estimate of the bound
     PROBE = 9  # signs that estimate a trace
     CLUSTER = 10  # the component that a training image is told
+    CENTRE = 11  # the cluster of which a sample is drawn
 
 
 def philox(

@@ -47,6 +47,8 @@ class DataRecipe(Part):
     """condition the model on the labels of the data"""
     attributes: bool = False
     """condition the model on numbers of each image, from a labels.csv beside them, in place of classes"""
+    clusters: Annotated[int, Field(ge=0)] = 0
+    """told neither, tell the model which of at most this many clusters an image is in, and draw them by their shares"""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """share held out when the data have no test split of their own"""
     workers: Annotated[int, Field(ge=0)] = 2

@@ -77,15 +77,20 @@ class Recipe(Part):
             raise ValueError("train.weight_decay is of AdamW: set train.optimizer adamw, or leave it out")
         if self.data.labels and self.data.attributes:
             raise ValueError("a model is told labels or attributes: set one of data.labels and data.attributes")
-        told = self.data.labels or self.data.attributes
+        told = self.data.labels or self.data.attributes or self.clusters
         if self.sample.guidance != 1 and not told:
             raise ValueError("sample.guidance needs a model that is told labels: set data.labels true, or leave it out")
         if self.network.kind != "unet" and (told or self.loss.self_conditioning or self.diffusion.learned_variance):
             raise ValueError(
-                f"network {self.network.kind} takes no labels, no self-conditioning and learns no variance: "
-                "take network.kind unet"
+                f"network {self.network.kind} takes no labels or clusters, no self-conditioning and learns no "
+                "variance: take network.kind unet"
             )
         return self
+
+    @property
+    def clusters(self) -> int:
+        """How many clusters of the data the model is told at most: none, if it is told labels or attributes."""
+        return 0 if self.data.labels or self.data.attributes else self.data.clusters
 
     def _agree_on_zero_terminal(self, continuous: bool) -> None:
         if continuous or self.diffusion.steps < 2:

@@ -41,7 +41,8 @@ def estimate(model: Model, compute: Compute, images: int = 4) -> Estimate:
     compute.place(model.denoiser).train()
     objective = model.objective()
     x0 = torch.zeros(images, *model.facts.shape, device=compute.device).contiguous(memory_format=compute.memory_format)
-    cond = torch.zeros(images, dtype=torch.long, device=compute.device) if model.facts.labels is not None else None
+    told = model.facts.labels is not None or model.denoiser.centres is not None
+    cond = torch.zeros(images, dtype=torch.long, device=compute.device) if told else None
     kept: dict[int, int] = {}
 
     def count(t: torch.Tensor) -> torch.Tensor:

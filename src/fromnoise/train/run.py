@@ -156,6 +156,8 @@ def _resume(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> 
             say("the data have changed since this run began; going on with the new ones")
         trainer.resume(*state)
         say(f"going on from step {trainer.progress.step:,}")
+    else:
+        trainer.find_clusters()
     if trainer.accelerator.is_main_process:
         folder.truncate_reports(trainer.progress.step)
     trainer.agree_on_step()

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from fromnoise.compute import Compute
@@ -23,6 +24,7 @@ from fromnoise.train.optim import Averages, Budget, Mover, learning_rate
 from fromnoise.train.report import Progress, Report, peak_memory
 
 _PATIENCE = 5  # steps dropped in a row before going back
+_SORTED = 20_000  # images in which clusters are sought
 _ROLLBACKS = 10  # without a good step between them, before giving up
 
 
@@ -78,6 +80,20 @@ class Trainer:
         self.objective = accelerator.prepare(objective)
         self._held_out = model.objective()
         self.stream = Stream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
+
+    def find_clusters(self) -> None:
+        """Look for the clusters that the model is told, if it is told any, in the first images of the stream."""
+        centres = self.model.denoiser.centres
+        if centres is None:
+            return
+        count = min(_SORTED, len(self.data.train))
+        parts = torch.arange(count).split(1000)
+        points = torch.cat([centres.small(to_unit(self.stream.batch(part).pixels)) for part in parts])
+        found = centres.find(points, self.recipe.seed)
+        if self.accelerator.num_processes > 1:  # each has found the same but for rounding
+            for t in centres.buffers():
+                broadcast(t)
+        self._log(f"{found} clusters of the images, which the model is told: data.clusters")
 
     # ---- the loop
 
@@ -203,10 +219,12 @@ class Trainer:
         return float(losses[:, 0].mean())
 
     def _images(self, pixels: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Images in [-1, 1] where the network is, and their classes if the model is told them."""
+        """Images in [-1, 1] where the network is, and what the model is told of them."""
         x0 = to_unit(pixels.to(self.compute.device, non_blocking=True)).contiguous(
             memory_format=self.compute.memory_format
         )
+        if self.model.denoiser.centres is not None:
+            return x0, self.model.denoiser.centres.of(x0)
         if not self.model.facts.told or labels is None:
             return x0, None
         return x0, labels.to(self.compute.device, non_blocking=True)
@@ -305,6 +323,8 @@ class Trainer:
         with torch.no_grad():
             for name, p in self.averaged.named_parameters():
                 p.copy_(self.averages.weights()[name])
+            for here, there in zip(self.averaged.buffers(), self.model.denoiser.buffers(), strict=True):
+                here.copy_(there)
 
     # ---- state
 

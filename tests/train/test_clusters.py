@@ -1,0 +1,93 @@
+"""A model that is told the clusters of its images: trained, saved, resumed, drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from fromnoise.checkpoint import load_model, save_model
+from fromnoise.compute import choose
+from fromnoise.data import to_unit
+from fromnoise.diffusion import Untold
+from fromnoise.draw import collect, draw
+from fromnoise.recipe import load
+
+
+@pytest.fixture
+def told(make):
+    """A trainer whose model knows eight clusters, after some steps, and what it logged."""
+    lines = []
+    trainer = make(steps=6, data_clusters=8, log=lines.append)
+    trainer.find_clusters()
+    list(trainer.run())
+    return trainer, lines
+
+
+def pictures(model, ids, seed=0, **how):
+    compute = choose("cpu", "fp32")
+    compute.place(model.denoiser.eval())
+    settings = model.recipe.sample.model_copy(update=how)
+    return collect(draw(model, settings, compute, ids=ids, seed=seed))
+
+
+def test_the_network_learns_the_clusters_of_its_images(told):
+    """Those of the nearest centres."""
+    trainer, lines = told
+    assert any("8 clusters" in line for line in lines)
+    pixels = trainer.stream.batch(range(4)).pixels
+    x0, cond = trainer._images(pixels, None)
+    assert torch.equal(cond, trainer.model.denoiser.centres.of(x0))
+    assert len(trainer.model.denoiser.centres.of(to_unit(trainer.data.train.get(torch.arange(500)))).unique()) == 8
+
+
+def test_a_file_brings_them_back(told, tmp_path):
+    """Saved and loaded: the same centres and the same pictures."""
+    trainer, _ = told
+    path = tmp_path / "model.safetensors"
+    save_model(path, trainer.model, trainer.weights(), {"step": 6})
+    again = load_model(path).model
+    assert torch.equal(again.denoiser.centres.place, trainer.model.denoiser.centres.place)
+    mine = dataclasses.replace(trainer.model, denoiser=trainer.averaged)
+    ids = torch.arange(6)
+    assert torch.equal(pictures(again, ids).images, pictures(mine, ids).images)
+
+
+def test_a_resumed_run_keeps_them(told, make):
+    """Also in the averaged weights, which pictures are drawn with."""
+    trainer, _ = told
+    tensors, header = trainer.state()
+    other = make(steps=6, data_clusters=8)
+    other.resume({k: v.clone() for k, v in tensors.items()}, header)
+    for name, t in trainer.weights().items():
+        assert torch.equal(t, other.weights()[name]), name
+
+
+def test_pictures_are_of_clusters_by_number(told):
+    """Each picture's cluster is that of (seed, number), at any batch; the network hears it."""
+    trainer, _ = told
+    model = trainer.model
+    drawn = pictures(model, torch.arange(12))
+    assert torch.equal(drawn.labels, model.denoiser.centres.deal(0, torch.arange(12)))
+    assert torch.equal(drawn.images[5:7], pictures(model, torch.arange(5, 7)).images)
+    heard = []
+    net = model.denoiser.net
+    hook = net.register_forward_hook(lambda module, args, out: heard.append(args[2]))
+    pictures(model, torch.arange(12))
+    hook.remove()
+    assert all(torch.equal(cond, drawn.labels) for cond in heard)
+
+
+def test_labels_come_before_clusters():
+    """A recipe that asks for both is told the labels."""
+    assert load("digits", {"data.clusters": 8}).clusters == 8
+    assert load("digits", {"data.clusters": 8, "data.labels": True}).clusters == 0
+
+
+def test_a_classifier_s_labels_are_no_clusters(told):
+    """Guided by a classifier the model is asked for classes, of which its clusters know nothing."""
+    model = told[0].model
+    heeding = dataclasses.replace(model, facts=dataclasses.replace(model.facts, labels=tuple("0123456789")))
+    how = model.recipe.sample.model_copy(update={"clip": False})
+    assert isinstance(heeding.guided(how), Untold) and not isinstance(model.guided(how), Untold)
