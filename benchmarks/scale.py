@@ -5,7 +5,8 @@ python benchmarks/scale.py [--sides 16,32,64] [--batches 8,32,128] [--sets 1000,
 
 Each row is a process of its own, which trains a small U-Net on random pixels: the median step, the share of the loop
 outside of loss, backward pass, clipping, optimiser and average, and the peak memory (of the GPU, or of the process
-beyond what it had before the first step). Two rows a side: blocks as usual, and with network.recompute.
+beyond what it had before the first step). Two rows a side: blocks as usual, and with network.recompute. The last line
+compares the sizes of the data set by turns in one process, which rows one after another cannot do on a noisy machine.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ BASE = {
 _WARM = 2  # steps that are not timed
 
 
-def one(how: dict[str, Any]) -> dict[str, Any]:
-    """Measure one row in this process."""
+def made(how: dict[str, Any]) -> Trainer:
+    """A trainer of a small U-Net on random pixels."""
     from accelerate import Accelerator
 
     side, batch, count = how["side"], how["batch"], how["count"]
@@ -58,7 +59,28 @@ def one(how: dict[str, Any]) -> dict[str, Any]:
     data = Data(MemoryImages(pixels), MemoryImages(pixels[:2]), None, (1, side, side), "", 0)
     compute = choose(how["device"])
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
-    trainer = Trainer(build(recipe, Facts((1, side, side))), data, compute, accelerator)
+    return Trainer(build(recipe, Facts((1, side, side))), data, compute, accelerator)
+
+
+def by_turns(rows: list[dict[str, Any]]) -> tuple[list[float], float]:
+    """Median step of each row, their steps one after another in this process; and the last row's to the first's."""
+    took: list[list[float]] = []
+    runs = [made(how).run() for how in rows]
+    for _ in range(rows[0]["steps"]):
+        took.append([])
+        for run in runs:
+            begun = time.perf_counter()
+            next(run)
+            took[-1].append(time.perf_counter() - begun)
+    timed = took[_WARM:]
+    medians = [statistics.median(step) for step in zip(*timed, strict=True)]
+    return medians, statistics.median(step[-1] / step[0] for step in timed)
+
+
+def one(how: dict[str, Any]) -> dict[str, Any]:
+    """Measure one row in this process."""
+    trainer = made(how)
+    cuda = trainer.compute.device.type == "cuda"
     inside = [0.0]
     for owner, name in (
         (trainer, "_gradients"),
@@ -85,7 +107,7 @@ def one(how: dict[str, Any]) -> dict[str, Any]:
             inside[0], whole = 0.0, now
         reported, begun = report.clock["memory_mb"], now
     spent = time.perf_counter() - whole
-    peak = reported if compute.device.type == "cuda" else memory(peak=True) - before
+    peak = reported if cuda else memory(peak=True) - before
     return {"seconds": statistics.median(steps[_WARM:]), "outside": 1 - inside[0] / spent, "memory_mb": peak}
 
 
@@ -132,7 +154,8 @@ def main() -> None:
 
     rows = [usual | {"side": side, "recompute": again} for side in listed(args.sides) for again in (False, True)]
     rows += [usual | {"batch": batch} for batch in listed(args.batches)]
-    rows += [usual | {"side": 8, "count": count, "steps": 4 * args.steps} for count in listed(args.sets)]
+    sets = [usual | {"side": 8, "count": count, "steps": 4 * args.steps} for count in listed(args.sets)]
+    rows += sets
     print(header())
     print(choose(args.device).describe())
     print("| side | batch | images | recompute | processes | s a step | outside | memory MB |\n" + "|---" * 8 + "|")
@@ -146,6 +169,9 @@ def main() -> None:
             f"| {got['seconds']:.4f} | {got['outside']:.1%} | {got['memory_mb']:.0f} |",
             flush=True,
         )
+    medians, ratio = by_turns(sets)
+    shown = ", ".join(f"{how['count']:,}: {s:.4f} s" for how, s in zip(sets, medians, strict=True))
+    print(f"images, side 8, step by step in turn: {shown}; the last to the first {ratio:.3f}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 
