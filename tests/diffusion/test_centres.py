@@ -1,38 +1,21 @@
-"""Clusters in place of labels: found, known again, and dealt out by their shares."""
+"""Clusters in place of labels: known again, and dealt out by their shares."""
 
 from __future__ import annotations
 
 import torch
 
-from fromnoise.diffusion.centres import EACH, Centres
+from fromnoise.diffusion.centres import Centres
 
 
-def blobs(sizes, side=8):
-    """Images around as many far levels of grey as there are sizes."""
-    levels = torch.linspace(-0.8, 0.8, len(sizes)).repeat_interleave(torch.tensor(sizes))
-    noise = 0.02 * torch.randn(len(levels), 1, side, side, generator=torch.Generator().manual_seed(0))
-    return levels[:, None, None, None] + noise
-
-
-def test_they_find_what_lies_apart():
-    """Three groups of known sizes: each is one cluster, of its share."""
-    sizes = [100, 300, 600]
-    images = blobs(sizes)
-    centres = Centres(3, (1, 8, 8))
-    assert centres.find(centres.small(images), seed=4) == 3
-    which = centres.of(images)
-    assert [len(part.unique()) for part in which.split(sizes)] == [1, 1, 1] and len(which.unique()) == 3
-    assert torch.allclose(centres.share.sort().values, torch.tensor([0.1, 0.3, 0.6]))
-
-
-def test_few_images_make_few_clusters():
-    """Those that are not found are nobody's and are not dealt out."""
-    images = blobs([EACH, EACH])
+def test_shares_and_nearest():
+    """Of 10 dark, 30 grey and 60 bright images each is known again, and the shares are theirs."""
+    images = torch.tensor([-0.8, 0.0, 0.8]).repeat_interleave(torch.tensor([10, 30, 60]))[:, None, None, None]
+    images = images.expand(-1, 1, 8, 8) + 0.02 * torch.randn(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     centres = Centres(5, (1, 8, 8))
-    assert centres.find(centres.small(images), seed=0) == 2
-    assert centres.of(images).max() == 1 and centres.share[2:].sum() == 0
-    assert centres.deal(0, torch.arange(1000)).max() == 1
-    assert Centres(5, (1, 8, 8)).find(centres.small(images[:30]), seed=0) == 1
+    centres.settle(torch.tensor([[0.8], [-0.8], [0.1]]).expand(3, 64), centres.small(images))
+    assert torch.equal(centres.of(images), torch.tensor([1, 2, 0]).repeat_interleave(torch.tensor([10, 30, 60])))
+    assert torch.allclose(centres.share, torch.tensor([0.6, 0.1, 0.3, 0, 0]))
+    assert centres.deal(0, torch.arange(1000)).max() == 2
 
 
 def test_they_are_dealt_by_their_shares():

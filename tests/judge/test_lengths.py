@@ -28,7 +28,7 @@ CPU = choose("cpu", "fp32")
 class Known(GaussianMixture):
     """Stands where a network would."""
 
-    learned_spread = False
+    learned_spread, centres = False, None
 
     def __call__(self, x, level, cond=None, previous=None):
         """All images are at one level."""

@@ -9,10 +9,38 @@ import torch
 
 from fromnoise.checkpoint import load_model, save_model
 from fromnoise.compute import choose
-from fromnoise.data import to_unit
+from fromnoise.data import MemoryImages, Stream, to_unit
 from fromnoise.diffusion import Untold
+from fromnoise.diffusion.centres import Centres
 from fromnoise.draw import collect, draw
 from fromnoise.recipe import load
+from fromnoise.train import clusters
+
+
+def sought(sizes, count):
+    """The centres found in images around as many far levels of grey as there are sizes, and those images."""
+    levels = torch.linspace(20, 230, len(sizes)).repeat_interleave(torch.tensor(sizes))
+    noise = torch.randn(len(levels), 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    pixels = (levels[:, None, None, None] + noise).byte()
+    centres = Centres(count, (1, 8, 8))
+    found = clusters.find(centres, Stream(MemoryImages(pixels), seed=4), len(pixels), seed=4)
+    return found, centres, centres.of(to_unit(pixels))
+
+
+def test_what_lies_apart_is_found():
+    """Three groups of known sizes: each is one cluster, of its share."""
+    sizes = [100, 300, 600]
+    found, centres, which = sought(sizes, 3)
+    assert found == 3 and len(which.unique()) == 3
+    assert [len(part.unique()) for part in which.split(sizes)] == [1, 1, 1]
+    assert torch.allclose(centres.share.sort().values, torch.tensor([0.1, 0.3, 0.6]))
+
+
+def test_few_images_make_few_clusters():
+    """One for every hundred, and at least one; the rest is not dealt out."""
+    found, centres, which = sought([clusters.EACH, clusters.EACH], 5)
+    assert found == 2 and which.max() == 1 and centres.share[2:].sum() == 0
+    assert sought([30], 5)[0] == 1
 
 
 @pytest.fixture

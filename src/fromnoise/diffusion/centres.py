@@ -1,4 +1,4 @@
-"""Clusters that a model is told in place of labels: found by k-means in small copies of the images.
+"""Clusters that a model is told in place of labels: the nearest of some centres to a small copy of the image.
 
 What labels give to an unconditional model, clusters of the data give as well (Bao et al. 2022, "Why are conditional
 generative models better than unconditional ones?"): p(x) = sum_k p(k) p(x | k), each part simpler than the whole. The
@@ -15,19 +15,17 @@ from fromnoise.diffusion.noise import Draw, Noise
 
 SIDE = 16
 """The copies' largest side, in pixels."""
-EACH = 100
-"""Images that a cluster has on average at least: of fewer images fewer clusters are found."""
 _UNUSED = 1e6  # where a centre lies that no image is near
 
 
 class Centres(nn.Module):
-    """Where the clusters of some images lie and how many images each has; buffers, so kept with the weights."""
+    """Where the clusters of some images lie and what share of them each has; buffers, so kept with the weights."""
 
     place: Tensor
     share: Tensor
 
     def __init__(self, count: int, shape: tuple[int, int, int]) -> None:
-        """Make room; ``find`` fills it.
+        """Make room; ``settle`` fills it.
 
         Args:
             count: K, the most clusters there can be.
@@ -44,24 +42,17 @@ class Centres(nn.Module):
         """Small copies of images (B, C, H, W) in [-1, 1], float32 (B, D)."""
         return F.avg_pool2d(x.float(), self._stride, ceil_mode=True, count_include_pad=False).flatten(1)
 
-    def find(self, points: Tensor, seed: int) -> int:
-        """Look for clusters by k-means (Lloyd 1982).
+    def settle(self, places: Tensor, points: Tensor) -> None:
+        """Take the clusters' places, and the shares of the points that each is nearest to.
 
         Args:
-            points: small copies of the images, (N, D).
-            seed: of the first centres.
-
-        Returns:
-            How many were found: at most one for every ``EACH`` points.
+            places: (k, D), at most K; those left over are no image's.
+            points: small copies of images, (N, D).
         """
-        from sklearn.cluster import KMeans
-
-        count = max(1, min(len(self.share), len(points) // EACH))
-        found = KMeans(count, n_init="auto", random_state=seed % 2**32).fit(points.numpy())  # auto: one try
         self.place.fill_(_UNUSED)
-        self.place[:count] = torch.from_numpy(found.cluster_centers_)
-        self.share.copy_(torch.bincount(self._nearest(points.to(self.place)), minlength=len(self.share)) / len(points))
-        return count
+        self.place[: len(places)] = places.to(self.place)
+        counts = torch.bincount(self._nearest(points.to(self.place)), minlength=len(self.share))
+        self.share.copy_(counts / len(points))
 
     def _nearest(self, points: Tensor) -> Tensor:
         return (self.place.square().sum(1) - 2 * points @ self.place.T).argmin(1)
@@ -72,6 +63,6 @@ class Centres(nn.Module):
 
     def deal(self, seed: int, ids: Tensor) -> Tensor:
         """Clusters for the samples ``ids`` (B,), by their shares: int64 (B,) on the CPU, each of (seed, id) alone."""
-        total = self.share.double().cpu().cumsum(0)
+        total = self.share.cpu().double().cumsum(0)
         u = Noise(seed, ids.cpu()).uniform(Draw.CENTRE) * total[-1]
         return torch.searchsorted(total, u, right=True).clamp(max=len(total) - 1)

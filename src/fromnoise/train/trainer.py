@@ -20,11 +20,11 @@ from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.loss import Losses, by_time, guesses
 from fromnoise.errors import UserError
 from fromnoise.model import Model
+from fromnoise.train import clusters
 from fromnoise.train.optim import Averages, Budget, Mover, learning_rate
 from fromnoise.train.report import Progress, Report, peak_memory
 
 _PATIENCE = 5  # steps dropped in a row before going back
-_SORTED = 20_000  # images in which clusters are sought
 _ROLLBACKS = 10  # without a good step between them, before giving up
 
 
@@ -82,14 +82,11 @@ class Trainer:
         self.stream = Stream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
     def find_clusters(self) -> None:
-        """Look for the clusters that the model is told, if it is told any, in the first images of the stream."""
+        """Look for the clusters that the model is told, if it is told any."""
         centres = self.model.denoiser.centres
         if centres is None:
             return
-        count = min(_SORTED, len(self.data.train))
-        parts = torch.arange(count).split(1000)
-        points = torch.cat([centres.small(to_unit(self.stream.batch(part).pixels)) for part in parts])
-        found = centres.find(points, self.recipe.seed)
+        found = clusters.find(centres, self.stream, len(self.data.train), self.recipe.seed)
         if self.accelerator.num_processes > 1:  # each has found the same but for rounding
             for t in centres.buffers():
                 broadcast(t)
