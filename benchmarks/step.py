@@ -76,7 +76,7 @@ def ours(compute: Compute, batch: int, compiled: bool) -> Entry:
     if compiled:
         model.denoiser.net.compile()
     objective, how = model.objective(), model.recipe.train
-    mover, averages = Mover(how, model.denoiser), Averages(model.recipe.ema, model.denoiser)
+    mover, averages = Mover(how, model.denoiser, compute.dtype), Averages(model.recipe.ema, model.denoiser)
     x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)
     x0 = x0.contiguous(memory_format=compute.memory_format)
     count = iter(range(1, 10**9))
@@ -155,7 +155,9 @@ def of_diffusers(compute: Compute, batch: int, compiled: bool) -> Entry:
 
 def of_lucidrains(compute: Compute, batch: int, compiled: bool) -> Entry:
     """As its ``Trainer`` does a step."""
-    if importlib.util.find_spec("torchvision") is None:  # of which it needs only transforms of its data set
+    if (
+        "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
+    ):  # of which it needs only transforms of its data set
         stub = types.ModuleType("torchvision")
         stub.transforms, stub.utils, stub.models = (types.ModuleType(n) for n in ("transforms", "utils", "models"))  # type: ignore[attr-defined]
         sys.modules.update({"torchvision": stub})

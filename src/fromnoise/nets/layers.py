@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.nets.attend import attend
 from fromnoise.nets.fused import How, fused, usable
 
 
@@ -220,7 +221,7 @@ class Residual(nn.Module):
             h = norm_act(h, self.norm2, scale=scale, shift=shift)
         else:
             h = norm_act(h, self.norm2, plus=told)
-        return self.shortcut(x) + self.conv2(self.dropout(h))
+        return self.conv2(self.dropout(h)).add_(self.shortcut(x))
 
 
 class Attention(nn.Module):
@@ -237,8 +238,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         tokens = normalise(x, self.norm).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        mixed = attend(self.qkv(tokens), self.heads)
         return x + self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
 
 

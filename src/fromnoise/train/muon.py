@@ -36,6 +36,33 @@ def orthogonal(matrices: Sequence[Tensor], rounds: int = 5) -> list[Tensor]:
     return [(m if m.shape == g.shape else m.mT).to(g.dtype) for m, g in zip(wide, matrices, strict=True)]
 
 
+def orthogonal_bf16(matrices: Sequence[Tensor], rounds: int = 5) -> list[Tensor]:
+    """As ``orthogonal``, in bfloat16 and to its rounding, where that has units of its own.
+
+    X itself is iterated: X X' taken anew in each round has no negative eigenvalues to explode, however it is rounded.
+
+    Args:
+        matrices: (M, N) each; those of one shape, either way round, are taken together.
+        rounds: of the iteration.
+    """
+    a, b, c = _COEFFICIENTS
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for i, m in enumerate(matrices):
+        shapes.setdefault(tuple(sorted(m.shape)), []).append(i)
+    norms = torch._foreach_norm(list(matrices))
+    out = list(matrices)
+    for shape, members in shapes.items():
+        x = torch.empty(len(members), *shape, dtype=torch.bfloat16, device=matrices[0].device)
+        for row, i in zip(x, members, strict=True):
+            row.copy_((matrices[i] if matrices[i].shape == row.shape else matrices[i].mT) / (norms[i] + 1e-7))
+        for _ in range(rounds):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        for row, i in zip(x, members, strict=True):
+            out[i] = row if matrices[i].shape == row.shape else row.mT
+    return out
+
+
 def _product(gram: Tensor, rounds: int) -> Tensor:
     """P_rounds ... P_1, P = a + b G + c G^2; after each round G becomes P G P, as everything here commutes."""
     a, b, c = _COEFFICIENTS
@@ -53,12 +80,15 @@ def _product(gram: Tensor, rounds: int) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, scaled so that a learning rate of Adam's fits.
 
-    A kernel of a convolution (O, I, h, w) is taken as the matrix (O, I h w).
+    A kernel of a convolution (O, I, h, w) is taken as the matrix (O, h w I), which channels_last holds in this order.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float = 2e-3, momentum: float = 0.95) -> None:
-        """Move parameters of two and more dimensions."""
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float = 2e-3, momentum: float = 0.95, *, bf16: bool = False
+    ) -> None:
+        """Move parameters of two and more dimensions; ``bf16`` orthogonalises in bfloat16."""
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
+        self._orthogonal = orthogonal_bf16 if bf16 else orthogonal
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -74,7 +104,13 @@ class Muon(torch.optim.Optimizer):
             gradients = [p.grad for p in moved]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            matrices = orthogonal([update.flatten(1) for update in updates])
+            matrices = self._orthogonal([_rows(update).flatten(1) for update in updates])
             for weight, matrix in zip(moved, matrices, strict=True):
                 size = _ADAM * max(matrix.shape) ** 0.5
-                weight.add_(matrix.view_as(weight), alpha=-group["lr"] * size)
+                into = _rows(weight)
+                into.add_(matrix.view(into.shape), alpha=-group["lr"] * size)
+
+
+def _rows(kernel: Tensor) -> Tensor:
+    """(O, I, h, w) as (O, h, w, I), which share their numbers; a matrix as it is."""
+    return kernel.movedim(1, -1)

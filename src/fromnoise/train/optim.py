@@ -54,15 +54,17 @@ def learning_rate(recipe: TrainRecipe, step: int, progress: float) -> float:
 class Mover:
     """The optimiser of a recipe: Adam, AdamW, or Muon for the matrices and Adam for all else; its state by name."""
 
-    def __init__(self, recipe: TrainRecipe, net: nn.Module) -> None:
-        """Move the trainable parameters of ``net``."""
+    def __init__(self, recipe: TrainRecipe, net: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        """Move the trainable parameters of ``net``, whose arithmetic is in ``dtype``."""
         self._names: dict[Tensor, str] = {p: name for name, p in net.named_parameters() if p.requires_grad}
         self.parameters: list[Tensor] = list(self._names)
         apart = {p for m in net.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         matrices = [p for p in self.parameters if recipe.optimizer == "muon" and p.ndim > 1 and p not in apart]
         rest = [p for p in self.parameters if p not in set(matrices)]
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        self._parts: list[torch.optim.Optimizer] = [Muon(matrices, recipe.lr)] if matrices else []
+        self._parts: list[torch.optim.Optimizer] = (
+            [Muon(matrices, recipe.lr, bf16=dtype == torch.bfloat16)] if matrices else []
+        )
         if rest:
             how = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
             self._parts.append(kind(rest, lr=recipe.lr, fused=True, **how))

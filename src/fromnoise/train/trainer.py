@@ -73,7 +73,7 @@ class Trainer:
         compute.place(model.denoiser)
         self.averages = Averages(model.recipe.ema, model.denoiser)
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
-        self.mover = Mover(recipe, model.denoiser)
+        self.mover = Mover(recipe, model.denoiser, compute.dtype)
         self._dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
         objective = model.objective()
         self.times = objective.times
