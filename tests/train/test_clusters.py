@@ -23,7 +23,7 @@ def sought(sizes, count):
     noise = torch.randn(len(levels), 1, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = (levels[:, None, None, None] + noise).byte()
     centres = Centres(count, (1, 8, 8))
-    found = clusters.find(centres, Stream(MemoryImages(pixels), seed=4), len(pixels), seed=4)
+    found = clusters.find(centres, Stream(MemoryImages(pixels), seed=4), seed=4)
     return found, centres, centres.of(to_unit(pixels))
 
 

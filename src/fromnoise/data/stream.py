@@ -52,7 +52,7 @@ class Stream:
         """
         if len(images) == 0:
             raise ValueError("a stream needs at least one image")
-        self._images, self._seed, self._flip = images, seed, flip
+        self.images, self._seed, self._flip = images, seed, flip
         self._workers, self._prefetch = workers, max(prefetch, workers)
 
     def batch(self, positions: range | Tensor) -> Batch:
@@ -61,11 +61,11 @@ class Stream:
         Args:
             positions: from 0 on, no end; in any order.
         """
-        pixels, indices = self._images.take(order(len(self._images), self._seed, positions))
+        pixels, indices = self.images.take(order(len(self.images), self._seed, positions))
         if self._flip:
             mirrored = flips(self._seed, positions)
             pixels[mirrored] = pixels[mirrored].flip(-1)
-        labels = None if self._images.labels is None else self._images.labels[indices]
+        labels = None if self.images.labels is None else self.images.labels[indices]
         where = torch.arange(positions.start, positions.stop) if isinstance(positions, range) else positions
         return Batch(pixels, labels, indices, where)
 
@@ -82,7 +82,7 @@ class Stream:
             world: number of processes.
         """
         firsts = count_from(start + rank * count, world * count)
-        if self._workers == 0 or isinstance(self._images, MemoryImages):
+        if self._workers == 0 or isinstance(self.images, MemoryImages):
             for first in firsts:
                 yield self.batch(range(first, first + count))
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")

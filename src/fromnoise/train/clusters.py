@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 
 from fromnoise.data import Stream, to_unit
 from fromnoise.diffusion.centres import Centres
@@ -12,13 +14,21 @@ EACH = 100
 _MOST = 20_000  # images in which they are sought
 
 
-def find(centres: Centres, stream: Stream, images: int, seed: int) -> int:
+def agreed(centres: Centres, stream: Stream, seed: int, accelerator: Accelerator) -> int:
+    """As ``find``, the same in all processes."""
+    found = find(centres, stream, seed)
+    if accelerator.num_processes > 1:  # each has found the same but for rounding
+        for t in centres.buffers():
+            broadcast(t)
+    return found
+
+
+def find(centres: Centres, stream: Stream, seed: int) -> int:
     """Look for clusters by k-means (Lloyd 1982) in the first images of a stream, as training will see them.
 
     Args:
         centres: take what is found.
         stream: of training images.
-        images: how many there are.
         seed: of the first centres.
 
     Returns:
@@ -26,7 +36,7 @@ def find(centres: Centres, stream: Stream, images: int, seed: int) -> int:
     """
     from sklearn.cluster import KMeans
 
-    parts = torch.arange(min(_MOST, images)).split(1000)
+    parts = torch.arange(min(_MOST, len(stream.images))).split(1000)
     points = torch.cat([centres.small(to_unit(stream.batch(part).pixels)) for part in parts])
     count = max(1, min(len(centres.share), len(points) // EACH))
     found = KMeans(count, n_init="auto", random_state=seed % 2**32).fit(points.numpy())  # auto: one try

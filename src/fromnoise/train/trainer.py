@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor
 
 from fromnoise.compute import Compute
@@ -83,14 +82,9 @@ class Trainer:
 
     def find_clusters(self) -> None:
         """Look for the clusters that the model is told, if it is told any."""
-        centres = self.model.denoiser.centres
-        if centres is None:
-            return
-        found = clusters.find(centres, self.stream, len(self.data.train), self.recipe.seed)
-        if self.accelerator.num_processes > 1:  # each has found the same but for rounding
-            for t in centres.buffers():
-                broadcast(t)
-        self._log(f"{found} clusters of the images, which the model is told: data.clusters")
+        if self.model.denoiser.centres is not None:
+            found = clusters.agreed(self.model.denoiser.centres, self.stream, self.recipe.seed, self.accelerator)
+            self._log(f"{found} clusters of the images, which the model is told: data.clusters")
 
     # ---- the loop
 
