@@ -155,9 +155,8 @@ def of_diffusers(compute: Compute, batch: int, compiled: bool) -> Entry:
 
 def of_lucidrains(compute: Compute, batch: int, compiled: bool) -> Entry:
     """As its ``Trainer`` does a step."""
-    if (
-        "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
-    ):  # of which it needs only transforms of its data set
+    # of torchvision it needs only transforms of its data set; the stub of an earlier precision has no spec
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         stub = types.ModuleType("torchvision")
         stub.transforms, stub.utils, stub.models = (types.ModuleType(n) for n in ("transforms", "utils", "models"))  # type: ignore[attr-defined]
         sys.modules.update({"torchvision": stub})

@@ -39,11 +39,15 @@ def orthogonal(matrices: Sequence[Tensor], rounds: int = 5) -> list[Tensor]:
 def orthogonal_bf16(matrices: Sequence[Tensor], rounds: int = 5) -> list[Tensor]:
     """As ``orthogonal``, in bfloat16 and to its rounding, where that has units of its own.
 
-    X itself is iterated: X X' taken anew in each round has no negative eigenvalues to explode, however it is rounded.
+    Jordan's own iteration, on X itself: no error of X X' outlives its round, where products of X X' alone would let
+    small eigenvalues explode.
 
     Args:
         matrices: (M, N) each; those of one shape, either way round, are taken together.
         rounds: of the iteration.
+
+    Returns:
+        (M, N) each, bfloat16.
     """
     a, b, c = _COEFFICIENTS
     shapes: dict[tuple[int, ...], list[int]] = {}
