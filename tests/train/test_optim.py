@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 from torch import nn
 
 from fromnoise.recipe import EmaRecipe, TrainRecipe
-from fromnoise.train.optim import Averages, Budget, learning_rate, power
+from fromnoise.train.averages import Averages, power
+from fromnoise.train.optim import Budget, learning_rate
 
 
 def test_budgets():
@@ -49,7 +51,7 @@ def test_power_average_has_its_width():
     for i in range(1, n + 1):
         with torch.no_grad():
             net.w.copy_(torch.tensor([i / n, (i / n) ** 2]))
-        averages.update(i)
+        averages.update(i, 0.0)
     mean, square = averages.weights()["w"].tolist()
     assert math.sqrt(square - mean**2) == pytest.approx(width, rel=2e-3)
     g = power(width)
@@ -64,7 +66,7 @@ def test_decay_average_is_the_textbook_one_after_warm_up():
     for i in range(1, 300):
         with torch.no_grad():
             net.w.fill_(math.sin(i))
-        averages.update(i)
+        averages.update(i, 0.0)
         for j, decay in enumerate((0.99, 0.5)):
             d = min(decay, (1 + i) / (10 + i))
             wanted[j] = d * wanted[j] + (1 - d) * math.sin(i)
@@ -78,7 +80,7 @@ def test_no_average_means_the_raw_weights():
     averages = Averages(EmaRecipe(decays=()), net)
     with torch.no_grad():
         net.w.fill_(3)
-    averages.update(1)
+    averages.update(1, 0.0)
     assert averages.weights()["w"].tolist() == [3, 3]
 
 
@@ -87,3 +89,26 @@ def test_impossible_width():
     assert power(12**-0.5) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="relative width"):
         power(0.3)
+
+
+def test_best_epoch():
+    """The weights at the end of the epoch of least mean loss, whatever steps an epoch has (S1)."""
+    net = _Counter()
+    averages = Averages(EmaRecipe(decays=(), best_epoch=True), net, Fraction(7, 2))
+    losses = [9.0, 9.0, 9.0, 1.0, 3.0, 2.0, 9.0, 2.0, 2.0, 2.0, 1.0]  # epochs end after steps 4, 7, 11: 7, 14/3, 7/4
+    drawn = []
+    for step, loss in enumerate(losses, 1):
+        with torch.no_grad():
+            net.w.fill_(step)
+        averages.update(step, loss)
+        drawn.append(int(averages.weights()["w"][0]))
+    assert drawn == [1, 2, 3, 4, 4, 4, 7, 7, 7, 7, 11]
+    for step in range(12, 15):
+        averages.update(step, 5.0)
+    assert averages.kept and averages.weights()["w"].tolist() == [11, 11]
+
+
+def test_best_epoch_stands_alone():
+    """One line for who asks for an average besides."""
+    with pytest.raises(ValueError, match="set it false"):
+        EmaRecipe(best_epoch=True)

@@ -41,6 +41,7 @@ VARIANTS = {
     "importance": {"loss_times": "importance", "loss_weighting": "bound", "diffusion_steps": 8},
     "muon, lognormal": {"train_optimizer": "muon", "loss_times": "lognormal", "diffusion_target": "karras"},
     "averages": {"ema_decays": [0.9, 0.99], "ema_widths": [0.1]},
+    "best epoch": {"ema_decays": [], "ema_widths": [], "ema_best_epoch": True, "train_batch": 512},
     "no average, offset noise, flips": {
         "ema_decays": [],
         "ema_widths": [],

@@ -205,6 +205,16 @@ class EmaRecipe(Part):
     """factors a step, warmed up as min(decay, (1 + n)/(10 + n))"""
     widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = ()
     """relative widths of power-function averages, which follow any budget (Karras et al. 2024, eq. 121)"""
+    best_epoch: bool = False
+    """in place of averages keep the weights at the end of the epoch whose mean loss was least, as the tutorial does"""
+
+    @model_validator(mode="after")
+    def _agree(self) -> EmaRecipe:
+        if self.best_epoch and (self.decays or self.widths):
+            raise ValueError(
+                "ema.best_epoch stands in place of averages: set it false, or ema.decays and ema.widths []"
+            )
+        return self
 
 
 class SampleRecipe(Part):

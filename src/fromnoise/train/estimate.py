@@ -63,9 +63,9 @@ def estimate(model: Model, compute: Compute, images: int = 4) -> Estimate:
         bytes_kept = sum(size for place, size in kept.items() if place not in weights)
         kept.clear()
     model.denoiser.zero_grad(set_to_none=True)
-    copies = (
-        4 + 1 + len(model.recipe.ema.decays) + len(model.recipe.ema.widths)
-    )  # weights, gradient, two moments; averages and their model
+    ema = model.recipe.ema
+    # weights, gradient, two moments; averages or the best epoch, and their model
+    copies = 4 + 1 + len(ema.decays) + len(ema.widths) + ema.best_epoch
     held = 4 * sum(p.numel() for p in model.denoiser.parameters()) * copies
     share = recipe.batch / recipe.accumulate / images
     return Estimate(model.parameters, seconds * recipe.batch / images, (held + bytes_kept * share) / 2**20)

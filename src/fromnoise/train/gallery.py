@@ -47,8 +47,9 @@ class Gallery:
         steps = min(20, base.steps or 20, trainer.model.schedule.steps or 20)
         how = SampleRecipe(rule="ddim", steps=steps, clip=base.clip)
         kinds = [("raw weights", trainer.model.denoiser)]
-        if trainer.averages.tracks:
-            kinds.append(("averaged weights", trainer.averaged))
+        if trainer.averages.kept:
+            name = "best epoch" if trainer.model.recipe.ema.best_epoch else "averaged weights"
+            kinds.append((name, trainer.averaged))
         panels = [
             (name, pictures.grid(self._draw(trainer, denoiser, how, _PREVIEW).images)) for name, denoiser in kinds
         ]

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate and the moving averages, each a function of progress.
+"""The optimiser and its learning rate, each a function of progress.
 
 Nothing here keeps a clock of its own.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fromnoise.recipe import EmaRecipe, TrainRecipe
+from fromnoise.recipe import TrainRecipe
 from fromnoise.train.muon import Muon
 
 
@@ -106,54 +106,3 @@ class Mover:
             # moments lie in memory as their weights do: the update is faster so
             kept = torch.empty_like(p).copy_(value) if value.shape == p.shape else value.clone().to(p.device)
             of[p].state[p][key] = kept.detach()
-
-
-class Averages:
-    """Exponential and power-function moving averages of a network's parameters."""
-
-    def __init__(self, recipe: EmaRecipe, net: nn.Module) -> None:
-        """Start every average at the current weights."""
-        self.recipe = recipe
-        self._live = {name: p for name, p in net.named_parameters()}
-        count = len(recipe.decays) + len(recipe.widths)
-        self.tracks = [{name: p.detach().clone() for name, p in self._live.items()} for _ in range(count)]
-
-    def factors(self, step: int) -> list[float]:
-        """Share of the old average that is kept after step ``step`` (from 1), one for each."""
-        warm = [min(d, (1 + step) / (10 + step)) for d in self.recipe.decays]
-        return warm + [(1 - 1 / step) ** (power(w) + 1) for w in self.recipe.widths]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after step ``step`` (from 1)."""
-        live: list[Tensor] = list(self._live.values())
-        for track, keep in zip(self.tracks, self.factors(step), strict=True):
-            torch._foreach_lerp_(list(track.values()), live, 1 - keep)
-
-    def weights(self, which: int = 0) -> dict[str, Tensor]:
-        """The parameters of average ``which``; the live ones if none is kept."""
-        return self.tracks[which] if self.tracks else {name: p.detach() for name, p in self._live.items()}
-
-
-def power(width: float) -> float:
-    """Exponent of the power-function average of relative width ``width``.
-
-    The width is the standard deviation of the average's response t^g, relative to the length of the run, so that
-    g solves (g + 1)^(1/2) / ((g + 2)(g + 3)^(1/2)) = width (Karras et al. 2024, eq. 126).
-
-    Raises:
-        ValueError: no exponent >= 0 gives it.
-    """
-    if not 0 < width <= 12**-0.5:
-        raise ValueError("a relative width lies in (0, 0.288]")
-    low, high = 0.0, 1.0
-
-    def of(g: float) -> float:
-        return math.sqrt((g + 1) / (g + 3)) / (g + 2)
-
-    while of(high) > width:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if of(middle) > width else (low, middle)
-    return (low + high) / 2

@@ -29,6 +29,7 @@ from fromnoise.train import fit
 from fromnoise.train.folder import RunFolder
 from fromnoise.train.gallery import Gallery
 from fromnoise.train.judging import Judging
+from fromnoise.train.processes import same_step
 from fromnoise.train.report import Report
 from fromnoise.train.trainer import Trainer
 
@@ -160,7 +161,7 @@ def _resume(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> 
         trainer.find_clusters()
     if trainer.accelerator.is_main_process:
         folder.truncate_reports(trainer.progress.step)
-    trainer.agree_on_step()
+    same_step(trainer.accelerator, trainer.compute.device, trainer.progress.step)
 
 
 def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,9 @@ from fromnoise.diffusion.loss import Losses, by_time, guesses
 from fromnoise.errors import UserError
 from fromnoise.model import Model
 from fromnoise.train import clusters
-from fromnoise.train.optim import Averages, Budget, Mover, learning_rate
+from fromnoise.train.averages import Averages
+from fromnoise.train.optim import Budget, Mover, learning_rate
+from fromnoise.train.processes import agree
 from fromnoise.train.report import Progress, Report, peak_memory
 
 _PATIENCE = 5  # steps dropped in a row before going back
@@ -70,7 +73,7 @@ class Trainer:
         self.stopping = self._asked = False
         self._parts = recipe.accumulate
         compute.place(model.denoiser)
-        self.averages = Averages(model.recipe.ema, model.denoiser)
+        self.averages = Averages(model.recipe.ema, model.denoiser, Fraction(len(data.train), recipe.batch))
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
         self.mover = Mover(recipe, model.denoiser, compute.dtype)
         self._dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
@@ -100,7 +103,8 @@ class Trainer:
             while self.fraction < 1 and not self.stopping:
                 share = self.fraction
                 loss, gradient, lr = self._step(next(batches))
-                self.progress.seconds = self._agree(before + time.monotonic() - begun)
+                clock = before + time.monotonic() - begun
+                self.progress.seconds, self.stopping = agree(self.accelerator, self.compute.device, clock, self._asked)
                 yield self._report(loss, gradient, lr, share, begun, first)
         finally:
             batches.close()
@@ -113,32 +117,6 @@ class Trainer:
     def stop(self) -> None:
         """End the loop after this step, in every process."""
         self._asked = True
-
-    def agree_on_step(self) -> None:
-        """Check that every process resumed from the same step; wait for all.
-
-        Raises:
-            UserError: they see different run folders.
-        """
-        if self.accelerator.num_processes > 1:
-            mine = torch.tensor([self.progress.step], device=self.compute.device)
-            steps = cast(Tensor, self.accelerator.gather(mine))
-            if int(steps.min()) != int(steps.max()):
-                raise UserError(
-                    "the processes see different run folders: --out must lie on a disk that all of them share"
-                )
-
-    def _agree(self, seconds: float) -> float:
-        """The first process's clock, and whether any process was told to stop, in all of them."""
-        if self.accelerator.num_processes == 1:
-            self.stopping = self._asked
-            return seconds
-        mine = torch.tensor(
-            [seconds if self.accelerator.is_main_process else 0.0, float(self._asked)], device=self.compute.device
-        )
-        clock, asked = cast(Tensor, self.accelerator.reduce(mine, "sum")).tolist()
-        self.stopping = asked > 0
-        return clock
 
     def _step(self, batch: Batch) -> tuple[float, float, float]:
         """One optimiser step; loss over all processes, norm of the gradient, learning rate."""
@@ -153,7 +131,7 @@ class Trainer:
         p.step += 1
         if math.isfinite(loss) and math.isfinite(norm):
             self.mover.step(lr)
-            self.averages.update(p.step)
+            self.averages.update(p.step, loss)
             p.loss_sum, p.loss_count = p.loss_sum + loss, p.loss_count + 1
             p.dropped_in_row = p.rollbacks_in_row = 0
         else:
@@ -284,7 +262,7 @@ class Trainer:
         live = self.model.denoiser.eval()
         raw, times = self._measure(live)
         averaged = raw
-        if self.averages.tracks:
+        if self.averages.kept:
             self.refresh()
             averaged, times = self._measure(self.averaged)
         bins = by_time(averaged, times).tolist()
@@ -310,7 +288,7 @@ class Trainer:
         return torch.cat(losses), torch.cat(times)
 
     def refresh(self) -> None:
-        """Put the first average (the raw weights if there is none) into ``averaged``."""
+        """Put the weights that draw (the raw ones if no others are kept) into ``averaged``."""
         with torch.no_grad():
             for name, p in self.averaged.named_parameters():
                 p.copy_(self.averages.weights()[name])
@@ -327,8 +305,7 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header from which training goes on bit for bit."""
         tensors = {f"model.{k}": v for k, v in self.model.denoiser.state_dict().items()}
-        for i, track in enumerate(self.averages.tracks):
-            tensors |= {f"ema.{i}.{k}": v for k, v in track.items()}
+        tensors |= {f"ema.{k}": v for k, v in self.averages.state().items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.mover.state().items()}
         tensors |= {f"times.{k}": v for k, v in self.times.state().items()}
         return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
@@ -344,9 +321,7 @@ class Trainer:
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = t
         self.model.denoiser.load_state_dict(parts["model"])
-        for i, track in enumerate(self.averages.tracks):
-            for name, t in track.items():
-                t.copy_(parts["ema"][f"{i}.{name}"])
+        self.averages.load(parts.get("ema", {}))
         if "times" in parts:
             self.times.load(parts["times"])
         self.mover.load(parts.get("optimizer", {}))
