@@ -19,15 +19,26 @@ def test_shares_and_nearest():
 
 
 def test_they_are_dealt_by_their_shares():
-    """Within four deviations of the shares; each of its number alone."""
+    """Any run of them within four of its shares, where draws at random would stray by tens; of a number alone."""
     centres = Centres(3, (1, 8, 8))
     centres.share.copy_(torch.tensor([0.2, 0.5, 0.3]))
     ids = torch.arange(10_000)
     dealt = centres.deal(7, ids)
-    found = torch.bincount(dealt, minlength=3) / len(ids)
-    assert ((found - centres.share).abs() < 4 * (centres.share * (1 - centres.share) / len(ids)).sqrt()).all()
+    for first, last in ((0, 10_000), (0, 100), (17, 1041), (5000, 9096)):
+        found = torch.bincount(dealt[first:last], minlength=3)
+        assert ((found - centres.share * (last - first)).abs() < 4).all()
     assert torch.equal(dealt[50:60], centres.deal(7, ids[50:60]))
     assert not torch.equal(dealt, centres.deal(8, ids))
+
+
+def test_each_is_dealt_by_the_shares_over_the_seeds():
+    """A sample's own cluster, within four deviations; also of a number that no float could hold."""
+    centres = Centres(3, (1, 8, 8))
+    centres.share.copy_(torch.tensor([0.2, 0.5, 0.3]))
+    for number in (3, 2**60 + 1):
+        dealt = torch.cat([centres.deal(seed, torch.tensor([number])) for seed in range(1000)])
+        found = torch.bincount(dealt, minlength=3) / 1000
+        assert ((found - centres.share).abs() < 4 * (centres.share * (1 - centres.share) / 1000).sqrt()).all()
 
 
 def test_copies_are_small():

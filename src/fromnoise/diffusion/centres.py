@@ -15,6 +15,7 @@ from fromnoise.diffusion.noise import Draw, Noise
 
 SIDE = 16
 """The copies' largest side, in pixels."""
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the golden section times 2^64, as int64 has it
 _UNUSED = 1e6  # where a centre lies that no image is near
 
 
@@ -62,7 +63,12 @@ class Centres(nn.Module):
         return self._nearest(self.small(x0))
 
     def deal(self, seed: int, ids: Tensor) -> Tensor:
-        """Clusters for the samples ``ids`` (B,), by their shares: int64 (B,) on the CPU, each of (seed, id) alone."""
+        """Clusters for the samples ``ids`` (B,), by their shares: int64 (B,) on the CPU, each of (seed, id) alone.
+
+        Evenly: samples that follow each other have their places in [0, 1) a golden section apart (Weyl 1916), from a
+        place that the seed draws, so that any n of them hold each cluster about as often as its share of n says.
+        """
         total = self.share.cpu().double().cumsum(0)
-        u = Noise(seed, ids.cpu()).uniform(Draw.CENTRE) * total[-1]
-        return torch.searchsorted(total, u, right=True).clamp(max=len(total) - 1)
+        steps = ((ids.cpu() * _GOLDEN) >> 11) & (2**53 - 1)  # int64 products wrap modulo 2^64: the fraction stays
+        u = (Noise(seed, torch.zeros(1, dtype=torch.int64)).uniform(Draw.CENTRE) + steps.double() / 2**53) % 1
+        return torch.searchsorted(total, u * total[-1], right=True).clamp(max=len(total) - 1)
