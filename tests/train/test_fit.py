@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+import torch
 
 from fromnoise import recipe
 from fromnoise.compute import choose
 from fromnoise.facts import Facts
+from fromnoise.model import build
 from fromnoise.train import fit
-from fromnoise.train.estimate import Estimate
+from fromnoise.train.estimate import Estimate, estimate
+from fromnoise.train.muon import Muon
 
 FITTED = {"train.minutes": 3}
 
@@ -68,3 +73,14 @@ def test_a_run_that_goes_on_keeps_its_network(monkeypatch):
     found, _ = chosen(monkeypatch, 1e4, 3.0)
     again = fit.taken(recipe.load("fast", {"train.minutes": 60}), found)
     assert again.network == found.network and again.train.minutes == 60
+
+
+def test_an_estimate_counts_the_optimiser_and_leaves_the_weights(monkeypatch):
+    """A step is more than its gradients; weights that were measured are those that train."""
+    made = recipe.load("fast", {"train.minutes": 1, "network.width": 16})
+    model, compute = build(made, Facts((1, 28, 28))), choose("cpu")
+    before = {name: t.clone() for name, t in model.denoiser.state_dict().items()}
+    monkeypatch.setattr(Muon, "step", lambda self: time.sleep(0.5))
+    assert estimate(model, compute, images=64).step_seconds > 0.5  # the gradients alone take a tenth
+    assert all(torch.equal(t, before[name]) for name, t in model.denoiser.state_dict().items())
+    assert all(p.grad is None for p in model.denoiser.parameters())
