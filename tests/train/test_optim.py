@@ -103,9 +103,12 @@ def test_best_epoch():
         averages.update(step, loss)
         drawn.append(int(averages.weights()["w"][0]))
     assert drawn == [1, 2, 3, 4, 4, 4, 7, 7, 7, 7, 11]
-    for step in range(12, 15):
+    for step in range(12, 14):
         averages.update(step, 5.0)
     assert averages.kept and averages.weights()["w"].tolist() == [11, 11]
+    net.w.data.fill_(15)
+    averages.update(15, -9.0)  # step 14, which would have ended the epoch, was dropped: 15 does
+    assert averages.weights()["w"].tolist() == [15, 15]
 
 
 def test_best_epoch_stands_alone():

@@ -23,28 +23,28 @@ class BestEpoch:
         """
         self._steps, self._live = steps, live
         self.weights: dict[str, Tensor] = {}
-        self._sum, self._count, self._least = 0.0, 0, math.inf
+        self._sum, self._count, self._least, self._ended = 0.0, 0, math.inf, 0
 
     def update(self, step: int, loss: float) -> None:
         """Take in step ``step`` (from 1) and its loss; where an epoch ends, its weights if none were better."""
         self._sum, self._count = self._sum + loss, self._count + 1
-        if step // self._steps == (step - 1) // self._steps:
+        if step // self._steps == self._ended:  # not of the step before, which may have been dropped
             return
         mean = self._sum / self._count
-        self._sum, self._count = 0.0, 0
+        self._sum, self._count, self._ended = 0.0, 0, int(step // self._steps)
         if mean < self._least:
             self._least = mean
             self.weights = {name: p.detach().clone() for name, p in self._live.items()}
 
     def state(self) -> dict[str, Tensor]:
         """What is kept, and what is known of the running epoch."""
-        known = torch.tensor([self._sum, self._count, self._least], dtype=torch.float64)
+        known = torch.tensor([self._sum, self._count, self._least, self._ended], dtype=torch.float64)
         return {"known": known} | {f"best.{name}": t for name, t in self.weights.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Go on from such a state."""
-        total, count, self._least = state["known"].tolist()
-        self._sum, self._count = total, int(count)
+        self._sum, count, self._least, ended = state["known"].tolist()
+        self._count, self._ended = int(count), int(ended)
         kept = {name: state.get(f"best.{name}") for name in self._live}
         self.weights = {name: t.to(self._live[name]) for name, t in kept.items() if t is not None}
 
