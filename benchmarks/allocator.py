@@ -16,12 +16,12 @@ import time
 import torch
 from header import header
 
-from fromnoise import recipe as recipes
-from fromnoise.cli.process import keep_memory
-from fromnoise.compute import choose
-from fromnoise.facts import Facts
+from fromnoise import config as recipes
+from fromnoise.cli.environment import keep_memory
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import build
-from fromnoise.train.fit import shaped
+from fromnoise.training.autosize import shaped
+from fromnoise.utils.device import choose
 
 SHAPE, BATCH, STEPS = (1, 28, 28), 64, 8
 

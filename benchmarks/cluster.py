@@ -19,14 +19,14 @@ import torch
 from header import header
 from torch import Tensor
 
-from fromnoise import recipe as recipes
-from fromnoise.cluster.encoder import Seen
-from fromnoise.cluster.run import Task, prepare, sort
-from fromnoise.cluster.scores import Scores
-from fromnoise.cluster.start import taught
-from fromnoise.cluster.usual import components, flat, gaussians, kmeans
-from fromnoise.compute import choose
-from fromnoise.disk import write_atomic
+from fromnoise import config as recipes
+from fromnoise.clustering.baselines import components, flat, gaussians, kmeans
+from fromnoise.clustering.encoder import Seen
+from fromnoise.clustering.fit import Task, prepare, sort
+from fromnoise.clustering.init import taught
+from fromnoise.clustering.scores import Scores
+from fromnoise.utils.device import choose
+from fromnoise.utils.files import write_atomic
 
 CLASSES = 10
 

@@ -18,17 +18,17 @@ from header import header
 from torch import Tensor
 
 from fromnoise import checkpoint
-from fromnoise.cluster.em import Sorter
-from fromnoise.cluster.run import Task, prepare
-from fromnoise.cluster.scores import Scores, majority
-from fromnoise.compute import Compute, choose
+from fromnoise.clustering.em import Sorter
+from fromnoise.clustering.fit import Task, prepare
+from fromnoise.clustering.scores import Scores, majority
+from fromnoise.config import Recipe
 from fromnoise.data import MemoryImages, load
-from fromnoise.diffusion.codelength import Plan
-from fromnoise.diffusion.membership import Search, posterior
-from fromnoise.draw import collect, draw
-from fromnoise.metrics.features import classifier
-from fromnoise.recipe import Recipe
-from fromnoise.train.folder import RunFolder
+from fromnoise.diffusion.likelihood.code_length import Plan
+from fromnoise.diffusion.likelihood.e_step import Search, posterior
+from fromnoise.evaluation.features.extractors import classifier
+from fromnoise.pipeline import collect, draw
+from fromnoise.training.run_dir import RunFolder
+from fromnoise.utils.device import Compute, choose
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ import torch
 from header import header
 from torch import Tensor
 
-from fromnoise import recipe as recipes
-from fromnoise.compute import choose
-from fromnoise.draw import draw
-from fromnoise.facts import Facts
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import Model, build
+from fromnoise.pipeline import draw
+from fromnoise.utils.device import choose
 
 SMALL = {
     "diffusion.schedule": "linear",

@@ -65,8 +65,8 @@ def main() -> None:
     from header import header
 
     from fromnoise.checkpoint import load_model
-    from fromnoise.compute import choose
-    from fromnoise.draw import collect, draw
+    from fromnoise.pipeline import collect, draw
+    from fromnoise.utils.device import choose
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", default="runs/digits")

@@ -15,11 +15,11 @@ import torch
 from header import header
 from torch import Tensor
 
-from fromnoise import pictures
 from fromnoise.checkpoint import load_model
-from fromnoise.compute import choose
-from fromnoise.draw import collect, draw
-from fromnoise.train.run import open_data
+from fromnoise.pipeline import collect, draw
+from fromnoise.reporting import image_io
+from fromnoise.training.run import open_data
+from fromnoise.utils.device import choose
 
 
 def main() -> None:
@@ -58,8 +58,8 @@ def main() -> None:
             f"outside the real range {outside:.3f} +- {error:.3f}"
         )
     if args.picture:
-        panels = [(name, pictures.grid(images[:36], gap=4, scale=2)) for name, images in drawn.items()]
-        pictures.save(pictures.side_by_side(panels), args.picture)
+        panels = [(name, image_io.grid(images[:36], gap=4, scale=2)) for name, images in drawn.items()]
+        image_io.save(image_io.side_by_side(panels), args.picture)
         print(args.picture)
 
 

@@ -18,16 +18,17 @@ import torch
 from header import header
 from torch import Tensor
 
-from fromnoise import checkpoint, pictures
-from fromnoise.compute import choose
+from fromnoise import checkpoint
 from fromnoise.data import to_unit
-from fromnoise.diffusion import DDIM, Noise, sampler, schedule, start, trajectory
-from fromnoise.diffusion.inverse import Mask, Operator, blur, downsample
-from fromnoise.diffusion.mixture import GaussianMixture
-from fromnoise.draw import collect
-from fromnoise.edit import Brush, restore
+from fromnoise.diffusion import DDIM, Noise, sampling, schedules, start, trajectory
+from fromnoise.diffusion.inverse.operators import Mask, Operator, blur, downsample
+from fromnoise.diffusion.oracles import GaussianMixture
+from fromnoise.editing import Brush, restore
 from fromnoise.model import Model, solver
-from fromnoise.train.run import open_data
+from fromnoise.pipeline import collect
+from fromnoise.reporting import image_io
+from fromnoise.training.run import open_data
+from fromnoise.utils.device import choose
 
 # name, effort, evaluations a step
 METHODS = [
@@ -58,7 +59,7 @@ def gaussian(n: int, budget: int) -> None:
     gain = covariance[~seen][:, seen] @ torch.linalg.inv(covariance[seen][:, seen])
     want = mean[~seen] + gain @ (y[seen] - mean[seen])
     spread = covariance[~seen][:, ~seen] - gain @ covariance[seen][:, ~seen]
-    table = schedule.linear(1000)
+    table = schedules.linear(1000)
     print(f"Gaussian, {n} drawings, {budget} evaluations each; largest error in standard errors, and relative error")
     for name, effort, cost in [*METHODS, ("posterior", 6, 15)]:
         operator = Mask(seen.reshape(1, 4, 4))
@@ -67,7 +68,7 @@ def gaussian(n: int, budget: int) -> None:
         x = start((1, 4, 4), noise, like)
         steps = max(2, budget // cost)
         with torch.inference_mode():
-            for step in trajectory(wrap(true), wrap_rule(DDIM(1.0)), sampler.uniform(table, steps), x, noise):
+            for step in trajectory(wrap(true), wrap_rule(DDIM(1.0)), sampling.uniform(table, steps), x, noise):
                 x = step.x
         x = x.flatten(1)[:, ~seen]
         off = (x.mean(0) - want).abs() / (spread.diagonal() / n).sqrt()
@@ -141,7 +142,7 @@ def main() -> None:
         "4 times smaller": downsample(height, width, 4),
         "blurred by 1.5 pixels": blur(height, width, 1.5),
     }
-    panels = [("held out", pictures.grid(pixels[:8], columns=1))]
+    panels = [("held out", image_io.grid(pixels[:8], columns=1))]
     for what, operator in problems.items():
         drawn = images(model, x0, operator, args.budget, what)
         if args.picture:
@@ -152,9 +153,9 @@ def main() -> None:
             made = {"given": left, **{k: drawn[k] for k in ("repaint, effort 10", "posterior, effort 3")}}
             for name, x in made.items():
                 shown = (x[:8].clamp(-1, 1).add(1) * 127.5).round().to(torch.uint8)
-                panels.append((f"{what}: {name}" if name == "given" else name, pictures.grid(shown, columns=1)))
+                panels.append((f"{what}: {name}" if name == "given" else name, image_io.grid(shown, columns=1)))
     if args.picture:
-        pictures.save(pictures.side_by_side(panels), args.picture)
+        image_io.save(image_io.side_by_side(panels), args.picture)
 
 
 if __name__ == "__main__":

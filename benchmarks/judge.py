@@ -18,14 +18,15 @@ import torch
 from header import header
 from torch import Tensor
 
-from fromnoise import pictures, recipe
-from fromnoise.compute import choose
+from fromnoise import config
 from fromnoise.data import load
-from fromnoise.judge import opening, report
-from fromnoise.judge.measure import measure
-from fromnoise.judge.subjects import Real
-from fromnoise.metrics import features
-from fromnoise.train.run import train
+from fromnoise.evaluation import page, resolve
+from fromnoise.evaluation.features import extractors
+from fromnoise.evaluation.measurement import measure
+from fromnoise.evaluation.sources import Real
+from fromnoise.reporting import image_io
+from fromnoise.training.run import train
+from fromnoise.utils.device import choose
 
 STEPS = (10, 30, 120, 400)
 NETWORK = {
@@ -64,25 +65,25 @@ def main() -> None:
     args = parser.parse_args()
     runs = [args.folder / f"{steps}-steps" for steps in STEPS]
     for steps, run in zip(STEPS, runs, strict=True):
-        train(recipe.load("unet", NETWORK | {"train.steps": steps}), run)
+        train(config.load("unet", NETWORK | {"train.steps": steps}), run)
     print(header())
     classifiers = {}
     for name in ("fashion_mnist", "mnist"):
         data = load(name)
         begun, worked = time.perf_counter(), time.process_time()
-        classifiers[name] = features.classifier(data)
+        classifiers[name] = extractors.classifier(data)
         print(
             f"classifier of {name}: accuracy {classifiers[name].accuracy:.2%} on {len(data.held_out):,} test images, "
             f"had in {time.perf_counter() - begun:.0f} s ({time.process_time() - worked:.0f} s of processor)"
         )
     data = load("mnist")
-    how = opening.Drawing(args.n, 0, None, 200, choose())
+    how = resolve.Drawing(args.n, 0, None, 200, choose())
     begun, worked = time.perf_counter(), time.process_time()
-    subjects = opening.subjects([str(r) for r in runs], {}, data, how, False)
+    subjects = resolve.subjects([str(r) for r in runs], {}, data, how, False)
     found = measure(subjects, Real("training images", data.train), data.held_out, classifiers["mnist"])
     drawing = sum(j.tally.cost.seconds * j.tally.n for j in found.judged if j.tally.cost)
-    told = report.verdicts(found)
-    print(report.distances(told).plain())
+    told = page.verdicts(found)
+    print(page.distances(told).plain())
     judging = time.perf_counter() - begun - drawing
     print(f"drawing {drawing:.0f} s, judging {judging:.0f} s; both {time.process_time() - worked:.0f} s of processor")
     for key in ("frechet", "kernel", "precision", "recall", "density", "coverage", "score"):
@@ -98,8 +99,8 @@ def main() -> None:
             (f"{steps} steps", v.judged.tally.pictures) for steps, v in zip(STEPS, told, strict=True)
         ]
         panels.append(("real", data.train.get(torch.arange(64))))
-        pictures.save(
-            pictures.side_by_side([(n, pictures.grid(p[:64], columns=8, scale=1)) for n, p in panels]), args.picture
+        image_io.save(
+            image_io.side_by_side([(n, image_io.grid(p[:64], columns=8, scale=1)) for n, p in panels]), args.picture
         )
         print(args.picture)
 

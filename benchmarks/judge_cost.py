@@ -26,7 +26,7 @@ import torch
 from header import header
 
 from fromnoise.data import load, order
-from fromnoise.metrics import features
+from fromnoise.evaluation.features import extractors
 
 
 def trained(kind: str, spec: str) -> dict[str, Any]:
@@ -34,9 +34,9 @@ def trained(kind: str, spec: str) -> dict[str, Any]:
     data = load(spec)
     begun = time.perf_counter()
     if kind == "classifier":
-        good = features.classifier(data).accuracy
+        good = extractors.classifier(data).accuracy
     else:
-        good = features.self_supervised(data).mark
+        good = extractors.self_supervised(data).mark
     return {"seconds": time.perf_counter() - begun, "good": good, "n": len(data.held_out)}
 
 
@@ -88,11 +88,11 @@ def others(spec: str, count: int, path: Path) -> Path:
 
 def small_run(folder: Path) -> Path:
     """A run of ten steps on MNIST."""
-    from fromnoise import recipe
-    from fromnoise.train.run import train
+    from fromnoise import config
+    from fromnoise.training.run import train
     from judge import NETWORK
 
-    train(recipe.load("unet", NETWORK | {"train.steps": 10}), folder)
+    train(config.load("unet", NETWORK | {"train.steps": 10}), folder)
     return folder
 
 

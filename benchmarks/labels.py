@@ -17,12 +17,13 @@ from header import header
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise import checkpoint, pictures
-from fromnoise.compute import choose
+from fromnoise import checkpoint
 from fromnoise.data import Data, to_unit
-from fromnoise.draw import collect, draw
 from fromnoise.model import Model
-from fromnoise.train.run import open_data
+from fromnoise.pipeline import collect, draw
+from fromnoise.reporting import image_io
+from fromnoise.training.run import open_data
+from fromnoise.utils.device import choose
 
 
 def network(channels: int, classes: int) -> nn.Sequential:
@@ -124,7 +125,7 @@ def show(model: Model, guidance: float, args: argparse.Namespace, net: nn.Sequen
     print(f"{line}; {spent / args.n:.3f} s each", flush=True)
     if args.picture and guidance == (args.guidance or [guidance])[-1]:
         shown = 12 * len(names)
-        pictures.save(pictures.labelled_grid(made.images[:shown], made.labels[:shown], names), args.picture)
+        image_io.save(image_io.labelled_grid(made.images[:shown], made.labels[:shown], names), args.picture)
 
 
 if __name__ == "__main__":

@@ -24,18 +24,19 @@ import torch
 from header import header
 from torch import Tensor
 
-from fromnoise import pictures, recipe
+from fromnoise import config
 from fromnoise.checkpoint import load_model
-from fromnoise.compute import Compute, choose
+from fromnoise.config import change
 from fromnoise.data import Data, load, order
 from fromnoise.diffusion import Autoguidance, Untold
-from fromnoise.draw import collect, draw
-from fromnoise.metrics import features
-from fromnoise.metrics.distances import Moments, frechet_from, split
-from fromnoise.metrics.pairs import Reference
+from fromnoise.evaluation.features import extractors
+from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
+from fromnoise.evaluation.metrics.prdc import Reference
 from fromnoise.model import Wrap, unwrapped
-from fromnoise.recipe import change
-from fromnoise.train.run import train
+from fromnoise.pipeline import collect, draw
+from fromnoise.reporting import image_io
+from fromnoise.training.run import train
+from fromnoise.utils.device import Compute, choose
 
 
 def value(word: str) -> Any:
@@ -50,14 +51,14 @@ def value(word: str) -> Any:
 class Judge:
     """The features of a set's classifier, and what training images have there."""
 
-    seen: features.Classifier
+    seen: extractors.Classifier
     moments: Moments
     reference: Reference
 
     @staticmethod
     def of(data: Data, compute: Compute) -> Judge:
         """By 10,000 training images."""
-        seen = features.classifier(data, compute=compute)
+        seen = extractors.classifier(data, compute=compute)
         chosen = torch.as_tensor(order(len(data.train), 0, range(min(10_000, len(data.train)))))
         real = seen.of(data.train.get(chosen))
         return Judge(seen, Moments.of(real), Reference(real))
@@ -134,10 +135,10 @@ def main() -> None:
 
                 budget = {"train.minutes": minutes} if minutes else {}
                 over = {"data.source": args.data, "train.seed": seed, "sample.count": 0} | budget
-                done = train(recipe.load(name, over | changes), folder(minutes), device=args.device)
+                done = train(config.load(name, over | changes), folder(minutes), device=args.device)
                 for words in args.draw or [""]:
                     images, rate = drawn(folder(minutes), folder(budgets[0]), words, compute, args.n)
-                    pictures.save(pictures.grid(images[:100], scale=2), folder(minutes) / f"judged {words}.png")
+                    image_io.save(image_io.grid(images[:100], scale=2), folder(minutes) / f"judged {words}.png")
                     found = judge(images)
                     row = {"recipe": name, "minutes": minutes, "seed": seed, "steps": done.step, "rate": rate}
                     rows.append(row | {"drawn": words} | found)

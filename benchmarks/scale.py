@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from header import header
 
-from fromnoise import recipe as recipes
-from fromnoise.compute import choose
+from fromnoise import config as recipes
 from fromnoise.data import Data, MemoryImages
-from fromnoise.facts import Facts
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import build
-from fromnoise.train.trainer import Trainer
+from fromnoise.training.trainer import Trainer
+from fromnoise.utils.device import choose
 
 BASE = {
     "network.width": 32,

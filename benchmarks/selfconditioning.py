@@ -16,12 +16,12 @@ import torch
 from accelerate import Accelerator
 from header import header
 
-from fromnoise import recipe as recipes
-from fromnoise.compute import choose
+from fromnoise import config as recipes
 from fromnoise.data import to_unit
 from fromnoise.model import build
-from fromnoise.train.run import facts, open_data
-from fromnoise.train.trainer import Trainer
+from fromnoise.training.run import facts, open_data
+from fromnoise.training.trainer import Trainer
+from fromnoise.utils.device import choose
 
 # whatever the recipe's own training is: what was measured stays what is measured
 TRAINING = {"train.batch": 128, "train.optimizer": "adam", "train.lr": 2e-3, "train.warmup": 50}

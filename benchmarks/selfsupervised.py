@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fromnoise.data import Data, load, order
-from fromnoise.metrics import features
-from fromnoise.metrics.distances import Estimate, Moments, frechet_from, split
-from fromnoise.metrics.pairs import Reference
+from fromnoise.evaluation.features import extractors
+from fromnoise.evaluation.metrics.frechet import Estimate, Moments, frechet_from, split
+from fromnoise.evaluation.metrics.prdc import Reference
 
 _REFERENCE = 10_000
 _PARTS = 10
@@ -93,12 +93,12 @@ def main() -> None:
     for name in args.data:
         data = load(name)
         begun, worked = time.perf_counter(), time.process_time()
-        own = features.self_supervised(data)
+        own = extractors.self_supervised(data)
         spent = f"{time.perf_counter() - begun:.0f} s ({time.process_time() - worked:.0f} s of processor)"
         print(f"\n{name}: {own.about}, had in {spent}")
         samples = spoilt(data, args.n)
         some = data.train.get(order(len(data.train), 0, range(min(_REFERENCE, len(data.train)))))
-        for space in (own, features.pixels(data)):
+        for space in (own, extractors.pixels(data)):
             real = space.of(some)
             moments, reference = Moments.of(real), Reference(real[: args.n])
             whole: dict[str, Estimate] = {}

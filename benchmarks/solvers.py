@@ -22,17 +22,17 @@ from typing import Any
 import torch
 from header import header
 
-from fromnoise import plots
 from fromnoise.checkpoint import load_model
-from fromnoise.compute import choose
+from fromnoise.config import SampleRecipe
 from fromnoise.data import order
-from fromnoise.draw import collect, draw
-from fromnoise.metrics.choice import choose as choose_features
-from fromnoise.metrics.distances import Moments, frechet_from, split
-from fromnoise.metrics.pairs import Reference
+from fromnoise.evaluation.features.select import choose as choose_features
+from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
+from fromnoise.evaluation.metrics.prdc import Reference
 from fromnoise.model import Model
-from fromnoise.recipe import SampleRecipe
-from fromnoise.train.run import open_data
+from fromnoise.pipeline import collect, draw
+from fromnoise.reporting import plots
+from fromnoise.training.run import open_data
+from fromnoise.utils.device import choose
 
 TWICE = {"heun", "pc"}
 GRID = {"ancestral": "uniform", "ddim": "uniform"}  # the others: logsnr

@@ -32,14 +32,14 @@ from header import header
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fromnoise import recipe as recipes
-from fromnoise.compute import Compute, choose
-from fromnoise.facts import Facts
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import build
-from fromnoise.nets import layers
-from fromnoise.nets.native.build import library
-from fromnoise.train.averages import Averages
-from fromnoise.train.optim import Mover
+from fromnoise.networks import layers
+from fromnoise.networks.kernels.build import library
+from fromnoise.training.ema import Averages
+from fromnoise.training.optim import Mover
+from fromnoise.utils.device import Compute, choose
 
 SIDE = 32
 OURS = {

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from header import header
 
-from fromnoise import recipe
-from fromnoise.bits import Measure
+from fromnoise import config
 from fromnoise.checkpoint import load_model
-from fromnoise.compute import choose
-from fromnoise.metrics.distances import Estimate
-from fromnoise.train.run import open_data, train
+from fromnoise.evaluation.likelihood import Measure
+from fromnoise.evaluation.metrics.frechet import Estimate
+from fromnoise.training.run import open_data, train
+from fromnoise.utils.device import choose
 
 COMMON = {
     "data.source": "digits",
@@ -68,7 +68,7 @@ def main() -> None:
         for kind, keys in KINDS.items():
             out = args.folder / f"{kind}-{seed}"
             train(
-                recipe.load("unet", COMMON | keys | {"train.seed": seed, "train.steps": args.steps}), out, device="cpu"
+                config.load("unet", COMMON | keys | {"train.seed": seed, "train.steps": args.steps}), out, device="cpu"
             )
             model = load_model(out).model
             compute.place(model.denoiser)

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from fromnoise import recipe as recipes
-from fromnoise.bits import Measure, Piece, gaps
-from fromnoise.compute import choose
-from fromnoise.diffusion.ode import RungeKutta
-from fromnoise.errors import UserError
-from fromnoise.facts import Facts
-from fromnoise.metrics.distances import Estimate
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import Facts
+from fromnoise.diffusion.likelihood.ode import RungeKutta
+from fromnoise.evaluation.likelihood import Measure, Piece, gaps
+from fromnoise.evaluation.metrics.frechet import Estimate
 from fromnoise.model import build
+from fromnoise.utils.device import choose
+from fromnoise.utils.errors import UserError
 
 SMALL = {
     "network.width": 8,

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from fromnoise import checkpoint
-from fromnoise import recipe as recipes
-from fromnoise.errors import UserError
-from fromnoise.facts import Facts
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import build
+from fromnoise.utils.errors import UserError
 
 TINY = {
     "network.width": 8,

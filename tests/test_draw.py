@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fromnoise import recipe as recipes
-from fromnoise.compute import choose
-from fromnoise.draw import collect, draw, noised
-from fromnoise.errors import UserError
-from fromnoise.facts import Facts
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import build
+from fromnoise.pipeline import collect, draw, noised
+from fromnoise.utils.device import choose
+from fromnoise.utils.errors import UserError
 
 SMALL = {"network.width": 16, "network.groups": 4, "network.attention": [4], "loss.self_conditioning": True}
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise import checkpoint, guide
-from fromnoise import recipe as recipes
+from fromnoise import checkpoint
+from fromnoise import config as recipes
 from fromnoise.cli import main
-from fromnoise.compute import choose
 from fromnoise.data import load
-from fromnoise.facts import Facts
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import build
-from fromnoise.nets import NoisyClassifier
+from fromnoise.networks import NoisyClassifier
+from fromnoise.training import noisy_classifier
+from fromnoise.utils.device import choose
 
 TINY = {"network.width": 8, "network.multipliers": [1], "network.groups": 4, "network.attention": []}
 
@@ -81,8 +82,8 @@ def test_one_command(model, tmp_path, capsys):
 def test_it_learns(model):
     """Clean digits are told apart, noise is not, and it knows that."""
     data = load("digits")
-    taught = guide.begin(model, data)
-    for _ in guide.learn(taught, model, data, choose("cpu", "fp32"), steps=200, batch=64):
+    taught = noisy_classifier.begin(model, data)
+    for _ in noisy_classifier.learn(taught, model, data, choose("cpu", "fp32"), steps=200, batch=64):
         pass
     x0 = data.held_out.get(torch.arange(len(data.held_out))).float() / 127.5 - 1
     with torch.no_grad():

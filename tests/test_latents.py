@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fromnoise.data import to_unit
-from fromnoise.errors import UserError
-from fromnoise.latents import between, rate_and_distortion, shared, slerp
+from fromnoise.editing.interpolation import between, rate_and_distortion, shared, slerp
+from fromnoise.utils.errors import UserError
 from test_bits import measure, pixels
 
 _ = pixels

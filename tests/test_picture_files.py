@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fromnoise import pictures
-from fromnoise.errors import UserError
+from fromnoise.reporting import image_io
+from fromnoise.utils.errors import UserError
 from shown import noise, pixels
 
 
@@ -29,11 +29,11 @@ def opened(path):
 def test_a_grey_gif_is_exact(tmp_path, count, seconds):
     """Frame by frame the grids; the last is held for a third of the round, which repeats for ever."""
     frames = [noise(5, 1, 9, 7, seed=s) for s in range(count)]
-    pictures.gif(frames, tmp_path / "x.gif", seconds=seconds)
+    image_io.gif(frames, tmp_path / "x.gif", seconds=seconds)
     shown, durations, loop = opened(tmp_path / "x.gif")
     assert len(shown) == count and loop == 0
     for batch, frame in zip(frames, shown, strict=True):
-        assert (frame == pixels(pictures.grid(batch))).all()
+        assert (frame == pixels(image_io.grid(batch))).all()
     assert len(set(durations[:-1])) == 1
     assert durations[-1] == pytest.approx(sum(durations) / 3, abs=10)
     assert sum(durations) == pytest.approx(1000 * seconds, abs=10 * count)
@@ -42,18 +42,18 @@ def test_a_grey_gif_is_exact(tmp_path, count, seconds):
 def test_a_coloured_gif_is_near(tmp_path):
     """A GIF has 256 colours: few colours are kept to a few levels, and all frames are there."""
     frames = [noise(2, 3, 4, 4, seed=s) for s in range(6)]
-    pictures.gif(frames, tmp_path / "x.gif")
+    image_io.gif(frames, tmp_path / "x.gif")
     shown, _, _ = opened(tmp_path / "x.gif")
     assert len(shown) == 6
     for batch, frame in zip(frames, shown, strict=True):
-        assert np.abs(frame.astype(int) - pixels(pictures.grid(batch))).mean() < 12
+        assert np.abs(frame.astype(int) - pixels(image_io.grid(batch))).mean() < 12
 
 
 def test_a_gif_of_one_frame_and_of_many(tmp_path):
     """One is a still; many take 20 ms each at least, which viewers can show."""
-    pictures.gif([noise(1, 1, 8, 8)], tmp_path / "one.gif")
+    image_io.gif([noise(1, 1, 8, 8)], tmp_path / "one.gif")
     assert len(opened(tmp_path / "one.gif")[0]) == 1
-    pictures.gif([noise(1, 1, 2, 2, seed=s) for s in range(300)], tmp_path / "many.gif", seconds=1)
+    image_io.gif([noise(1, 1, 2, 2, seed=s) for s in range(300)], tmp_path / "many.gif", seconds=1)
     _, durations, _ = opened(tmp_path / "many.gif")
     assert len(durations) == 300 and min(durations) == 20
 
@@ -61,8 +61,8 @@ def test_a_gif_of_one_frame_and_of_many(tmp_path):
 def test_frames_that_repeat_keep_their_time(tmp_path):
     """A reverse process that stands still at first is as long as one that does not."""
     still = noise(1, 1, 8, 8)
-    pictures.gif([still] * 5 + [noise(1, 1, 8, 8, seed=s) for s in range(1, 6)], tmp_path / "a.gif")
-    pictures.gif([noise(1, 1, 8, 8, seed=s) for s in range(10)], tmp_path / "b.gif")
+    image_io.gif([still] * 5 + [noise(1, 1, 8, 8, seed=s) for s in range(1, 6)], tmp_path / "a.gif")
+    image_io.gif([noise(1, 1, 8, 8, seed=s) for s in range(10)], tmp_path / "b.gif")
     assert sum(opened(tmp_path / "a.gif")[1]) == sum(opened(tmp_path / "b.gif")[1])
 
 
@@ -73,17 +73,17 @@ def test_frames_that_repeat_keep_their_time(tmp_path):
 def test_a_png_is_the_grid(tmp_path, channels):
     """Without loss."""
     images = noise(5, channels, 6, 9)
-    pictures.save_images(images, tmp_path / "below" / "x.png")
+    image_io.save_images(images, tmp_path / "below" / "x.png")
     with Image.open(tmp_path / "below" / "x.png") as p:
-        assert p.format == "PNG" and (pixels(p) == pixels(pictures.grid(images))).all()
+        assert p.format == "PNG" and (pixels(p) == pixels(image_io.grid(images))).all()
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 def test_an_npz_holds_the_images(tmp_path, channels):
     """Bit for bit, labels where asked, and no pickle in it."""
     images, labels = noise(5, channels, 6, 9), torch.tensor([3, 1, 4, 1, 5])
-    pictures.save_images(images, tmp_path / "x.npz")
-    pictures.save_images(images, tmp_path / "y.NPZ", labels)
+    image_io.save_images(images, tmp_path / "x.npz")
+    image_io.save_images(images, tmp_path / "y.NPZ", labels)
     for name, keys in (("x.npz", {"images"}), ("y.NPZ", {"images", "labels"})):
         with np.load(tmp_path / name, allow_pickle=False) as file:
             assert set(file.files) == keys
@@ -95,7 +95,7 @@ def test_an_npz_holds_the_images(tmp_path, channels):
 def test_a_folder_holds_a_png_an_image(tmp_path, channels, mode):
     """Bit for bit, in order of their names."""
     images = noise(12, channels, 6, 9)
-    pictures.save_images(images, tmp_path / "out")
+    image_io.save_images(images, tmp_path / "out")
     files = sorted((tmp_path / "out").iterdir())
     assert [f.name for f in files] == [f"{i:06d}.png" for i in range(12)]
     for file, image in zip(files, images, strict=True):
@@ -107,14 +107,14 @@ def test_a_folder_holds_a_png_an_image(tmp_path, channels, mode):
 
 def test_names_in_a_folder(tmp_path):
     """They begin with the number of the picture and end with its class."""
-    pictures.save_images(noise(3, 1, 4, 4), tmp_path / "out", torch.tensor([7, 0, 7]), range(98, 101))
+    image_io.save_images(noise(3, 1, 4, 4), tmp_path / "out", torch.tensor([7, 0, 7]), range(98, 101))
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["000098_7.png", "000099_0.png", "000100_7.png"]
 
 
 def test_five_channels_in_a_folder(tmp_path):
     """The first three are shown."""
     images = noise(1, 5, 4, 4)
-    pictures.save_images(images, tmp_path / "out")
+    image_io.save_images(images, tmp_path / "out")
     with Image.open(tmp_path / "out" / "000000.png") as p:
         assert (np.asarray(p) == images[0, :3].numpy().transpose(1, 2, 0)).all()
 
@@ -126,7 +126,7 @@ def test_five_channels_in_a_folder(tmp_path):
 def test_other_kinds_of_files_are_refused(tmp_path, name):
     """The line says what there is instead; nothing is left."""
     with pytest.raises(UserError, match=r"\.png for a grid, \.npz for an array, or a folder"):
-        pictures.check_writable(tmp_path / name)
+        image_io.check_writable(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,10 +135,10 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        pictures.check_writable(tmp_path / "full")
+        image_io.check_writable(tmp_path / "full")
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
-    pictures.check_writable(tmp_path / "empty")
+    image_io.check_writable(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npz", "out", "deep/down/x.png", "deep/down/out"])
@@ -146,7 +146,7 @@ def test_a_file_in_the_way_is_refused(tmp_path, name):
     """The file is named, and stays as it was."""
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="file is a file"):
-        pictures.check_writable(tmp_path / "file" / name)
+        image_io.check_writable(tmp_path / "file" / name)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -154,13 +154,13 @@ def test_a_folder_called_like_a_file_is_refused(tmp_path):
     """A name inside it is asked for."""
     (tmp_path / "x.png").mkdir()
     with pytest.raises(UserError, match="is a folder"):
-        pictures.check_writable(tmp_path / "x.png")
+        image_io.check_writable(tmp_path / "x.png")
 
 
 def test_looking_makes_nothing(tmp_path):
     """Folders are made when there is something to put into them."""
     for name in ("a/b/x.png", "a/b/x.npz", "a/b/out", "x.png"):
-        pictures.check_writable(tmp_path / name)
+        image_io.check_writable(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,7 +193,7 @@ def test_a_plot_of_any_reports(tmp_path, reports):
     """A PNG with something on it, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pictures.loss_plot(reports, tmp_path / "loss.png")
+        image_io.loss_plot(reports, tmp_path / "loss.png")
     with Image.open(tmp_path / "loss.png") as p:
         assert p.format == "PNG" and min(p.size) > 200
         assert len(np.unique(pixels(p))) > 10
@@ -202,9 +202,9 @@ def test_a_plot_of_any_reports(tmp_path, reports):
 
 def test_a_plot_shows_the_losses(tmp_path):
     """Another held-out loss is another picture."""
-    pictures.loss_plot(_FULL, tmp_path / "a.png")
-    pictures.loss_plot([r | ({"held_out": 0.1} if "held_out" in r else {}) for r in _FULL], tmp_path / "b.png")
-    pictures.loss_plot(_FULL, tmp_path / "c.png")
+    image_io.loss_plot(_FULL, tmp_path / "a.png")
+    image_io.loss_plot([r | ({"held_out": 0.1} if "held_out" in r else {}) for r in _FULL], tmp_path / "b.png")
+    image_io.loss_plot(_FULL, tmp_path / "c.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
@@ -213,7 +213,7 @@ def test_a_labelled_grid_has_a_row_a_class(tmp_path):
     labels = torch.tensor([2, 0, 2, 0, 2])
     values = torch.tensor([10, 20, 30, 40, 50], dtype=torch.uint8)
     images = values.reshape(-1, 1, 1, 1).expand(-1, 1, 40, 40).contiguous()
-    sheet = np.asarray(pictures.labelled_grid(images, labels, ("trouser", "bag", "dress")))
+    sheet = np.asarray(image_io.labelled_grid(images, labels, ("trouser", "bag", "dress")))
     assert sheet.shape[0] == 2 * 40 + 2
     right = sheet[:, -(3 * 40 + 2 * 2) :]
     for row, shown in enumerate(([20, 40, 255], [10, 30, 50])):
@@ -221,5 +221,5 @@ def test_a_labelled_grid_has_a_row_a_class(tmp_path):
             tile = right[row * 42 : row * 42 + 40, column * 42 : column * 42 + 40]
             assert (tile == value).all()
     assert (sheet[:40, : -(3 * 40 + 4)] < 255).any()  # the name
-    pictures.save_images(images, tmp_path / "x.png", labels, names=("trouser", "bag", "dress"))
+    image_io.save_images(images, tmp_path / "x.png", labels, names=("trouser", "bag", "dress"))
     assert (np.asarray(Image.open(tmp_path / "x.png")) == sheet).all()

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromnoise import pictures
+from fromnoise.reporting import image_io
 from shown import noise, pixels
 
 # ---- grids
@@ -29,7 +29,7 @@ from shown import noise, pixels
 def test_every_pixel_of_a_grid(n, channels, height, width, columns, gap, scale):
     """Pixel (y, x) of image i is a block at its place; all else is white paper."""
     images = noise(n, channels, height, width)
-    sheet = pixels(pictures.grid(images, columns, gap, scale))
+    sheet = pixels(image_io.grid(images, columns, gap, scale))
     across = columns or math.ceil(n**0.5)
     down = -(-n // across)
     expected = np.full(
@@ -49,7 +49,7 @@ def test_every_pixel_of_a_grid(n, channels, height, width, columns, gap, scale):
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9, 10, 16, 17, 64, 100])
 def test_a_grid_is_nearly_square(n):
     """No more than one row fewer than columns, and no row empty."""
-    sheet = pictures.grid(torch.zeros(n, 1, 4, 4, dtype=torch.uint8), gap=0, scale=1)
+    sheet = image_io.grid(torch.zeros(n, 1, 4, 4, dtype=torch.uint8), gap=0, scale=1)
     across, down = sheet.width // 4, sheet.height // 4
     assert 0 <= across - down <= 1 and (down - 1) * across < n <= down * across
 
@@ -59,20 +59,20 @@ def test_transparency_is_laid_on_white(channels):
     """Opaque shows the colour, transparent the paper, half the middle."""
     images = torch.full((1, channels, 1, 3), 100, dtype=torch.uint8)
     images[0, -1, 0] = torch.tensor([255, 0, 51])  # 51 is a fifth
-    sheet = pixels(pictures.grid(images, scale=1))
+    sheet = pixels(image_io.grid(images, scale=1))
     assert sheet[0, :, 0].tolist() == [100, 255, 224] and (sheet == sheet[..., :1]).all()
 
 
 @pytest.mark.parametrize(("side", "least"), [(1, 40), (8, 40), (28, 40), (32, 40), (33, 33), (64, 64), (100, 100)])
 def test_small_images_are_magnified(side, least):
     """By whole numbers, to be seen and not to be huge; larger ones stay as they are."""
-    shown = pictures.grid(noise(1, 1, side, side)).width
+    shown = image_io.grid(noise(1, 1, side, side)).width
     assert shown % side == 0 and least <= shown <= max(64, side)
 
 
 def test_images_that_are_not_square_are_magnified_alike():
     """Height and width by the same factor."""
-    sheet = pictures.grid(noise(1, 3, 8, 16))
+    sheet = image_io.grid(noise(1, 3, 8, 16))
     assert sheet.width == 2 * sheet.height > 16
 
 
@@ -80,7 +80,7 @@ def test_images_that_are_not_square_are_magnified_alike():
 def test_only_bytes_are_pictures(wrong):
     """Floats of an unknown range are not guessed at."""
     with pytest.raises((ValueError, IndexError)):
-        pictures.grid(wrong)
+        image_io.grid(wrong)
 
 
 # ---- strips
@@ -110,59 +110,59 @@ def ink(picture, left, right, height):
 def test_a_strip_has_a_captioned_column_a_batch():
     """The pictures below in order, row i image i, and ink over each."""
     batches = [noise(3, 3, 40, 50, seed=s) for s in range(4)]
-    picture = pictures.strip(batches, ["a", "b", "c", "d"])
-    column = pixels(pictures.grid(batches[0], columns=1))
+    picture = image_io.strip(batches, ["a", "b", "c", "d"])
+    column = pixels(image_io.grid(batches[0], columns=1))
     head = picture.height - column.shape[0]
     assert head > 8
     left = 0
     for batch in batches:
-        expected = pixels(pictures.grid(batch, columns=1))
+        expected = pixels(image_io.grid(batch, columns=1))
         body = pixels(picture)[head:]
         places = [x for x in range(left, picture.width - 49) if (body[:, x : x + 50] == expected).all()]
         assert len(places) == 1
         left = places[0] + 50
         assert ink(picture, places[0], left, head) > 5
-    assert ink(pictures.strip(batches, [""] * 4), 0, picture.width, head) == 0
+    assert ink(image_io.strip(batches, [""] * 4), 0, picture.width, head) == 0
 
 
 def test_a_strip_needs_a_caption_a_column():
     """None is left out silently."""
     with pytest.raises(ValueError):
-        pictures.strip(constant(1, 2), ["one"])
+        image_io.strip(constant(1, 2), ["one"])
 
 
 def test_a_long_caption_has_room():
     """Narrow columns are widened, captions never run into each other."""
     batches = constant(10, 20, side=33)
     words = "a caption wider than its column"
-    wide = pictures.strip(batches, [words, words])
-    alone = pictures.strip(batches[:1], [words])
+    wide = image_io.strip(batches, [words, words])
+    alone = image_io.strip(batches[:1], [words])
     assert wide.width >= 2 * alone.width
 
 
 def test_the_forward_strip_goes_from_image_to_noise():
     """Captions in percent of the way."""
     batches = constant(10, 20, 30)
-    made = pictures.forward_strip(batches, [0.0, 0.5, 1.0])
+    made = image_io.forward_strip(batches, [0.0, 0.5, 1.0])
     assert levels(made, 32) == [10, 20, 30]
-    assert (pixels(made) == pixels(pictures.strip(batches, ["0%", "50%", "100%"]))).all()
+    assert (pixels(made) == pixels(image_io.strip(batches, ["0%", "50%", "100%"]))).all()
 
 
 def test_the_reverse_strip_shows_first_and_last():
     """Ten of many, equally spaced; all of few."""
     frames = constant(*range(1, 201, 2))
     times = [1 - i / 99 for i in range(100)]
-    shown = levels(pictures.reverse_strip(frames, times, columns=10), 32)
+    shown = levels(image_io.reverse_strip(frames, times, columns=10), 32)
     assert shown == list(range(1, 201, 22))
-    assert levels(pictures.reverse_strip(frames[:3], times[:3]), 32) == [1, 3, 5]
-    two = pictures.reverse_strip(frames, times, columns=2)
-    assert (pixels(two) == pixels(pictures.strip([frames[0], frames[-1]], ["100%", "0%"]))).all()
+    assert levels(image_io.reverse_strip(frames[:3], times[:3]), 32) == [1, 3, 5]
+    two = image_io.reverse_strip(frames, times, columns=2)
+    assert (pixels(two) == pixels(image_io.strip([frames[0], frames[-1]], ["100%", "0%"]))).all()
 
 
 def test_side_by_side_keeps_the_pictures():
     """Of different heights, each under its title."""
-    a, b = pictures.grid(noise(4, 3, 40, 40)), pictures.grid(noise(1, 3, 50, 50, seed=1))
-    both = pictures.side_by_side([("a", a), ("b", b)], gap=12)
+    a, b = image_io.grid(noise(4, 3, 40, 40)), image_io.grid(noise(1, 3, 50, 50, seed=1))
+    both = image_io.side_by_side([("a", a), ("b", b)], gap=12)
     assert both.width == a.width + 12 + b.width and both.height > max(a.height, b.height)
     head = both.height - max(a.height, b.height)
     assert (pixels(both)[head : head + a.height, : a.width] == pixels(a)).all()

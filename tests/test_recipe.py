@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise import recipe as recipes
-from fromnoise.errors import UserError
+from fromnoise import config as recipes
+from fromnoise.utils.errors import UserError
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -83,8 +83,8 @@ def test_other_sizes_of_real_sets(words, channels, tmp_path, real_data, capsys):
 @pytest.mark.slow
 def test_the_large_variant_of_the_paper():
     """LSUN and CelebA-HQ: 256x256, six levels, 114 M parameters (Ho et al. 2020, app. B); only its size is checked."""
-    from fromnoise import recipe as recipes
-    from fromnoise.facts import Facts
+    from fromnoise import config as recipes
+    from fromnoise.data.dataset_info import Facts
     from fromnoise.model import build
 
     recipe = recipes.load(

@@ -21,12 +21,12 @@ from safetensors.torch import save as _serialise
 from torch import Tensor
 
 from fromnoise import __version__
+from fromnoise.config import Recipe, parse
 from fromnoise.data import Attribute
-from fromnoise.disk import write_atomic
-from fromnoise.errors import UserError
-from fromnoise.facts import Facts
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import Model, build
-from fromnoise.recipe import Recipe, parse
+from fromnoise.utils.errors import UserError
+from fromnoise.utils.files import write_atomic
 
 FORMAT = 1
 _BLANK = "0" * 64  # where the digest goes, while it is taken

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fromnoise import nets
-from fromnoise.diffusion import guidance, loss, multistep, ode, rules, sampler, schedule, target, times
-from fromnoise.diffusion.centres import Centres
+from fromnoise import networks
+from fromnoise.config import DiffusionRecipe, LossRecipe, Recipe, SampleRecipe
+from fromnoise.data.dataset_info import Facts
+from fromnoise.data.pseudo_labels import Centres
+from fromnoise.diffusion import guidance, losses, sampling, schedules, targets, time_samplers
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
-from fromnoise.diffusion.inverse import Operator
-from fromnoise.diffusion.noise import Noise
-from fromnoise.diffusion.repaint import Repaint
-from fromnoise.diffusion.rules import Rule
-from fromnoise.errors import UserError
-from fromnoise.facts import Facts
-from fromnoise.recipe import DiffusionRecipe, LossRecipe, Recipe, SampleRecipe
+from fromnoise.diffusion.inverse.operators import Operator
+from fromnoise.diffusion.inverse.repaint import Repaint
+from fromnoise.diffusion.likelihood import ode
+from fromnoise.diffusion.rng import Noise
+from fromnoise.diffusion.samplers import base, multistep
+from fromnoise.diffusion.samplers.base import Rule
+from fromnoise.utils.errors import UserError
 
 Wrap = Callable[[Denoise], Denoise]
 """Puts a denoiser into a wrapper (``diffusion/guidance``)."""
@@ -36,17 +38,17 @@ class Model:
     recipe: Recipe
     facts: Facts
     denoiser: Denoiser
-    schedule: schedule.Schedule
+    schedule: schedules.Schedule
 
     @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
 
-    def objective(self) -> loss.Objective:
+    def objective(self) -> losses.Objective:
         """What training minimises."""
         chosen = self.recipe.loss
-        return loss.Objective(
+        return losses.Objective(
             self.denoiser,
             self.schedule,
             _loss(chosen, self.schedule, self.variance(self.recipe.sample)),
@@ -62,7 +64,7 @@ class Model:
             return 0.0
         return how.variance
 
-    def levels(self, how: SampleRecipe) -> list[schedule.Level]:
+    def levels(self, how: SampleRecipe) -> list[schedules.Level]:
         """The levels that sampling visits.
 
         Raises:
@@ -70,12 +72,12 @@ class Model:
         """
         try:
             grid = {
-                "uniform": sampler.uniform,
-                "trailing": sampler.uniform,  # the same by its other name
-                "quadratic": sampler.quadratic,
-                "logsnr": sampler.logsnr,
-                "karras": sampler.karras,
-                "leading": sampler.leading,
+                "uniform": sampling.uniform,
+                "trailing": sampling.uniform,  # the same by its other name
+                "quadratic": sampling.quadratic,
+                "logsnr": sampling.logsnr,
+                "karras": sampling.karras,
+                "leading": sampling.leading,
             }[how.grid]
             return grid(self.schedule, how.steps or self.schedule.steps or 250)
         except ValueError as e:
@@ -151,7 +153,7 @@ def solver(name: str, operator: Operator, y: Tensor, effort: int | None = None) 
         "posterior": (lambda d: guidance.Posterior(d, operator, y, effort or 3), lambda r: r),
         "pigdm": (lambda d: guidance.PiGDM(d, operator, y, 0.5), lambda r: r),
         "projected": (lambda d: guidance.Projected(d, operator, y), lambda r: r),
-        "repaint": (unwrapped, lambda r: Repaint(rules.DDIM(1.0), operator, y, effort or 10)),
+        "repaint": (unwrapped, lambda r: Repaint(base.DDIM(1.0), operator, y, effort or 10)),
     }
     if name not in known:
         raise UserError(f"no solver is called {name!r}: there are {', '.join(known)}")
@@ -160,24 +162,24 @@ def solver(name: str, operator: Operator, y: Tensor, effort: int | None = None) 
     return known[name]
 
 
-def rule(how: SampleRecipe, model: Model) -> rules.Rule:
+def rule(how: SampleRecipe, model: Model) -> base.Rule:
     """The step rule by name.
 
     Raises:
         UserError: it needs more steps.
     """
-    ancestral = rules.Ancestral(model.variance(how))
-    chosen: rules.Rule = {
+    ancestral = base.Ancestral(model.variance(how))
+    chosen: base.Rule = {
         "ancestral": ancestral,
-        "ddim": rules.DDIM(how.eta),
-        "euler": rules.DDIM(0.0),  # the same step: see rules.Heun
-        "heun": rules.Heun(model.schedule, how.churn),
+        "ddim": base.DDIM(how.eta),
+        "euler": base.DDIM(0.0),  # the same step: see base.Heun
+        "heun": base.Heun(model.schedule, how.churn),
         "dpmpp-2m": multistep.DPMpp(2),
         "dpmpp-3m": multistep.DPMpp(3),
         "dpmpp-2m-sde": multistep.DPMpp(2, noisy=True),
         "unipc": multistep.UniPC(2),
         "ipndm": multistep.Adams(3),
-        "pc": rules.Corrected(ancestral, how.snr),
+        "pc": base.Corrected(ancestral, how.snr),
         "sde": ode.ReverseSDE(),
     }[how.rule]
     steps = how.steps or model.schedule.steps or 250
@@ -200,11 +202,11 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "
     """
     table = _schedule(recipe.diffusion)
     goal = {
-        "eps": lambda: target.Eps(),
-        "x0": lambda: target.X0(),
-        "v": lambda: target.V(),
-        "karras": lambda: target.Karras(recipe.diffusion.deviation),
-        "mean": lambda: target.Mean(table),
+        "eps": lambda: targets.Eps(),
+        "x0": lambda: targets.X0(),
+        "v": lambda: targets.V(),
+        "karras": lambda: targets.Karras(recipe.diffusion.deviation),
+        "mean": lambda: targets.Mean(table),
     }[recipe.diffusion.target]()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(recipe.train.seed if seed is None else seed)
@@ -224,36 +226,36 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "
     return Model(recipe, facts, denoiser, table)
 
 
-def _schedule(how: DiffusionRecipe) -> schedule.Schedule:
+def _schedule(how: DiffusionRecipe) -> schedules.Schedule:
     if how.schedule == "cosine-continuous":
-        return schedule.Cosine()
+        return schedules.Cosine()
     table = {
-        "linear": lambda steps: schedule.linear(steps, how.beta_first, how.beta_last, rescale=how.rescale),
-        "cosine": schedule.cosine,
-        "sigmoid": schedule.sigmoid,
+        "linear": lambda steps: schedules.linear(steps, how.beta_first, how.beta_last, rescale=how.rescale),
+        "cosine": schedules.cosine,
+        "sigmoid": schedules.sigmoid,
     }[how.schedule](how.steps)
-    return schedule.zero_terminal(table) if how.zero_terminal else table
+    return schedules.zero_terminal(table) if how.zero_terminal else table
 
 
-def _loss(how: LossRecipe, table: schedule.Schedule, variance: float | None) -> loss.Loss:
+def _loss(how: LossRecipe, table: schedules.Schedule, variance: float | None) -> losses.Loss:
     if how.weighting == "bound":
-        return loss.TrueBound(table, variance)
+        return losses.TrueBound(table, variance)
     weighting = {
-        "hybrid": lambda: loss.Simple(),
-        "simple": lambda: loss.Simple(),
-        "min-snr": lambda: loss.MinSNR(how.gamma or 5.0),
-        "p2": lambda: loss.P2(how.k, how.gamma or 1.0),
+        "hybrid": lambda: losses.Simple(),
+        "simple": lambda: losses.Simple(),
+        "min-snr": lambda: losses.MinSNR(how.gamma or 5.0),
+        "p2": lambda: losses.P2(how.k, how.gamma or 1.0),
     }[how.weighting]()
-    regression = loss.Regression({"mse": loss.mse, "mae": loss.mae, "huber": loss.huber}[how.metric], weighting)
-    return loss.Hybrid(regression, loss.TrueBound(table, None)) if how.weighting == "hybrid" else regression
+    regression = losses.Regression({"mse": losses.mse, "mae": losses.mae, "huber": losses.huber}[how.metric], weighting)
+    return losses.Hybrid(regression, losses.TrueBound(table, None)) if how.weighting == "hybrid" else regression
 
 
-def _times(how: LossRecipe, table: schedule.Schedule) -> times.Times:
+def _times(how: LossRecipe, table: schedules.Schedule) -> time_samplers.Times:
     return {
-        "uniform": lambda: times.Uniform(),
-        "stratified": lambda: times.Stratified(),
-        "lognormal": lambda: times.LogNormal(how.noise_mean, how.noise_deviation),
-        "importance": lambda: times.Importance(table.steps or 1000),
+        "uniform": lambda: time_samplers.Uniform(),
+        "stratified": lambda: time_samplers.Stratified(),
+        "lognormal": lambda: time_samplers.LogNormal(how.noise_mean, how.noise_deviation),
+        "importance": lambda: time_samplers.Importance(table.steps or 1000),
     }[how.times]()
 
 
@@ -261,17 +263,17 @@ def _network(recipe: Recipe, facts: Facts) -> nn.Module:
     channels, height, width = facts.shape
     how = recipe.network
     if how.kind == "pulfer":
-        return nets.Pulfer(channels, steps=recipe.diffusion.steps, size=(height, width))
+        return networks.Pulfer(channels, steps=recipe.diffusion.steps, size=(height, width))
     if how.kind == "simple":
-        return nets.Simple(channels)
-    return nets.UNet(
+        return networks.Simple(channels)
+    return networks.UNet(
         channels * (2 if recipe.loss.self_conditioning else 1),
         channels * (2 if recipe.diffusion.learned_variance else 1),
         width=how.width,
         multipliers=how.multipliers,
         blocks=how.blocks,
         blocks_up=how.blocks_up,
-        attention=nets.attention_levels(how.attention, height, width, how.multipliers, how.patch),
+        attention=networks.attention_levels(how.attention, height, width, how.multipliers, how.patch),
         middle_attention=how.middle_attention,
         heads=how.heads,
         dropout=how.dropout,

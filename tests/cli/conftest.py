@@ -13,8 +13,6 @@ import pytest
 from calling import SMALL, Call, Said, call, tree
 from PIL import Image
 
-from fromnoise import pictures
-
 
 @pytest.fixture(autouse=True)
 def _place(tmp_path, monkeypatch):
@@ -22,7 +20,7 @@ def _place(tmp_path, monkeypatch):
 
     Curves take longer than these runs: only those of the session, which are made before this, have them.
     """
-    monkeypatch.setattr(pictures, "loss_plot", lambda reports, path: None)
+    monkeypatch.setattr(image_io, "loss_plot", lambda reports, path: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FROMNOISE_DATA", raising=False)
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "no-cache"))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise import recipe as recipes
+from fromnoise import config as recipes
 from fromnoise.checkpoint import save_model
-from fromnoise.facts import Facts
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import build
 
 EXACTLY = ["--precision", "fp32", "--steps", "6", "-n", "4", "--no-clip", "--rule", "ddim", "--eta", "0"]

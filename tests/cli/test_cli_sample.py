@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fromnoise import pictures
+from fromnoise.reporting import image_io
 
 EXACTLY = ["--precision", "fp32", "--steps", "12"]
 
@@ -183,7 +183,7 @@ def test_a_grid(right, sample, run, tmp_path):
     """Of the very same pictures."""
     images = sample("x.npz", "-n", 7)
     right("sample", run, "-n", 7, "--out", "x.png", *EXACTLY)
-    assert (np.asarray(Image.open("x.png")) == np.asarray(pictures.grid(torch.from_numpy(images)))).all()
+    assert (np.asarray(Image.open("x.png")) == np.asarray(image_io.grid(torch.from_numpy(images)))).all()
 
 
 def test_the_reverse_process(right, sample, run, tmp_path):
@@ -192,9 +192,9 @@ def test_the_reverse_process(right, sample, run, tmp_path):
     with Image.open("x.gif") as g:
         assert g.n_frames == 12 and g.info["loop"] == 0
         g.seek(11)
-        assert (np.asarray(g.convert("RGB")) == np.asarray(pictures.grid(images))).all()
+        assert (np.asarray(g.convert("RGB")) == np.asarray(image_io.grid(images))).all()
     with Image.open("x.png") as p:
-        column = np.asarray(pictures.grid(images, columns=1))
+        column = np.asarray(image_io.grid(images, columns=1))
         assert p.format == "PNG" and p.width >= 10 * column.shape[1]
         body = np.asarray(p)[-column.shape[0] :]
         assert any((body[:, x : x + column.shape[1]] == column).all() for x in range(p.width - column.shape[1] + 1))

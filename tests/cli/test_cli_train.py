@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fromnoise import checkpoint
-from fromnoise import recipe as recipes
+from fromnoise import config as recipes
 
 LEFT = {"recipe.toml", "reports.jsonl", "model.safetensors", "log", "samples.png", "reverse.gif", "reverse.png"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fromnoise import checkpoint
-from fromnoise import recipe as recipes
+from fromnoise import config as recipes
 
 # ---- data that only look wrong
 

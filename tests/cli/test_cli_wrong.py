@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise import recipe as recipes
+from fromnoise import config as recipes
 
 # ---- recipes
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from fromnoise import recipe as recipes
-from fromnoise.cluster.em import EM, Round, witness
-from fromnoise.cluster.run import aligned, model_of, prepare
-from fromnoise.cluster.start import believed
-from fromnoise.compute import choose
-from fromnoise.diffusion.membership import posterior, shares
-from fromnoise.train.trainer import Trainer
+from fromnoise import config as recipes
+from fromnoise.clustering.em import EM, Round, witness
+from fromnoise.clustering.fit import aligned, model_of, prepare
+from fromnoise.clustering.init import believed
+from fromnoise.diffusion.likelihood.e_step import posterior, shares
+from fromnoise.training.trainer import Trainer
+from fromnoise.utils.device import choose
 
 TINY = {
     "data.source": "digits",
@@ -117,7 +117,7 @@ def test_resumed_is_the_same_bit_for_bit():
 
 def test_stopped_within_an_e_step(monkeypatch):
     """It goes on after the images that it has seen."""
-    monkeypatch.setattr("fromnoise.cluster.em._ROWS", 60)
+    monkeypatch.setattr("fromnoise.clustering.em._ROWS", 60)
     whole, part = make(), make()
     rounds(whole)
     for _ in part.run(lambda share: part.stop()):

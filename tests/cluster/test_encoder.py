@@ -8,10 +8,10 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score
 
-from fromnoise.cluster.encoder import Encoder, information, learn, moved, see
-from fromnoise.cluster.scores import Scores
-from fromnoise.compute import choose
+from fromnoise.clustering.encoder import Encoder, information, learn, moved, see
+from fromnoise.clustering.scores import Scores
 from fromnoise.data import MemoryImages
+from fromnoise.utils.device import choose
 
 
 def test_information_of_sure_clusters_is_scikit_learns():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fromnoise.cluster.mend import Belief, distances, exchange, revive
+from fromnoise.clustering.split_merge import Belief, distances, exchange, revive
 from fromnoise.data import MemoryImages
 
 SIZES = {"disc": 60, "bars": 60, "left": 25, "right": 20}

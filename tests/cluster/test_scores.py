@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from fromnoise.cluster.scores import Scores, majority, match
+from fromnoise.clustering.scores import Scores, majority, match
 
 
 def test_accuracy_is_the_best_of_all_matchings():

@@ -13,7 +13,7 @@ import pytest
 
 from fromnoise.data import Source, open_source
 from fromnoise.data.sources import open_parts
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 RNG = np.random.default_rng(3)
 PICTURES = RNG.integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ import pytest
 
 from fromnoise.data import Source, open_source
 from fromnoise.data.sources import open_parts
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
 Opener = Callable[..., Source]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fromnoise.data import prepare
 from fromnoise.data.images import depth_of, scale_of, size_of
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 RNG = np.random.default_rng(7)
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fromnoise.data import Data, Images, MemoryImages, StreamedImages, load, prepare
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fromnoise.data import NAMES, load, named, open_source
 from fromnoise.data.sources import open_parts
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fromnoise import data
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 FILES = ["a.png", "b.png", "deep/c.png", "deep/d.png"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from fromnoise.data import open_source
 from fromnoise.data.sources import parse
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fromnoise.data import Batch, Images, MemoryImages, Source, Stream, StreamedImages, load, order
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
 

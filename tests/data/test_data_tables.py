@@ -11,7 +11,7 @@ from PIL import Image
 
 from fromnoise.data import Source, load, open_source, tables
 from fromnoise.data.sources import open_parts
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fromnoise.diffusion.centres import Centres
+from fromnoise.data.pseudo_labels import Centres
 
 
 def test_shares_and_nearest():

@@ -8,14 +8,15 @@ import pytest
 import torch
 from test_sampling import mixture
 
-from fromnoise.diffusion import Noise, Prediction, bound, schedule
-from fromnoise.diffusion.codelength import Bound, Plan
-from fromnoise.diffusion.mixture import GaussianMixture
-from fromnoise.diffusion.noise import Draw
-from fromnoise.diffusion.ode import Flow, RungeKutta
+from fromnoise.diffusion import Noise, Prediction, schedules
+from fromnoise.diffusion.likelihood import elbo
+from fromnoise.diffusion.likelihood.code_length import Bound, Plan
+from fromnoise.diffusion.likelihood.ode import Flow, RungeKutta
+from fromnoise.diffusion.oracles import GaussianMixture
+from fromnoise.diffusion.rng import Draw
 
 D = {"dtype": torch.float64}
-TABLE = schedule.cosine(40)
+TABLE = schedules.cosine(40)
 
 
 def pixels(n: int, first: int = 0) -> torch.Tensor:
@@ -47,7 +48,7 @@ def test_walk_visits_every_term():
     k = 17
     here, there = TABLE.at(k / 40), TABLE.at((k - 1) / 40)
     told = gaussian(here.noisy(x0, Noise(0, ids).normal((1, 2, 2), Draw.BOUND, k, like=x0)), here)
-    assert torch.allclose(terms[40 - k].nats, bound.step(x0, told, here, there), rtol=1e-9)
+    assert torch.allclose(terms[40 - k].nats, elbo.step(x0, told, here, there), rtol=1e-9)
     assert torch.allclose(terms[40 - k].squared_error, ((x0 - told.x0) ** 2).mean((1, 2, 3)))
     total = model.prior(x0) + sum(term.nats for term in terms)
     # -log2 of N(0.1, 0.09) over bins 2/255 wide, of its own samples
@@ -61,7 +62,7 @@ def test_the_bound_tends_to_the_entropy_as_one_over_t():
     x0, lost = pixels(3000), []
     for steps in (33, 65, 129):
         survival = torch.sigmoid(torch.linspace(12, -8, steps, **D))
-        table = schedule.Table(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
+        table = schedules.Table(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
         model = Bound(gaussian, table)
         # the steps alone: prior and decoder do not depend on their number
         total = sum(term.nats for term in model.walk(x0, Noise(1, torch.arange(3000))) if term.k > 1)
@@ -140,7 +141,7 @@ def test_the_flow_loses_less_than_the_steps():
 
 def test_a_continuous_schedule_is_cut_into_steps():
     """A thousand, by default."""
-    model = Bound(gaussian, schedule.Cosine())
+    model = Bound(gaussian, schedules.Cosine())
     assert model.steps == 1000
     x0, ids = pixels(200), torch.arange(200)
     total = model.visits(x0, Noise(0, ids), Plan.uniform(1000), 100).total

@@ -8,14 +8,14 @@ import pytest
 import torch
 from test_sampling import LIKE, mixture, within
 
-from fromnoise.diffusion import DDIM, Ancestral, Noise, schedule, start, trajectory
-from fromnoise.diffusion.mixture import GaussianMixture
-from fromnoise.diffusion.multistep import Adams, DPMpp, UniPC, adams_weights
-from fromnoise.diffusion.rules import Corrected, Heun
-from fromnoise.diffusion.sampler import karras, leading, logsnr, quadratic, uniform
+from fromnoise.diffusion import DDIM, Ancestral, Noise, schedules, start, trajectory
+from fromnoise.diffusion.oracles import GaussianMixture
+from fromnoise.diffusion.samplers.base import Corrected, Heun
+from fromnoise.diffusion.samplers.multistep import Adams, DPMpp, UniPC, adams_weights
+from fromnoise.diffusion.sampling import karras, leading, logsnr, quadratic, uniform
 
 D = {"dtype": torch.float64}
-COSINE = schedule.Cosine()
+COSINE = schedules.Cosine()
 ORDERS = {
     "ddim": (DDIM(), 1),
     "heun": (Heun(), 2),
@@ -126,12 +126,12 @@ def test_a_mixture_is_reproduced(rule):
 
 @pytest.mark.parametrize(
     "rule",
-    [UniPC(2), DPMpp(3), Adams(4), Heun(schedule.linear(1000), 0.1), DPMpp(2, noisy=True)],
+    [UniPC(2), DPMpp(3), Adams(4), Heun(schedules.linear(1000), 0.1), DPMpp(2, noisy=True)],
     ids=lambda r: type(r).__name__,
 )
 def test_bits_do_not_depend_on_the_batch(rule):
     """What a rule remembers is of each picture alone."""
-    true, levels, ids = mixture(), uniform(schedule.linear(1000), 12), torch.arange(14)
+    true, levels, ids = mixture(), uniform(schedules.linear(1000), 12), torch.arange(14)
     whole = final(true, rule, levels, start((2,), Noise(0, ids), LIKE), ids)
     parts = [final(true, rule, levels, start((2,), Noise(0, i), LIKE), i) for i in ids.split(5)]
     assert torch.equal(torch.cat(parts), whole)
@@ -142,9 +142,9 @@ def test_bits_do_not_depend_on_the_batch(rule):
 )
 def test_from_pure_noise(rule):
     """A table whose last step leaves no signal (beta_T = 1) has no logsnr there: every rule starts all the same."""
-    betas = schedule.linear(20).betas.clone()
+    betas = schedules.linear(20).betas.clone()
     betas[-1] = 1.0
-    levels = uniform(schedule.Table(betas), 20)
+    levels = uniform(schedules.Table(betas), 20)
     ids = torch.arange(4)
     assert bool(final(mixture(), rule, levels, start((2,), Noise(0, ids), LIKE), ids).isfinite().all())
 
@@ -170,7 +170,7 @@ def test_orders_that_there_are(order):
 
 
 @pytest.mark.parametrize(
-    "table", [schedule.linear(1000), schedule.cosine(100), COSINE], ids=["linear", "cosine", "continuous"]
+    "table", [schedules.linear(1000), schedules.cosine(100), COSINE], ids=["linear", "cosine", "continuous"]
 )
 @pytest.mark.parametrize("grid", [uniform, quadratic, logsnr, karras], ids=lambda g: g.__name__)
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
@@ -187,27 +187,27 @@ def test_grids_are_spaced_as_they_say():
     assert torch.allclose(even.diff(), even.diff().mean(), rtol=1e-6)
     roots = torch.stack([(level.sigma / level.alpha) ** (1 / 7) for level in karras(COSINE, 30)[:-1]])
     assert torch.allclose(roots.diff(), roots.diff().mean(), rtol=1e-6)
-    ks = [round(float(level.t) * 1000) for level in leading(schedule.linear(1000), 10)]
+    ks = [round(float(level.t) * 1000) for level in leading(schedules.linear(1000), 10)]
     assert ks == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
 
 
 def test_grids_that_cannot_be():
     """Pure noise has no logsnr, a continuous schedule no leading steps, a table no more steps than it has."""
-    ends = schedule.Table(torch.tensor([0.5, 1.0]))
+    ends = schedules.Table(torch.tensor([0.5, 1.0]))
     for grid, table, steps in (
         (logsnr, ends, 2),
         (karras, ends, 2),
         (leading, COSINE, 5),
-        (leading, schedule.linear(10), 11),
-        (logsnr, schedule.linear(10), 11),
-        (karras, schedule.linear(10), 0),
+        (leading, schedules.linear(10), 11),
+        (logsnr, schedules.linear(10), 11),
+        (karras, schedules.linear(10), 0),
     ):
         with pytest.raises(ValueError, match="take|at least one"):
             grid(table, steps)
 
 
 @pytest.mark.parametrize(
-    "table", [schedule.linear(1000), schedule.cosine(50), COSINE], ids=["linear", "cosine", "continuous"]
+    "table", [schedules.linear(1000), schedules.cosine(50), COSINE], ids=["linear", "cosine", "continuous"]
 )
 def test_time_is_the_inverse_of_logsnr(table):
     """And beyond the ends the ends."""

@@ -20,14 +20,14 @@ from fromnoise.diffusion import (
     Prediction,
     Threshold,
     Untold,
-    sampler,
-    schedule,
+    sampling,
+    schedules,
     start,
     trajectory,
 )
-from fromnoise.diffusion.mixture import GaussianMixture
+from fromnoise.diffusion.oracles import GaussianMixture
 
-LEVEL = schedule.linear(1000).at(0.5)
+LEVEL = schedules.linear(1000).at(0.5)
 
 
 def conditional(x, level, cond=None, previous=None):
@@ -80,7 +80,7 @@ def gaussians(means, covariances, weights=(0.5, 0.5)):
 
 TRUE = gaussians([[-1.0, 0.0], [1.0, 0.8]], [[[0.02, 0.01], [0.01, 0.03]], [[0.05, 0.02], [0.02, 0.04]]], (0.3, 0.7))
 POINTS = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-LEVELS = [schedule.linear(1000).at(t) for t in (0.01, 0.3, 0.7, 1.0)]
+LEVELS = [schedules.linear(1000).at(t) for t in (0.01, 0.3, 0.7, 1.0)]
 
 
 def tilted(log_density, x, level):
@@ -118,13 +118,13 @@ def test_autoguidance_is_a_tilted_density(level, scale):
 
 def test_autoguided_samples_follow_their_closed_form():
     """Between N(m, s) and N(0, 1), which stays N(0, 1) under noise, the tilted density is a Gaussian at each level."""
-    table, n, scale = schedule.linear(1000), 4000, 2.0
+    table, n, scale = schedules.linear(1000), 4000, 2.0
     strong, weak = gaussians([[0.6]], [[[0.25]]], (1.0,)), gaussians([[0.0]], [[[1.0]]], (1.0,))
     noise = Noise(0, torch.arange(n))
     like = torch.empty(0, dtype=torch.float64)
     x = start((1,), noise, like)
     mean, variance = 0.0, 1.0
-    for step in trajectory(Autoguidance(strong, weak, scale), DDIM(), sampler.uniform(table, 200), x, noise):
+    for step in trajectory(Autoguidance(strong, weak, scale), DDIM(), sampling.uniform(table, 200), x, noise):
         # what the flow of such Gaussians does to a mean and a variance: x_0 = a x + b is linear in x
         h, s = step.here, step.there
         v1 = float(h.alpha**2 * 0.25 + h.sigma**2)
@@ -172,7 +172,7 @@ def test_guided_sampling_by_a_classifier():
     with torch.inference_mode():
         denoise = ByClassifier(Untold(TRUE), classifier)
         for step in trajectory(
-            denoise, DDIM(), sampler.uniform(schedule.linear(1000), 200), start((2,), noise, like), noise, cond
+            denoise, DDIM(), sampling.uniform(schedules.linear(1000), 200), start((2,), noise, like), noise, cond
         ):
             x = step.x
     errors = (TRUE.covariances[1].diagonal() / n).sqrt()
@@ -224,7 +224,7 @@ def test_dynamic_thresholding():
 
 def test_guidance_during_an_interval():
     """Outside it the plain model is asked, by one plain call."""
-    table, seen = schedule.linear(1000), []
+    table, seen = schedules.linear(1000), []
 
     def named(name):
         def denoise(x, level, cond=None, previous=None):
@@ -262,7 +262,7 @@ def test_each_network_is_asked_once_a_step():
 
 def test_no_rule_knows_of_guidance():
     """Wrappers are handed to the loop and its rules, which import none."""
-    room = Path(schedule.__file__).parent
+    room = Path(schedules.__file__).parent
     for name in ("rules.py", "multistep.py", "sampler.py"):
         imports = [line for line in (room / name).read_text().splitlines() if re.match(r"\s*(from|import) ", line)]
         assert len(imports) > 3 and not any("guidance" in line for line in imports)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from scipy import ndimage
 
-from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, multistep, sampler, schedule, start, trajectory
+from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, sampling, schedules, start, trajectory
 from fromnoise.diffusion.guidance import PiGDM, Posterior, Projected
-from fromnoise.diffusion.guidance.posterior import conjugate_gradients
-from fromnoise.diffusion.inverse import Mask, blur, downsample, grey
-from fromnoise.diffusion.mixture import GaussianMixture
-from fromnoise.diffusion.repaint import Repaint
+from fromnoise.diffusion.inverse.operators import Mask, blur, downsample, grey
+from fromnoise.diffusion.inverse.repaint import Repaint
+from fromnoise.diffusion.inverse.solvers import conjugate_gradients
+from fromnoise.diffusion.oracles import GaussianMixture
+from fromnoise.diffusion.samplers import multistep
 
 D = {"dtype": torch.float64}
 G = torch.Generator().manual_seed(0)
@@ -95,7 +96,7 @@ MEAN = torch.randn(8, generator=torch.Generator().manual_seed(6), **D) * 0.3
 TRUE = GaussianMixture(torch.ones(1, **D), MEAN[None], COVARIANCE[None])
 SEEN = torch.tensor([True, False, True, False, False, True, False, False])
 Y = torch.tensor([0.9, 0.0, -0.4, 0.0, 0.0, 0.7, 0.0, 0.0], **D)
-TABLE = schedule.linear(1000)
+TABLE = schedules.linear(1000)
 
 
 def conditional():
@@ -129,7 +130,7 @@ KNOWN = Y.reshape(1, *SHAPE)
 
 def test_the_guided_solver_draws_the_conditional_distribution():
     """Mean and covariance within 4 standard errors of 2,000 samples; what is seen is seen."""
-    n, levels = 2000, sampler.logsnr(TABLE, 60)
+    n, levels = 2000, sampling.logsnr(TABLE, 60)
     x = inpainted(Posterior(TRUE, OPERATOR, KNOWN, iterations=8), multistep.DPMpp(2), n, levels)
     assert max(errors(x, n)) < 4
     assert torch.allclose(x[:, SEEN], Y[SEEN].expand(n, -1), atol=1e-3)
@@ -168,7 +169,7 @@ def test_repaint_keeps_what_is_seen_and_is_biased():
     n, (mean, _) = 1000, conditional()
     off = [float((MEAN[~SEEN] - mean).norm())]
     for passes in (1, 4):
-        x = inpainted(TRUE, Repaint(Ancestral(0.0), OPERATOR, KNOWN, passes), n, sampler.uniform(TABLE, 40))
+        x = inpainted(TRUE, Repaint(Ancestral(0.0), OPERATOR, KNOWN, passes), n, sampling.uniform(TABLE, 40))
         assert torch.equal(x[:, SEEN], Y[SEEN].expand(n, -1))
         assert max(errors(x, n)) > 4
         off.append(float((x[:, ~SEEN].mean(0) - mean).norm()))
@@ -177,7 +178,7 @@ def test_repaint_keeps_what_is_seen_and_is_biased():
 
 def test_projection_keeps_what_is_seen():
     """To rounding, with any rule."""
-    x = inpainted(Projected(TRUE, OPERATOR, KNOWN), DDIM(1.0), 50, sampler.uniform(TABLE, 30))
+    x = inpainted(Projected(TRUE, OPERATOR, KNOWN), DDIM(1.0), 50, sampling.uniform(TABLE, 30))
     assert torch.allclose(x[:, SEEN], Y[SEEN].expand(50, -1), atol=1e-12)
 
 
@@ -185,7 +186,7 @@ def test_noise_to_a_depth_and_back_leaves_the_distribution():
     """SDEdit of the data's own images, with the exact denoiser: other images of the same data."""
     n, noise = 2000, Noise(3, torch.arange(2000))
     x0 = TRUE.sample(noise)[0].reshape(n, *SHAPE)
-    levels = [level for level in sampler.uniform(TABLE, 100) if level.t <= 0.5]
+    levels = [level for level in sampling.uniform(TABLE, 100) if level.t <= 0.5]
     x = levels[0].noisy(x0, start(SHAPE, noise, torch.empty(0, **D)))
     for step in trajectory(TRUE, Ancestral(0.0), levels, x, noise):
         x = step.x
@@ -198,9 +199,9 @@ def test_noise_to_a_depth_and_back_leaves_the_distribution():
 @pytest.mark.parametrize("wrapper", [Projected, PiGDM, Posterior])
 def test_pure_noise_is_no_obstacle(wrapper):
     """Schedules of zero terminal SNR begin where J says nothing."""
-    table = schedule.zero_terminal(TABLE)
+    table = schedules.zero_terminal(TABLE)
     denoise = wrapper(TRUE, OPERATOR, KNOWN)
-    x = inpainted(denoise, DDIM(), 20, sampler.uniform(table, 50))
+    x = inpainted(denoise, DDIM(), 20, sampling.uniform(table, 50))
     assert bool(x.isfinite().all()) and float((x[:, SEEN] - Y[SEEN]).abs().max()) < 0.1
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.diffusion import X0, Denoiser, Eps, Index, Karras, Mean, Prediction, V, bound, loss, schedule, times
-from fromnoise.diffusion.noise import Draw
-from fromnoise.diffusion.transition import posterior_variance, tau
+from fromnoise.diffusion import X0, Denoiser, Eps, Index, Karras, Mean, Prediction, V, losses, schedules, time_samplers
+from fromnoise.diffusion.likelihood import elbo
+from fromnoise.diffusion.process import posterior_variance, tau
+from fromnoise.diffusion.rng import Draw
 
-TABLE = schedule.linear(1000)
+TABLE = schedules.linear(1000)
 D = {"dtype": torch.float64}
 
 
@@ -40,9 +41,9 @@ def images():
 @pytest.mark.parametrize(
     ("metric", "by_hand"),
     [
-        (loss.mse, lambda d: d**2),
-        (loss.mae, lambda d: abs(d)),
-        (loss.huber, lambda d: d**2 / 2 if abs(d) < 1 else abs(d) - 0.5),
+        (losses.mse, lambda d: d**2),
+        (losses.mae, lambda d: abs(d)),
+        (losses.huber, lambda d: d**2 / 2 if abs(d) < 1 else abs(d) - 0.5),
     ],
 )
 def test_metrics(metric, by_hand):
@@ -55,22 +56,22 @@ def test_simple_loss_is_equation_14(images):
     """mean |eps - out|^2, at a noisy image sqrt(A) x_0 + sqrt(1 - A) eps."""
     x0, eps, level = images
     net = Fixed(lambda x: 0.3 * x)
-    got = loss.Regression().of(Denoiser(net, Eps(), Index(1000)), x0, eps, level, None, None)
+    got = losses.Regression().of(Denoiser(net, Eps(), Index(1000)), x0, eps, level, None, None)
     noisy = level.alpha * x0 + level.sigma * eps
     assert torch.allclose(got, ((eps - 0.3 * noisy) ** 2).mean((1, 2, 3)))
 
 
-@pytest.mark.parametrize("weighting", [loss.MinSNR(5.0), loss.P2(1.0, 1.0), loss.P2(0.5, 0.7)], ids=str)
+@pytest.mark.parametrize("weighting", [losses.MinSNR(5.0), losses.P2(1.0, 1.0), losses.P2(0.5, 0.7)], ids=str)
 @pytest.mark.parametrize("target", [Eps(), X0(), V(), Karras(0.4), Mean(TABLE)], ids=lambda t: type(t).__name__)
 def test_weightings_mean_the_same_for_every_target(weighting, target, images):
     """The same wrong x_0 costs the same, whatever the network's output means; and what the papers say."""
     x0, eps, level = images
     guess = x0 + 0.1 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0), **D)
     out = target.of(guess, level.eps(level.noisy(x0, eps), guess), level)
-    got = loss.Regression(loss.mse, weighting).of(Denoiser(Fixed(out), target, Index(1000)), x0, eps, level, None, None)
+    got = losses.Regression(losses.mse, weighting).of(Denoiser(Fixed(out), target, Index(1000)), x0, eps, level, None, None)
     snr = (level.alpha / level.sigma).flatten() ** 2
     error = ((guess - x0) ** 2).mean((1, 2, 3))
-    if isinstance(weighting, loss.MinSNR):
+    if isinstance(weighting, losses.MinSNR):
         want = torch.minimum(snr, torch.tensor(5.0, **D)) * error  # Hang et al. 2023, sec. 3.4, on x_0
     else:
         want = (weighting.k + snr) ** -weighting.gamma * snr * error  # Choi et al. 2022, eq. 8, on eps
@@ -80,7 +81,7 @@ def test_weightings_mean_the_same_for_every_target(weighting, target, images):
 @pytest.mark.parametrize("f", [0.0, 1.0])
 def test_true_bound_adds_up(f):
     """Its mean over k is the sum of the bound's terms but the prior, in nats a dimension (Ho et al. 2020, eq. 5)."""
-    table = schedule.linear(20)
+    table = schedules.linear(20)
     x0 = (torch.randint(0, 256, (1, 1, 3, 3), generator=torch.Generator().manual_seed(0)) / 127.5 - 1).double()
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1), **D)
     denoiser = Denoiser(Fixed(lambda x: 0.8 * x), X0(), Index(20))
@@ -89,11 +90,11 @@ def test_true_bound_adds_up(f):
         here, there = table.at(k / 20), table.at((k - 1) / 20)
         told = denoiser(here.noisy(x0, eps), here)
         if k > 1:
-            total += float(bound.step(x0, Prediction(told.x0), here, there, f))
+            total += float(elbo.step(x0, Prediction(told.x0), here, there, f))
         else:
-            total += float(bound.decoder(x0, told.x0, bound.first_deviation(table, 20)))
+            total += float(elbo.decoder(x0, told.x0, elbo.first_deviation(table, 20)))
     every = table.at(torch.arange(1, 21, **D) / 20, like=x0.expand(20, -1, -1, -1))
-    got = loss.TrueBound(table, f).of(
+    got = losses.TrueBound(table, f).of(
         denoiser, x0.expand(20, -1, -1, -1), eps.expand(20, -1, -1, -1), every, None, None
     )
     assert float(got.mean()) == pytest.approx(total / 9, rel=1e-9)
@@ -107,11 +108,11 @@ def test_true_bound_has_a_finite_slope_at_every_step():
     for target in (Eps(), X0(), V()):
         out.grad = None
         denoiser = Denoiser(Fixed(lambda x: out), target, Index(1000))
-        loss.TrueBound(TABLE).of(denoiser, x0, torch.randn_like(x0), level, None, None).sum().backward()
+        losses.TrueBound(TABLE).of(denoiser, x0, torch.randn_like(x0), level, None, None).sum().backward()
         assert bool(out.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("make", [schedule.linear, schedule.cosine, schedule.sigmoid], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine, schedules.sigmoid], ids=lambda f: f.__name__)
 def test_true_bound_of_a_network_that_knows_nothing(make):
     """At high noise its x_0 is off by hundreds of the decoder's deviations, whose gradient is not finite there."""
     table, x0 = make(1000), torch.rand(256, 1, 4, 4) * 2 - 1
@@ -119,7 +120,7 @@ def test_true_bound_of_a_network_that_knows_nothing(make):
         net = nn.Conv2d(1, 1, 1)
         net.call = net.forward
         net.forward = lambda x, clock, cond, net=net: net.call(x)
-        o = loss.Objective(Denoiser(net, target, Index(1000)), table, loss.TrueBound(table), times.Stratified())
+        o = losses.Objective(Denoiser(net, target, Index(1000)), table, losses.TrueBound(table), time_samplers.Stratified())
         losses = o(x0, torch.arange(256)).weighted
         losses.mean().backward()
         assert bool(losses.isfinite().all()) and bool(net.weight.grad.isfinite().all()), type(target).__name__
@@ -128,7 +129,7 @@ def test_true_bound_of_a_network_that_knows_nothing(make):
 def objective(target=None, net=None, table=TABLE, self_conditioning=False, **kw):
     net = net or Fixed(lambda x: torch.zeros_like(x))
     denoiser = Denoiser(net, target or Eps(), Index(1000), self_conditioning=self_conditioning)
-    return loss.Objective(denoiser, table, loss.Regression(), times.Uniform(), **kw)
+    return losses.Objective(denoiser, table, losses.Regression(), time_samplers.Uniform(), **kw)
 
 
 def test_noise_and_time_belong_to_the_position():
@@ -150,7 +151,7 @@ def test_the_mean_loss_of_a_silent_network_is_one():
 
 def test_offset_noise_shifts_whole_channels():
     """Variance 1 + s^2 for a pixel, s^2 for the mean of a channel (less 1/pixels of the plain noise)."""
-    o = objective(table=schedule.Table(torch.tensor([1.0])), offset_noise=0.5)
+    o = objective(table=schedules.Table(torch.tensor([1.0])), offset_noise=0.5)
     o(torch.zeros(4000, 3, 8, 8), torch.arange(4000))
     x = o.denoiser.net.seen[0]
     assert float(x.var()) == pytest.approx(1.25, rel=0.03)
@@ -196,7 +197,7 @@ def test_self_conditioning():
 
 
 def hybrid(f=None):
-    return loss.Hybrid(loss.Regression(), loss.TrueBound(TABLE, f))
+    return losses.Hybrid(losses.Regression(), losses.TrueBound(TABLE, f))
 
 
 def test_hybrid_loss_teaches_the_variance_only_by_the_bound():
@@ -208,10 +209,10 @@ def test_hybrid_loss_teaches_the_variance_only_by_the_bound():
     hybrid().of(learner, x0, eps, level, None, None).sum().backward()
     both, out.grad = out.grad, None
     plain = Denoiser(Fixed(lambda x: out[:, :1]), Eps(), Index(1000))
-    loss.Regression().of(plain, x0, eps, level, None, None).sum().backward()
+    losses.Regression().of(plain, x0, eps, level, None, None).sum().backward()
     assert torch.allclose(both[:, :1], out.grad[:, :1])
     out.grad = None
-    loss.TrueBound(TABLE, None).of(learner, x0, eps, level, None, None).sum().backward()
+    losses.TrueBound(TABLE, None).of(learner, x0, eps, level, None, None).sum().backward()
     assert torch.allclose(both[:, 1:], 1e-3 / math.log(2) * out.grad[:, 1:], rtol=1e-4)
     assert bool((both[:, 1:] != 0).any())
 
@@ -221,7 +222,7 @@ def test_the_learned_variance_finds_the_best():
     here, there = TABLE.at(0.5), TABLE.at(0.499)
     x0, guess = torch.zeros(1, 1, **D), torch.full((1, 1), 0.05, **D)
     spreads = torch.linspace(0, 1, 401, **D)
-    nats = torch.stack([bound.step(x0, Prediction(guess), here, there, float(f)) for f in spreads]).flatten()
+    nats = torch.stack([elbo.step(x0, Prediction(guess), here, there, float(f)) for f in spreads]).flatten()
     small, large = (float(posterior_variance(here, there, f)) for f in (0.0, 1.0))
     miss = (float(there.alpha * tau(here, there)) * 0.05) ** 2
     best = (small + miss - small) / (large - small)  # KL(N(m, s) || N(0, v)) is least at v = s + m^2
@@ -231,14 +232,14 @@ def test_the_learned_variance_finds_the_best():
 
 def test_half_of_the_steps_guess():
     """By (seed, step) alone, so that all processes agree."""
-    share = sum(loss.guesses(0, step) for step in range(2000)) / 2000
+    share = sum(losses.guesses(0, step) for step in range(2000)) / 2000
     assert abs(share - 0.5) < 4 * 0.5 / 2000**0.5
-    assert [loss.guesses(1, s) for s in range(9)] == [loss.guesses(1, s) for s in range(9)]
+    assert [losses.guesses(1, s) for s in range(9)] == [losses.guesses(1, s) for s in range(9)]
 
 
 def test_by_time():
     """Bin i holds (i/10, (i + 1)/10]; an empty one is NaN."""
-    got = loss.by_time(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.05, 0.1, 1.0], **D))
+    got = losses.by_time(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.05, 0.1, 1.0], **D))
     assert got[0] == 2 and got[9] == 5 and bool(got[1:9].isnan().all())
 
 

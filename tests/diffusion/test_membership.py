@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from fromnoise.diffusion import Noise, schedule
-from fromnoise.diffusion.codelength import Bound, Plan
-from fromnoise.diffusion.membership import Search, compare, evidence, posterior, shares, where_they_differ
-from fromnoise.diffusion.mixture import GaussianMixture
-from fromnoise.diffusion.noise import Draw
+from fromnoise.diffusion import Noise, schedules
+from fromnoise.diffusion.likelihood.code_length import Bound, Plan
+from fromnoise.diffusion.likelihood.e_step import Search, compare, evidence, posterior, shares, where_they_differ
+from fromnoise.diffusion.oracles import GaussianMixture
+from fromnoise.diffusion.rng import Draw
 
 D = {"dtype": torch.float64}
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], **D)
@@ -25,10 +25,10 @@ def known() -> GaussianMixture:
     return GaussianMixture(WEIGHTS, MEANS, torch.diag_embed(SPREADS))
 
 
-def table(steps: int = STEPS) -> schedule.Table:
+def table(steps: int = STEPS) -> schedules.Table:
     """Even in log-SNR, from far below the pixels' grid to nothing but noise: no step loses much."""
     survival = torch.sigmoid(torch.linspace(9, -7, steps, **D))
-    return schedule.Table(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
+    return schedules.Table(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
 
 
 def images(n: int, mixture: GaussianMixture, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,14 +39,14 @@ def images(n: int, mixture: GaussianMixture, seed: int = 5) -> tuple[torch.Tenso
 
 def exact(mixture: GaussianMixture, x: torch.Tensor) -> torch.Tensor:
     """Posterior of the clean image's component."""
-    return mixture.responsibilities(x, schedule.linear(1000).at(0.0))
+    return mixture.responsibilities(x, schedules.linear(1000).at(0.0))
 
 
 def test_bounds_and_posterior_are_exact_within_their_errors():
     """Differences of L_c are those of -log p_c, and q is Bayes' rule, by repeated estimates of 60 images."""
     mixture, repeats = known(), 24
     some, _ = images(60, mixture)
-    x, level = some.repeat(repeats, 1, 1, 1), schedule.linear(1000).at(0.0)
+    x, level = some.repeat(repeats, 1, 1, 1), schedules.linear(1000).at(0.0)
     code, noise = Bound(mixture, table()), Noise(0, torch.arange(len(x)))
     found = compare(code, x, noise, 3, Plan.uniform(STEPS), Search(40, 0, 3))
     truth = -torch.stack([mixture.log_prob(some, level, torch.full((60,), c)) for c in range(3)], 1)
@@ -105,7 +105,7 @@ def test_looking_where_they_differ():
     """On a table most of whose steps are nearly clean, the plan has the mean it should have and less variance."""
     mixture = known()
     x, _ = images(400, mixture)
-    code, even, ids = Bound(mixture, schedule.linear(STEPS)), Plan.uniform(STEPS), torch.arange(400)
+    code, even, ids = Bound(mixture, schedules.linear(STEPS)), Plan.uniform(STEPS), torch.arange(400)
     plan = where_they_differ(code, x[:64], Noise(9, torch.arange(64)), 3, even, 24)
     assert float(plan.probability.sum()) == pytest.approx(1) and bool((plan.probability > 0).all())
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from fromnoise.diffusion import Noise, schedule
-from fromnoise.diffusion.mixture import FiniteSet, GaussianMixture
+from fromnoise.diffusion import Noise, schedules
+from fromnoise.diffusion.oracles import FiniteSet, GaussianMixture
 
 WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.7), (-0.8, 0.5), (0.1, 0.3)
 GRID = np.linspace(-4, 4, 40_001)
@@ -32,7 +32,7 @@ def prior(cond=None):
 @pytest.mark.parametrize("t", [0.02, 0.3, 0.7, 1.0])
 def test_posterior_mean_and_density(t, cond):
     """E[x_0 | x_t] and log p(x_t) by the trapezium rule."""
-    level = schedule.linear(1000).at(t)
+    level = schedules.linear(1000).at(t)
     for x in (-1.2, -0.1, 0.4, 2.0):
         joint = prior(cond) * stats.norm.pdf(x, float(level.alpha) * GRID, float(level.sigma))
         total = np.trapezoid(joint, GRID)
@@ -44,7 +44,7 @@ def test_posterior_mean_and_density(t, cond):
 
 def test_responsibilities():
     """Bayes over the components."""
-    level = schedule.linear(1000).at(0.4)
+    level = schedules.linear(1000).at(0.4)
     a, s = float(level.alpha), float(level.sigma)
     joint = [
         w * stats.norm.pdf(0.1, a * m, np.hypot(a * d, s)) for w, m, d in zip(WEIGHTS, MEANS, DEVIATIONS, strict=True)
@@ -68,14 +68,14 @@ def test_two_points_by_hand():
     """E[x_0 | x_t] of two points at +-1 is tanh(alpha x / sigma^2)."""
     points = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    level = schedule.linear(1000).at(0.5)
+    level = schedules.linear(1000).at(0.5)
     assert torch.allclose(FiniteSet(points)(x, level).x0, torch.tanh(level.alpha * x / level.sigma**2), atol=1e-12)
 
 
 def test_labels_of_points():
     """cond leaves the points of its class; -1 leaves all; without labels it is refused."""
     points, labels = torch.tensor([[-1.0], [0.2], [1.0]]), torch.tensor([0, 1, 1])
-    level, x = schedule.linear(1000).at(0.3), torch.zeros(3, 1)
+    level, x = schedules.linear(1000).at(0.3), torch.zeros(3, 1)
     got = FiniteSet(points, labels)(x, level, torch.tensor([0, 1, -1])).x0
     assert float(got[0]) == -1
     assert torch.allclose(got[1:2], FiniteSet(points[1:])(x[:1], level).x0)

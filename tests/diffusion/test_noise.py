@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scipy import stats
 
-from fromnoise.diffusion.noise import Draw, Noise, philox
+from fromnoise.diffusion.rng import Draw, Noise, philox
 
 F = 0xFFFFFFFF
 

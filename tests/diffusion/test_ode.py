@@ -9,13 +9,13 @@ import torch
 from test_conformance import COSINE, flow, gaussian
 from test_sampling import LIKE, mixture, within
 
-from fromnoise.diffusion import DDIM, Noise, Prediction, schedule, start, trajectory
-from fromnoise.diffusion.mixture import FiniteSet
-from fromnoise.diffusion.noise import Draw
-from fromnoise.diffusion.ode import Adaptive, Flow, ReverseSDE, RungeKutta, score, velocity
+from fromnoise.diffusion import DDIM, Noise, Prediction, schedules, start, trajectory
+from fromnoise.diffusion.likelihood.ode import Adaptive, Flow, ReverseSDE, RungeKutta, score, velocity
+from fromnoise.diffusion.oracles import FiniteSet
+from fromnoise.diffusion.rng import Draw
 
 D = {"dtype": torch.float64}
-TABLE = schedule.linear(1000)
+TABLE = schedules.linear(1000)
 
 
 def noisy(true, level, n=12):
@@ -115,9 +115,9 @@ def test_runge_kutta_has_its_order():
 
 def test_pure_noise_is_left_one_step_early():
     """Where t = 1 has no signal the flow ends a step before."""
-    betas = schedule.linear(20).betas.clone()
+    betas = schedules.linear(20).betas.clone()
     betas[-1] = 1.0
-    model = Flow(mixture(), schedule.Table(betas))
+    model = Flow(mixture(), schedules.Table(betas))
     assert float(model.last.t) == pytest.approx(0.95) and bool(model.encode(torch.zeros(1, 2, **D)).isfinite().all())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fromnoise.diffusion import DDIM, Ancestral, Draw, Noise, Prediction, sampler, schedule, start, trajectory
+from fromnoise.diffusion import DDIM, Ancestral, Draw, Noise, Prediction, sampling, schedules, start, trajectory
 
 LIKE = torch.empty(0, dtype=torch.float64)
 SHAPE, SIZE, OFFSET = (2, 2, 2), 8, 0.8
@@ -58,7 +58,7 @@ def test_a_model_of_offset_noise_is_sampled_with_it(rule):
     for offset in (OFFSET, 0.0):
         noise = Noise(0, torch.arange(n), offset)
         x = start(SHAPE, noise, LIKE)
-        for step in trajectory(denoise, rule, sampler.uniform(schedule.cosine(1000), 400), x, noise):
+        for step in trajectory(denoise, rule, sampling.uniform(schedules.cosine(1000), 400), x, noise):
             x = step.x
         drawn = x.flatten(1)
         spread = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2).sqrt() / n**0.5
@@ -76,7 +76,7 @@ def test_a_rule_may_draw_many_numbers_a_step():
 
     seen: list[torch.Tensor] = []
     noise = Noise(0, torch.arange(1))
-    levels = sampler.uniform(schedule.linear(1000), 10)
+    levels = sampling.uniform(schedules.linear(1000), 10)
     for _ in trajectory(
         lambda x, level, cond=None, previous=None: Prediction(x), Greedy(), levels, start((1,), noise, LIKE), noise
     ):

@@ -18,9 +18,9 @@ from diffusers.schedulers import scheduling_ddpm
 from test_conformance import flow, gaussian
 from test_rules import net
 
-from fromnoise.diffusion import DDIM, Ancestral, Prediction, schedule
-from fromnoise.diffusion.multistep import DPMpp, UniPC
-from fromnoise.diffusion.rules import Heun
+from fromnoise.diffusion import DDIM, Ancestral, Prediction, schedules
+from fromnoise.diffusion.samplers.base import Heun
+from fromnoise.diffusion.samplers.multistep import DPMpp, UniPC
 
 SPACINGS = ["linspace", "leading", "trailing"]
 CASES = [(t, k, s) for t in (1000, 250) for k in (5, 10, 25, 37) for s in SPACINGS]
@@ -40,7 +40,7 @@ def noises(steps: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 def walk(rule, total: int, ks: list[int], x, fresh):
     """Our states on the steps ``ks`` of T."""
-    table, memory, out = schedule.linear(total), rule.start(), []
+    table, memory, out = schedules.linear(total), rule.start(), []
     path = [table.at(k / total) for k in ks]
 
     def denoise(v, level):
@@ -167,7 +167,7 @@ def test_their_third_order():
         theirs.set_timesteps(steps)
         alphas = 1 / (theirs.sigmas.double() ** 2 + 1).sqrt()
         path = [
-            schedule.Level(a, a, s * a, 2 * torch.log(1 / s))
+            schedules.Level(a, a, s * a, 2 * torch.log(1 / s))
             for a, s in zip(alphas, theirs.sigmas.double(), strict=True)
         ]
         x = y = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -195,7 +195,7 @@ def in_sigma(theirs, steps: int) -> list[int]:
 )
 def test_in_sigma(total, steps, spacing, made, rule):
     """Euler in sigma/alpha is DDIM(0); Heun compared after each second evaluation. Theirs hold x/alpha."""
-    theirs, table = made(**betas(total), timestep_spacing=spacing), schedule.linear(total)
+    theirs, table = made(**betas(total), timestep_spacing=spacing), schedules.linear(total)
     ks = in_sigma(theirs, steps)
     x, fresh = noises(len(ks) - 1)
     mine = walk(rule, total, ks, x, fresh)

@@ -9,11 +9,11 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.schedulers import scheduling_ddpm
 
-from fromnoise.diffusion import DDIM, Ancestral, Clip, Prediction, schedule
-from fromnoise.diffusion.sampler import quadratic, uniform
-from fromnoise.diffusion.transition import posterior_variance
+from fromnoise.diffusion import DDIM, Ancestral, Clip, Prediction, schedules
+from fromnoise.diffusion.process import posterior_variance
+from fromnoise.diffusion.sampling import quadratic, uniform
 
-TABLE, BETAS = schedule.linear(1000), paper.linear_betas(1000)
+TABLE, BETAS = schedules.linear(1000), paper.linear_betas(1000)
 
 
 def net(x: torch.Tensor, k: int) -> torch.Tensor:

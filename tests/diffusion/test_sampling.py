@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from fromnoise.diffusion import DDIM, Ancestral, ClassifierFree, Clip, Noise, schedule, start, trajectory
-from fromnoise.diffusion.mixture import FiniteSet, GaussianMixture
-from fromnoise.diffusion.sampler import uniform
+from fromnoise.diffusion import DDIM, Ancestral, ClassifierFree, Clip, Noise, schedules, start, trajectory
+from fromnoise.diffusion.oracles import FiniteSet, GaussianMixture
+from fromnoise.diffusion.sampling import uniform
 
 LIKE = torch.empty(0, dtype=torch.float64)
 
@@ -45,7 +45,7 @@ def check_mixture(rule, n: int, steps: int, loudness: float = 1.0) -> None:
         def normal(self, *args, **kwargs):
             return loudness * super().normal(*args, **kwargs)
 
-    true, table = mixture(), schedule.linear(1000)
+    true, table = mixture(), schedules.linear(1000)
     noise = Loud(0, torch.arange(n))
     for step in trajectory(true, rule, uniform(table, steps), start((2,), noise, LIKE), noise):
         x = step.x
@@ -85,8 +85,8 @@ def test_the_oracle_could_fail():
 def test_few_steps_are_near(steps, off):
     """Skipping steps keeps the modes, and their weights to a few percent."""
     n, true = 5_000, mixture()
-    x = sample(true, Ancestral(0.0), uniform(schedule.linear(1000), steps), torch.arange(n), (2,))
-    which = true.responsibilities(x, schedule.linear(1000).at(1e-9)).argmax(1)
+    x = sample(true, Ancestral(0.0), uniform(schedules.linear(1000), steps), torch.arange(n), (2,))
+    which = true.responsibilities(x, schedules.linear(1000).at(1e-9)).argmax(1)
     share = torch.bincount(which, minlength=3) / n
     assert float((share - true.weights).abs().max()) < off
 
@@ -94,7 +94,7 @@ def test_few_steps_are_near(steps, off):
 @pytest.mark.parametrize("rule", [Ancestral(1.0), DDIM(0.0), DDIM(1.0)], ids=str)
 def test_bits_do_not_depend_on_the_batch(rule):
     """Batches of 1, 7 and 64 give the same bits with an exact denoiser."""
-    true, levels, ids = mixture(), uniform(schedule.linear(1000), 15), torch.arange(64)
+    true, levels, ids = mixture(), uniform(schedules.linear(1000), 15), torch.arange(64)
     for like in (LIKE, LIKE.float()):
         oracle = GaussianMixture(
             true.weights.to(like.dtype), true.means.to(like.dtype), true.covariances.to(like.dtype)
@@ -109,7 +109,7 @@ def test_samples_of_a_finite_set_are_its_points():
     """What a network of unlimited capacity learns: 20 images, each reached about equally often."""
     g = torch.Generator().manual_seed(0)
     points = torch.rand(20, 1, 4, 4, generator=g, dtype=torch.float64) * 2 - 1
-    levels, n = uniform(schedule.linear(1000), 250), 2000
+    levels, n = uniform(schedules.linear(1000), 250), 2000
     x = sample(Clip(FiniteSet(points)), Ancestral(0.0), levels, torch.arange(n), (1, 4, 4))
     apart = torch.cdist(x.flatten(1), points.flatten(1))
     assert float(apart.min(1).values.max()) < 0.05
@@ -119,16 +119,16 @@ def test_samples_of_a_finite_set_are_its_points():
 
 def test_conditional_samples_keep_their_class():
     """cond names the component, and guidance of scale 1 changes nothing."""
-    true, levels = mixture(), uniform(schedule.linear(1000), 100)
+    true, levels = mixture(), uniform(schedules.linear(1000), 100)
     cond = torch.arange(300) % 3
     for denoise in (true, ClassifierFree(true, 1.0)):
         x = sample(denoise, Ancestral(0.0), levels, torch.arange(300), (2,), cond=cond)
-        assert torch.equal(true.responsibilities(x, schedule.linear(1000).at(1e-9)).argmax(1), cond)
+        assert torch.equal(true.responsibilities(x, schedules.linear(1000).at(1e-9)).argmax(1), cond)
 
 
 def test_the_loop_reports_every_step():
     """A generator: whoever iterates sees each x, each estimate, and may stop at any time."""
-    true, levels = mixture(), uniform(schedule.linear(1000), 10)
+    true, levels = mixture(), uniform(schedules.linear(1000), 10)
     noise = Noise(0, torch.arange(3))
     seen = []
     for step in trajectory(true, DDIM(), levels, start((2,), noise, LIKE), noise):
@@ -150,7 +150,7 @@ def test_a_model_that_conditions_on_itself_sees_its_last_estimate():
     noise = Noise(0, torch.arange(2))
     told = [
         s.prediction.x0
-        for s in trajectory(spy, DDIM(), uniform(schedule.linear(10), 4), start((2,), noise, LIKE), noise)
+        for s in trajectory(spy, DDIM(), uniform(schedules.linear(10), 4), start((2,), noise, LIKE), noise)
     ]
     assert seen[0] is None
     assert all(torch.equal(a, b) for a, b in zip(seen[1:], told[:-1], strict=True))

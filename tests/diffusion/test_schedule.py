@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromnoise.diffusion import schedule
+from fromnoise.diffusion import schedules
 
-TABLES = {"linear": schedule.linear, "cosine": schedule.cosine, "sigmoid": schedule.sigmoid}
-ANY = [schedule.linear(1000), schedule.linear(10), schedule.cosine(50), schedule.sigmoid(200), schedule.Cosine()]
+TABLES = {"linear": schedules.linear, "cosine": schedules.cosine, "sigmoid": schedules.sigmoid}
+ANY = [schedules.linear(1000), schedules.linear(10), schedules.cosine(50), schedules.sigmoid(200), schedules.Cosine()]
 
 
 @pytest.mark.parametrize("steps", [2, 3, 200, 1000, 4000])
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_those_of_the_papers(name, steps):
     """Betas, and the signal and noise they leave at every step, to 1e-12."""
-    table = schedule.linear(steps, rescale=False) if name == "linear" else TABLES[name](steps)
+    table = schedules.linear(steps, rescale=False) if name == "linear" else TABLES[name](steps)
     betas = getattr(paper, f"{name}_betas")(steps)
     assert np.abs(table.betas.numpy() - betas).max() < 1e-12
     level = table.at(torch.arange(steps + 1, dtype=torch.float64) / steps)
@@ -32,22 +32,22 @@ def test_tables_are_those_of_the_papers(name, steps):
 
 def test_first_step_keeps_its_digits():
     """1 - A_1 is beta_1 itself: taking it as 1 - (1 - beta) would lose 4 of 16 digits."""
-    level = schedule.linear(1000).at(1 / 1000)
+    level = schedules.linear(1000).at(1 / 1000)
     assert float(level.sigma**2) == pytest.approx(1e-4, rel=1e-14)
 
 
 @pytest.mark.parametrize("steps", [20, 50, 100, 250, 1000, 4000])
 def test_any_number_of_steps_ends_in_noise(steps):
     """The published linear betas at T = 200 leave a sixth of the image (alpha 0.36): rescaled ones do not."""
-    assert float(schedule.linear(steps).at(1.0).alpha) < 0.01
-    assert float(schedule.cosine(steps).at(1.0).alpha) < 0.01
+    assert float(schedules.linear(steps).at(1.0).alpha) < 0.01
+    assert float(schedules.cosine(steps).at(1.0).alpha) < 0.01
     if steps == 250:
-        assert float(schedule.linear(steps, rescale=False).at(1.0).alpha) > 0.25
+        assert float(schedules.linear(steps, rescale=False).at(1.0).alpha) > 0.25
 
 
 def test_step_200_of_the_first_tutorial():
     """S2: T = 200 with betas to 0.02 taken literally."""
-    level = schedule.linear(200, rescale=False).at(1.0)
+    level = schedules.linear(200, rescale=False).at(1.0)
     assert float(level.alpha**2) == pytest.approx(
         math.exp(sum(math.log1p(-b) for b in paper.linear_betas(200))), rel=1e-12
     )
@@ -78,7 +78,7 @@ def test_signal_falls_and_power_is_one(table, pair):
 
 def test_between_two_points_log_alpha_is_linear():
     """The rate of the SDE is constant within a step (Song et al. 2021, eq. 11)."""
-    table = schedule.linear(100)
+    table = schedules.linear(100)
     low, middle, high = (float(table.at(k / 100).alpha.log()) for k in (30, 30.5, 31))
     assert middle == pytest.approx((low + high) / 2, rel=1e-12)
 
@@ -93,25 +93,25 @@ def test_clean_image_at_zero():
 def test_continuous_cosine():
     """alpha = cos(pi t / 2)."""
     t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
-    level = schedule.Cosine().at(t)
+    level = schedules.Cosine().at(t)
     assert torch.allclose(level.alpha, torch.cos(math.pi / 2 * t), rtol=0, atol=1e-12)
-    assert schedule.Cosine().steps is None
-    assert float(schedule.Cosine().at(1.0).logsnr) == -15
+    assert schedules.Cosine().steps is None
+    assert float(schedules.Cosine().at(1.0).logsnr) == -15
 
 
 def test_training_times_are_the_steps_of_a_table():
     """u in [0, 1) is spread evenly on 1/T .. 1, with both ends (an off-by-one that peers had)."""
-    times = schedule.linear(10).spread(torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64))
+    times = schedules.linear(10).spread(torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64))
     steps, counts = torch.unique((times * 10).round(), return_counts=True)
     assert steps.tolist() == list(range(1, 11))
     assert counts.max() - counts.min() <= 1
-    continuous = schedule.Cosine().spread(torch.tensor([0.0, 0.999], dtype=torch.float64))
+    continuous = schedules.Cosine().spread(torch.tensor([0.0, 0.999], dtype=torch.float64))
     assert float(continuous[0]) == 1 and 0 < float(continuous[1]) < 0.01
 
 
 def test_levels_take_the_shape_of_images():
     """(B,) times with images (B, C, H, W) give scales (B, 1, 1, 1) in the images' dtype; t stays float64."""
-    level = schedule.linear(10).at(torch.tensor([0.1, 0.5]), like=torch.zeros(2, 3, 4, 5))
+    level = schedules.linear(10).at(torch.tensor([0.1, 0.5]), like=torch.zeros(2, 3, 4, 5))
     assert level.alpha.shape == level.sigma.shape == level.logsnr.shape == (2, 1, 1, 1)
     assert level.alpha.dtype == torch.float32 and level.t.dtype == torch.float64
 
@@ -120,10 +120,10 @@ def test_levels_take_the_shape_of_images():
 def test_impossible_betas(betas):
     """Told at once, not as NaN later."""
     with pytest.raises(ValueError, match="beta"):
-        schedule.Table(torch.tensor(betas, dtype=torch.float64))
+        schedules.Table(torch.tensor(betas, dtype=torch.float64))
 
 
 def test_zero_terminal_snr_is_allowed():
     """beta_T = 1 ends in pure noise exactly."""
-    level = schedule.Table(torch.tensor([0.1, 0.5, 1.0])).at(1.0)
+    level = schedules.Table(torch.tensor([0.1, 0.5, 1.0])).at(1.0)
     assert float(level.alpha) == 0 and float(level.sigma) == 1

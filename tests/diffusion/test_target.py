@@ -7,10 +7,10 @@ import paper
 import pytest
 import torch
 
-from fromnoise.diffusion import schedule
-from fromnoise.diffusion.target import X0, Eps, Karras, Mean, V
+from fromnoise.diffusion import schedules
+from fromnoise.diffusion.targets import X0, Eps, Karras, Mean, V
 
-TABLE = schedule.linear(1000)
+TABLE = schedules.linear(1000)
 TARGETS = [Eps(), X0(), V(), Karras(0.4), Mean(TABLE)]
 TIMES = torch.tensor([1, 2, 100, 500, 1000], dtype=torch.float64) / 1000
 
@@ -66,7 +66,7 @@ def test_mean_is_equation_8():
 def test_mean_needs_a_table():
     """In continuous time there is no step before."""
     with pytest.raises(ValueError, match="table"):
-        Mean(schedule.Cosine())
+        Mean(schedules.Cosine())
 
 
 def test_karras_is_edm():

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise.diffusion import DDIM, Ancestral, Mean, Noise, V, multistep, rules, sampler, schedule, start, trajectory
-from fromnoise.diffusion.mixture import FiniteSet
+from fromnoise.diffusion import DDIM, Ancestral, Mean, Noise, V, sampling, schedules, start, trajectory
+from fromnoise.diffusion.oracles import FiniteSet
+from fromnoise.diffusion.samplers import base, multistep
 
-LINEAR = schedule.linear(1000)
-ZERO = schedule.zero_terminal(LINEAR)
+LINEAR = schedules.linear(1000)
+ZERO = schedules.zero_terminal(LINEAR)
 SHARE = 0.25
 
 
@@ -31,10 +32,10 @@ def enforce_zero_terminal_snr(betas):
     return 1 - np.concatenate([alphas_bar[0:1], alphas])
 
 
-@pytest.mark.parametrize("table", [LINEAR, schedule.cosine(50), schedule.sigmoid(200), schedule.linear(2)])
+@pytest.mark.parametrize("table", [LINEAR, schedules.cosine(50), schedules.sigmoid(200), schedules.linear(2)])
 def test_the_listing_of_the_paper(table):
     """The betas; the last is 1."""
-    betas = schedule.zero_terminal(table).betas
+    betas = schedules.zero_terminal(table).betas
     assert np.abs(betas.numpy() - enforce_zero_terminal_snr(table.betas.numpy())).max() < 1e-12
     assert float(betas[-1]) == 1
 
@@ -68,7 +69,7 @@ def flat(table, n=4_000, steps=1000):
     points = size * torch.tensor([[-1.0], [-1.0], [-1.0], [1.0]], dtype=torch.float64)
     noise = Noise(0, torch.arange(n))
     x = start((1,), noise, torch.empty(0, dtype=torch.float64))
-    for step in trajectory(FiniteSet(points), DDIM(), sampler.uniform(table, steps), x, noise):
+    for step in trajectory(FiniteSet(points), DDIM(), sampling.uniform(table, steps), x, noise):
         x = step.x
     return x[:, 0] / size
 
@@ -95,8 +96,8 @@ def test_black_and_white_come_back():
         multistep.DPMpp(2, noisy=True),
         multistep.UniPC(2),
         multistep.Adams(3),
-        rules.Heun(ZERO, 0.1),
-        rules.Corrected(Ancestral(0.0)),
+        base.Heun(ZERO, 0.1),
+        base.Corrected(Ancestral(0.0)),
     ],
     ids=lambda rule: type(rule).__name__,
 )
@@ -105,7 +106,7 @@ def test_every_rule_starts_from_noise_alone(rule):
     points = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     noise = Noise(0, torch.arange(100))
     x = start((1, 4, 4), noise, torch.empty(0))
-    for step in trajectory(FiniteSet(points), rule, sampler.uniform(ZERO, 40), x, noise):
+    for step in trajectory(FiniteSet(points), rule, sampling.uniform(ZERO, 40), x, noise):
         x = step.x
     means = x.mean((1, 2, 3))
     assert float((means.abs() - 1).abs().max()) < 0.05 and 20 < int((means > 0).sum()) < 80

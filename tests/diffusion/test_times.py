@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fromnoise.diffusion import Noise, schedule, times
+from fromnoise.diffusion import Noise, schedules, time_samplers
 
 D = {"dtype": torch.float64}
 
@@ -15,17 +15,17 @@ def test_stratified_times_are_even():
     """Any 64 neighbours leave no gap of u above 3/64; independent ones leave some above 5/64."""
     for first in (0, 1000, 10**12 + 7, 2**62):
         noise = Noise(1, torch.arange(first, first + 64))
-        even = times.Stratified().draw(noise).sort().values
+        even = time_samplers.Stratified().draw(noise).sort().values
         gaps = torch.cat([even, even[:1] + 1]).diff()
         assert float(gaps.max()) < 3 / 64
         assert 0 <= float(even[0]) and float(even[-1]) < 1
-    assert float(times.Uniform().draw(noise).sort().values.diff().max()) > 5 / 64
+    assert float(time_samplers.Uniform().draw(noise).sort().values.diff().max()) > 5 / 64
 
 
-@pytest.mark.parametrize("table", [schedule.Cosine(), schedule.linear(1000)], ids=["continuous", "table"])
+@pytest.mark.parametrize("table", [schedules.Cosine(), schedules.linear(1000)], ids=["continuous", "table"])
 def test_lognormal_levels(table):
     """ln(sigma/alpha) is normal with the mean and deviation asked for (Kolmogorov and Smirnov), within the schedule."""
-    draws = times.LogNormal(-0.8, 1.1)
+    draws = time_samplers.LogNormal(-0.8, 1.1)
     t = draws.place(draws.draw(Noise(3, torch.arange(4096))), table)
     assert stats.kstest(-table.logsnr(t).numpy() / 2, "norm", (-0.8, 1.1)).statistic < 0.01
     ends = draws.place(torch.tensor([0.0, 1 - 2**-53], **D), table)
@@ -39,7 +39,7 @@ def truth(u):
 
 
 def taught(steps=50, images=2000):
-    draws = times.Importance(steps)
+    draws = time_samplers.Importance(steps)
     for batch in torch.arange(images).split(50):
         u = draws.draw(Noise(0, batch))
         draws.observe(u, truth(u))
@@ -48,7 +48,7 @@ def taught(steps=50, images=2000):
 
 def test_importance_is_uniform_until_it_has_seen_every_step():
     """And then draws in proportion to the size of the loss."""
-    fresh, noise = times.Importance(50), Noise(0, torch.arange(1000))
+    fresh, noise = time_samplers.Importance(50), Noise(0, torch.arange(1000))
     u = fresh.draw(noise)
     assert torch.equal(fresh.weight(u), torch.ones_like(u))
     assert float((u.sort().values - torch.arange(1000, **D) / 1000).abs().max()) < 5e-3
@@ -63,7 +63,7 @@ def test_importance_has_no_bias_and_less_variance():
     want = 5 / 6 * (1 - 2.718281828459045**-6) + 0.1
     draws = taught()
     spread = []
-    for kind in (draws, times.Uniform()):
+    for kind in (draws, time_samplers.Uniform()):
         u = kind.draw(Noise(7, torch.arange(40_000)))
         each = truth(u) * kind.weight(u)
         assert float(each.mean()) == pytest.approx(want, abs=4 * float(each.std()) / 200)
@@ -73,7 +73,7 @@ def test_importance_has_no_bias_and_less_variance():
 
 def test_importance_goes_on_from_its_state():
     """Bit for bit, and the state is a copy."""
-    a, b, noise = taught(), times.Importance(50), Noise(3, torch.arange(64))
+    a, b, noise = taught(), time_samplers.Importance(50), Noise(3, torch.arange(64))
     b.load({k: v.clone() for k, v in a.state().items()})
     assert torch.equal(a.draw(noise), b.draw(noise))
     b.observe(b.draw(noise), torch.full((64,), 9.0))

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromnoise.diffusion import schedule
-from fromnoise.diffusion.transition import forward, posterior_mean, posterior_variance
+from fromnoise.diffusion import schedules
+from fromnoise.diffusion.process import forward, posterior_mean, posterior_variance
 
 ONE, ZERO = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
 TABLES = {
-    "linear": (schedule.linear(1000), paper.linear_betas(1000)),
-    "cosine": (schedule.cosine(100), paper.cosine_betas(100)),
-    "sigmoid": (schedule.sigmoid(100), paper.sigmoid_betas(100)),
-    "literal 200": (schedule.linear(200, rescale=False), paper.linear_betas(200)),
+    "linear": (schedules.linear(1000), paper.linear_betas(1000)),
+    "cosine": (schedules.cosine(100), paper.cosine_betas(100)),
+    "sigmoid": (schedules.sigmoid(100), paper.sigmoid_betas(100)),
+    "literal 200": (schedules.linear(200, rescale=False), paper.linear_betas(200)),
 }
 
 
@@ -60,7 +60,7 @@ def test_bayes(times, x, x0):
     s, t = sorted(times)
     if t - s < 1e-4:
         return
-    here, there = schedule.Cosine().at(t), schedule.Cosine().at(s)
+    here, there = schedules.Cosine().at(t), schedules.Cosine().at(s)
     pull, noise = forward(ONE, here, there)
     precision = pull**2 / noise + 1 / there.sigma**2
     mean = (pull * x / noise + there.alpha * x0 / there.sigma**2) / precision
@@ -74,7 +74,7 @@ def test_bayes(times, x, x0):
 def test_two_forward_steps_are_one(times):
     """q(x_t | x_0) through any s."""
     s, t = sorted(times)
-    here, there = schedule.linear(100).at(t), schedule.linear(100).at(s)
+    here, there = schedules.linear(100).at(t), schedules.linear(100).at(s)
     pull, noise = forward(ONE, here, there)
     assert float(pull * there.alpha) == pytest.approx(float(here.alpha), rel=1e-12)
     assert float(pull**2 * there.sigma**2 + noise) == pytest.approx(float(here.sigma**2), rel=1e-12)
@@ -82,7 +82,7 @@ def test_two_forward_steps_are_one(times):
 
 def test_variance_between_small_and_large():
     """The logarithm is interpolated (Nichol and Dhariwal 2021, eq. 15)."""
-    table = schedule.linear(1000)
+    table = schedules.linear(1000)
     here, there = table.at(0.5), table.at(0.499)
     small, half, large = (float(posterior_variance(here, there, f)) for f in (0.0, 0.5, 1.0))
     assert half == pytest.approx((small * large) ** 0.5, rel=1e-12)
@@ -90,6 +90,6 @@ def test_variance_between_small_and_large():
 
 def test_last_step_has_no_small_variance():
     """At s = 0 the posterior is the clean image itself."""
-    table = schedule.linear(10)
+    table = schedules.linear(10)
     assert float(posterior_variance(table.at(0.1), table.at(0.0))) == 0
     assert float(posterior_mean(ONE, ZERO, table.at(0.1), table.at(0.0))) == pytest.approx(1, abs=1e-14)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fromnoise.compute import choose
 from fromnoise.data import Data, MemoryImages, load
-from fromnoise.judge.measure import Measurement, measure
-from fromnoise.judge.subjects import Real
-from fromnoise.metrics import features, network
+from fromnoise.evaluation.features import extractors
+from fromnoise.evaluation.measurement import Measurement, measure
+from fromnoise.evaluation.sources import Real
+from fromnoise.utils.device import choose
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +22,12 @@ def digits() -> Data:
 
 
 @pytest.fixture(scope="session")
-def space(digits, tmp_path_factory) -> features.Classifier:
+def space(digits, tmp_path_factory) -> extractors.Classifier:
     """A classifier that has seen the digits a few times."""
     patch = pytest.MonkeyPatch()
     patch.setenv("FROMNOISE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.setattr(network, "_EPOCHS", 6)
-    learned = features.classifier(digits, compute=choose("cpu", "fp32"))
+    patch.setattr(convnet, "_EPOCHS", 6)
+    learned = extractors.classifier(digits, compute=choose("cpu", "fp32"))
     patch.undo()
     return learned
 
@@ -43,7 +43,7 @@ def halves(digits) -> tuple[Tensor, MemoryImages]:
 def judge(digits, space, halves) -> Callable[..., Measurement]:
     """``judge({"name": uint8 images, ...})`` against the training digits."""
 
-    def judging(samples: dict[str, Tensor], by: features.Features | None = None) -> Measurement:
+    def judging(samples: dict[str, Tensor], by: extractors.Features | None = None) -> Measurement:
         subjects = [Real(name, MemoryImages(images)) for name, images in samples.items()]
         return measure(subjects, Real("training", digits.train), halves[1], by or space)
 

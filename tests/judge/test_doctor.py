@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fromnoise import recipe as recipes
-from fromnoise.diffusion.schedule import linear
-from fromnoise.diffusion.target import X0, Eps, V
-from fromnoise.facts import Facts
-from fromnoise.judge import doctor, run_checks
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import Facts
+from fromnoise.diffusion.schedules import linear
+from fromnoise.diffusion.targets import X0, Eps, V
+from fromnoise.evaluation import doctor, run_checks
 from fromnoise.model import build
 
 
@@ -200,10 +200,10 @@ def test_a_loss_that_a_linear_denoiser_beats(digits):
 
 def test_clipped_samples(judge, halves):
     """Contrast raised until everything is black or white."""
-    from fromnoise.judge import report
+    from fromnoise.evaluation import page
 
     harsh = ((halves[0].int() - 128) * 4 + 128).clamp(0, 255).to(torch.uint8)
-    assert "clipped" in keys(report.verdicts(judge({"harsh": harsh}))[0].findings)
+    assert "clipped" in keys(page.verdicts(judge({"harsh": harsh}))[0].findings)
 
 
 @pytest.mark.parametrize(

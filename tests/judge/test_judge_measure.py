@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from fromnoise.data import MemoryImages
-from fromnoise.judge import report
-from fromnoise.judge.measure import MIRRORED, tally
-from fromnoise.judge.subjects import Real
-from fromnoise.metrics import coverage, distances, pairs
-from fromnoise.metrics.copies import Nearest
-from fromnoise.metrics.distances import Moments
-from fromnoise.metrics.features import Pixels
+from fromnoise.evaluation import page
+from fromnoise.evaluation.features.extractors import Pixels
+from fromnoise.evaluation.measurement import MIRRORED, tally
+from fromnoise.evaluation.metrics import class_balance, frechet, prdc
+from fromnoise.evaluation.metrics.frechet import Moments
+from fromnoise.evaluation.metrics.nearest import Nearest
+from fromnoise.evaluation.sources import Real
 
 
 def found(measurement) -> dict[str, set[str]]:
     """Keys of the findings by name of the subject."""
-    return {v.name: {f.key for f in v.findings} for v in report.verdicts(measurement)}
+    return {v.name: {f.key for f in v.findings} for v in page.verdicts(measurement)}
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,8 @@ def test_colour_drained():
     real = torch.randint(0, 256, (400, 3, 6, 6), generator=generator)
     grey = real.double().mean(1, keepdim=True)
     pale = (0.5 * real + 0.5 * grey).round().to(torch.uint8)
-    shifts = coverage.shifts(
-        Moments.of(coverage.looks(pale)), Moments.of(coverage.looks(real.to(torch.uint8))), channels=3
+    shifts = class_balance.shifts(
+        Moments.of(class_balance.looks(pale)), Moments.of(class_balance.looks(real.to(torch.uint8))), channels=3
     )
     assert {s.name: s.verdict for s in shifts}["strength of colour"] == "low"
 
@@ -152,7 +152,7 @@ def test_looks_by_hand():
     """Of an image of two colours."""
     image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     image[0, 0, 0] = 255  # the upper half is red
-    looks = dict(zip(coverage.look_names(3), coverage.looks(image)[0].tolist(), strict=True))
+    looks = dict(zip(class_balance.look_names(3), class_balance.looks(image)[0].tolist(), strict=True))
     assert looks["mean of red"] == 127.5 and looks["contrast of red"] == 127.5 and looks["mean of blue"] == 0
     assert looks["strength of colour"] == 127.5 and looks["per cent black or full"] == 100
 
@@ -167,7 +167,7 @@ def test_equal_shares_raise_no_alarm():
             torch.randint(0, 10, (500,), generator=generator),
             torch.randint(0, 10, (900,), generator=generator),
         )
-        false += sum(bool(s.verdict) for s in coverage.shares(drawn, real, names))
+        false += sum(bool(s.verdict) for s in class_balance.shares(drawn, real, names))
     assert false <= 1
 
 
@@ -179,10 +179,10 @@ def test_distances_are_those_of_the_features(judge, space, train, halves):
     measured = judge({"real": halves[0]})
     (judged,), (floor,) = measured.judged, measured.floors
     real, samples, held = space.of(train), space.of(halves[0]), space.of(halves[1].get(torch.arange(len(halves[1]))))
-    assert judged.frechet.value == pytest.approx(distances.frechet(Moments.of(samples), Moments.of(real)), rel=1e-5)
-    assert floor.frechet.value == pytest.approx(distances.frechet(Moments.of(held), Moments.of(real)), rel=1e-5)
-    assert judged.kernel.value == pytest.approx(pairs.kernel(samples, real).value, rel=1e-4, abs=1e-6)
-    hood = pairs.neighbourhoods(real, samples)
+    assert judged.frechet.value == pytest.approx(frechet.frechet(Moments.of(samples), Moments.of(real)), rel=1e-5)
+    assert floor.frechet.value == pytest.approx(frechet.frechet(Moments.of(held), Moments.of(real)), rel=1e-5)
+    assert judged.kernel.value == pytest.approx(prdc.kernel(samples, real).value, rel=1e-4, abs=1e-6)
+    hood = prdc.neighbourhoods(real, samples)
     assert judged.neighbourhoods.precision.value == pytest.approx(hood.precision.value, abs=0.01)
 
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fromnoise import recipe as recipes
-from fromnoise.compute import choose
+from fromnoise import config as recipes
 from fromnoise.data import Data, MemoryImages, to_unit
-from fromnoise.diffusion.mixture import GaussianMixture
-from fromnoise.diffusion.schedule import Level
-from fromnoise.facts import Facts
-from fromnoise.judge import findings, lengths
-from fromnoise.judge.lengths import Lengths
-from fromnoise.judge.subjects import Real, Sampler
-from fromnoise.metrics.distances import Estimate
+from fromnoise.data.dataset_info import Facts
+from fromnoise.diffusion.oracles import GaussianMixture
+from fromnoise.diffusion.schedules import Level
+from fromnoise.evaluation import findings, memorization
+from fromnoise.evaluation.memorization import Lengths
+from fromnoise.evaluation.metrics.frechet import Estimate
+from fromnoise.evaluation.sources import Real, Sampler
 from fromnoise.model import Model, build
+from fromnoise.utils.device import choose
 
 CPU = choose("cpu", "fp32")
 
@@ -55,7 +55,7 @@ def exact(data: Data, learned: str) -> Model:
 
 
 def measured(model: Model, data: Data) -> Lengths:
-    return lengths.lengths(model, data, CPU, 64, lambda more: None)
+    return memorization.lengths(model, data, CPU, 64, lambda more: None)
 
 
 def test_what_was_learned_by_heart_is_found(data):
@@ -73,7 +73,7 @@ def test_bits_are_told_in_single_precision(data):
     told = {f"network.{key}": value for key, value in small.items()}
     model = build(recipes.load("digits", told), Facts((1, 4, 4), fingerprint=data.fingerprint))
     model.denoiser.eval()
-    one, other = (lengths.lengths(model, data, c, 4, lambda more: None) for c in (CPU, choose("cpu", "bf16")))
+    one, other = (memorization.lengths(model, data, c, 4, lambda more: None) for c in (CPU, choose("cpu", "bf16")))
     assert one == other
 
 
@@ -85,7 +85,7 @@ def test_the_gap_is_that_of_least_squares():
     design = np.stack([np.ones(90), piece, rough], 1)
     solution, residual, *_ = np.linalg.lstsq(design, bits, rcond=None)
     error = math.sqrt(np.linalg.inv(design.T @ design)[1, 1] * residual[0] / 87)
-    found = lengths.gap(*(torch.from_numpy(v) for v in (bits[:40], bits[40:], rough[:40], rough[40:])))
+    found = memorization.gap(*(torch.from_numpy(v) for v in (bits[:40], bits[40:], rough[:40], rough[40:])))
     assert found.value == pytest.approx(solution[1], rel=1e-9) and found.error == pytest.approx(error, rel=1e-9)
     plain = math.hypot(bits[:40].std() / 40**0.5, bits[40:].std() / 50**0.5)
     assert found.error < plain / 5 and found.n == 40
@@ -94,15 +94,15 @@ def test_the_gap_is_that_of_least_squares():
 def test_flat_images_have_a_gap():
     """Nothing to divide by."""
     flat = torch.zeros(4, dtype=torch.float64)
-    found = lengths.gap(flat + 2, flat + torch.tensor([0.5, 1.5, 0.5, 1.5]), flat, flat)
+    found = memorization.gap(flat + 2, flat + torch.tensor([0.5, 1.5, 0.5, 1.5]), flat, flat)
     assert found.value == 1.0 and found.error > 0
 
 
 def test_roughness_by_hand():
     """A step of 3 in one of two rows: differences 0 0 down, but one of 3, and 3 and 0 across."""
     image = torch.tensor([[[[5, 8], [5, 5]]]], dtype=torch.uint8)
-    assert float(lengths.roughness(image)) == pytest.approx(2 * math.log(4) / 4)
-    assert float(lengths.roughness(torch.full((1, 3, 5, 7), 9, dtype=torch.uint8))) == 0
+    assert float(memorization.roughness(image)) == pytest.approx(2 * math.log(4) / 4)
+    assert float(memorization.roughness(torch.full((1, 3, 5, 7), 9, dtype=torch.uint8))) == 0
 
 
 @pytest.mark.parametrize(("gap", "told"), [(0.5, True), (0.2, False), (0.05, False), (-1.0, False)])
@@ -123,11 +123,11 @@ def test_only_models_that_learned_from_these_images(data):
         for name, m in {"a": model, "b": model, "other": other, "split": split}.items()
     ]
     said: list[str] = []
-    known = lengths.models(subjects, data, said.append)
+    known = memorization.models(subjects, data, said.append)
     assert list(known) == ["a", "b"]
     assert [line.split()[0] for line in said] == ["other", "split"]
-    assert lengths.images(known, data, 50) == 100
+    assert memorization.images(known, data, 50) == 100
     seen: list[int] = []
-    found = lengths.all_lengths(known, data, CPU, 8, lambda name, more: seen.append(more))
+    found = memorization.all_lengths(known, data, CPU, 8, lambda name, more: seen.append(more))
     assert found["a"] is found["b"] and sum(seen) == 16
-    assert lengths.seconds(known, data, CPU, 8) > 0 and lengths.seconds({}, data, CPU, 8) == 0
+    assert memorization.seconds(known, data, CPU, 8) > 0 and memorization.seconds({}, data, CPU, 8) == 0

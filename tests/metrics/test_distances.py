@@ -12,8 +12,8 @@ import scipy.stats
 import torch
 from sklearn.metrics import pairwise_distances
 
-from fromnoise.metrics import distances, pairs
-from fromnoise.metrics.distances import Moments
+from fromnoise.evaluation.metrics import frechet, prdc
+from fromnoise.evaluation.metrics.frechet import Moments
 
 
 def draws(n: int, d: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
@@ -67,7 +67,7 @@ def prdc_of_naeem(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float
 def test_frechet_as_the_paper_s_program(d):
     """At any width, sets of different size."""
     x, y = draws(300, d, 1), draws(500, d, 2, 1.3, 0.2)
-    found = distances.frechet(Moments.of(x), Moments.of(y))
+    found = frechet.frechet(Moments.of(x), Moments.of(y))
     assert found == pytest.approx(
         fid_of_heusel(x.numpy().reshape(300, d), y.numpy().reshape(500, d))
         if d > 1
@@ -83,17 +83,17 @@ def test_frechet_of_fewer_images_than_features():
     # tr (A^1/2 B A^1/2)^1/2 is the nuclear norm of the product of any two square roots
     overlap = torch.linalg.svdvals(a @ b.T).sum()
     expected = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * overlap
-    assert distances.frechet(Moments.of(x), Moments.of(y)) == pytest.approx(float(expected), rel=1e-6)
+    assert frechet.frechet(Moments.of(x), Moments.of(y)) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_kernel_pair_by_pair(monkeypatch):
     """Blocks or not, sets of different size."""
     x, y = draws(37, 6, 1), draws(23, 6, 2, 1.2, 0.3)
     expected = mmd_of_binkowski(x.numpy(), y.numpy())
-    assert pairs.kernel(x, y).value == pytest.approx(expected, rel=1e-6)
-    monkeypatch.setattr(pairs, "_BLOCK", 10)
-    assert pairs.kernel(x, y).value == pytest.approx(expected, rel=1e-6)
-    assert pairs.kernel(x, y, limit=20).value == pytest.approx(
+    assert prdc.kernel(x, y).value == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr(prdc, "_BLOCK", 10)
+    assert prdc.kernel(x, y).value == pytest.approx(expected, rel=1e-6)
+    assert prdc.kernel(x, y, limit=20).value == pytest.approx(
         mmd_of_binkowski(x[:20].numpy(), y[:20].numpy()), rel=1e-6
     )
 
@@ -101,9 +101,9 @@ def test_kernel_pair_by_pair(monkeypatch):
 @pytest.mark.parametrize("k", [1, 5])
 def test_neighbourhoods_as_published(monkeypatch, k):
     """All four numbers, over several blocks."""
-    monkeypatch.setattr(pairs, "_BLOCK", 50)
+    monkeypatch.setattr(prdc, "_BLOCK", 50)
     real, fake = draws(130, 4, 1), draws(90, 4, 2, 0.8, 0.3)
-    found = pairs.neighbourhoods(real, fake, k)
+    found = prdc.neighbourhoods(real, fake, k)
     for name, value in prdc_of_naeem(real.numpy(), fake.numpy(), k).items():
         assert getattr(found, name).value == pytest.approx(value, rel=1e-6), name
 
@@ -116,12 +116,12 @@ def test_torch_fidelity_agrees():
 
     x, y = draws(200, 16, 1), draws(200, 16, 2, 1.2, 0.3)
     theirs = fid.fid_statistics_to_metric(*map(fid.fid_features_to_statistics, (x, y)), False)
-    found = distances.frechet(Moments.of(x), Moments.of(y))
+    found = frechet.frechet(Moments.of(x), Moments.of(y))
     assert found == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
     theirs = kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=200, verbose=False)
-    assert pairs.kernel(x, y).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert prdc.kernel(x, y).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
     theirs = isc_features_to_metric(x, splits=10, shuffle=False)
-    found = distances.score([distances.Votes.of(p) for p in x.softmax(1).tensor_split(10)])
+    found = frechet.score([frechet.Votes.of(p) for p in x.softmax(1).tensor_split(10)])
     assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
 
 
@@ -138,15 +138,15 @@ def test_frechet_of_known_gaussians():
         for m, s in zip(means, deviations, strict=True)
     )
     expected = (means[0] - means[1]).square().sum() + (deviations[0] - deviations[1]).square().sum()
-    assert distances.frechet(a, b) == pytest.approx(float(expected), rel=1e-9)
-    assert distances.frechet(a, a) == pytest.approx(0.0, abs=1e-9)
+    assert frechet.frechet(a, b) == pytest.approx(float(expected), rel=1e-9)
+    assert frechet.frechet(a, a) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_scores_of_sure_and_of_ignorant_classifiers():
     """K classes told surely and equally often: K. Nothing told: 1."""
-    sure = distances.Votes.of(torch.eye(8).repeat(50, 1))
-    assert distances.score([sure, sure]).value == pytest.approx(8) and distances.score([sure, sure]).n == 800
-    assert distances.Votes.of(torch.full((100, 8), 1 / 8)).score == pytest.approx(1)
+    sure = frechet.Votes.of(torch.eye(8).repeat(50, 1))
+    assert frechet.score([sure, sure]).value == pytest.approx(8) and frechet.score([sure, sure]).n == 800
+    assert frechet.Votes.of(torch.full((100, 8), 1 / 8)).score == pytest.approx(1)
 
 
 def test_the_score_as_published():
@@ -154,15 +154,15 @@ def test_the_score_as_published():
     p = torch.rand(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = (p / p.sum(1, keepdim=True)).numpy()
     expected = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
-    assert distances.Votes.of(torch.from_numpy(p)).score == pytest.approx(expected, rel=1e-9)
-    merged = distances.Votes.of(torch.from_numpy(p[:7])) + distances.Votes.of(torch.from_numpy(p[7:]))
+    assert frechet.Votes.of(torch.from_numpy(p)).score == pytest.approx(expected, rel=1e-9)
+    merged = frechet.Votes.of(torch.from_numpy(p[:7])) + frechet.Votes.of(torch.from_numpy(p[7:]))
     assert merged.score == pytest.approx(expected, rel=1e-9)
 
 
 def test_shares_have_the_error_of_a_coin():
     """The spread of many coins."""
     throws = torch.rand(4000, 200, generator=torch.Generator().manual_seed(0)) < 0.3
-    errors = [distances.share(row).error for row in throws]
+    errors = [frechet.share(row).error for row in throws]
     spread = float(throws.double().mean(1).std())
     assert np.mean(errors) == pytest.approx(spread, rel=0.05)
 
@@ -180,7 +180,7 @@ def test_merged_moments_are_the_whole_s():
         assert merged.n == 1000
         torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-12, atol=0)
         torch.testing.assert_close(merged.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
-    assert distances.frechet_from(parts[1:], whole).n == 999
+    assert frechet.frechet_from(parts[1:], whole).n == 999
 
 
 # ---- honest errors
@@ -188,7 +188,7 @@ def test_merged_moments_are_the_whole_s():
 
 def test_equal_sets_have_no_kernel_distance():
     """Within 3 standard errors of 0 in at least 95 of 100 draws, and on both sides of it."""
-    found = [pairs.kernel(draws(150, 8, 2 * i), draws(100, 8, 2 * i + 1)) for i in range(100)]
+    found = [prdc.kernel(draws(150, 8, 2 * i), draws(100, 8, 2 * i + 1)) for i in range(100)]
     assert sum(abs(e.value) < 3 * e.error for e in found) >= 95
     assert 20 < sum(e.value < 0 for e in found) < 80
 
@@ -196,7 +196,7 @@ def test_equal_sets_have_no_kernel_distance():
 @pytest.mark.parametrize("scale", [1.0, 1.25, 1.6])
 def test_the_kernel_distance_s_error_is_its_spread(scale):
     """For equal sets, where its first order vanishes, and for others."""
-    found = [pairs.kernel(draws(150, 8, 2 * i), draws(100, 8, 2 * i + 1, scale)) for i in range(300)]
+    found = [prdc.kernel(draws(150, 8, 2 * i), draws(100, 8, 2 * i + 1, scale)) for i in range(300)]
     spread = float(np.std([e.value for e in found]))
     told = math.sqrt(np.mean([e.error**2 for e in found]))
     assert told == pytest.approx(spread, rel=0.2)
@@ -205,9 +205,9 @@ def test_the_kernel_distance_s_error_is_its_spread(scale):
 def test_the_frechet_distance_s_error_and_limit():
     """Over repeated draws the error is the spread, and the limit is near the distance of endless samples."""
     reference = Moments.of(draws(200_000, 6, 1))
-    endless = distances.frechet(Moments.of(draws(200_000, 6, 2, 1.3, 0.2)), reference)
+    endless = frechet.frechet(Moments.of(draws(200_000, 6, 2, 1.3, 0.2)), reference)
     found = [
-        distances.frechet_from(distances.split(draws(400, 6, 10 + i, 1.3, 0.2), 10), reference) for i in range(120)
+        frechet.frechet_from(frechet.split(draws(400, 6, 10 + i, 1.3, 0.2), 10), reference) for i in range(120)
     ]
     values, limits = [f.value for f in found], [f.limit for f in found]
     assert math.sqrt(np.mean([f.error**2 for f in found])) == pytest.approx(np.std(values), rel=0.25)
@@ -223,10 +223,10 @@ def test_too_few_vectors():
     """Said, not divided by zero."""
     x = draws(2, 3, 0)
     with pytest.raises(ValueError):
-        pairs.kernel(x, x)
+        prdc.kernel(x, x)
     with pytest.raises(ValueError):
-        pairs.neighbourhoods(x, x)
+        prdc.neighbourhoods(x, x)
     with pytest.raises(ValueError):
         _ = Moments.of(x[:1]).covariance
     with pytest.raises(ValueError):
-        distances.frechet_from([Moments.of(x)], Moments.of(x))
+        frechet.frechet_from([Moments.of(x)], Moments.of(x))

@@ -11,10 +11,11 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from fromnoise.compute import choose
 from fromnoise.data import Data, MemoryImages, load
-from fromnoise.errors import UserError
-from fromnoise.metrics import choice, contrast, distances, features, network, pairs
+from fromnoise.evaluation.features import convnet, extractors, select, simclr
+from fromnoise.evaluation.metrics import frechet, prdc
+from fromnoise.utils.device import choose
+from fromnoise.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ CPU = choose("cpu", "fp32")
 def test_pixels_are_the_pixels():
     """In [0, 1], as many as there are."""
     images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
-    found = features.Pixels((3, 4, 5)).of(images)
+    found = extractors.Pixels((3, 4, 5)).of(images)
     assert found.dtype == torch.float64 and found.shape == (2, 60)
     np.testing.assert_allclose(found.numpy(), images.reshape(2, 60).numpy() / 255, rtol=1e-15)
 
@@ -49,7 +50,7 @@ def test_pixels_are_the_pixels():
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 33, 65), (3, 37, 201)])
 def test_large_images_are_averaged(shape):
     """At most 1,024 numbers, and the mean brightness of flat images stays to the border."""
-    pixels = features.Pixels(shape)
+    pixels = extractors.Pixels(shape)
     found = pixels.of(torch.full((2, *shape), 51, dtype=torch.uint8))
     assert found.shape == (2, pixels.size) and pixels.size <= 1024
     np.testing.assert_allclose(found.numpy(), 0.2, rtol=1e-12)
@@ -57,12 +58,12 @@ def test_large_images_are_averaged(shape):
 
 def test_the_classifier_learns_and_is_kept(striped, tmp_path, monkeypatch):
     """Trained once; read the second time, with the same features to the bit; nothing in the file executes."""
-    monkeypatch.setattr(network, "_EPOCHS", 20)
+    monkeypatch.setattr(convnet, "_EPOCHS", 20)
     lines, steps = [], []
-    first = features.classifier(striped, compute=CPU, log=lines.append, watch=lambda done, total: steps.append(done))
+    first = extractors.classifier(striped, compute=CPU, log=lines.append, watch=lambda done, total: steps.append(done))
     assert first.accuracy > 0.95 and f"{first.accuracy:.2%}" in lines[0]
-    assert steps == list(range(1, network.Plan.of(320).steps + 1))
-    again = features.classifier(striped, compute=CPU, watch=lambda done, total: pytest.fail("trained again"))
+    assert steps == list(range(1, convnet.Plan.of(320).steps + 1))
+    again = extractors.classifier(striped, compute=CPU, watch=lambda done, total: pytest.fail("trained again"))
     images = striped.held_out.get(torch.arange(80))
     assert torch.equal(first.of(images), again.of(images)) and again.accuracy == first.accuracy
     assert first.of(images).shape == (80, first.size) and first.of(images).dtype == torch.float64
@@ -75,22 +76,22 @@ def test_the_classifier_learns_and_is_kept(striped, tmp_path, monkeypatch):
 
 def test_another_split_and_a_damaged_file_are_trained_anew(striped, tmp_path, monkeypatch):
     """What was held out then may be trained on now."""
-    monkeypatch.setattr(network, "_EPOCHS", 1)
-    features.classifier(striped, compute=CPU)
+    monkeypatch.setattr(convnet, "_EPOCHS", 1)
+    extractors.classifier(striped, compute=CPU)
     swapped = Data(striped.held_out, striped.train, striped.labels, striped.shape, striped.fingerprint, 0)
-    features.classifier(swapped, compute=CPU)
+    extractors.classifier(swapped, compute=CPU)
     files = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len(files) == 2
     for file in files:
         file.write_bytes(file.read_bytes()[:-9])
     steps = []
-    features.classifier(striped, compute=CPU, watch=lambda done, total: steps.append(done))
+    extractors.classifier(striped, compute=CPU, watch=lambda done, total: steps.append(done))
     assert steps
 
 
 def test_the_batch_does_not_matter(striped):
     """An image's features do not depend on its neighbours."""
-    found = features.Classifier(network.classifier(striped.shape, 4), ("a", "b", "c", "d"), 0.0, CPU)
+    found = extractors.Classifier(convnet.classifier(striped.shape, 4), ("a", "b", "c", "d"), 0.0, CPU)
     images = striped.train.get(torch.arange(60))
     torch.testing.assert_close(found.all(images, 7).features, found.all(images, 60).features, rtol=1e-4, atol=1e-5)
 
@@ -99,22 +100,22 @@ def test_without_labels(striped):
     """One line that names what to take."""
     bare = Data(striped.train, striped.held_out, None, striped.shape, "", 0)
     with pytest.raises(UserError, match="--features self-supervised"):
-        features.classifier(bare, compute=CPU)
+        extractors.classifier(bare, compute=CPU)
     with pytest.raises(UserError, match="know no classes"):
-        features.pixels(bare).probabilities(striped.train.get(torch.arange(2)))
+        extractors.pixels(bare).probabilities(striped.train.get(torch.arange(2)))
 
 
 @pytest.mark.slow
 def test_the_digits_features_tell_more_than_pixels():
     """At least as accurate as a linear model of the pixels; real classes lie apart, halves of one class do not."""
     data = load("digits")
-    learned = features.classifier(data, compute=CPU)
+    learned = extractors.classifier(data, compute=CPU)
     pixels, labels = load_digits(return_X_y=True)
     linear = LogisticRegression(max_iter=2000).fit(pixels[:1400] / 16, labels[:1400])
     assert learned.accuracy >= linear.score(pixels[1400:] / 16, labels[1400:])
     found = learned.of(data.train.get(torch.arange(len(data.train))))
     of = [found[data.train.labels == c] for c in (3, 8)]
-    apart, together = pairs.kernel(of[0], of[1]), pairs.kernel(of[0][::2], of[0][1::2])
+    apart, together = prdc.kernel(of[0], of[1]), prdc.kernel(of[0][::2], of[0][1::2])
     assert apart.value > 20 * apart.error and abs(together.value) < 4 * together.error
 
 
@@ -122,8 +123,8 @@ def test_the_digits_features_tell_more_than_pixels():
 def test_the_classifier_of_mnist(real_data, monkeypatch):
     """A tenth of the training that is usual, and still 98 %; benchmarks/judge.py prints the whole."""
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
-    monkeypatch.setattr(network, "_VIEWS", 30_000)
-    assert features.classifier(load("mnist"), compute=CPU).accuracy >= 0.98
+    monkeypatch.setattr(convnet, "_VIEWS", 30_000)
+    assert extractors.classifier(load("mnist"), compute=CPU).accuracy >= 0.98
 
 
 # ---- without labels
@@ -132,11 +133,11 @@ def test_the_classifier_of_mnist(real_data, monkeypatch):
 def test_views_keep_what_they_must():
     """Two views of an image differ, but are of its range and its brightness; a flat image stays as it is."""
     images = torch.randint(0, 256, (16, 3, 9, 14), dtype=torch.uint8)
-    one, other = contrast.view(images), contrast.view(images)
+    one, other = simclr.view(images), simclr.view(images)
     assert one.shape == images.shape and one.dtype == torch.float32 and not torch.equal(one, other)
     assert float(one.min()) >= -1 and float(one.max()) <= 1
     flat = torch.full((4, 1, 8, 8), 51, dtype=torch.uint8)
-    torch.testing.assert_close(contrast.view(flat), torch.full((4, 1, 8, 8), 51 / 127.5 - 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(simclr.view(flat), torch.full((4, 1, 8, 8), 51 / 127.5 - 1), atol=1e-6, rtol=0)
 
 
 def test_the_contrast_by_hand():
@@ -147,22 +148,22 @@ def test_the_contrast_by_hand():
     for i in range(10):
         likeness = {k: math.exp(float(z[i] @ z[k]) / 0.2) for k in range(10) if k != i}
         total -= math.log(likeness[(i + 5) % 10] / sum(likeness.values()))
-    assert float(contrast.contrast(told)) == pytest.approx(total / 10, rel=1e-9)
+    assert float(simclr.contrast(told)) == pytest.approx(total / 10, rel=1e-9)
 
 
 def test_self_supervised_features_are_learned_and_kept(striped, monkeypatch):
     """Without labels; trained once, read the second time to the bit, and apart from the classifier's file."""
     bare = Data(striped.train, striped.held_out, None, striped.shape, striped.fingerprint, 0)
-    monkeypatch.setattr(network, "_EPOCHS", 8)
+    monkeypatch.setattr(convnet, "_EPOCHS", 8)
     steps, lines = [], []
-    first = features.self_supervised(bare, compute=CPU, log=lines.append, watch=lambda done, total: steps.append(total))
+    first = extractors.self_supervised(bare, compute=CPU, log=lines.append, watch=lambda done, total: steps.append(total))
     assert first.mark > 0.1 and f"{first.mark:.1%}" in lines[0]  # 1/80 by chance
     assert len(steps) == steps[0]
-    again = features.self_supervised(bare, compute=CPU, watch=lambda done, total: pytest.fail("trained again"))
+    again = extractors.self_supervised(bare, compute=CPU, watch=lambda done, total: pytest.fail("trained again"))
     images = striped.held_out.get(torch.arange(80))
     assert torch.equal(first.of(images), again.of(images)) and again.mark == first.mark
     assert first.of(images).shape == (80, first.size) and first.see(images).probabilities is None
-    assert choice.choose(None, bare, compute=CPU).name == "self-supervised"
+    assert select.choose(None, bare, compute=CPU).name == "self-supervised"
 
 
 @pytest.mark.slow
@@ -170,7 +171,7 @@ def test_self_supervised_features_rank_what_is_worse(monkeypatch):
     """Blur, noise, tint and missing digits, more and more; and a Gaussian of the digits' own moments, unlike pixels."""
     data = load("digits", holdout=0.34, log=lambda line: None)
     bare = Data(data.train, data.held_out, None, data.shape, data.fingerprint, 0)
-    own = features.self_supervised(bare, compute=CPU)
+    own = extractors.self_supervised(bare, compute=CPU)
     x, labels = data.held_out.get(torch.arange(len(data.held_out))).double(), data.held_out.labels
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     soft = F.avg_pool2d(F.pad(x, (1,) * 4, mode="replicate"), 3, 1)
@@ -187,11 +188,11 @@ def test_self_supervised_features_rank_what_is_worse(monkeypatch):
     }
     train = data.train.get(torch.arange(len(data.train)))
     apart = {}
-    for space in (own, features.pixels(bare)):
-        real = distances.Moments.of(space.of(train))
+    for space in (own, extractors.pixels(bare)):
+        real = frechet.Moments.of(space.of(train))
         for fault, samples in courses.items():
             seen = [space.of(s.round().clamp(0, 255).to(torch.uint8)) for s in samples]
-            found = [distances.frechet_from(distances.split(v), real) for v in seen]
+            found = [frechet.frechet_from(frechet.split(v), real) for v in seen]
             if space is own:
                 assert all(a.value < b.value for a, b in zip(found, found[1:], strict=False)), fault
             apart[space.name, fault] = (found[-1].value - found[0].value) / math.hypot(found[0].error, found[-1].error)

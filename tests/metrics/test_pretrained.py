@@ -8,10 +8,11 @@ import types
 import pytest
 import torch
 
-from fromnoise.compute import choose
-from fromnoise.errors import UserError
-from fromnoise.metrics import distances, pairs, pretrained
-from fromnoise.metrics.distances import Moments, Votes
+from fromnoise.evaluation.features import pretrained
+from fromnoise.evaluation.metrics import frechet, prdc
+from fromnoise.evaluation.metrics.frechet import Moments, Votes
+from fromnoise.utils.device import choose
+from fromnoise.utils.errors import UserError
 
 CPU = choose("cpu", "fp32")
 
@@ -97,11 +98,11 @@ def test_fid_kid_and_is_are_torch_fidelity_s(real_data, monkeypatch):
         verbose=False,
     )
     x, y = space.all(one), space.all(two)
-    assert distances.frechet(Moments.of(x.features), Moments.of(y.features)) == pytest.approx(
+    assert frechet.frechet(Moments.of(x.features), Moments.of(y.features)) == pytest.approx(
         theirs["frechet_inception_distance"], rel=1e-3
     )
-    assert pairs.kernel(x.features, y.features).value == pytest.approx(
+    assert prdc.kernel(x.features, y.features).value == pytest.approx(
         theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6
     )
-    score = distances.score([Votes.of(p) for p in x.probabilities.tensor_split(10)])
+    score = frechet.score([Votes.of(p) for p in x.probabilities.tensor_split(10)])
     assert score.value == pytest.approx(theirs["inception_score_mean"], rel=1e-3)

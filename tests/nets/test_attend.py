@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fromnoise.nets import attend as room
-from fromnoise.nets.attend import attend, multiplied
+from fromnoise.networks import attention as room
+from fromnoise.networks.attention import attend, multiplied
 
 
 def exact(qkv: torch.Tensor, heads: int) -> torch.Tensor:

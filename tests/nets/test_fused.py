@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fromnoise.nets import layers
-from fromnoise.nets.fused import How, fused, usable
-from fromnoise.nets.native import build
-from fromnoise.nets.unet import UNet
+from fromnoise.networks import layers
+from fromnoise.networks.kernels import build
+from fromnoise.networks.kernels.group_norm import How, fused, usable
+from fromnoise.networks.unet import UNet
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +158,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 @needed
 def test_kept_for_the_next_time(tmp_path: Path) -> None:
     """Two processes that begin together build it once or twice, use it, and leave one file."""
-    line = "from fromnoise.nets.native.build import library; assert library('norm') is not None"
+    line = "from fromnoise.networks.kernels.build import library; assert library('norm') is not None"
     environment = {"FROMNOISE_CACHE": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     both = [subprocess.Popen([sys.executable, "-c", line], env=environment) for _ in range(2)]
     assert [p.wait(120) for p in both] == [0, 0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from fromnoise.nets import layers
+from fromnoise.networks import layers
 
 
 @pytest.fixture(autouse=True)

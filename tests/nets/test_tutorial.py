@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.nets import Pulfer, Simple
+from fromnoise.networks import Pulfer, Simple
 
 Weights = Mapping[str, Tensor]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.nets import UNet
+from fromnoise.networks import UNet
 
 SMALL: dict[str, Any] = {"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "groups": 4, "attention": (1,)}
 

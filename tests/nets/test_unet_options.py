@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fromnoise.nets import UNet, attention_levels
+from fromnoise.networks import UNet, attention_levels
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 
-from fromnoise.nets import UNet
+from fromnoise.networks import UNet
 
 
 @pytest.fixture(autouse=True)

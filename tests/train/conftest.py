@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from fromnoise import recipe as recipes
-from fromnoise.compute import choose
+from fromnoise import config as recipes
 from fromnoise.model import build
-from fromnoise.train.run import facts, open_data
-from fromnoise.train.trainer import Trainer
+from fromnoise.training.run import facts, open_data
+from fromnoise.training.trainer import Trainer
+from fromnoise.utils.device import choose
 
 TINY = {
     "train.optimizer": "adamw",

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from fromnoise.checkpoint import load_model, save_model
-from fromnoise.compute import choose
+from fromnoise.config import load
 from fromnoise.data import MemoryImages, Stream, to_unit
+from fromnoise.data.pseudo_labels import Centres
 from fromnoise.diffusion import Untold
-from fromnoise.diffusion.centres import Centres
-from fromnoise.draw import collect, draw
-from fromnoise.recipe import load
-from fromnoise.train import clusters
+from fromnoise.pipeline import collect, draw
+from fromnoise.training import fit_pseudo_labels
+from fromnoise.utils.device import choose
 
 
 def sought(sizes, count):
@@ -23,7 +23,7 @@ def sought(sizes, count):
     noise = torch.randn(len(levels), 1, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = (levels[:, None, None, None] + noise).byte()
     centres = Centres(count, (1, 8, 8))
-    found = clusters.find(centres, Stream(MemoryImages(pixels), seed=4), seed=4)
+    found = fit_pseudo_labels.find(centres, Stream(MemoryImages(pixels), seed=4), seed=4)
     return found, centres, centres.of(to_unit(pixels))
 
 
@@ -38,7 +38,7 @@ def test_what_lies_apart_is_found():
 
 def test_few_images_make_few_clusters():
     """One for every hundred, and at least one; the rest is not dealt out."""
-    found, centres, which = sought([clusters.EACH, clusters.EACH], 5)
+    found, centres, which = sought([fit_pseudo_labels.EACH, fit_pseudo_labels.EACH], 5)
     assert found == 2 and which.max() == 1 and centres.share[2:].sum() == 0
     assert sought([30], 5)[0] == 1
 

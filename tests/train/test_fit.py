@@ -7,13 +7,13 @@ import time
 import pytest
 import torch
 
-from fromnoise import recipe
-from fromnoise.compute import choose
-from fromnoise.facts import Facts
+from fromnoise import config
+from fromnoise.data.dataset_info import Facts
 from fromnoise.model import build
-from fromnoise.train import fit
-from fromnoise.train.estimate import Estimate, estimate
-from fromnoise.train.muon import Muon
+from fromnoise.training import autosize
+from fromnoise.training.cost import Estimate, estimate
+from fromnoise.training.muon import Muon
+from fromnoise.utils.device import choose
 
 FITTED = {"train.minutes": 3}
 
@@ -24,7 +24,7 @@ FITTED = {"train.minutes": 3}
 )
 def test_patches_and_levels_follow_the_side(side, patch, multipliers, attention):
     """The finest level about 16 pixels wide, the coarsest attends."""
-    chosen = fit.shaped(recipe.load("fast", FITTED), (3, side, side)).network
+    chosen = autosize.shaped(config.load("fast", FITTED), (3, side, side)).network
     assert (chosen.patch, chosen.multipliers, chosen.attention) == (patch, multipliers, attention)
 
 
@@ -35,30 +35,30 @@ def machine(monkeypatch, speed):
         square = model.recipe.network.width**2
         return Estimate(500 * square, square / speed, 0.0)
 
-    monkeypatch.setattr(fit, "estimate", estimate)
+    monkeypatch.setattr(autosize, "estimate", estimate)
     return choose("cpu", "fp32")
 
 
 def chosen(monkeypatch, speed, minutes, **over):
-    made = recipe.load("fast", {"train.minutes": minutes} | over)
+    made = config.load("fast", {"train.minutes": minutes} | over)
     said = []
     compute = machine(monkeypatch, speed)
-    return fit.fit(made, Facts((1, 28, 28)), 60_000, compute, said.append), said
+    return autosize.fit(made, Facts((1, 28, 28)), 60_000, compute, said.append), said
 
 
 def test_the_widest_network_that_sees_enough_images(monkeypatch):
     """And no wider one would; twice the budget or twice the speed are the same."""
     found, said = chosen(monkeypatch, 1e4, 3.0)
-    images = {width: 64 * 180 * 1e4 / width**2 for width in fit.WIDTHS}
-    enough = [width for width in fit.WIDTHS if images[width] >= fit.IMAGES * 500 * width**2]
+    images = {width: 64 * 180 * 1e4 / width**2 for width in autosize.WIDTHS}
+    enough = [width for width in autosize.WIDTHS if images[width] >= autosize.IMAGES * 500 * width**2]
     assert found.network.width == max(enough)
-    assert min(fit.WIDTHS) < max(enough) < max(fit.WIDTHS)
+    assert min(autosize.WIDTHS) < max(enough) < max(autosize.WIDTHS)
     assert f"network.width {max(enough)}" in said[0]
     assert chosen(monkeypatch, 2e4, 3.0)[0].network == chosen(monkeypatch, 1e4, 6.0)[0].network
 
 
 def test_a_slow_machine_takes_the_narrowest(monkeypatch):
-    assert chosen(monkeypatch, 1.0, 0.1)[0].network.width == min(fit.WIDTHS)
+    assert chosen(monkeypatch, 1.0, 0.1)[0].network.width == min(autosize.WIDTHS)
 
 
 def test_what_the_user_says_stays(monkeypatch):
@@ -71,13 +71,13 @@ def test_what_the_user_says_stays(monkeypatch):
 def test_a_run_that_goes_on_keeps_its_network(monkeypatch):
     """Whatever the machine is like by then."""
     found, _ = chosen(monkeypatch, 1e4, 3.0)
-    again = fit.taken(recipe.load("fast", {"train.minutes": 60}), found)
+    again = autosize.taken(config.load("fast", {"train.minutes": 60}), found)
     assert again.network == found.network and again.train.minutes == 60
 
 
 def test_an_estimate_counts_the_optimiser_and_leaves_the_weights(monkeypatch):
     """A step is more than its gradients; weights that were measured are those that train."""
-    made = recipe.load("fast", {"train.minutes": 1, "network.width": 16})
+    made = config.load("fast", {"train.minutes": 1, "network.width": 16})
     model, compute = build(made, Facts((1, 28, 28))), choose("cpu")
     before = {name: t.clone() for name, t in model.denoiser.state_dict().items()}
     monkeypatch.setattr(Muon, "step", lambda self: time.sleep(0.5))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise import recipe
-from fromnoise.train.muon import Muon, orthogonal, orthogonal_bf16
-from fromnoise.train.optim import Mover
+from fromnoise import config
+from fromnoise.training.muon import Muon, orthogonal, orthogonal_bf16
+from fromnoise.training.optim import Mover
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 20), (3, 20, 8), (2, 16, 16)])
@@ -80,7 +80,7 @@ def test_it_reaches_a_minimum_that_it_can_see():
     g = torch.Generator().manual_seed(0)
     x, truth = torch.randn(256, 16, generator=g) * torch.logspace(0, -1.5, 16), torch.randn(16, 8, generator=g)
     net = nn.Linear(16, 8, bias=False)
-    how = recipe.TrainRecipe(steps=200, optimizer="muon")
+    how = config.TrainRecipe(steps=200, optimizer="muon")
     mover, losses = Mover(how, net), []
     for step in range(200):
         loss = (net(x) - x @ truth).square().mean()
@@ -94,7 +94,7 @@ def test_it_reaches_a_minimum_that_it_can_see():
 def test_matrices_go_to_muon_and_the_rest_to_adam():
     """Embeddings are tables of vectors, not maps."""
     net = nn.ModuleDict({"conv": nn.Conv2d(4, 8, 3), "table": nn.Embedding(3, 8), "norm": nn.GroupNorm(2, 8)})
-    mover = Mover(recipe.TrainRecipe(steps=1, optimizer="muon"), net)
+    mover = Mover(config.TrainRecipe(steps=1, optimizer="muon"), net)
     for p in net.parameters():
         p.grad = torch.ones_like(p)
     mover.step(1e-3)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.recipe import EmaRecipe, TrainRecipe
-from fromnoise.train.averages import Averages, power
-from fromnoise.train.optim import Budget, learning_rate
+from fromnoise.config import EmaRecipe, TrainRecipe
+from fromnoise.training.ema import Averages, power
+from fromnoise.training.optim import Budget, learning_rate
 
 
 def test_budgets():

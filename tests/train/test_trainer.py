@@ -9,8 +9,8 @@ import shutil
 import pytest
 import torch
 
-from fromnoise.errors import UserError
-from fromnoise.nets import layers
+from fromnoise.networks import layers
+from fromnoise.utils.errors import UserError
 
 
 def tensors(trainer):

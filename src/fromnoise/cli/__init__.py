@@ -13,8 +13,8 @@ from typing import NoReturn
 
 from fromnoise import __version__
 from fromnoise.cli import assign, bits, cluster, doctor, edit, evaluate, guide, recipes, sample, show, train
-from fromnoise.cli.process import settle
-from fromnoise.errors import UserError
+from fromnoise.cli.environment import settle
+from fromnoise.utils.errors import UserError
 
 VERBS = {
     "train": train,

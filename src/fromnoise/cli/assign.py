@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.shared import at_least, data_of, write_json
+from fromnoise.cli.common import at_least, data_of, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fromnoise.cluster.report import Assignments
+    from fromnoise.clustering.results import Assignments
 
 HELP = "say to which cluster, or class, of a model new images belong"
 EPILOG = """by the model's own bound under each cluster. A model that was trained with labels is told its classes: it is
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Assign."""
-    from fromnoise.errors import UserError
+    from fromnoise.utils.errors import UserError
 
     at_least(("-n", args.limit, 1), ("--first", args.first, 1), ("--then", args.then, 0), ("--keep", args.keep, 1))
     if args.out.suffix not in (".csv", ".parquet"):
@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fromnoise.checkpoint import load_model
-    from fromnoise.cluster.assign import assign, search_of
-    from fromnoise.compute import choose
-    from fromnoise.disk import check_file
+    from fromnoise.clustering.assign import assign, search_of
+    from fromnoise.utils.device import choose
+    from fromnoise.utils.files import check_file
 
     check_file(args.out)
     if args.json is not None:
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _scores(table: Assignments) -> dict[str, float]:
     """Agreement with the labels; of classes of the same names, how many are right."""
-    from fromnoise.cluster.scores import Scores
+    from fromnoise.clustering.scores import Scores
 
     if table.labels is None:
         return {}

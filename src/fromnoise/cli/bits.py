@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.shared import at_least, data_of, write_json
+from fromnoise.cli.common import at_least, data_of, write_json
 
 if TYPE_CHECKING:
-    from fromnoise.bits import Measure, Piece
     from fromnoise.data import Images
-    from fromnoise.metrics.distances import Estimate
+    from fromnoise.evaluation.likelihood import Measure, Piece
+    from fromnoise.evaluation.metrics.frechet import Estimate
 
 HELP = "measure how many bits a dimension a model needs to tell images"
 EPILOG = """by the variational bound, from a sample of its steps, and by the probability flow; lower is better. Both are
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure."""
-    from fromnoise.errors import UserError
+    from fromnoise.utils.errors import UserError
 
     at_least(("-n", args.count, 2), ("--flow", args.flow, 0), ("--flow-steps", args.flow_steps, 1))
     at_least(("--probes", args.probes, 1), ("--batch", args.batch, 1))
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--visits {args.visits} is no number of steps: take 1 or more, or all")
     if args.tolerance is not None and not 0 < args.tolerance < 1:
         raise UserError(f"--tolerance {args.tolerance:g} must lie between 0 and 1, such as 1e-4")
-    from fromnoise.bits import Measure
     from fromnoise.checkpoint import load_model
-    from fromnoise.compute import choose
-    from fromnoise.disk import check_file
+    from fromnoise.evaluation.likelihood import Measure
+    from fromnoise.utils.device import choose
+    from fromnoise.utils.files import check_file
 
     for path, ending in ((args.plot, ".png"), (args.json, ".json")):
         if path is not None:
@@ -80,8 +80,8 @@ def _piece(measure: Measure, images: Images, args: argparse.Namespace, name: str
     """Bound and flow of some images."""
     from tqdm import tqdm
 
-    from fromnoise.bits import Piece, some
-    from fromnoise.diffusion.ode import Adaptive, RungeKutta
+    from fromnoise.diffusion.likelihood.ode import Adaptive, RungeKutta
+    from fromnoise.evaluation.likelihood import Piece, some
 
     pixels, labels = some(images, measure.model, args.count, args.seed)
     count = len(pixels)
@@ -98,8 +98,8 @@ def _piece(measure: Measure, images: Images, args: argparse.Namespace, name: str
 
 
 def _report(results: dict[str, Piece], args: argparse.Namespace) -> None:
-    from fromnoise import plots
-    from fromnoise.bits import gaps
+    from fromnoise.evaluation.likelihood import gaps
+    from fromnoise.reporting import plots
 
     print("bits/dim, +- one standard error of the mean over the images")
     for name, piece in results.items():

@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fromnoise.cli.shared import at_least, write_json
+from fromnoise.cli.common import at_least, write_json
 
 if TYPE_CHECKING:
-    from fromnoise.cluster.run import Sorted
+    from fromnoise.clustering.fit import Sorted
 
 HELP = "sort images into clusters, and learn a generator for each"
 EPILOG = """the same command again continues. Every key of a recipe can be set as --part.key value: see [cluster] in the
@@ -42,12 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sort, and write what was found."""
-    from fromnoise.cli import numbers
-    from fromnoise.disk import check_file
-    from fromnoise.errors import UserError
+    from fromnoise.cli import parsing
+    from fromnoise.utils.errors import UserError
+    from fromnoise.utils.files import check_file
 
     at_least(("-n", args.limit, 2))
-    counts = numbers.span("-q", args.count, 2)
+    counts = parsing.span("-q", args.count, 2)
     if args.json is not None:
         check_file(args.json, ".json")
     if args.given is not None and not args.given.is_file():
@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sorted(args: argparse.Namespace, count: int, out: Path) -> Sorted:
-    from fromnoise import recipe as recipes
+    from fromnoise import config as recipes
     from fromnoise.cli.train import value
-    from fromnoise.cluster.run import sort
+    from fromnoise.clustering.fit import sort
 
     named = {"minutes": "train.minutes", "steps": "train.steps", "seed": "train.seed"}
     asked = {key: value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
@@ -72,12 +72,12 @@ def _sorted(args: argparse.Namespace, count: int, out: Path) -> Sorted:
 
 
 def _leave(args: argparse.Namespace, found: Sorted, out: Path) -> int:
-    from fromnoise.cluster import report
+    from fromnoise.clustering import results
 
     if found.signal:
         return 128 + found.signal
     keys = (word for key, text in args.dotted.items() for word in (f"--{key}", text))
-    for path in report.leave(found, out, shlex.join(["fromnoise", *args.words, *keys])):
+    for path in results.leave(found, out, shlex.join(["fromnoise", *args.words, *keys])):
         print(path)
     results = _results(found)
     for name, scores in results.get("scores", {}).items():
@@ -89,7 +89,7 @@ def _leave(args: argparse.Namespace, found: Sorted, out: Path) -> int:
 
 
 def _results(found: Sorted) -> dict[str, Any]:
-    from fromnoise.cluster.scores import Scores
+    from fromnoise.clustering.scores import Scores
 
     results: dict[str, Any] = {"images": len(found.q), "clusters": found.q.shape[1], "rounds": found.rounds}
     if found.task.labels is not None:
@@ -100,7 +100,7 @@ def _results(found: Sorted) -> dict[str, Any]:
 
 def _choose(args: argparse.Namespace, counts: list[int]) -> int:
     """Try each number of clusters in a folder of its own, and say which is best."""
-    from fromnoise.cluster.choice import best, held_out
+    from fromnoise.clustering.model_selection import best, held_out
 
     tried = {}
     for count in counts:

@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
     """Examine."""
     from dataclasses import asdict
 
-    from fromnoise.cli.shared import at_least, write_json
-    from fromnoise.compute import choose
-    from fromnoise.disk import check_file
-    from fromnoise.judge import doctor
-    from fromnoise.judge.opening import is_run
+    from fromnoise.cli.common import at_least, write_json
+    from fromnoise.evaluation import doctor
+    from fromnoise.evaluation.resolve import is_run
+    from fromnoise.utils.device import choose
+    from fromnoise.utils.files import check_file
 
     at_least(("-n", args.count, 0), ("--size", args.size, 1))
     if args.json is not None:

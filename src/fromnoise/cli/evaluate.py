@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fromnoise.compute import Compute
     from fromnoise.data import Data
-    from fromnoise.judge.subjects import Subject
-    from fromnoise.metrics.features import Features
+    from fromnoise.evaluation.features.extractors import Features
+    from fromnoise.evaluation.sources import Subject
+    from fromnoise.utils.device import Compute
 
 HELP = "judge models or samples against real images: distances, copies, coverage, cost"
 EPILOG = """each SUBJECT is a run folder, a .safetensors file, or samples of any program: a folder, .zip or .npz.
@@ -60,8 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge."""
-    from fromnoise.cli.shared import at_least
-    from fromnoise.errors import UserError
+    from fromnoise.cli.common import at_least
+    from fromnoise.utils.errors import UserError
 
     at_least(
         ("-n", args.count, 10), ("--bits", args.bits or None, 2), ("--batch", args.batch, 1), ("--size", args.size, 1)
@@ -69,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import Accelerator
     from tqdm import tqdm
 
-    from fromnoise.compute import choose
-    from fromnoise.disk import check_file, check_folder
-    from fromnoise.judge import opening
-    from fromnoise.judge.subjects import Processes
+    from fromnoise.evaluation import resolve
+    from fromnoise.evaluation.sources import Processes
+    from fromnoise.utils.device import choose
+    from fromnoise.utils.files import check_file, check_folder
 
     out = args.out or _free(args.subjects)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     check_folder(out)
     if args.json is not None:
         check_file(args.json, ".json")
-    sweep = opening.parse_sweep(args.sweep)
+    sweep = resolve.parse_sweep(args.sweep)
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no", device_placement=False)
     main, world = accelerator.is_main_process, accelerator.num_processes
     compute = choose(str(accelerator.device) if args.device is None or world > 1 else args.device, args.precision)
@@ -90,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
         if main:
             tqdm.write(line, file=sys.stderr)
 
-    data = opening.real_images(args.subjects, args.against, args.size, say)
-    how = opening.Drawing(args.count, args.seed, args.label, args.batch, compute, processes)
-    subjects = opening.subjects(args.subjects, sweep, data, how, args.size is not None)
+    data = resolve.real_images(args.subjects, args.against, args.size, say)
+    how = resolve.Drawing(args.count, args.seed, args.label, args.batch, compute, processes)
+    subjects = resolve.subjects(args.subjects, sweep, data, how, args.size is not None)
     if not main:  # the others only help to draw
         for subject in subjects:
             for _ in subject.batches():
@@ -112,12 +112,13 @@ def _judge(
     """Measure, write, print."""
     from tqdm import tqdm
 
-    from fromnoise.cli.shared import write_json
-    from fromnoise.judge import document, lengths, report
-    from fromnoise.judge.estimate import images, seconds
-    from fromnoise.judge.measure import measure
-    from fromnoise.judge.subjects import Real
-    from fromnoise.metrics.choice import choose
+    from fromnoise.cli.common import write_json
+    from fromnoise.evaluation import memorization, page
+    from fromnoise.evaluation.cost import images, seconds
+    from fromnoise.evaluation.features.select import choose
+    from fromnoise.evaluation.measurement import measure
+    from fromnoise.evaluation.sources import Real
+    from fromnoise.reporting import documents
 
     with tqdm(desc="training the features, once for these images", unit="step", disable=None) as bar:
 
@@ -127,12 +128,12 @@ def _judge(
 
         space = choose(args.features, data, compute=compute, log=say, watch=step)
     reference = Real("training images", data.train)
-    coded = lengths.models(subjects, data, say) if args.bits else {}
+    coded = memorization.models(subjects, data, say) if args.bits else {}
     drawing, measuring = sum(s.seconds() for s in subjects), seconds(subjects, reference, data.held_out, space)
-    measuring += lengths.seconds(coded, data, compute, args.bits)
-    say(f"this will take about {report.time(drawing)} of drawing and {report.time(measuring)} of measuring")
+    measuring += memorization.seconds(coded, data, compute, args.bits)
+    say(f"this will take about {page.time(drawing)} of drawing and {page.time(measuring)} of measuring")
     interval = 0.2 if sys.stderr.isatty() else 20.0
-    total = images(subjects, reference, data.held_out) + lengths.images(coded, data, args.bits)
+    total = images(subjects, reference, data.held_out) + memorization.images(coded, data, args.bits)
     with tqdm(total=total, unit="image", mininterval=interval) as bar:
 
         def watch(name: str, more: int) -> None:
@@ -140,15 +141,15 @@ def _judge(
             bar.update(more)
 
         found = measure(subjects, reference, data.held_out, space, watch)
-        bits = lengths.all_lengths(coded, data, compute, args.bits, watch)
-    told = report.verdicts(found, bits)
+        bits = memorization.all_lengths(coded, data, compute, args.bits, watch)
+    told = page.verdicts(found, bits)
     command = shlex.join(["fromnoise", *args.words])
-    around = report.Circumstances(command, args.against or "the images it learned from", _about(space, compute))
+    around = page.Circumstances(command, args.against or "the images it learned from", _about(space, compute))
     title = f"fromnoise evaluate: {', '.join(args.subjects)}"
-    files = document.write(out, title, report.blocks(found, told, reference, around))
-    for path in (out / "report.json", *([args.json] if args.json else [])):
-        write_json(path, report.as_json(found, told, around))
-    print(report.distances(told).plain())
+    files = documents.write(out, title, page.blocks(found, told, reference, around))
+    for path in (out / "page.json", *([args.json] if args.json else [])):
+        write_json(path, page.as_json(found, told, around))
+    print(page.distances(told).plain())
     for verdict in told:
         for finding in verdict.findings:
             print(f"{verdict.name}: {finding}")

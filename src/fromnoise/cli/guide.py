@@ -25,18 +25,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and write."""
-    from fromnoise.errors import UserError
+    from fromnoise.utils.errors import UserError
 
     for flag, number in (("--steps", args.steps), ("--batch", args.batch)):
         if number < 1:
             raise UserError(f"{flag} {number} is too small: take at least 1")
     from tqdm import tqdm
 
-    from fromnoise import guide as guides
     from fromnoise.checkpoint import load_model
-    from fromnoise.compute import choose
-    from fromnoise.disk import check_file
-    from fromnoise.train.run import open_data
+    from fromnoise.training import noisy_classifier as guides
+    from fromnoise.training.run import open_data
+    from fromnoise.utils.device import choose
+    from fromnoise.utils.files import check_file
 
     check_file(args.out, ".safetensors")
     model = load_model(args.model).model

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fromnoise.recipe import Recipe
+    from fromnoise.config import Recipe
 
 HELP = "list the recipes: data, size, parameters, expected cost and quality"
 EPILOG = "example:\n  fromnoise recipes"
@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from fromnoise import recipe as recipes
-    from fromnoise.disk import write_atomic
+    from fromnoise import config as recipes
+    from fromnoise.utils.files import write_atomic
 
     rows = [_row(recipes.load(name)) for name in recipes.names()]
     for r in rows:
@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(recipe: Recipe) -> dict[str, object]:
-    from fromnoise.facts import Facts
+    from fromnoise.config import BUDGETS
+    from fromnoise.data.dataset_info import Facts
     from fromnoise.model import build
-    from fromnoise.recipe import BUDGETS
 
     height, width = recipe.data.size or ((8, 8) if recipe.data.source == "digits" else (64, 64))
     channels = recipe.data.channels or (1 if recipe.data.source in ("digits", "mnist", "fashion_mnist") else 3)

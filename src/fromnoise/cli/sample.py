@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli import guides, numbers
+from fromnoise.cli import guidance_flags, parsing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,12 +65,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
     add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
     add("--precision", default="auto", help="auto, bf16 or fp32")
-    guides.configure(parser)
+    guidance_flags.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw."""
-    from fromnoise.errors import UserError
+    from fromnoise.utils.errors import UserError
 
     count = 1 if args.count is None else args.count
     for flag, number, least in (("-n", count, 1), ("--batch", args.batch, 1), ("--first", args.first, 0)):
@@ -82,30 +82,30 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from fromnoise import pictures
     from fromnoise.checkpoint import load_model
-    from fromnoise.compute import choose
-    from fromnoise.disk import check_file
-    from fromnoise.draw import collect, draw
-    from fromnoise.facts import cond
+    from fromnoise.data.dataset_info import cond
+    from fromnoise.pipeline import collect, draw
+    from fromnoise.reporting import image_io
+    from fromnoise.utils.device import choose
+    from fromnoise.utils.files import check_file
 
-    pictures.check_writable(args.out)
+    image_io.check_writable(args.out)
     for each, ending in ((args.gif, ".gif"), (args.strip, ".png")):
         if each is not None:
             check_file(each, ending)
     loaded = load_model(args.model)
-    how = guides.settings(loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr")
+    how = guidance_flags.settings(loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr")
     for flag, owners in _OWNERS.items():
         if getattr(args, flag) is not None and how.rule not in owners:
             raise UserError(f"--{flag} says nothing to rule {how.rule}: leave it out, or take --rule {owners[0]}")
-    guides.check_labels(args, loaded.model)
+    guidance_flags.check_labels(args, loaded.model)
     compute = choose(args.device, args.precision)
     compute.place(loaded.model.denoiser)
-    model, wrap = guides.wrap(args, loaded.model, compute)
+    model, wrap = guidance_flags.wrap(args, loaded.model, compute)
     ids = _numbers(args, model)
     count = len(ids)
     cond(model.facts, args.label, ids)  # an unknown label is told of before the bar is drawn
-    size = numbers.size("--size", args.size) if args.size else None
+    size = parsing.size("--size", args.size) if args.size else None
     begun = time.perf_counter()
     steps = draw(model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size)
     with tqdm(total=-(-count // args.batch) * (len(model.levels(how)) - 1), unit="step") as bar:
@@ -113,13 +113,13 @@ def run(args: argparse.Namespace) -> int:
     spent = time.perf_counter() - begun
     labels = drawn.labels if args.label is not None and model.facts.labels is not None else None
     names = model.facts.labels if args.label == "all" else None
-    pictures.save_images(drawn.images, args.out, labels, ids.tolist(), names)
+    image_io.save_images(drawn.images, args.out, labels, ids.tolist(), names)
     print(f"{count} pictures in {spent:.1f} s ({spent / count:.3g} s each): {args.out}")
     if args.gif:
-        pictures.gif(drawn.frames, args.gif)
+        image_io.gif(drawn.frames, args.gif)
         print(f"the reverse process: {args.gif}")
     if args.strip:
-        pictures.save(pictures.reverse_strip(drawn.frames, drawn.times), args.strip)
+        image_io.save(image_io.reverse_strip(drawn.frames, drawn.times), args.strip)
         print(f"the reverse process: {args.strip}")
     return 0
 
@@ -132,10 +132,10 @@ def _numbers(args: argparse.Namespace, model: Model) -> Tensor:
     """
     import torch
 
-    from fromnoise.errors import UserError
+    from fromnoise.utils.errors import UserError
 
     if args.seeds is not None:
-        return torch.tensor(numbers.listed("--seeds", args.seeds))
+        return torch.tensor(parsing.listed("--seeds", args.seeds))
     each = 8 * len(model.facts.labels) if args.label == "all" and model.facts.labels is not None else 64
     count = args.count if args.count is not None else each
     if args.first + count > 2**63 - 1:

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.shared import at_least, data_of, times, write_json
+from fromnoise.cli.common import at_least, data_of, times, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from fromnoise.compute import Compute
+    from fromnoise.config import SampleRecipe
     from fromnoise.model import Model
-    from fromnoise.recipe import SampleRecipe
+    from fromnoise.utils.device import Compute
 
 HELP = "look at data, at the forward process, or at what a model knows on its way"
 EPILOG = """examples:
@@ -73,8 +73,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the picture."""
-    from fromnoise import pictures
-    from fromnoise.disk import check_file
+    from fromnoise.reporting import image_io
+    from fromnoise.utils.files import check_file
 
     at_least(("-n", args.count, 1))
     check_file(args.out, ".png")
@@ -82,29 +82,29 @@ def run(args: argparse.Namespace) -> int:
         _rate(args)
     else:
         makers = {"data": _data, "forward": _forward, "progressive": _progressive, "shared": _shared}
-        pictures.save(makers[args.thing](args), args.out)
+        image_io.save(makers[args.thing](args), args.out)
     print(args.out)
     return 0
 
 
 def _data(args: argparse.Namespace) -> Image:
-    from fromnoise import pictures
     from fromnoise.data import load, order
+    from fromnoise.reporting import image_io
 
     data = load(args.spec, size=args.size, seed=args.seed, log=print)
     count = min(args.count, len(data.train))
     print(f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}")
-    return pictures.grid(data.train.get(order(len(data.train), args.seed, range(count))))
+    return image_io.grid(data.train.get(order(len(data.train), args.seed, range(count))))
 
 
 def _forward(args: argparse.Namespace) -> Image:
-    from fromnoise import pictures
-    from fromnoise import recipe as recipes
+    from fromnoise import config as recipes
     from fromnoise.checkpoint import load_model
     from fromnoise.data import order
-    from fromnoise.draw import noised
     from fromnoise.model import build
-    from fromnoise.train.run import facts, open_data
+    from fromnoise.pipeline import noised
+    from fromnoise.reporting import image_io
+    from fromnoise.training.run import facts, open_data
 
     where = Path(args.source)
     is_run = where.is_dir() or where.suffix == ".safetensors"
@@ -113,13 +113,13 @@ def _forward(args: argparse.Namespace) -> Image:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": args.data})})
     data = open_data(recipe, print)
     pixels = data.train.get(order(len(data.train), args.seed, range(min(args.count, len(data.train)))))
-    return pictures.forward_strip(*noised(build(recipe, facts(recipe, data)).schedule, pixels, args.seed))
+    return image_io.forward_strip(*noised(build(recipe, facts(recipe, data)).schedule, pixels, args.seed))
 
 
 def _open(args: argparse.Namespace) -> tuple[Model, SampleRecipe, Compute]:
     """The model of a run where it is to run, and its way of sampling with the steps that were asked for."""
     from fromnoise.checkpoint import load_model
-    from fromnoise.compute import choose
+    from fromnoise.utils.device import choose
 
     model = load_model(args.model).model
     how = model.recipe.sample
@@ -136,28 +136,28 @@ def _open(args: argparse.Namespace) -> tuple[Model, SampleRecipe, Compute]:
 def _progressive(args: argparse.Namespace) -> Image:
     import torch
 
-    from fromnoise import pictures
-    from fromnoise.draw import collect, draw
+    from fromnoise.pipeline import collect, draw
+    from fromnoise.reporting import image_io
 
     model, how, compute = _open(args)
     steps = draw(model, how, compute, ids=torch.arange(args.count), seed=args.seed, batch=args.count)
     drawn = collect(steps, frames=10, estimates=True)
-    return pictures.reverse_strip([*drawn.frames, drawn.images], [*drawn.times, 0.0], columns=11)
+    return image_io.reverse_strip([*drawn.frames, drawn.images], [*drawn.times, 0.0], columns=11)
 
 
 def _shared(args: argparse.Namespace) -> Image:
     import torch
 
-    from fromnoise import pictures
-    from fromnoise.latents import shared
+    from fromnoise.editing.interpolation import shared
+    from fromnoise.reporting import image_io
 
     depths = times("--depths", args.depths)
     model, how, compute = _open(args)
     rows = shared(model, how, compute, depths, args.count, args.seed)
     columns = list(torch.stack(rows, 1))  # a column a sample, a row a depth
     captions = [", ".join(f"t = {t:g}" for t in depths), *[""] * (args.count - 1)]
-    return pictures.side_by_side(
-        [(c, pictures.grid(each, columns=1)) for c, each in zip(captions, columns, strict=True)], gap=2
+    return image_io.side_by_side(
+        [(c, image_io.grid(each, columns=1)) for c, each in zip(captions, columns, strict=True)], gap=2
     )
 
 
@@ -165,11 +165,11 @@ def _rate(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from fromnoise import plots
-    from fromnoise.bits import Measure
     from fromnoise.data import order
-    from fromnoise.disk import check_file
-    from fromnoise.latents import rate_and_distortion
+    from fromnoise.editing.interpolation import rate_and_distortion
+    from fromnoise.evaluation.likelihood import Measure
+    from fromnoise.reporting import plots
+    from fromnoise.utils.files import check_file
 
     if args.json:
         check_file(args.json, ".json")

@@ -42,13 +42,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or show what would be."""
-    from fromnoise import recipe as recipes
+    from fromnoise import config as recipes
 
     recipe = recipes.load(args.recipe, overrides(args))
     out = args.out or Path("runs") / recipe.name
     if args.dry_run:
         return _show(recipe, args)
-    from fromnoise.train.run import train
+    from fromnoise.training.run import train
 
     outcome = train(recipe, out, device=args.device, precision=args.precision, compiled=args.compile)
     return 128 + outcome.signal if outcome.signal else 0
@@ -75,13 +75,13 @@ def value(text: str) -> Any:
 
 
 def _show(recipe: Any, args: argparse.Namespace) -> int:
-    from fromnoise.compute import choose
+    from fromnoise.config import to_toml
     from fromnoise.model import build
-    from fromnoise.recipe import to_toml
-    from fromnoise.train.estimate import estimate
-    from fromnoise.train.fit import fit
-    from fromnoise.train.optim import Budget
-    from fromnoise.train.run import facts, open_data
+    from fromnoise.training.autosize import fit
+    from fromnoise.training.cost import estimate
+    from fromnoise.training.optim import Budget
+    from fromnoise.training.run import facts, open_data
+    from fromnoise.utils.device import choose
 
     compute = choose(args.device, args.precision)
     data = open_data(recipe, lambda line: print(f"# {line}", file=sys.stderr))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from fromnoise.data.base import Source
+from fromnoise.data.batches import Batch, Stream
 from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages
 from fromnoise.data.images import prepare
 from fromnoise.data.load import load
 from fromnoise.data.order import flips, order
 from fromnoise.data.pixels import to_pixels, to_unit
 from fromnoise.data.sources import NAMES, open_source
-from fromnoise.data.stream import Batch, Stream
 
 __all__ = [
     "NAMES",

@@ -16,7 +16,7 @@ import numpy as np
 
 from fromnoise.data.base import SPLITS, Log, Parts, Source, encode
 from fromnoise.data.images import scale_of, to_bytes
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 _CHUNK = 1 << 24  # numbers looked at together
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}

@@ -13,7 +13,7 @@ from typing import final
 import numpy as np
 from PIL import Image
 
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 Log = Callable[[str], None]
 """Takes one line meant for the person who waits."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fromnoise.data.base import Log, Source, default_log
 from fromnoise.data.images import prepare
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fromnoise.data.base import SPLITS, Log, Parts, Source, encode
 from fromnoise.data.sidecar import Sidecar, find
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 IMAGES = {
     ".png",

@@ -20,7 +20,7 @@ from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape,
 from fromnoise.data.images import depth_of, size_of
 from fromnoise.data.order import permutation
 from fromnoise.data.sources import open_parts, parse
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 _LOOK = 1024  # pictures looked at before size and channels are chosen
 _SIDE = 64  # the largest side chosen for pictures of mixed sizes, or too large to train on as they are

@@ -17,7 +17,7 @@ from fromnoise.data.arrays import idx_files, open_digits, open_idx
 from fromnoise.data.base import Log, Parts
 from fromnoise.data.files import is_image, open_folder, open_zip, walk
 from fromnoise.data.tables import open_parquet
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 _TIMEOUT = 30  # seconds without a byte
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

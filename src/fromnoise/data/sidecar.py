@@ -17,7 +17,7 @@ from math import isfinite
 from pathlib import PurePosixPath
 from typing import Any
 
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 NAMES = ("labels.csv", "labels.json", "attributes.csv", "attributes.json", "metadata.csv", "dataset.json")
 _FILE = ("file_name", "file", "filename", "image", "path", "name")

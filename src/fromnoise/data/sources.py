@@ -25,7 +25,7 @@ from fromnoise.data.base import Log, Parts, Source, default_log, nearest, pick
 from fromnoise.data.files import is_image, open_folder, open_zip, walk, what
 from fromnoise.data.named import NAMES, open_named
 from fromnoise.data.tables import open_hub, open_parquet
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 _ORDER = ("train", "validation", "test")
 _KINDS = "a folder of images, .zip, .npz, .npy, .parquet or an IDX file"

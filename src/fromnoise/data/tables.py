@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from PIL import Image
 
 from fromnoise.data.base import SPLITS, Log, Parts, Source, encode
-from fromnoise.errors import UserError
+from fromnoise.utils.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa

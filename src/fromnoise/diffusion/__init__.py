@@ -5,11 +5,11 @@ Imports torch and itself only.
 
 from fromnoise.diffusion.denoiser import Clock, Denoise, Denoiser, Index, Prediction
 from fromnoise.diffusion.guidance import Autoguidance, ByClassifier, ClassifierFree, Clip, During, Threshold, Untold
-from fromnoise.diffusion.noise import Draw, Noise
-from fromnoise.diffusion.rules import DDIM, Ancestral, Rule
-from fromnoise.diffusion.sampler import Step, start, trajectory
-from fromnoise.diffusion.schedule import Level, Schedule, Table
-from fromnoise.diffusion.target import X0, Eps, Karras, Mean, Target, V
+from fromnoise.diffusion.rng import Draw, Noise
+from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Rule
+from fromnoise.diffusion.sampling import Step, start, trajectory
+from fromnoise.diffusion.schedules import Level, Schedule, Table
+from fromnoise.diffusion.targets import X0, Eps, Karras, Mean, Target, V
 
 __all__ = [
     "DDIM",

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fromnoise.diffusion.centres import Centres
-from fromnoise.diffusion.schedule import Level
-from fromnoise.diffusion.target import Target
+from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.targets import Target
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Denoiser(nn.Module):
         *,
         self_conditioning: bool = False,
         learned_spread: bool = False,
-        centres: Centres | None = None,
+        centres: nn.Module | None = None,
     ) -> None:
         """Join the parts.
 

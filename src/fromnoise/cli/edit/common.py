@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli import guides
+from fromnoise.cli import guidance_flags
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fromnoise.draw import Drawn
-    from fromnoise.edit import Brush
+    from fromnoise.editing import Brush
+    from fromnoise.pipeline import Drawn
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
     add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
     add("--precision", default="auto", help="auto, bf16 or fp32")
-    guides.configure(parser)
+    guidance_flags.configure(parser)
 
 
 def solver_flags(parser: argparse.ArgumentParser) -> None:
@@ -49,22 +49,22 @@ def brush(args: argparse.Namespace) -> Brush:
     """
     import torch
 
-    from fromnoise import pictures
     from fromnoise.checkpoint import load_model
-    from fromnoise.compute import choose
-    from fromnoise.edit import Brush
-    from fromnoise.errors import UserError
+    from fromnoise.editing import Brush
+    from fromnoise.reporting import image_io
+    from fromnoise.utils.device import choose
+    from fromnoise.utils.errors import UserError
 
     for flag, number in (("-n", args.count), ("--batch", args.batch)):
         if number < 1:
             raise UserError(f"{flag} {number} is too small: take at least 1")
-    pictures.check_writable(args.out)
+    image_io.check_writable(args.out)
     model = load_model(args.model).model
-    how = guides.settings(model.recipe.sample, args, "rule", "steps", "grid")
-    guides.check_labels(args, model)
+    how = guidance_flags.settings(model.recipe.sample, args, "rule", "steps", "grid")
+    guidance_flags.check_labels(args, model)
     compute = choose(args.device, args.precision)
     compute.place(model.denoiser)
-    model, wrap = guides.wrap(args, model, compute)
+    model, wrap = guidance_flags.wrap(args, model, compute)
     return Brush(model, how, compute, torch.arange(args.count), args.seed, args.label, args.batch, wrap)
 
 
@@ -74,7 +74,7 @@ def check_size(args: argparse.Namespace, made: Brush, size: tuple[int, int]) -> 
     Raises:
         UserError: they are not, and ``--any-size`` was not asked.
     """
-    from fromnoise.errors import UserError
+    from fromnoise.utils.errors import UserError
 
     own = made.model.facts.shape[1:]
     if size != own and not args.any_size:
@@ -90,7 +90,7 @@ def finish(args: argparse.Namespace, made: Brush, steps: Iterator[Drawn]) -> int
 
     from tqdm import tqdm
 
-    from fromnoise.draw import collect
+    from fromnoise.pipeline import collect
 
     begun = time.perf_counter()
     with tqdm(unit="step") as bar:
@@ -108,9 +108,9 @@ def finish(args: argparse.Namespace, made: Brush, steps: Iterator[Drawn]) -> int
 
 def _save(images: Tensor, path: Path) -> None:
     """One picture as it is, pixel by pixel; several as ``sample`` writes them."""
-    from fromnoise import pictures
+    from fromnoise.reporting import image_io
 
     if len(images) == 1 and path.suffix.lower() == ".png":
-        pictures.save(pictures.single(images[0]), path)
+        image_io.save(image_io.single(images[0]), path)
     else:
-        pictures.save_images(images, path)
+        image_io.save_images(images, path)

@@ -23,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill in."""
     from fromnoise.data import to_unit
-    from fromnoise.diffusion.inverse import Mask
-    from fromnoise.edit import load_mask, load_picture, restore
+    from fromnoise.diffusion.inverse.operators import Mask
+    from fromnoise.editing import load_mask, load_picture, restore
 
     made = common.brush(args)
     pixels = load_picture(args.image, made.model.facts.shape[0])

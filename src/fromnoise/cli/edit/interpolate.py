@@ -35,20 +35,20 @@ def run(args: argparse.Namespace) -> int:
     """Interpolate."""
     import torch
 
-    from fromnoise import pictures
     from fromnoise.checkpoint import load_model
-    from fromnoise.cli import guides
-    from fromnoise.cli.shared import at_least, times
-    from fromnoise.compute import choose
-    from fromnoise.disk import check_file
-    from fromnoise.edit import load_picture
-    from fromnoise.latents import between
+    from fromnoise.cli import guidance_flags
+    from fromnoise.cli.common import at_least, times
+    from fromnoise.editing import load_picture
+    from fromnoise.editing.interpolation import between
+    from fromnoise.reporting import image_io
+    from fromnoise.utils.device import choose
+    from fromnoise.utils.files import check_file
 
     at_least(("--points", args.points, 2))
     depths = times("--depth", args.depth)
     check_file(args.out, ".png")
     model = load_model(args.model).model
-    how = guides.settings(model.recipe.sample, args, "rule", "steps", "grid")
+    how = guidance_flags.settings(model.recipe.sample, args, "rule", "steps", "grid")
     ends = [load_picture(path, model.facts.shape[0])[0] for path in (args.image, args.to)]
     for path, end in zip((args.image, args.to), ends, strict=True):
         _check_size(path, tuple(end.shape[1:]), model.facts.shape[1:])
@@ -57,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
     rows = [
         between(model, how, compute, torch.stack(ends), t, args.points, flow=args.flow, seed=args.seed) for t in depths
     ]
-    pictures.save(pictures.grid(torch.cat(rows), columns=args.points), args.out)
+    image_io.save(image_io.grid(torch.cat(rows), columns=args.points), args.out)
     print(args.out)
     return 0
 
 
 def _check_size(path: Path, size: tuple[int, ...], own: tuple[int, ...]) -> None:
-    from fromnoise.errors import UserError
+    from fromnoise.utils.errors import UserError
 
     if size != own:
         raise UserError(f"{path} is {size[0]}x{size[1]} and this model draws {own[0]}x{own[1]}: resize it")

@@ -22,10 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Continue."""
-    from fromnoise.cli.numbers import pair, size
+    from fromnoise.cli.parsing import pair, size
     from fromnoise.data import to_unit
-    from fromnoise.diffusion.inverse import Mask
-    from fromnoise.edit import canvas, load_picture, restore
+    from fromnoise.diffusion.inverse.operators import Mask
+    from fromnoise.editing import canvas, load_picture, restore
 
     made = common.brush(args)
     channels, height, width = made.model.facts.shape

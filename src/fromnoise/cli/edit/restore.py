@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fromnoise.cli.edit import common
 
 if TYPE_CHECKING:
-    from fromnoise.edit import Lost
+    from fromnoise.editing import Lost
 
 HELP = "give a picture its colour, its detail or its sharpness back"
 EPILOG = """example:
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Restore."""
     from fromnoise.data import to_pixels, to_unit
-    from fromnoise.edit import load_picture, restore
+    from fromnoise.editing import load_picture, restore
 
     made = common.brush(args)
     channels = made.model.facts.shape[0]
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lost(args: argparse.Namespace, channels: int) -> Lost:
-    from fromnoise.edit import colour, detail, sharpness
+    from fromnoise.editing import colour, detail, sharpness
 
     if args.enlarge is not None:
         return detail(channels, args.enlarge)

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Vary."""
     from fromnoise.data import to_unit
-    from fromnoise.edit import load_picture, vary
+    from fromnoise.editing import load_picture, vary
 
     made = common.brush(args)
     pixels = load_picture(args.image, made.model.facts.shape[0])

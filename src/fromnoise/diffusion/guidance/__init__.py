@@ -4,12 +4,12 @@ A wrapper is anything called as ``wrapper(x, level, cond, previous) -> Predictio
 first. Adding one is one file.
 """
 
-from fromnoise.diffusion.guidance.auto import Autoguidance
+from fromnoise.diffusion.guidance.autoguidance import Autoguidance
 from fromnoise.diffusion.guidance.classifier import ByClassifier, Classifier
 from fromnoise.diffusion.guidance.classifier_free import ClassifierFree, Untold
-from fromnoise.diffusion.guidance.during import During
-from fromnoise.diffusion.guidance.limit import Clip, Threshold
-from fromnoise.diffusion.guidance.posterior import PiGDM, Posterior, Projected
+from fromnoise.diffusion.guidance.clipping import Clip, Threshold
+from fromnoise.diffusion.guidance.interval import During
+from fromnoise.diffusion.inverse.solvers import PiGDM, Posterior, Projected
 
 __all__ = [
     "Autoguidance",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
 from fromnoise.diffusion.guidance.gradient import differentiable, leaf, thawed
-from fromnoise.diffusion.schedule import Level
+from fromnoise.diffusion.schedules import Level
 
 Classifier = Callable[[Tensor, Level], Tensor]
 """``classifier(x, level)``: log-probabilities, or logits, (B, K) of the classes of noisy images."""

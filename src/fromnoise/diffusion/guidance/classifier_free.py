@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction, untold
-from fromnoise.diffusion.schedule import Level
+from fromnoise.diffusion.schedules import Level
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.schedule import Level
+from fromnoise.diffusion.schedules import Level
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Linear inverse problems: operators and solvers."""

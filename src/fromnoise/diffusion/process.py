@@ -1,0 +1,44 @@
+"""One step of the two chains, for any pair of times s < t, without a second table for skipped steps.
+
+Ho et al. 2020, eqs. 2, 6 and 7. With ``tau = 1 - SNR_t / SNR_s = -expm1(logsnr_t - logsnr_s)``:
+
+    q(x_t | x_s)        mean      (alpha_t / alpha_s) x_s
+                        variance  tau sigma_t^2
+    q(x_s | x_t, x_0)   mean      alpha_s tau x_0 + (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x_t
+                        variance  tau sigma_s^2
+
+For neighbours ``s = t - 1/T`` the first variance is beta_t and the second beta_t (1 - A_{t-1}) / (1 - A_t), "beta
+tilde". The sampler may take any variance between the two: ``tau sigma_s^(2(1-f)) sigma_t^(2f)``, f = 0 small, f = 1
+large.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fromnoise.diffusion.schedules import Level
+
+
+def tau(here: Level, there: Level) -> Tensor:
+    """1 - SNR_t/SNR_s for ``here`` = t and ``there`` = s < t: the share of the noise at t that was added since s."""
+    return -torch.expm1(here.logsnr - there.logsnr)
+
+
+def forward(x: Tensor, here: Level, there: Level) -> tuple[Tensor, Tensor]:
+    """Mean and variance of q(x_t | x_s); ``x`` is x_s at ``there``, the result is at ``here``."""
+    return here.alpha / there.alpha * x, tau(here, there) * here.sigma**2
+
+
+def posterior_mean(x0: Tensor, x: Tensor, here: Level, there: Level) -> Tensor:
+    """Mean of q(x_s | x_t, x_0) (Ho et al. 2020, eq. 7); ``x`` is x_t at ``here``."""
+    keep = here.alpha * there.sigma**2 / (there.alpha * here.sigma**2)
+    return there.alpha * tau(here, there) * x0 + keep * x
+
+
+def posterior_variance(here: Level, there: Level, f: Tensor | float = 0.0) -> Tensor:
+    """Variance of the reverse step, interpolated in the log (Nichol and Dhariwal 2021, eq. 15).
+
+    ``f`` = 0 is that of q(x_s | x_t, x_0), ``f`` = 1 that of q(x_t | x_s). At s = 0 and f < 1 it is 0.
+    """
+    return tau(here, there) * there.sigma ** (2 * (1 - f)) * here.sigma ** (2 * f)

@@ -1,0 +1,196 @@
+"""What a noisy image still knows: rate and distortion, what samples share from a depth on, and what lies between two.
+
+Ho et al. 2020, sec. 4.3 and 4.4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromnoise.config import SampleRecipe
+from fromnoise.data import to_pixels, to_unit
+from fromnoise.diffusion.likelihood.ode import Flow, RungeKutta
+from fromnoise.diffusion.rng import Draw, Noise
+from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Rule
+from fromnoise.diffusion.sampling import start, trajectory, uniform
+from fromnoise.diffusion.schedules import Level
+from fromnoise.evaluation.likelihood import Measure
+from fromnoise.model import Model, rule
+from fromnoise.utils.device import Compute
+from fromnoise.utils.errors import UserError
+
+Tick = Callable[[int], object]
+"""Told how many steps more are done."""
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """Progressive coding: what was received at each step, and how far the picture is off then.
+
+    Attributes:
+        steps: reverse steps, 1 once x_T was received up to T.
+        rates: bits a dimension received by then, on average; growing.
+        distortions: root mean square error of the estimate of x_0 on 0-255, mean over the images.
+        errors: standard errors of the distortions.
+        lossless: the whole bound, the decoder's term with it.
+        n: images.
+    """
+
+    steps: list[int]
+    rates: list[float]
+    distortions: list[float]
+    errors: list[float]
+    lossless: float
+    n: int
+
+
+def rate_and_distortion(measure: Measure, pixels: Tensor, labels: Tensor | None, tick: Tick) -> Progressive:
+    """Rate against distortion (Ho et al. 2020, alg. 3 and 4, fig. 5).
+
+    Once x_k has been received the estimate of x_0 is E[x_0 | x_k], and what was sent are L_T and all terms above k.
+
+    Args:
+        measure: the model, and how.
+        pixels: uint8 (N, C, H, W), one batch.
+        labels: classes (N,), for a model that is told them.
+        tick: told of progress.
+    """
+    code, device = measure.code(), measure.compute.device
+    x0 = to_unit(pixels.to(device)).contiguous(memory_format=measure.compute.memory_format)
+    cond = labels.to(device) if labels is not None else None
+    unit = 1 / (math.log(2) * x0[0].numel())
+    rate = unit * float(code.prior(x0).mean())
+    out = Progressive([], [], [], [], 0.0, len(x0))
+    with torch.no_grad(), measure.compute.autocast():
+        for term in code.walk(x0, Noise(measure.seed, torch.arange(len(x0))), cond):
+            miss = 127.5 * term.squared_error.sqrt()
+            out.steps.append(code.steps - term.k + 1)
+            out.rates.append(rate)
+            out.distortions.append(float(miss.mean()))
+            out.errors.append(float(miss.std()) / len(miss) ** 0.5)
+            rate += unit * float(term.nats.mean())
+            tick(1)
+    return Progressive(out.steps, out.rates, out.distortions, out.errors, rate, len(x0))
+
+
+def _down(
+    model: Model, compute: Compute, how: SampleRecipe, step: Rule, levels: list[Level], x: Tensor, noise: Noise
+) -> Tensor:
+    """Follow a rule down ``levels`` from ``x``."""
+    cond = torch.full((len(x),), -1, device=x.device) if model.facts.labels is not None else None
+    with torch.inference_mode(), compute.autocast():
+        for reached in trajectory(model.guided(how), step, levels, x, noise, cond):
+            x = reached.x
+    return x
+
+
+def shared(
+    model: Model, how: SampleRecipe, compute: Compute, depths: list[float], count: int, seed: int = 0
+) -> list[Tensor]:
+    """Samples that share x_t, for several t (Ho et al. 2020, fig. 7): one way down to t, then ``count`` of their own.
+
+    Args:
+        model: placed on ``compute.device`` and in eval mode.
+        how: steps and wrappers; the rule is the ancestral one, as a deterministic one would draw the same each time.
+        compute: where.
+        depths: times t in (0, 1].
+        count: samples of each.
+        seed: of the noise.
+
+    Returns:
+        For each depth uint8 (count, C, H, W).
+    """
+    levels = uniform(model.schedule, min(how.steps or 250, model.schedule.steps or 250))
+    step, out, ids = Ancestral(model.variance(how)), [], torch.arange(count)
+    like = torch.empty(0, device=compute.device)
+    for t in depths:
+        at = min(range(len(levels) - 1), key=lambda i: abs(float(levels[i].t) - t))
+        one = Noise(seed, torch.zeros(1, dtype=torch.long))
+        x = start(model.facts.shape, one, like).to(memory_format=compute.memory_format)
+        if at:
+            x = _down(model, compute, how, step, levels[: at + 1], x, one)
+        # other seeds below the branch than above it: sample 0 must not go on with the noise that led there
+        x = _down(model, compute, how, step, levels[at:], x.expand(count, -1, -1, -1), Noise(seed + 1, ids))
+        out.append(to_pixels(x).cpu())
+    return out
+
+
+def between(
+    model: Model,
+    how: SampleRecipe,
+    compute: Compute,
+    ends: Tensor,
+    depth: float,
+    points: int,
+    *,
+    flow: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    """Pictures between two, interpolated at depth t (Ho et al. 2020, sec. 4.4).
+
+    As in the paper both are noised to t, each with noise of its own that is the same for every point, mixed linearly,
+    and sampled down; or, by the flow, both are encoded to t, mixed on the sphere, and decoded.
+
+    Args:
+        model: placed on ``compute.device`` and in eval mode.
+        how: rule and steps of the way down.
+        compute: where.
+        ends: uint8 (2, C, H, W).
+        depth: t in (0, 1].
+        points: pictures, the ends among them, at least 2.
+        flow: by the flow.
+        seed: of the noise.
+
+    Returns:
+        uint8 (points, C, H, W).
+
+    Raises:
+        UserError: the pictures have another shape than the model's, or the depth is out of range.
+    """
+    if tuple(ends.shape[1:]) != model.facts.shape:
+        raise UserError(f"the pictures are {tuple(ends.shape[1:])}, the model draws {model.facts.shape}")
+    if not 0 < depth <= 1:
+        raise UserError(f"--depth {depth:g} is no time: take one in (0, 1]")
+    x0 = to_unit(ends.to(compute.device)).contiguous(memory_format=compute.memory_format)
+    share = torch.linspace(0, 1, points, device=x0.device, dtype=x0.dtype).reshape(-1, 1, 1, 1)
+    levels = model.levels(how)
+    at = min(range(len(levels) - 1), key=lambda i: abs(float(levels[i].t) - depth))
+    if flow:
+        return _between_by_flow(model, how, compute, x0, share, levels[at])
+    eps = Noise(seed, torch.arange(2)).normal(model.facts.shape, Draw.EPS, like=x0)
+    a, b = levels[at].noisy(x0, eps).split(1)
+    same = Noise(seed, torch.zeros(points, dtype=torch.long))
+    return to_pixels(_down(model, compute, how, rule(how, model), levels[at:], (1 - share) * a + share * b, same)).cpu()
+
+
+def _between_by_flow(
+    model: Model, how: SampleRecipe, compute: Compute, x0: Tensor, share: Tensor, level: Level
+) -> Tensor:
+    carrier = Flow(model.denoiser, model.schedule, RungeKutta())
+    level = min(level, carrier.last, key=lambda v: float(v.t))
+    cond = torch.full((len(x0),), -1, device=x0.device) if model.facts.labels is not None else None
+    with compute.autocast():
+        a, b = carrier.between(x0, carrier.first, level, cond).split(1)
+        mixed = slerp(a, b, share)
+        told = torch.full((len(mixed),), -1, device=x0.device) if cond is not None else None
+        x = carrier.between(mixed, level, carrier.first, told)
+    last = [carrier.first, model.schedule.at(0.0)]
+    return to_pixels(_down(model, compute, how, DDIM(), last, x, Noise(0, torch.arange(len(x))))).cpu()
+
+
+def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Spherical interpolation (Shoemake 1985): along the great circle, its length between theirs.
+
+    Args:
+        a: (1, ...).
+        b: (1, ...).
+        share: of ``b``, (N, 1, ...).
+    """
+    cos = (a * b).sum() / (a.norm() * b.norm())
+    angle = torch.acos(cos.clamp(-1 + 1e-6, 1 - 1e-6))
+    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)

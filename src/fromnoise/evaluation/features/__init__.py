@@ -1,0 +1,1 @@
+"""Features in which images are compared."""

@@ -1,0 +1,48 @@
+"""The way down of a U-Net, and a class at its end: a classifier of noisy images (Dhariwal and Nichol 2021, sec. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fromnoise.networks.layers import Halve, Residual, TimeEmbedding, ceil_to, norm_act, pad_to
+
+
+class NoisyClassifier(nn.Module):
+    """Residual blocks that see the time, halvings, the mean over what is left, and a linear layer."""
+
+    def __init__(
+        self, channels: int, classes: int, *, width: int = 32, multipliers: Sequence[int] = (1, 2, 4), groups: int = 8
+    ) -> None:
+        """Build the network.
+
+        Args:
+            channels: of the images.
+            classes: to tell apart.
+            width: channels of the finest level.
+            multipliers: of ``width``, one a level.
+            groups: of the group normalisation; must divide ``width``.
+        """
+        super().__init__()
+        self.multiple = 2 ** (len(multipliers) - 1)
+        self.time = TimeEmbedding(width, 4 * width)
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks, self.halves = nn.ModuleList(), nn.ModuleList()
+        ins = width
+        for i, m in enumerate(multipliers):
+            self.blocks.append(Residual(ins, width * m, 4 * width, groups=groups, eps=1e-6, scale_shift=True))
+            self.halves.append(Halve(width * m) if i < len(multipliers) - 1 else nn.Identity())
+            ins = width * m
+        self.norm = nn.GroupNorm(groups, ins, 1e-6)
+        self.out = nn.Linear(ins, classes)
+
+    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, C, H, W) at ``clock`` (B,)."""
+        x = pad_to(x, ceil_to(x.shape[-2], self.multiple), ceil_to(x.shape[-1], self.multiple))
+        time = F.silu(self.time(clock, x.dtype))
+        x = self.stem(x)
+        for block, half in zip(self.blocks, self.halves, strict=True):
+            x = half(block(x, time))
+        return self.out(norm_act(x, self.norm).mean((2, 3)))

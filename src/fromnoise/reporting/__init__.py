@@ -1,0 +1,1 @@
+"""Images, plots and documents that the other packages write."""

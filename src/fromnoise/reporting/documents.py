@@ -1,0 +1,167 @@
+"""A report as blocks, written as one self-contained HTML page or as Markdown with its pictures beside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL.Image import Image
+
+from fromnoise.utils.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title of level 1, 2 or 3."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Code:
+    """A command."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells; the first column names the rows."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def plain(self) -> str:
+        """For a terminal."""
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
+        return "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+            for line in lines
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image under a name, with its caption."""
+
+    name: str
+    image: Image
+    caption: str
+
+    def png(self) -> bytes:
+        """The image as a file."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
+
+
+Block = Heading | Text | Items | Code | Table | Picture
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
+h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .5rem }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+thead th { border-bottom: 2px solid #888 }
+img { max-width: 100%; image-rendering: pixelated }
+figure { margin: 1rem 0 } figcaption { color: #555 }
+pre { background: #f4f4f4; padding: .6rem; overflow-x: auto }
+@media (prefers-color-scheme: dark) {
+  body { background: #181818; color: #ddd } pre { background: #262626 } th, td { border-color: #444 }
+  figcaption { color: #aaa } img { background: #fff }
+}
+"""
+
+
+def to_html(title: str, blocks: Sequence[Block]) -> str:
+    """One page that asks the network for nothing.
+
+    Args:
+        title: of the window.
+        blocks: of the report.
+    """
+    body = "\n".join(_html(b) for b in blocks)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
+    if isinstance(block, Text):
+        return f"<p>{html.escape(block.text)}</p>"
+    if isinstance(block, Items):
+        return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in block.lines) + "</ul>"
+    if isinstance(block, Code):
+        return f"<pre><code>{html.escape(block.text)}</code></pre>"
+    if isinstance(block, Picture):
+        data, caption = base64.b64encode(block.png()).decode(), html.escape(block.caption)
+        source = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+        return f'<figure id="{html.escape(block.name)}">{source}<figcaption>{caption}</figcaption></figure>'
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.head)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in block.rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
+    """Markdown whose pictures lie beside it, as ``write`` puts them."""
+    return "\n\n".join(_markdown(b) for b in blocks) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, Heading):
+        return "#" * block.level + " " + block.text
+    if isinstance(block, Text):
+        return block.text
+    if isinstance(block, Items):
+        return "\n".join(f"- {line}" for line in block.lines)
+    if isinstance(block, Code):
+        return f"```\n{block.text}\n```"
+    if isinstance(block, Picture):
+        return f"![{block.caption}]({block.name}.png)\n\n{block.caption}"
+    lines = [block.head, ["---", *["--:"] * (len(block.head) - 1)], *block.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def write(folder: Path, title: str, blocks: Sequence[Block]) -> list[Path]:
+    """Write ``report.html``, ``report.md`` and the pictures that the latter shows.
+
+    Args:
+        folder: made if it is not there.
+        title: of the window.
+        blocks: of the report.
+
+    Raises:
+        UserError: as ``disk.write_atomic``.
+    """
+    for block in blocks:
+        if isinstance(block, Picture):
+            write_atomic(folder / f"{block.name}.png", block.png())
+    page, text = folder / "report.html", folder / "report.md"
+    write_atomic(page, to_html(title, blocks).encode())
+    write_atomic(text, to_markdown(blocks).encode())
+    return [page, text]

@@ -1,0 +1,44 @@
+"""The clusters that a model is told in place of labels, sought before the first step."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+
+from fromnoise.data import Stream, to_unit
+from fromnoise.data.pseudo_labels import Centres
+
+EACH = 100
+"""Images that a cluster has on average at least: of fewer images fewer clusters are found."""
+_MOST = 20_000  # images in which they are sought
+
+
+def agreed(centres: Centres, stream: Stream, seed: int, accelerator: Accelerator) -> int:
+    """As ``find``, the same in all processes."""
+    found = find(centres, stream, seed)
+    if accelerator.num_processes > 1:  # each has found the same but for rounding
+        for t in centres.buffers():
+            broadcast(t)
+    return found
+
+
+def find(centres: Centres, stream: Stream, seed: int) -> int:
+    """Look for clusters by k-means (Lloyd 1982) in the first images of a stream, as training will see them.
+
+    Args:
+        centres: take what is found.
+        stream: of training images.
+        seed: of the first centres.
+
+    Returns:
+        How many were found: at most one for every ``EACH`` images, at least one.
+    """
+    from sklearn.cluster import KMeans
+
+    parts = torch.arange(min(_MOST, len(stream.images))).split(1000)
+    points = torch.cat([centres.small(to_unit(stream.batch(part).pixels)) for part in parts])
+    count = max(1, min(len(centres.share), len(points) // EACH))
+    found = KMeans(count, n_init="auto", random_state=seed % 2**32).fit(points.numpy())  # auto: one try
+    centres.settle(torch.from_numpy(found.cluster_centers_), points)
+    return count

@@ -1,0 +1,89 @@
+"""The pictures that a run leaves.
+
+Its data, the forward process, previews while it trains, curves, and the finished samples.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from tqdm import tqdm
+
+from fromnoise.config import SampleRecipe
+from fromnoise.data import Data, order
+from fromnoise.diffusion.denoiser import Denoiser
+from fromnoise.model import Model
+from fromnoise.pipeline import Pictures, collect, draw, noised
+from fromnoise.reporting import image_io
+from fromnoise.training.run_dir import RunFolder
+from fromnoise.training.trainer import Trainer
+from fromnoise.utils.device import Compute
+
+_PREVIEW = 16
+_FRAMES = 100
+
+
+class Gallery:
+    """Draws into a run folder."""
+
+    def __init__(self, folder: RunFolder, compute: Compute) -> None:
+        """Name the folder."""
+        self.folder, self.compute = folder, compute
+
+    def data(self, model: Model, data: Data) -> None:
+        """The first batch, and images of it under more and more noise."""
+        recipe = model.recipe.train
+        first = data.train.get(order(len(data.train), recipe.seed, range(min(64, recipe.batch, len(data.train)))))
+        image_io.save(image_io.grid(first), self.folder.samples / "first_batch.png")
+        image_io.save(
+            image_io.forward_strip(*noised(model.schedule, first[:6], recipe.seed)), self.folder.path / "forward.png"
+        )
+
+    def preview(self, trainer: Trainer) -> None:
+        """A few samples with raw and with averaged weights, from the same noise, by a short deterministic rule."""
+        trainer.refresh()
+        base = trainer.model.recipe.sample
+        steps = min(20, base.steps or 20, trainer.model.schedule.steps or 20)
+        how = SampleRecipe(rule="ddim", steps=steps, clip=base.clip)
+        kinds = [("raw weights", trainer.model.denoiser)]
+        if trainer.averages.kept:
+            name = "best epoch" if trainer.model.recipe.ema.best_epoch else "averaged weights"
+            kinds.append((name, trainer.averaged))
+        panels = [
+            (name, image_io.grid(self._draw(trainer, denoiser, how, _PREVIEW).images)) for name, denoiser in kinds
+        ]
+        image_io.save(image_io.side_by_side(panels), self.folder.samples / f"step_{trainer.progress.step:08d}.png")
+
+    def curves(self) -> None:
+        """The loss over the steps and over t."""
+        reports = self.folder.read_reports()
+        if reports:
+            image_io.loss_plot(reports, self.folder.path / "loss.png")
+
+    def finished(self, trainer: Trainer) -> list[str]:
+        """Samples by the recipe's own rule, and the reverse process; the names of the files."""
+        how = trainer.model.recipe.sample
+        if not how.count:
+            return []
+        trainer.refresh()
+        total = -(-how.count // 64) * (len(trainer.model.levels(how)) - 1)
+        with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
+            drawn = self._draw(trainer, trainer.averaged, how, how.count, bar)
+        out = self.folder.path
+        names = trainer.model.facts.labels
+        image_io.save_images(drawn.images, out / "samples.png", drawn.labels, names=names)
+        image_io.gif([f[:25] for f in drawn.frames], out / "reverse.gif")
+        image_io.save(image_io.reverse_strip([f[:6] for f in drawn.frames], drawn.times), out / "reverse.png")
+        return ["samples.png", "reverse.gif", "reverse.png"]
+
+    def _draw(
+        self, trainer: Trainer, denoiser: Denoiser, how: SampleRecipe, count: int, bar: tqdm | None = None
+    ) -> Pictures:
+        own = trainer.model
+        model = Model(own.recipe, own.facts, denoiser.eval(), own.schedule)
+        label = "all" if own.facts.labels is not None else None
+        steps = draw(model, how, self.compute, ids=torch.arange(count), seed=own.recipe.train.seed, label=label)
+        if bar is None:
+            return collect(steps)
+        return collect(steps, _FRAMES, lambda drawn: bar.update())

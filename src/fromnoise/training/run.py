@@ -1,0 +1,274 @@
+"""A training run from recipe to pictures.
+
+Opens the data, resumes, trains, checkpoints, previews, and draws at the end.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
+
+from fromnoise import checkpoint
+from fromnoise.config import Recipe
+from fromnoise.data import Data, load
+from fromnoise.data.dataset_info import Facts
+from fromnoise.model import build
+from fromnoise.training import autosize
+from fromnoise.training.distributed import same_step
+from fromnoise.training.previews import Gallery
+from fromnoise.training.progress import Report
+from fromnoise.training.run_dir import RunFolder
+from fromnoise.training.self_evaluation import Judging
+from fromnoise.training.trainer import Trainer
+from fromnoise.utils.device import choose
+from fromnoise.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        folder: of the run.
+        step: steps done.
+        signal: number of the signal that stopped it early, or 0.
+    """
+
+    folder: Path
+    step: int
+    signal: int
+
+
+def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
+    """The images of a recipe.
+
+    Raises:
+        UserError: no source is named, or as ``data.load``; or labels were asked of data that have none.
+    """
+    d = recipe.data
+    if not d.source:
+        raise UserError(
+            "say what to learn from: --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named set)"
+        )
+    data = load(
+        d.source,
+        size=d.size,
+        channels=d.channels,
+        holdout=d.holdout,
+        seed=recipe.train.seed,
+        memory_limit=int(d.memory_gb * 2**30),
+        workers=d.workers,
+        attributes=d.attributes,
+        log=say,
+    )
+    if d.labels and data.labels is None:
+        raise UserError(
+            f"{d.source} has no labels: put the images of each class in a folder of its own, or leave out data.labels"
+        )
+    return data
+
+
+def facts(recipe: Recipe, data: Data) -> Facts:
+    """What the model must know of its data."""
+    return Facts(data.shape, data.labels if recipe.data.labels else None, data.fingerprint, data.attributes)
+
+
+def train(
+    recipe: Recipe, out: Path, *, device: str | None = None, precision: str = "auto", compiled: bool = False
+) -> Outcome:
+    """Train by a recipe in a run folder, going on from where it was left.
+
+    Args:
+        recipe: every choice.
+        out: the run folder.
+        device: as ``compute.choose``.
+        precision: as ``compute.choose``.
+        compiled: compile the network first.
+
+    Raises:
+        UserError: a mistake of the user's, told in one line.
+    """
+    # of accelerate only the processes: device, precision and the size of a batch are the recipe's and ours
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", device_placement=False)
+    main = accelerator.is_main_process
+    compute = choose(str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision)
+    folder = RunFolder(out)
+
+    def say(line: str) -> None:
+        if main:
+            tqdm.write(line, file=sys.stderr)
+            folder.log(line)
+
+    if recipe.train.fit and folder.recipe_file.exists():
+        recipe = autosize.taken(recipe, folder.recipe())
+    folder.check(recipe)
+    data = open_data(recipe, say)
+    if recipe.train.fit and not folder.recipe_file.exists():
+        # the first process's clock decides for all
+        mine = autosize.fit(recipe, facts(recipe, data), len(data.train), compute, say) if main else recipe
+        recipe = broadcast_object_list([mine])[0]
+    model = build(recipe, facts(recipe, data))
+    trainer = Trainer(model, data, compute, accelerator, folder.load_state, say)
+    if main:  # the folder is made when nothing can be wrong any more
+        folder.open(recipe)
+    accelerator.wait_for_everyone()
+    say(
+        f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}; "
+        f"{model.parameters:,} parameters; {compute.describe()}"
+    )
+    if compiled:
+        model.denoiser.net.compile()
+    _resume(trainer, folder, say)
+    with signals(trainer.stop) as caught:
+        if trainer.fraction < 1:
+            _loop(trainer, folder, main, say)
+    stopped = trainer.fraction < 1
+    if stopped:
+        say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
+    accelerator.wait_for_everyone()  # not after the last pictures, which may take longer than processes wait
+    if main and not stopped:
+        _finish(trainer, folder, say)
+    # a process that was not told itself was stopped by another that was
+    number = (caught or [signal.SIGTERM])[0] if stopped else 0
+    return Outcome(folder.path, trainer.progress.step, number)
+
+
+def _resume(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
+    state = folder.load_state()
+    if state is not None:
+        _, was = checkpoint.understand(state[1])
+        now = trainer.model.facts
+        for what, before, here in (("shape", was.shape, now.shape), ("labels", was.labels, now.labels)):
+            if before != here:
+                raise UserError(
+                    f"{folder.path} was trained on images of {what} {before}, not {here}: choose another --out"
+                )
+        if was.fingerprint != now.fingerprint:
+            say("the data have changed since this run began; going on with the new ones")
+        trainer.resume(*state)
+        say(f"going on from step {trainer.progress.step:,}")
+    else:
+        trainer.find_clusters()
+    if trainer.accelerator.is_main_process:
+        folder.truncate_reports(trainer.progress.step)
+    same_step(trainer.accelerator, trainer.compute.device, trainer.progress.step)
+
+
+def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], None]) -> None:
+    recipe = trainer.recipe
+    gallery = Gallery(folder, trainer.compute)
+    judging = Judging(trainer, folder, say) if main and trainer.model.recipe.judge.times else None
+    waiting: list[dict[str, Any]] = []
+    saved = time.monotonic()
+
+    def save() -> None:
+        # reports first: whatever state a kill leaves, the reports up to it are on the disk
+        folder.write_reports(waiting)
+        waiting.clear()
+        tensors, header = trainer.state()
+        folder.save_state(
+            trainer.progress.step, tensors, header | checkpoint.describe(trainer.model.recipe, trainer.model.facts)
+        )
+        checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step})
+
+    if main and trainer.progress.step == 0:
+        gallery.data(trainer.model, trainer.data)
+        if recipe.previews:
+            gallery.preview(trainer)
+        save()
+    # in a terminal the bar moves on the spot; in a log file each redraw is a line's worth, so they are rare
+    interval = 0.2 if sys.stderr.isatty() else 20.0
+    bar_format = "{percentage:3.0f}% {bar:24} {desc}"
+    with tqdm(total=100.0, disable=not main, bar_format=bar_format, mininterval=interval, file=sys.stderr) as bar:
+        before = trainer.fraction
+        for report in trainer.run():
+            if not main:
+                continue
+            bar.set_description_str(status(report), refresh=False)
+            bar.update(min(100.0, 100 * report.progress) - bar.n)
+            if judging is not None and judging.due(before, report.progress):
+                waiting.append(report.line() | {"judged": judging()})
+            elif report.kept:
+                waiting.append(report.line())
+            shown = int(before * recipe.previews) != int(report.progress * recipe.previews)
+            before = report.progress
+            due = time.monotonic() - saved > recipe.checkpoint_seconds
+            due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
+            calm = not trainer.progress.dropped_in_row  # between bad steps the weights may be bad
+            if trainer.stopping or trainer.fraction >= 1 or (calm and (due or shown)):
+                save()
+                saved = time.monotonic()
+            if shown:
+                gallery.preview(trainer)
+                gallery.curves()
+
+
+def status(r: Report) -> str:
+    """A report in a few words, for a bar."""
+    left = r.clock["left_seconds"]
+    time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+    dropped = f", {r.dropped} dropped" if r.dropped else ""
+    return f"step {r.step:,}, loss {r.loss:.4f}, {r.clock['images_per_second']:.0f} images/s, {time_left} left{dropped}"
+
+
+def _finish(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Leave the model and the finished pictures, and say where they are."""
+    step = trainer.progress.step
+    if _written(folder) != (step, trainer.model.recipe):
+        checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": step})
+    gallery = Gallery(folder, trainer.compute)
+    gallery.curves()
+    made = gallery.finished(trainer)
+    say(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; in {folder.path}:")
+    for name in [
+        "model.safetensors",
+        "best.safetensors",
+        *made,
+        "forward.png",
+        "loss.png",
+        "samples/",
+        "reports.jsonl",
+        "recipe.toml",
+        "log",
+    ]:
+        if (folder.path / name).exists():
+            print(folder.path / name)
+    print(f"more pictures: fromnoise sample {folder.path} -n 100 --out more.png")
+
+
+def _written(folder: RunFolder) -> tuple[int, Recipe] | None:
+    """Step and recipe of the model that stands in the folder, if a whole one does."""
+    try:
+        loaded = checkpoint.load_model(folder.path)
+        return loaded.progress["step"], loaded.model.recipe
+    except UserError:
+        return None
+
+
+@contextmanager
+def signals(stop: Callable[[], object]) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM call ``stop``, to end a loop after the running step; a second Ctrl-C ends it at once."""
+    caught: list[int] = []
+
+    def told(number: int, frame: object) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+        stop()
+
+    before = {n: signal.signal(n, told) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
