@@ -18,7 +18,7 @@ from header import header
 
 from fromnoise import config as recipes
 from fromnoise.cli.environment import keep_memory
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training.autosize import shaped
 from fromnoise.utils.device import choose
@@ -59,7 +59,7 @@ def one(width: int, threads: int, keep: bool) -> tuple[float, float]:
     torch.set_num_threads(threads)
     if keep:
         keep_memory()
-    model = build(shaped(recipes.load("fast", {"network.width": width}), SHAPE), Facts(SHAPE))
+    model = build(shaped(recipes.load("fast", {"network.width": width}), SHAPE), DatasetInfo(SHAPE))
     choose("cpu", "fp32").place(model.denoiser)
     net, x = model.denoiser.net, torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
 

@@ -23,7 +23,7 @@ from fromnoise import config as recipes
 from fromnoise.clustering.baselines import components, flat, gaussians, kmeans
 from fromnoise.clustering.encoder import Seen
 from fromnoise.clustering.fit import Task, prepare, sort
-from fromnoise.clustering.init import taught
+from fromnoise.clustering.init import train_encoder
 from fromnoise.clustering.scores import Scores
 from fromnoise.utils.device import choose
 from fromnoise.utils.files import write_atomic
@@ -61,7 +61,7 @@ def measured(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Scores
     asked |= {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
     recipe = recipes.load("mixture", asked)
     task = prepare(recipe, args.n, lambda line: None)
-    seen = functools.cache(lambda: taught(task.data.train, recipe.cluster, choose("cpu", "fp32"), seed))
+    seen = functools.cache(lambda: train_encoder(task.data.train, recipe.cluster, choose("cpu", "fp32"), seed))
     own = args.start == "encoder"
     ways: dict[str, Callable[[], dict[str, Scores]]] = {"baselines": lambda: baselines(task, seed)}
     if not args.baselines:

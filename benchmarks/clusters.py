@@ -18,17 +18,17 @@ from header import header
 from torch import Tensor
 
 from fromnoise import checkpoint
-from fromnoise.clustering.em import Sorter
+from fromnoise.clustering.em import EStep
 from fromnoise.clustering.fit import Task, prepare
 from fromnoise.clustering.scores import Scores, majority
 from fromnoise.config import Recipe
 from fromnoise.data import MemoryImages, load
-from fromnoise.diffusion.likelihood.code_length import Plan
-from fromnoise.diffusion.likelihood.e_step import Search, posterior
+from fromnoise.diffusion.likelihood.code_length import StepProposal
+from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
 from fromnoise.evaluation.features.extractors import classifier
 from fromnoise.pipeline import collect, draw
-from fromnoise.training.run_dir import RunFolder
-from fromnoise.utils.device import Compute, choose
+from fromnoise.training.run_dir import RunDir
+from fromnoise.utils.device import ComputeConfig, choose
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     print(
         f"{args.run}, step {loaded.progress['step']:,}, {args.n} of its {len(images.task.index):,} images", flush=True
     )
-    cost(Sorter.of(loaded.model, recipe.cluster.count, compute, recipe.train.seed + 1), images, args.steps)
+    cost(EStep.of(loaded.model, recipe.cluster.count, compute, recipe.train.seed + 1), images, args.steps)
     judge(loaded, compute, images, args.samples)
 
 
@@ -68,7 +68,7 @@ class Believed:
     @staticmethod
     def of(run: str, recipe: Recipe, count: int) -> Believed:
         """So many of a run's images, evenly from all."""
-        state = RunFolder(Path(run)).load_state()
+        state = RunDir(Path(run)).load_state()
         if state is None:
             raise SystemExit(f"{run} has no state: give a folder of fromnoise cluster")
         tensors = {k.removeprefix("em."): v for k, v in state[0].items() if k.startswith("em.")}
@@ -76,16 +76,16 @@ class Believed:
         return Believed(task, torch.linspace(0, len(tensors["q"]) - 1, count).long(), tensors)
 
 
-def cost(sorter: Sorter, images: Believed, steps: int) -> None:
+def cost(sorter: EStep, images: Believed, steps: int) -> None:
     """E-steps as EM does them, what was first seen included; whole, and pruned."""
     part, tensors = MemoryImages(images.task.data.train.get(images.ids)), images.tensors
     seen, whole = tensors["seen"][images.ids], None
     assert images.task.labels is not None
     ways = ((steps, sorter.clusters, 1.0), (2, 3, 1.0), (4, 4, 1.0), (1, 3, 0.999), (1, 4, 0.9999), (2, 4, 0.9999))
     for first, keep, sure in ways:
-        search = Search(first, steps - first, keep, sure)
+        search = EStepConfig(first, steps - first, keep, sure)
         begun = time.perf_counter()
-        found = [c for _, c in sorter.compare(part, Plan(tensors["plan"]), search, 0, seen)]
+        found = [c for _, c in sorter.compare(part, StepProposal(tensors["plan"]), search, 0, seen)]
         spent = (time.perf_counter() - begun) / len(part)
         which = posterior(torch.cat([c.nats for c in found]) + seen, tensors["shares"]).argmax(1)
         forwards = float(torch.cat([c.forwards for c in found]).double().mean())
@@ -99,7 +99,7 @@ def cost(sorter: Sorter, images: Believed, steps: int) -> None:
         )
 
 
-def judge(loaded: checkpoint.Loaded, compute: Compute, images: Believed, count: int) -> None:
+def judge(loaded: checkpoint.LoadedModel, compute: ComputeConfig, images: Believed, count: int) -> None:
     """The share of each cluster's samples that the classifier gives to the cluster's most frequent class."""
     data = load(loaded.model.recipe.data.source, log=lambda line: None)
     assert images.task.labels is not None and data.labels is not None
@@ -115,7 +115,7 @@ def judge(loaded: checkpoint.Loaded, compute: Compute, images: Believed, count: 
     print(
         f"{count} samples, by {judge.about}: {float(right.double().mean()):.4f} of their cluster's most frequent class"
     )
-    for k, name in enumerate(loaded.model.facts.labels or ()):
+    for k, name in enumerate(loaded.model.dataset_info.labels or ()):
         share = float(right[made.labels == k].double().mean())
         print(f"  cluster {name}, mostly {data.labels[int(mostly[k])]}: {share:.2f}")
 

@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EvaluationReport:
     """What a classifier says.
 
     Attributes:
@@ -39,7 +39,7 @@ class Verdict:
     classes: list[int]
 
 
-def judge(images: np.ndarray) -> list[Verdict]:
+def judge(images: np.ndarray) -> list[EvaluationReport]:
     """Verdicts on samples, uint8 (N, 1, 8, 8)."""
     pixels, labels = load_digits(return_X_y=True)
     x, x_test, y, y_test = train_test_split(pixels / 16, labels, test_size=0.2, random_state=0, stratify=labels)
@@ -56,7 +56,7 @@ def judge(images: np.ndarray) -> list[Verdict]:
         real, floor = (float((model.predict_proba(v).max(1) >= 0.9).mean()) for v in (x_test, shuffled))
         error = (share * (1 - share) / len(images)) ** 0.5
         classes = np.bincount(told.argmax(1)[sure], minlength=10).tolist()
-        out.append(Verdict(name, model.score(x_test, y_test), real, floor, share, error, classes))
+        out.append(EvaluationReport(name, model.score(x_test, y_test), real, floor, share, error, classes))
     return out
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     own = loaded.model.recipe.sample
     drawn = collect(draw(loaded.model, own, compute, ids=torch.arange(args.n)))
     print(header())
-    print(f"{args.n} samples of {args.run}, step {loaded.progress['step']}, rule {own.rule}, {own.steps} steps")
+    print(f"{args.n} samples of {args.run}, step {loaded.progress['step']}, rule {own.sampler}, {own.steps} steps")
     for v in judge(drawn.images.numpy()):
         print(
             f"{v.classifier:21} test accuracy {v.accuracy:.3f}; at least 90 % sure of {v.sure:.3f} +- {v.error:.3f} "

@@ -48,7 +48,7 @@ def main() -> None:
 
     low, high = brightness(real).quantile(torch.tensor([0.0005, 0.9995], dtype=torch.float64)).tolist()
     print(header())
-    print(f"{args.n} samples of {args.run}, step {loaded.progress['step']:,}, {own.rule}, all steps")
+    print(f"{args.n} samples of {args.run}, step {loaded.progress['step']:,}, {own.sampler}, all steps")
     for name, images in {"real": real, **drawn}.items():
         mean = brightness(images)
         outside = float(((mean < low) | (mean > high)).double().mean())

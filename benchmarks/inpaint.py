@@ -23,7 +23,7 @@ from fromnoise.data import to_unit
 from fromnoise.diffusion import DDIM, Noise, sampling, schedules, start, trajectory
 from fromnoise.diffusion.inverse.operators import Mask, Operator, blur, downsample
 from fromnoise.diffusion.oracles import GaussianMixture
-from fromnoise.editing import Brush, restore
+from fromnoise.editing import EditRun, restore
 from fromnoise.model import Model, solver
 from fromnoise.pipeline import collect
 from fromnoise.reporting import image_io
@@ -41,9 +41,9 @@ METHODS = [
 ]
 
 
-def title(name: str, effort: int | None) -> str:
+def title(name: str, iterations: int | None) -> str:
     """As a row is called."""
-    return f"{name}, effort {effort}" if effort else name
+    return f"{name}, effort {iterations}" if iterations else name
 
 
 def gaussian(n: int, budget: int) -> None:
@@ -61,9 +61,9 @@ def gaussian(n: int, budget: int) -> None:
     spread = covariance[~seen][:, ~seen] - gain @ covariance[seen][:, ~seen]
     table = schedules.linear(1000)
     print(f"Gaussian, {n} drawings, {budget} evaluations each; largest error in standard errors, and relative error")
-    for name, effort, cost in [*METHODS, ("posterior", 6, 15)]:
+    for name, iterations, cost in [*METHODS, ("posterior", 6, 15)]:
         operator = Mask(seen.reshape(1, 4, 4))
-        wrap, wrap_rule = solver(name, operator, y.reshape(1, 1, 4, 4), effort)
+        wrap, wrap_rule = solver(name, operator, y.reshape(1, 1, 4, 4), iterations)
         noise = Noise(0, torch.arange(n))
         x = start((1, 4, 4), noise, like)
         steps = max(2, budget // cost)
@@ -75,7 +75,7 @@ def gaussian(n: int, budget: int) -> None:
         errors = ((spread.diagonal()[:, None] * spread.diagonal() + spread**2) / n).sqrt()
         cov = torch.cov(x.T)
         print(
-            f"  {title(name, effort):22} {steps:5} steps  mean {float(off.max()):7.1f}  "
+            f"  {title(name, iterations):22} {steps:5} steps  mean {float(off.max()):7.1f}  "
             f"covariance {float(((cov - spread).abs() / errors).max()):7.1f}  relative: mean "
             f"{float((x.mean(0) - want).norm() / (want - mean[~seen]).norm()):.3f}, covariance "
             f"{float((cov - spread).norm() / spread.norm()):.3f}",
@@ -94,21 +94,21 @@ def images(model: Model, x0: Tensor, operator: Operator, budget: int, what: str)
         unseen = ~operator.seen.expand_as(x0)
     print(f"{what}: {n} held-out images, {budget} evaluations each")
     drawn = {}
-    for name, effort, cost in METHODS:
-        how = model.recipe.sample.model_copy(update={"rule": "ddim", "eta": 1.0, "steps": max(2, budget // cost)})
+    for name, iterations, cost in METHODS:
+        config = model.recipe.sample.model_copy(update={"rule": "ddim", "eta": 1.0, "steps": max(2, budget // cost)})
         begun, tries = time.perf_counter(), []
         for seed in range(4):
-            brush = Brush(model, how, compute, torch.arange(n), seed, None, n)
-            tries.append(to_unit(collect(restore(brush, operator, y, size, name, effort)).images))
+            brush = EditRun(model, config, compute, torch.arange(n), seed, None, n)
+            tries.append(to_unit(collect(restore(brush, operator, y, size, name, iterations)).images))
         spent = time.perf_counter() - begun
 
         def error(x: Tensor) -> float:
             return float((((x - x0) / 2)[unseen] ** 2).mean().sqrt())
 
         apart = float(((operator.forward(tries[0]) - y) / 2).abs().max())
-        drawn[title(name, effort)] = tries[0]
+        drawn[title(name, iterations)] = tries[0]
         print(
-            f"  {title(name, effort):22} {how.steps:4} steps  unseen: one {error(tries[0]):.4f}, "
+            f"  {title(name, iterations):22} {config.steps:4} steps  unseen: one {error(tries[0]):.4f}, "
             f"mean of four {error(torch.stack(tries).mean(0)):.4f}; seen off by {apart:.4f} at most; "
             f"{spent / 4 / n:.2f} s an image",
             flush=True,

@@ -18,12 +18,12 @@ import torch
 from header import header
 from torch import Tensor
 
-from fromnoise import config
+from fromnoise import config as recipes
 from fromnoise.data import load
 from fromnoise.evaluation import page, resolve
 from fromnoise.evaluation.features import extractors
 from fromnoise.evaluation.measurement import measure
-from fromnoise.evaluation.sources import Real
+from fromnoise.evaluation.sources import RealImages
 from fromnoise.reporting import image_io
 from fromnoise.training.run import train
 from fromnoise.utils.device import choose
@@ -65,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = [args.folder / f"{steps}-steps" for steps in STEPS]
     for steps, run in zip(STEPS, runs, strict=True):
-        train(config.load("unet", NETWORK | {"train.steps": steps}), run)
+        train(recipes.load("unet", NETWORK | {"train.steps": steps}), run)
     print(header())
     classifiers = {}
     for name in ("fashion_mnist", "mnist"):
@@ -77,15 +77,17 @@ def main() -> None:
             f"had in {time.perf_counter() - begun:.0f} s ({time.process_time() - worked:.0f} s of processor)"
         )
     data = load("mnist")
-    how = resolve.Drawing(args.n, 0, None, 200, choose())
+    config = resolve.Drawing(args.n, 0, None, 200, choose())
     begun, worked = time.perf_counter(), time.process_time()
-    subjects = resolve.subjects([str(r) for r in runs], {}, data, how, False)
-    found = measure(subjects, Real("training images", data.train), data.held_out, classifiers["mnist"])
+    subjects = resolve.subjects([str(r) for r in runs], {}, data, config, False)
+    found = measure(subjects, RealImages("training images", data.train), data.held_out, classifiers["mnist"])
     drawing = sum(j.tally.cost.seconds * j.tally.n for j in found.judged if j.tally.cost)
     told = page.verdicts(found)
     print(page.distances(told).plain())
-    judging = time.perf_counter() - begun - drawing
-    print(f"drawing {drawing:.0f} s, judging {judging:.0f} s; both {time.process_time() - worked:.0f} s of processor")
+    self_evaluation = time.perf_counter() - begun - drawing
+    print(
+        f"drawing {drawing:.0f} s, judging {self_evaluation:.0f} s; both {time.process_time() - worked:.0f} s of processor"
+    )
     for key in ("frechet", "kernel", "precision", "recall", "density", "coverage", "score"):
         numbers = [n for v in told if (n := v.number(key))]
         sign = -1 if numbers[0].better == "lower" else 1

@@ -88,11 +88,12 @@ def others(spec: str, count: int, path: Path) -> Path:
 
 def small_run(folder: Path) -> Path:
     """A run of ten steps on MNIST."""
-    from fromnoise import config
-    from fromnoise.training.run import train
     from judge import NETWORK
 
-    train(config.load("unet", NETWORK | {"train.steps": 10}), folder)
+    from fromnoise import config as recipes
+    from fromnoise.training.run import train
+
+    train(recipes.load("unet", NETWORK | {"train.steps": 10}), folder)
     return folder
 
 

@@ -92,7 +92,7 @@ def main() -> None:
     loaded = checkpoint.load_model(args.run)
     model, compute = loaded.model, choose()
     compute.place(model.denoiser)
-    names = model.facts.labels
+    names = model.dataset_info.labels
     assert names is not None, "this run knows no labels"
     data = open_data(model.recipe, lambda line: None)
     if args.classifier and args.classifier.exists():
@@ -115,13 +115,15 @@ def main() -> None:
 
 def show(model: Model, guidance: float, args: argparse.Namespace, net: nn.Sequential, names: tuple[str, ...]) -> None:
     """Draw at one scale, and print; a picture of the last scale if asked."""
-    how = model.recipe.sample.model_copy(update={"guidance": guidance})
-    how = how.model_copy(update={"steps": args.steps}) if args.steps else how
+    config = model.recipe.sample.model_copy(update={"guidance": guidance})
+    config = config.model_copy(update={"steps": args.steps}) if args.steps else config
     begun = time.perf_counter()
-    made = collect(draw(model, how, choose(), ids=torch.arange(args.n), label="all", batch=250))
+    made = collect(draw(model, config, choose(), ids=torch.arange(args.n), label="all", batch=250))
     spent = time.perf_counter() - begun
     assert made.labels is not None
-    line = told(f"guidance {guidance:g}, {how.steps} steps", found(net, made.images) == made.labels, made.labels, names)
+    line = told(
+        f"guidance {guidance:g}, {config.steps} steps", found(net, made.images) == made.labels, made.labels, names
+    )
     print(f"{line}; {spent / args.n:.3f} s each", flush=True)
     if args.picture and guidance == (args.guidance or [guidance])[-1]:
         shown = 12 * len(names)

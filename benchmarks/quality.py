@@ -24,19 +24,19 @@ import torch
 from header import header
 from torch import Tensor
 
-from fromnoise import config
+from fromnoise import config as recipes
 from fromnoise.checkpoint import load_model
 from fromnoise.config import change
 from fromnoise.data import Data, load, order
-from fromnoise.diffusion import Autoguidance, Untold
+from fromnoise.diffusion import Autoguidance, Unconditional
 from fromnoise.evaluation.features import extractors
 from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
 from fromnoise.evaluation.metrics.prdc import Reference
-from fromnoise.model import Wrap, unwrapped
+from fromnoise.model import Wrapper, no_wrapper
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import image_io
 from fromnoise.training.run import train
-from fromnoise.utils.device import Compute, choose
+from fromnoise.utils.device import ComputeConfig, choose
 
 
 def value(word: str) -> Any:
@@ -56,7 +56,7 @@ class Judge:
     reference: Reference
 
     @staticmethod
-    def of(data: Data, compute: Compute) -> Judge:
+    def of(data: Data, compute: ComputeConfig) -> Judge:
         """By 10,000 training images."""
         seen = extractors.classifier(data, compute=compute)
         chosen = torch.as_tensor(order(len(data.train), 0, range(min(10_000, len(data.train)))))
@@ -75,22 +75,22 @@ class Judge:
         }
 
 
-def drawn(folder: Path, weak: Path, words: str, compute: Compute, count: int) -> tuple[Tensor, float]:
+def drawn(folder: Path, weak: Path, words: str, compute: ComputeConfig, count: int) -> tuple[Tensor, float]:
     """Pictures of a run as its recipe says and ``words`` change, and how many a second."""
     settings = {key: value(word) for key, _, word in (w.partition("=") for w in words.split())}
     count, scale = settings.pop("n", count), settings.pop("weak", None)
     model = load_model(folder).model
     compute.place(model.denoiser)
-    wrap: Wrap = unwrapped
+    wrap: Wrapper = no_wrapper
     if scale is not None:
         bad = load_model(weak).model.denoiser
         compute.place(bad)
-        heard = Untold(bad) if bad.centres is None else bad  # runs of one seed know the same clusters
+        heard = Unconditional(bad) if bad.pseudo_labels is None else bad  # runs of one seed know the same clusters
         wrap = lambda denoise: Autoguidance(denoise, heard, scale)  # noqa: E731
-    how = change(model.recipe, {f"sample.{key}": v for key, v in settings.items()}).sample
-    label = "all" if model.facts.labels is not None else None
+    config = change(model.recipe, {f"sample.{key}": v for key, v in settings.items()}).sample
+    label = "all" if model.dataset_info.labels is not None else None
     begun = time.perf_counter()
-    steps = draw(model, how, compute, ids=torch.arange(count), batch=128, wrap=wrap, label=label)
+    steps = draw(model, config, compute, ids=torch.arange(count), batch=128, wrap=wrap, label=label)
     images = collect(steps).images
     return images, count / (time.perf_counter() - begun)
 
@@ -135,7 +135,7 @@ def main() -> None:
 
                 budget = {"train.minutes": minutes} if minutes else {}
                 over = {"data.source": args.data, "train.seed": seed, "sample.count": 0} | budget
-                done = train(config.load(name, over | changes), folder(minutes), device=args.device)
+                done = train(recipes.load(name, over | changes), folder(minutes), device=args.device)
                 for words in args.draw or [""]:
                     images, rate = drawn(folder(minutes), folder(budgets[0]), words, compute, args.n)
                     image_io.save(image_io.grid(images[:100], scale=2), folder(minutes) / f"judged {words}.png")

@@ -26,7 +26,7 @@ from header import header
 
 from fromnoise import config as recipes
 from fromnoise.data import Data, MemoryImages
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import choose
@@ -48,24 +48,24 @@ BASE = {
 _WARM = 2  # steps that are not timed
 
 
-def made(how: dict[str, Any]) -> Trainer:
+def made(config: dict[str, Any]) -> Trainer:
     """A trainer of a small U-Net on random pixels."""
     from accelerate import Accelerator
 
-    side, batch, count = how["side"], how["batch"], how["count"]
-    changes = {"network.recompute": how["recompute"], "train.batch": batch, "train.steps": how["steps"]}
+    side, batch, count = config["side"], config["batch"], config["count"]
+    changes = {"network.recompute": config["recompute"], "train.batch": batch, "train.steps": config["steps"]}
     recipe = recipes.load("unet", BASE | changes)
     pixels = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8)
     data = Data(MemoryImages(pixels), MemoryImages(pixels[:2]), None, (1, side, side), "", 0)
-    compute = choose(how["device"])
+    compute = choose(config["device"])
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
-    return Trainer(build(recipe, Facts((1, side, side))), data, compute, accelerator)
+    return Trainer(build(recipe, DatasetInfo((1, side, side))), data, compute, accelerator)
 
 
 def by_turns(rows: list[dict[str, Any]]) -> tuple[list[float], float]:
     """Median step of each row, their steps one after another in this process; and the last row's to the first's."""
     took: list[list[float]] = []
-    runs = [made(how).run() for how in rows]
+    runs = [made(config).run() for config in rows]
     for _ in range(rows[0]["steps"]):
         took.append([])
         for run in runs:
@@ -77,16 +77,16 @@ def by_turns(rows: list[dict[str, Any]]) -> tuple[list[float], float]:
     return medians, statistics.median(step[-1] / step[0] for step in timed)
 
 
-def one(how: dict[str, Any]) -> dict[str, Any]:
+def one(config: dict[str, Any]) -> dict[str, Any]:
     """Measure one row in this process."""
-    trainer = made(how)
+    trainer = made(config)
     cuda = trainer.compute.device.type == "cuda"
     inside = [0.0]
     for owner, name in (
         (trainer, "_gradients"),
-        (trainer.mover, "clip"),
-        (trainer.mover, "step"),
-        (trainer.averages, "update"),
+        (trainer.optimizer_step, "clip"),
+        (trainer.optimizer_step, "step"),
+        (trainer.ema, "update"),
     ):
         plain = getattr(owner, name)
 
@@ -118,13 +118,13 @@ def memory(peak: bool = False) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure(how: dict[str, Any], processes: int) -> dict[str, Any]:
+def measure(config: dict[str, Any], processes: int) -> dict[str, Any]:
     """One row, in processes of its own."""
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     done = subprocess.run(
-        [*start, __file__, "--one", json.dumps(how)], capture_output=True, text=True, env=os.environ, check=False
+        [*start, __file__, "--one", json.dumps(config)], capture_output=True, text=True, env=os.environ, check=False
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
@@ -160,17 +160,17 @@ def main() -> None:
     print(choose(args.device).describe())
     print("| side | batch | images | recompute | processes | s a step | outside | memory MB |\n" + "|---" * 8 + "|")
     found = []
-    for how, processes in [(row, 1) for row in rows] + [(usual, count) for count in listed(args.processes)]:
-        got = measure(how, processes)
-        found.append(how | got | {"processes": processes})
+    for config, processes in [(row, 1) for row in rows] + [(usual, count) for count in listed(args.processes)]:
+        got = measure(config, processes)
+        found.append(config | got | {"processes": processes})
         print(
-            f"| {how['side']} | {how['batch']} | {how['count']:,} | {'yes' if how['recompute'] else 'no'} "
+            f"| {config['side']} | {config['batch']} | {config['count']:,} | {'yes' if config['recompute'] else 'no'} "
             f"| {processes} "
             f"| {got['seconds']:.4f} | {got['outside']:.1%} | {got['memory_mb']:.0f} |",
             flush=True,
         )
     medians, ratio = by_turns(sets)
-    shown = ", ".join(f"{how['count']:,}: {s:.4f} s" for how, s in zip(sets, medians, strict=True))
+    shown = ", ".join(f"{config['count']:,}: {s:.4f} s" for config, s in zip(sets, medians, strict=True))
     print(f"images, side 8, step by step in turn: {shown}; the last to the first {ratio:.3f}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))

@@ -19,7 +19,7 @@ from header import header
 from fromnoise import config as recipes
 from fromnoise.data import to_unit
 from fromnoise.model import build
-from fromnoise.training.run import facts, open_data
+from fromnoise.training.run import dataset_info, open_data
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import choose
 
@@ -31,7 +31,7 @@ def measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
     """Held-out loss without and with an estimate to condition on, and seconds of training."""
     data = open_data(recipe, lambda line: None)
     compute = choose("cpu", "fp32")
-    trainer = Trainer(build(recipe, facts(recipe, data)), data, compute, Accelerator(cpu=True))
+    trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, compute, Accelerator(cpu=True))
     begun = time.perf_counter()
     for _ in trainer.run():
         pass

@@ -23,7 +23,7 @@ import torch
 from header import header
 
 from fromnoise.checkpoint import load_model
-from fromnoise.config import SampleRecipe
+from fromnoise.config import SamplingConfig
 from fromnoise.data import order
 from fromnoise.evaluation.features.select import choose as choose_features
 from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
@@ -43,16 +43,16 @@ FEW = (10, 20, 30)  # evaluations at which grids are compared
 Row = dict[str, Any]
 
 
-def way(model: Model, rule: str, evaluations: int, grid: str) -> SampleRecipe | None:
+def way(model: Model, sampler: str, evaluations: int, grid: str) -> SamplingConfig | None:
     """The rule with as many evaluations, or None where it cannot have them."""
-    steps = max(1, (evaluations + 1) // 2) if rule in TWICE else evaluations
+    steps = max(1, (evaluations + 1) // 2) if sampler in TWICE else evaluations
     if model.schedule.steps is not None and steps > model.schedule.steps:
         return None
-    changes = {"rule": rule, "steps": steps, "grid": grid, "guidance": 1.0, "eta": 0.0}
+    changes = {"rule": sampler, "steps": steps, "grid": grid, "guidance": 1.0, "eta": 0.0}
     return model.recipe.sample.model_copy(update=changes)
 
 
-def judge(run: str, most: int) -> tuple[Model, Callable[[SampleRecipe, int], Row], Callable[[int], Row]]:
+def judge(run: str, most: int) -> tuple[Model, Callable[[SamplingConfig, int], Row], Callable[[int], Row]]:
     """The model, what measures a way of sampling it with n samples, and the floor of n held-out images."""
     model, compute = load_model(run).model, choose()
     compute.place(model.denoiser)
@@ -73,8 +73,8 @@ def judge(run: str, most: int) -> tuple[Model, Callable[[SampleRecipe, int], Row
             "frechet_error": frechet.error,
         }
 
-    def measure(how: SampleRecipe, n: int) -> Row:
-        return told(seen.of(collect(draw(model, how, compute, ids=torch.arange(n), batch=128)).images))
+    def measure(config: SamplingConfig, n: int) -> Row:
+        return told(seen.of(collect(draw(model, config, compute, ids=torch.arange(n), batch=128)).images))
 
     held_out = seen.of(data.held_out.get(torch.as_tensor(order(len(data.held_out), 0, range(most)))))
     return model, measure, lambda n: told(held_out[:n])
@@ -95,11 +95,11 @@ def show(rows: list[Row], grids: bool) -> None:
     counts = sorted({r["evaluations"] for r in rows})
     mine = [r for r in rows if usual(r)]
     print("| rule | " + " | ".join(map(str, counts)) + " |\n|---" + "|---" * len(counts) + "|")
-    for rule in RULES:
-        found = {r["evaluations"]: r for r in mine if r["rule"] == rule}
+    for sampler in RULES:
+        found = {r["evaluations"]: r for r in mine if r["rule"] == sampler}
         cells = [cell(found[c]) if c in found else "" for c in counts]
         if found:
-            print(f"| {rule} | " + " | ".join(cells) + " |")
+            print(f"| {sampler} | " + " | ".join(cells) + " |")
     if grids:
         print(
             f"\n| at {', '.join(map(str, FEW))} evaluations | "
@@ -108,19 +108,21 @@ def show(rows: list[Row], grids: bool) -> None:
             + "|---" * len(GRIDS)
             + "|"
         )
-        for rule in RULES:
-            of = {(r["grid"], r["evaluations"]): r for r in rows if r["rule"] == rule}
+        for sampler in RULES:
+            of = {(r["grid"], r["evaluations"]): r for r in rows if r["rule"] == sampler}
             if all((g, c) in of for g in GRIDS for c in FEW):
                 cells = [", ".join(cell(of[g, c]) for c in FEW) for g in GRIDS]
-                print(f"| {rule} | " + " | ".join(cells) + " |")
+                print(f"| {sampler} | " + " | ".join(cells) + " |")
 
 
 def plot(rows: list[Row], floor: Row, path: Path) -> None:
     """Every rule's curve, on its usual grid."""
     made, (axes,) = plots.figure()
-    for rule in RULES:
-        mine = sorted((r for r in rows if r["rule"] == rule and usual(r)), key=lambda r: r["evaluations"])
-        axes.plot([r["evaluations"] for r in mine], [r["kernel"] for r in mine], marker="o", markersize=3, label=rule)
+    for sampler in RULES:
+        mine = sorted((r for r in rows if r["rule"] == sampler and usual(r)), key=lambda r: r["evaluations"])
+        axes.plot(
+            [r["evaluations"] for r in mine], [r["kernel"] for r in mine], marker="o", markersize=3, label=sampler
+        )
     near = max(floor["kernel"], floor["kernel_error"])  # that of held-out images may be below 0
     axes.axhline(near, color="0.6", linestyle=":", label="held-out images")
     axes.set(xlabel="evaluations", ylabel=f"kernel distance x 1000 ({floor['features']})", xscale="log", yscale="log")
@@ -147,13 +149,15 @@ def main() -> None:
     rules = args.rules.split(",")
     wanted = [(r, int(c), GRID.get(r, "logsnr")) for c in args.evaluations.split(",") for r in rules]
     if args.grids:
-        wanted += [(rule, count, grid) for rule in rules for grid in GRIDS for count in FEW]
-    for rule, count, grid in wanted:
+        wanted += [(sampler, count, grid) for sampler in rules for grid in GRIDS for count in FEW]
+    for sampler, count, grid in wanted:
         rows = read(args.rows)
-        how = way(model, rule, count, grid)
-        if how is None or any((r["rule"], r["evaluations"], r["grid"]) == (rule, count, grid) for r in rows):
+        config = way(model, sampler, count, grid)
+        if config is None or any((r["rule"], r["evaluations"], r["grid"]) == (sampler, count, grid) for r in rows):
             continue
-        row = {"rule": rule, "evaluations": count, "grid": grid} | measure(how, args.many if count >= MANY else args.n)
+        row = {"rule": sampler, "evaluations": count, "grid": grid} | measure(
+            config, args.many if count >= MANY else args.n
+        )
         with args.rows.open("a", encoding="utf-8") as out:
             out.write(json.dumps({k: None if v is math.nan else v for k, v in row.items()}) + "\n")
         print(row, flush=True)

@@ -33,13 +33,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise import config as recipes
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.networks import layers
 from fromnoise.networks.kernels.build import library
-from fromnoise.training.ema import Averages
-from fromnoise.training.optim import Mover
-from fromnoise.utils.device import Compute, choose
+from fromnoise.training.ema import EMA
+from fromnoise.training.optim import OptimizerStep
+from fromnoise.utils.device import ComputeConfig, choose
 
 SIDE = 32
 OURS = {
@@ -70,14 +70,14 @@ class Entry:
     evaluate: Callable[[], Any]
 
 
-def ours(compute: Compute, batch: int, compiled: bool) -> Entry:
+def ours(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     """Our U-Net, objective, optimiser and average."""
-    model = build(recipes.load("unet", OURS), Facts((1, SIDE, SIDE)))
+    model = build(recipes.load("unet", OURS), DatasetInfo((1, SIDE, SIDE)))
     compute.place(model.denoiser)
     if compiled:
         model.denoiser.net.compile()
-    objective, how = model.objective(), model.recipe.train
-    mover, averages = Mover(how, model.denoiser, compute.dtype), Averages(model.recipe.ema, model.denoiser)
+    objective, config = model.objective(), model.recipe.train
+    optimizer_step, ema = OptimizerStep(config, model.denoiser, compute.dtype), EMA(model.recipe.ema, model.denoiser)
     x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)
     x0 = x0.contiguous(memory_format=compute.memory_format)
     count = iter(range(1, 10**9))
@@ -87,10 +87,10 @@ def ours(compute: Compute, batch: int, compiled: bool) -> Entry:
         with compute.autocast():
             loss = objective(x0, torch.arange(batch) + batch * step).weighted.mean()
         loss.backward()
-        mover.clip(1.0)
-        mover.step(1e-4)
-        averages.update(step, 0.0)  # the loss counts for best_epoch alone
-        mover.forget()
+        optimizer_step.clip(1.0)
+        optimizer_step.step(1e-4)
+        ema.update(step, 0.0)  # the loss counts for best_epoch alone
+        optimizer_step.forget()
 
     level = model.schedule.at(0.5)
 
@@ -101,7 +101,7 @@ def ours(compute: Compute, batch: int, compiled: bool) -> Entry:
     return Entry("fromnoise", model.parameters, train, evaluate)
 
 
-def without_c(compute: Compute, batch: int, compiled: bool) -> Entry:
+def without_c(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     """Ours, with torch's own normalisation and SiLU."""
     entry = ours(compute, batch, compiled)
 
@@ -115,7 +115,7 @@ def without_c(compute: Compute, batch: int, compiled: bool) -> Entry:
     return Entry("fromnoise without C", entry.parameters, plainly(entry.train), plainly(entry.evaluate))
 
 
-def of_diffusers(compute: Compute, batch: int, compiled: bool) -> Entry:
+def of_diffusers(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     """As its example of unconditional training."""
     import diffusers
     from diffusers.training_utils import EMAModel
@@ -154,7 +154,7 @@ def of_diffusers(compute: Compute, batch: int, compiled: bool) -> Entry:
     return Entry("diffusers", sum(p.numel() for p in net.parameters()), train, evaluate)
 
 
-def of_lucidrains(compute: Compute, batch: int, compiled: bool) -> Entry:
+def of_lucidrains(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     """As its ``Trainer`` does a step."""
     # of torchvision it needs only transforms of its data set; the stub of an earlier precision has no spec
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
@@ -193,7 +193,7 @@ def of_lucidrains(compute: Compute, batch: int, compiled: bool) -> Entry:
     return Entry("lucidrains", sum(p.numel() for p in net.parameters()), train, evaluate)
 
 
-def convolution(compute: Compute, batch: int) -> tuple[Callable[[], Any], float]:
+def convolution(compute: ComputeConfig, batch: int) -> tuple[Callable[[], Any], float]:
     """What the machine can do: forward and backward of one convolution, and its FLOPs."""
     layer = nn.Conv2d(64, 64, 3, padding=1, bias=False, device=compute.device, dtype=compute.dtype)
     compute.place(layer)

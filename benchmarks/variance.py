@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from header import header
 
-from fromnoise import config
+from fromnoise import config as recipes
 from fromnoise.checkpoint import load_model
 from fromnoise.evaluation.likelihood import Measure
 from fromnoise.evaluation.metrics.frechet import Estimate
@@ -68,15 +68,15 @@ def main() -> None:
         for kind, keys in KINDS.items():
             out = args.folder / f"{kind}-{seed}"
             train(
-                config.load("unet", COMMON | keys | {"train.seed": seed, "train.steps": args.steps}), out, device="cpu"
+                recipes.load("unet", COMMON | keys | {"train.seed": seed, "train.steps": args.steps}), out, device="cpu"
             )
             model = load_model(out).model
             compute.place(model.denoiser)
             data = open_data(model.recipe, lambda line: None)
             pixels = data.held_out.get(torch.arange(min(args.n, len(data.held_out))))
             for variance in (None,) if kind == "learned" else (0.0, 1.0):
-                how = model.recipe.sample.model_copy(update={"variance": variance})
-                measure = Measure(model, compute, batch=len(pixels), how=how)
+                config = model.recipe.sample.model_copy(update={"variance": variance})
+                measure = Measure(model, compute, batch=len(pixels), config=config)
                 found = Estimate.of(measure.bound(pixels, None, None).each)
                 name = kind if variance is None else f"fixed, {'large' if variance else 'small'}"
                 bits[name] = found.value

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fromnoise import config as recipes
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.likelihood import Measure, Piece, gaps
 from fromnoise.evaluation.metrics.frechet import Estimate
@@ -31,7 +31,7 @@ SMALL = {
 def measure(batch: int = 8, **over) -> Measure:
     """Of a fresh network, on grey 4x4 images."""
     recipe = recipes.load("digits", SMALL | {key.replace("_", ".", 1): value for key, value in over.items()})
-    model = build(recipe, Facts((1, 4, 4)))
+    model = build(recipe, DatasetInfo((1, 4, 4)))
     compute = choose("cpu", "fp32")
     compute.place(model.denoiser).eval()
     return Measure(model, compute, batch=batch)
@@ -79,7 +79,7 @@ def test_a_learned_variance_is_measured_with(pixels):
                 "digits",
                 SMALL | {"diffusion.learned_variance": True, "loss.weighting": "hybrid", "sample.variance": 0.0},
             ),
-            Facts((1, 4, 4)),
+            DatasetInfo((1, 4, 4)),
         ),
         learner.compute,
     )

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from fromnoise import checkpoint
 from fromnoise import config as recipes
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.utils.errors import UserError
 
@@ -32,7 +32,7 @@ TINY = {
 @pytest.fixture
 def model():
     """A tiny conditional model."""
-    return build(recipes.load("digits", TINY | {"data.labels": True}), Facts((1, 8, 8), ("zero", "one"), "abc"))
+    return build(recipes.load("digits", TINY | {"data.labels": True}), DatasetInfo((1, 8, 8), ("zero", "one"), "abc"))
 
 
 def test_round_trip(tmp_path, model):
@@ -41,7 +41,7 @@ def test_round_trip(tmp_path, model):
     checkpoint.save_model(path, model, model.denoiser.state_dict(), {"step": 7})
     loaded = checkpoint.load_model(path)
     assert loaded.model.recipe == model.recipe
-    assert loaded.model.facts == model.facts
+    assert loaded.model.dataset_info == model.dataset_info
     assert loaded.progress == {"step": 7}
     for name, value in loaded.model.denoiser.state_dict().items():
         assert torch.equal(value, model.denoiser.state_dict()[name])
@@ -63,7 +63,7 @@ def test_every_flipped_bit_and_cut_is_known(tmp_path, model):
                 checkpoint.load_model(path)
     for cut in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(checkpoint.Damaged, match="m.safetensors"):
+        with pytest.raises(checkpoint.DamagedFile, match="m.safetensors"):
             checkpoint.load_model(path)
     path.write_bytes(whole)
     checkpoint.load_model(path)
@@ -82,10 +82,10 @@ def test_a_pickle_is_refused_unopened(tmp_path, protocol):
     """Loading executes nothing."""
     path = tmp_path / "m.safetensors"
     path.write_bytes(pickle.dumps(_Bomb(tmp_path / "executed"), protocol=protocol))
-    with pytest.raises(checkpoint.Damaged, match="m.safetensors"):
+    with pytest.raises(checkpoint.DamagedFile, match="m.safetensors"):
         checkpoint.load_model(path)
     torch.save({"w": torch.zeros(1)}, path)
-    with pytest.raises(checkpoint.Damaged, match="pickle"):
+    with pytest.raises(checkpoint.DamagedFile, match="pickle"):
         checkpoint.load_model(path)
     assert not (tmp_path / "executed").exists()
 
@@ -94,7 +94,7 @@ def test_other_safetensors_are_named(tmp_path):
     """A file of another program, a state in place of a model, a missing path."""
     path = tmp_path / "m.safetensors"
     save_file({"w": torch.zeros(3)}, path)
-    with pytest.raises(checkpoint.Damaged, match="not written by fromnoise"):
+    with pytest.raises(checkpoint.DamagedFile, match="not written by fromnoise"):
         checkpoint.load_model(path)
     checkpoint.write(path, {"w": torch.zeros(3)}, {"kind": "state"})
     with pytest.raises(UserError, match="state for resuming"):

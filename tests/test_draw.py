@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fromnoise import config as recipes
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.pipeline import collect, draw, noised
 from fromnoise.utils.device import choose
@@ -20,15 +20,15 @@ def model():
     """A network with every weight away from zero, so that its output depends on its input."""
     made = build(
         recipes.load("digits", SMALL | {"network.zero_output": False, "data.labels": True}),
-        Facts((1, 8, 8), ("a", "b")),
+        DatasetInfo((1, 8, 8), ("a", "b")),
     )
     made.denoiser.eval()
     return made
 
 
-def pictures(model, ids, batch, **how):
+def pictures(model, ids, batch, **config):
     """Finished pictures as floats, before they are rounded to pixels."""
-    told = model.recipe.sample.model_copy(update={"steps": 12, **how})
+    told = model.recipe.sample.model_copy(update={"steps": 12, **config})
     steps = draw(model, told, choose("cpu", "fp32"), ids=ids, seed=3, label="all", batch=batch)
     return torch.cat([drawn.step.x for drawn in steps if drawn.last])
 
@@ -38,14 +38,14 @@ def pictures(model, ids, batch, **how):
     [{}, {"rule": "ancestral", "variance": 1.0}, {"eta": 0.0, "guidance": 3.0}],
     ids=["ddim", "ancestral", "guided"],
 )
-def test_the_batch_does_not_matter(model, how):
+def test_the_batch_does_not_matter(model, config):
     """Batches of 1, 7 and 64: the network's own arithmetic is all that differs; -n 10 begins -n 64."""
-    whole = pictures(model, torch.arange(64), 64, **how)
+    whole = pictures(model, torch.arange(64), 64, **config)
     assert float(whole.std()) > 0.1
     for batch in (1, 7):
-        assert float((pictures(model, torch.arange(64), batch, **how) - whole).abs().max()) <= 1e-4
-    assert float((pictures(model, torch.arange(10), 64, **how) - whole[:10]).abs().max()) <= 1e-4
-    assert float((pictures(model, torch.arange(30, 40), 64, **how) - whole[30:40]).abs().max()) <= 1e-4
+        assert float((pictures(model, torch.arange(64), batch, **config) - whole).abs().max()) <= 1e-4
+    assert float((pictures(model, torch.arange(10), 64, **config) - whole[:10]).abs().max()) <= 1e-4
+    assert float((pictures(model, torch.arange(30, 40), 64, **config) - whole[30:40]).abs().max()) <= 1e-4
     assert float((whole[0] - whole[2]).abs().max()) > 0.1
 
 
@@ -65,21 +65,21 @@ def test_a_batch_too_large_for_memory_is_halved(model):
 
         return wrap
 
-    how = model.recipe.sample.model_copy(update={"steps": 3})
+    config = model.recipe.sample.model_copy(update={"steps": 3})
     options = {"ids": torch.arange(20), "seed": 3, "label": "all", "batch": 16}
-    found = collect(draw(model, how, choose("cpu", "fp32"), wrap=tight(5), **options), frames=3)
-    want = collect(draw(model, how, choose("cpu", "fp32"), **options))
+    found = collect(draw(model, config, choose("cpu", "fp32"), wrap=tight(5), **options), frames=3)
+    want = collect(draw(model, config, choose("cpu", "fp32"), **options))
     assert int((found.images.int() - want.images.int()).abs().max()) <= 1
     assert torch.equal(found.labels, want.labels)
     assert sizes[:3] == [16, 8, 4] and max(sizes[3:]) <= 4 and len(found.frames) == 3
     with pytest.raises(UserError, match="memory"):
-        collect(draw(model, how, choose("cpu", "fp32"), wrap=tight(0), **options))
+        collect(draw(model, config, choose("cpu", "fp32"), wrap=tight(0), **options))
 
 
 def test_frames_are_equally_spaced_and_end_with_the_picture(model):
     """Of the first batch only."""
-    how = model.recipe.sample.model_copy(update={"steps": 20})
-    kept = collect(draw(model, how, choose("cpu", "fp32"), ids=torch.arange(9), batch=4), frames=5)
+    config = model.recipe.sample.model_copy(update={"steps": 20})
+    kept = collect(draw(model, config, choose("cpu", "fp32"), ids=torch.arange(9), batch=4), frames=5)
     assert kept.images.shape == (9, 1, 8, 8) and kept.images.dtype == torch.uint8
     assert len(kept.frames) == 5 and all(f.shape == (4, 1, 8, 8) for f in kept.frames)
     assert torch.equal(kept.frames[-1], kept.images[:4])
@@ -89,11 +89,11 @@ def test_frames_are_equally_spaced_and_end_with_the_picture(model):
 
 def test_mistakes_are_told_at_once(model):
     """Before anything is drawn."""
-    how = model.recipe.sample
+    config = model.recipe.sample
     with pytest.raises(UserError, match="label"):
-        draw(model, how, choose("cpu"), ids=torch.arange(2), label="c")
+        draw(model, config, choose("cpu"), ids=torch.arange(2), label="c")
     with pytest.raises(UserError, match="1001"):
-        draw(model, how.model_copy(update={"steps": 1001}), choose("cpu"), ids=torch.arange(2))
+        draw(model, config.model_copy(update={"steps": 1001}), choose("cpu"), ids=torch.arange(2))
 
 
 def test_forward_process_ends_in_the_images_and_in_noise(model):
@@ -108,6 +108,6 @@ def test_forward_process_ends_in_the_images_and_in_noise(model):
 
 def test_guidance_alone_deals_out_the_classes(model):
     """Guiding to nothing would cost twice and do nothing."""
-    how = model.recipe.sample.model_copy(update={"steps": 2, "guidance": 3.0})
-    kept = collect(draw(model, how, choose("cpu", "fp32"), ids=torch.arange(4)))
+    config = model.recipe.sample.model_copy(update={"steps": 2, "guidance": 3.0})
+    kept = collect(draw(model, config, choose("cpu", "fp32"), ids=torch.arange(4)))
     assert kept.labels.tolist() == [0, 1, 0, 1]

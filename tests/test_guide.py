@@ -10,7 +10,7 @@ from fromnoise import checkpoint
 from fromnoise import config as recipes
 from fromnoise.cli import main
 from fromnoise.data import load
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.networks import NoisyClassifier
 from fromnoise.training import noisy_classifier
@@ -22,7 +22,7 @@ TINY = {"network.width": 8, "network.multipliers": [1], "network.groups": 4, "ne
 @pytest.fixture(scope="module")
 def model():
     """An untaught model of the digits that is told nothing."""
-    return build(recipes.load("digits", TINY), Facts((1, 8, 8)))
+    return build(recipes.load("digits", TINY), DatasetInfo((1, 8, 8)))
 
 
 def told(capsys, *words):
@@ -72,7 +72,7 @@ def test_one_command(model, tmp_path, capsys):
     wrong = ["sample", path, "--out", tmp_path / "z.png", "--label", "3", "--classifier"]
     assert "fromnoise guide" in told(capsys, *wrong, path)[1][0]
     assert "fromnoise guide" in told(capsys, *wrong, "nowhere")[1][0]
-    other = build(recipes.load("digits", TINY | {"diffusion.schedule": "linear"}), Facts((1, 8, 8)))
+    other = build(recipes.load("digits", TINY | {"diffusion.schedule": "linear"}), DatasetInfo((1, 8, 8)))
     checkpoint.save_model(tmp_path / "o.safetensors", other, other.denoiser.state_dict(), {"step": 0})
     wrong[1] = tmp_path / "o.safetensors"
     assert "other images or noise" in told(capsys, *wrong, tmp_path / "a.safetensors")[1][0]
@@ -82,12 +82,12 @@ def test_one_command(model, tmp_path, capsys):
 def test_it_learns(model):
     """Clean digits are told apart, noise is not, and it knows that."""
     data = load("digits")
-    taught = noisy_classifier.begin(model, data)
-    for _ in noisy_classifier.learn(taught, model, data, choose("cpu", "fp32"), steps=200, batch=64):
+    train_encoder = noisy_classifier.begin(model, data)
+    for _ in noisy_classifier.learn(train_encoder, model, data, choose("cpu", "fp32"), steps=200, batch=64):
         pass
     x0 = data.held_out.get(torch.arange(len(data.held_out))).float() / 127.5 - 1
     with torch.no_grad():
-        right = taught(x0, model.schedule.at(0.01)).argmax(1) == data.held_out.labels
-        unsure = torch.softmax(taught(torch.randn(200, 1, 8, 8), model.schedule.at(1.0)), 1)
+        right = train_encoder(x0, model.schedule.at(0.01)).argmax(1) == data.held_out.labels
+        unsure = torch.softmax(train_encoder(torch.randn(200, 1, 8, 8), model.schedule.at(1.0)), 1)
     assert float(right.double().mean()) > 0.85
     assert float(unsure.max(1).values.mean()) < 0.4

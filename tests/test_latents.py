@@ -38,8 +38,8 @@ def test_the_distortion_is_the_error_of_the_estimate(pixels):
 def test_samples_share_what_they_branched_from():
     """The deeper the branch the more alike; from t = 1 on only the start is shared."""
     m = measure()
-    how = m.model.recipe.sample
-    rows = shared(m.model, how, m.compute, [1.0, 0.05], 6)
+    config = m.model.recipe.sample
+    rows = shared(m.model, config, m.compute, [1.0, 0.05], 6)
     apart = [to_unit(row).var(0).mean() for row in rows]
     assert all(row.shape == (6, 1, 4, 4) for row in rows) and apart[1] < 0.5 * apart[0]
     assert len({tuple(image.flatten().tolist()) for image in rows[0]}) == 6

@@ -50,7 +50,7 @@ def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsy
     reports = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
     assert [r["step"] for r in reports] == [1, 2] and all(0 < r["loss"] < 1e4 for r in reports)
     model = load_model(out).model
-    assert model.facts.shape == SHAPES[name]
+    assert model.dataset_info.shape == SHAPES[name]
     if name in PARAMETERS:
         assert model.parameters == PARAMETERS[name]
     assert all(bool(torch.isfinite(p).all()) for p in model.denoiser.parameters())
@@ -77,18 +77,18 @@ def test_other_sizes_of_real_sets(words, channels, tmp_path, real_data, capsys):
     net = "--network.width 8 --network.groups 4 --network.multipliers [1,2] --network.attention []".split()
     words = [w.replace("DATA", str(real_data)) for w in words]
     assert main(["train", "images", "--out", str(tmp_path), *small, *net, *words]) == 0, capsys.readouterr().err
-    assert load_model(tmp_path).model.facts.shape[0] == channels
+    assert load_model(tmp_path).model.dataset_info.shape[0] == channels
 
 
 @pytest.mark.slow
 def test_the_large_variant_of_the_paper():
     """LSUN and CelebA-HQ: 256x256, six levels, 114 M parameters (Ho et al. 2020, app. B); only its size is checked."""
     from fromnoise import config as recipes
-    from fromnoise.data.dataset_info import Facts
+    from fromnoise.data.dataset_info import DatasetInfo
     from fromnoise.model import build
 
     recipe = recipes.load(
         "ho2020", {"data.size": 256, "network.multipliers": [1, 1, 2, 2, 4, 4], "network.dropout": 0.0}
     )
-    count = build(recipe, Facts((3, 256, 256)), device="meta").parameters
+    count = build(recipe, DatasetInfo((3, 256, 256)), device="meta").parameters
     assert count == pytest.approx(114e6, rel=0.01)

@@ -23,7 +23,7 @@ from torch import Tensor
 from fromnoise import __version__
 from fromnoise.config import Recipe, parse
 from fromnoise.data import Attribute
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
@@ -32,7 +32,7 @@ FORMAT = 1
 _BLANK = "0" * 64  # where the digest goes, while it is taken
 
 
-class Damaged(UserError):
+class DamagedFile(UserError):
     """A file is truncated, flipped or none of ours."""
 
 
@@ -61,7 +61,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
     # of a safetensors file the first 8 bytes are a length, which may look like anything, and the next is "{"
     if data[8:9] != b"{" and data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise Damaged(
+        raise DamagedFile(
             f"{path} is a pickle or an archive, which can run code when opened: refused; "
             "only .safetensors files are read"
         )
@@ -70,16 +70,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         size = int.from_bytes(data[:8], "little")
         meta = json.loads(data[8 : 8 + size]).get("__metadata__", {})
     except (SafetensorError, ValueError, UnicodeDecodeError):
-        raise Damaged(f"{path} is damaged or no safetensors file (its header cannot be read)") from None
+        raise DamagedFile(f"{path} is damaged or no safetensors file (its header cannot be read)") from None
     if "fromnoise" not in meta:
-        raise Damaged(f"{path} holds weights but was not written by fromnoise (no description in its header)")
+        raise DamagedFile(f"{path} holds weights but was not written by fromnoise (no description in its header)")
     try:
         header = json.loads(meta["fromnoise"])
         digest = str(header.pop("digest"))
     except (ValueError, KeyError, AttributeError):
-        raise Damaged(f"{path} is damaged: its description cannot be read") from None
+        raise DamagedFile(f"{path} is damaged: its description cannot be read") from None
     if digest != _digest(tensors, meta["fromnoise"].replace(digest, _BLANK, 1)):
-        raise Damaged(f"{path} is damaged: its content does not match its digest")
+        raise DamagedFile(f"{path} is damaged: its content does not match its digest")
     if header["format"] > FORMAT:
         raise UserError(f"{path} was written by fromnoise {header['version']}, a later version: upgrade to read it")
     return tensors, header
@@ -95,25 +95,29 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
     return digest.hexdigest()
 
 
-def describe(recipe: Recipe, facts: Facts) -> dict[str, Any]:
+def describe(recipe: Recipe, dataset_info: DatasetInfo) -> dict[str, Any]:
     """What a header says of a model."""
-    return {"recipe": recipe.model_dump(mode="json", exclude_none=True), "facts": asdict(facts)}
+    return {"recipe": recipe.model_dump(mode="json", exclude_none=True), "facts": asdict(dataset_info)}
 
 
-def understand(header: dict[str, Any]) -> tuple[Recipe, Facts]:
+def understand(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
     """What ``describe`` wrote.
 
     Raises:
         Damaged: it does not describe a model.
     """
     try:
-        facts = header["facts"]
-        labels = tuple(facts["labels"]) if facts["labels"] is not None else None
-        channels, height, width = facts["shape"]
-        attributes = tuple(Attribute(**a) for a in facts["attributes"]) if facts.get("attributes") else None
-        return parse(header["recipe"]), Facts((channels, height, width), labels, facts["fingerprint"], attributes)
+        dataset_info = header["facts"]
+        labels = tuple(dataset_info["labels"]) if dataset_info["labels"] is not None else None
+        channels, height, width = dataset_info["shape"]
+        attributes = (
+            tuple(Attribute(**a) for a in dataset_info["attributes"]) if dataset_info.get("attributes") else None
+        )
+        return parse(header["recipe"]), DatasetInfo(
+            (channels, height, width), labels, dataset_info["fingerprint"], attributes
+        )
     except (KeyError, TypeError, ValueError):
-        raise Damaged("this file's header does not describe a model of ours") from None
+        raise DamagedFile("this file's header does not describe a model of ours") from None
 
 
 def save_model(path: Path, model: Model, weights: dict[str, Tensor], progress: dict[str, Any]) -> None:
@@ -122,11 +126,11 @@ def save_model(path: Path, model: Model, weights: dict[str, Tensor], progress: d
     Raises:
         UserError: as ``write_atomic``.
     """
-    write(path, weights, {"kind": "model", "progress": progress, **describe(model.recipe, model.facts)})
+    write(path, weights, {"kind": "model", "progress": progress, **describe(model.recipe, model.dataset_info)})
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model read from a file, and how far its training was."""
 
     model: Model
@@ -134,7 +138,7 @@ class Loaded:
     path: Path
 
 
-def load_model(run: str | Path) -> Loaded:
+def load_model(run: str | Path) -> LoadedModel:
     """The model of a run folder or of one .safetensors file, on the CPU, ready to sample.
 
     Raises:
@@ -150,11 +154,11 @@ def load_model(run: str | Path) -> Loaded:
     tensors, header = read(path)
     if header.get("kind") != "model":
         raise UserError(f"{path} is a state for resuming, not a model: take the model.safetensors beside it")
-    recipe, facts = understand(header)
-    model = build(recipe, facts)
+    recipe, dataset_info = understand(header)
+    model = build(recipe, dataset_info)
     try:
         model.denoiser.load_state_dict(tensors)
     except RuntimeError:
-        raise Damaged(f"{path}: its weights do not fit the network that its header describes") from None
+        raise DamagedFile(f"{path}: its weights do not fit the network that its header describes") from None
     model.denoiser.eval()
-    return Loaded(model, header["progress"], path)
+    return LoadedModel(model, header["progress"], path)

@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise import networks
-from fromnoise.config import DiffusionRecipe, LossRecipe, Recipe, SampleRecipe
-from fromnoise.data.dataset_info import Facts
-from fromnoise.data.pseudo_labels import Centres
+from fromnoise.config import DiffusionConfig, LossConfig, Recipe, SamplingConfig
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import guidance, losses, sampling, schedules, targets, time_samplers
-from fromnoise.diffusion.denoiser import Denoise, Denoiser, Index
+from fromnoise.diffusion.denoiser import Denoise, Denoiser, TimestepConditioning
 from fromnoise.diffusion.inverse.operators import Operator
 from fromnoise.diffusion.inverse.repaint import Repaint
 from fromnoise.diffusion.likelihood import ode
 from fromnoise.diffusion.rng import Noise
 from fromnoise.diffusion.samplers import base, multistep
-from fromnoise.diffusion.samplers.base import Rule
+from fromnoise.diffusion.samplers.base import Sampler
 from fromnoise.utils.errors import UserError
 
-Wrap = Callable[[Denoise], Denoise]
+Wrapper = Callable[[Denoise], Denoise]
 """Puts a denoiser into a wrapper (``diffusion/guidance``)."""
 
 
-def unwrapped(denoise: Denoise) -> Denoise:
+def no_wrapper(denoise: Denoise) -> Denoise:
     """No wrapper."""
     return denoise
 
@@ -36,7 +36,7 @@ class Model:
     """A recipe made into objects: a denoiser on a schedule, and what its images are."""
 
     recipe: Recipe
-    facts: Facts
+    dataset_info: DatasetInfo
     denoiser: Denoiser
     schedule: schedules.Schedule
 
@@ -45,10 +45,10 @@ class Model:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
 
-    def objective(self) -> losses.Objective:
+    def objective(self) -> losses.DiffusionLoss:
         """What training minimises."""
         chosen = self.recipe.loss
-        return losses.Objective(
+        return losses.DiffusionLoss(
             self.denoiser,
             self.schedule,
             _loss(chosen, self.schedule, self.variance(self.recipe.sample)),
@@ -58,13 +58,13 @@ class Model:
             label_dropout=chosen.label_dropout,
         )
 
-    def variance(self, how: SampleRecipe) -> float | None:
-        """That of the ancestral rule; None is the learned one, if the model has one and ``how`` says no other."""
-        if how.variance is None and not self.denoiser.learned_spread:
+    def variance(self, config: SamplingConfig) -> float | None:
+        """That of the ancestral rule; None is the learned one, if the model has one and ``config`` says no other."""
+        if config.variance is None and not self.denoiser.learned_variance:
             return 0.0
-        return how.variance
+        return config.variance
 
-    def levels(self, how: SampleRecipe) -> list[schedules.Level]:
+    def levels(self, config: SamplingConfig) -> list[schedules.NoiseLevel]:
         """The levels that sampling visits.
 
         Raises:
@@ -78,12 +78,14 @@ class Model:
                 "logsnr": sampling.logsnr,
                 "karras": sampling.karras,
                 "leading": sampling.leading,
-            }[how.grid]
-            return grid(self.schedule, how.steps or self.schedule.steps or 250)
+            }[config.grid]
+            return grid(self.schedule, config.steps or self.schedule.steps or 250)
         except ValueError as e:
             raise UserError(str(e)) from None
 
-    def guided(self, how: SampleRecipe, wrap: Wrap = unwrapped, wrap_last: Wrap = unwrapped) -> Denoise:
+    def guided(
+        self, config: SamplingConfig, wrap: Wrapper = no_wrapper, wrap_outermost: Wrapper = no_wrapper
+    ) -> Denoise:
         """The denoiser in its wrappers.
 
         Args:
@@ -92,29 +94,31 @@ class Model:
             wrap_last: around all but the limits to the range of pixels, at every level.
         """
         data = self.recipe.data
-        clusters = self.denoiser.centres is not None and self.facts.labels is None
+        clusters = self.denoiser.pseudo_labels is not None and self.dataset_info.labels is None
         told = data.labels or data.attributes or clusters
-        plain: Denoise = self.denoiser if told else guidance.Untold(self.denoiser)  # a classifier may hear labels alone
+        plain: Denoise = (
+            self.denoiser if told else guidance.Unconditional(self.denoiser)
+        )  # a classifier may hear labels alone
         denoise = plain
-        if how.guidance != 1:
-            denoise = guidance.ClassifierFree(denoise, how.guidance, how.rescale)
+        if config.guidance != 1:
+            denoise = guidance.ClassifierFreeGuidance(denoise, config.guidance, config.rescale)
         denoise = wrap(denoise)
-        span = how.interval_logsnr
-        if how.interval is not None:
-            late, early = self.schedule.logsnr(torch.tensor(how.interval[::-1], dtype=torch.float64)).tolist()
+        span = config.interval_logsnr
+        if config.interval is not None:
+            late, early = self.schedule.logsnr(torch.tensor(config.interval[::-1], dtype=torch.float64)).tolist()
             span = (late, early)
         if span is not None and denoise is not plain:
-            denoise = guidance.During(denoise, plain, *span)
-        return limited(wrap_last(denoise), how)
+            denoise = guidance.IntervalGuidance(denoise, plain, *span)
+        return limited(wrap_outermost(denoise), config)
 
-    def dealt(self, ids: Tensor, seed: int) -> Tensor | None:
+    def default_labels(self, ids: Tensor, seed: int) -> Tensor | None:
         """What samples are told if nothing is asked: clusters by their shares (B,); None for a model without."""
-        centres = self.denoiser.centres
-        return centres.deal(seed, ids) if centres is not None else None
+        pseudo_labels = self.denoiser.pseudo_labels
+        return pseudo_labels.deal(seed, ids) if pseudo_labels is not None else None
 
-    def noise(self, how: SampleRecipe, ids: Tensor, seed: int) -> Noise:
+    def noise(self, config: SamplingConfig, ids: Tensor, seed: int) -> Noise:
         """The noise of samples: that of the forward process which the model learned, and truncated if asked."""
-        return Noise(seed, ids, self.recipe.loss.offset_noise, how.truncation)
+        return Noise(seed, ids, self.recipe.loss.offset_noise, config.truncation)
 
     def shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
         """(C, H, W) of pictures of this ``size``; None for that of the training images.
@@ -122,22 +126,24 @@ class Model:
         Raises:
             UserError: the network is built for one size.
         """
-        channels, *own = self.facts.shape
+        channels, *own = self.dataset_info.shape
         if size is None or list(size) == own:
-            return self.facts.shape
+            return self.dataset_info.shape
         if self.recipe.network.kind == "pulfer":
             raise UserError(f"this network is built for {own[0]}x{own[1]} pixels alone: leave out the size")
         return channels, *size
 
 
-def limited(denoise: Denoise, how: SampleRecipe) -> Denoise:
+def limited(denoise: Denoise, config: SamplingConfig) -> Denoise:
     """The denoiser with x_0 kept within the range of pixels."""
-    if how.threshold is not None:
-        return guidance.Threshold(denoise, how.threshold)
-    return guidance.Clip(denoise) if how.clip else denoise
+    if config.threshold is not None:
+        return guidance.Threshold(denoise, config.threshold)
+    return guidance.Clip(denoise) if config.clip else denoise
 
 
-def solver(name: str, operator: Operator, y: Tensor, effort: int | None = None) -> tuple[Wrap, Callable[[Rule], Rule]]:
+def solver(
+    name: str, operator: Operator, y: Tensor, iterations: int | None = None
+) -> tuple[Wrapper, Callable[[Sampler], Sampler]]:
     """A way to draw images that give y: what it does to the denoiser, and to the rule.
 
     Args:
@@ -149,46 +155,48 @@ def solver(name: str, operator: Operator, y: Tensor, effort: int | None = None) 
     Raises:
         UserError: no solver is called so, or it has no effort to choose.
     """
-    known: dict[str, tuple[Wrap, Callable[[Rule], Rule]]] = {
-        "posterior": (lambda d: guidance.Posterior(d, operator, y, effort or 3), lambda r: r),
+    known: dict[str, tuple[Wrapper, Callable[[Sampler], Sampler]]] = {
+        "posterior": (lambda d: guidance.Posterior(d, operator, y, iterations or 3), lambda r: r),
         "pigdm": (lambda d: guidance.PiGDM(d, operator, y, 0.5), lambda r: r),
-        "projected": (lambda d: guidance.Projected(d, operator, y), lambda r: r),
-        "repaint": (unwrapped, lambda r: Repaint(base.DDIM(1.0), operator, y, effort or 10)),
+        "projected": (lambda d: guidance.DDNM(d, operator, y), lambda r: r),
+        "repaint": (no_wrapper, lambda r: Repaint(base.DDIM(1.0), operator, y, iterations or 10)),
     }
     if name not in known:
         raise UserError(f"no solver is called {name!r}: there are {', '.join(known)}")
-    if effort is not None and (effort < 1 or name not in ("posterior", "repaint")):
-        raise UserError(f"an effort of {effort} is not to be had of {name}: posterior and repaint take 1 or more")
+    if iterations is not None and (iterations < 1 or name not in ("posterior", "repaint")):
+        raise UserError(f"an effort of {iterations} is not to be had of {name}: posterior and repaint take 1 or more")
     return known[name]
 
 
-def rule(how: SampleRecipe, model: Model) -> base.Rule:
+def sampler(config: SamplingConfig, model: Model) -> base.Sampler:
     """The step rule by name.
 
     Raises:
         UserError: it needs more steps.
     """
-    ancestral = base.Ancestral(model.variance(how))
-    chosen: base.Rule = {
+    ancestral = base.Ancestral(model.variance(config))
+    chosen: base.Sampler = {
         "ancestral": ancestral,
-        "ddim": base.DDIM(how.eta),
+        "ddim": base.DDIM(config.eta),
         "euler": base.DDIM(0.0),  # the same step: see base.Heun
-        "heun": base.Heun(model.schedule, how.churn),
-        "dpmpp-2m": multistep.DPMpp(2),
-        "dpmpp-3m": multistep.DPMpp(3),
-        "dpmpp-2m-sde": multistep.DPMpp(2, noisy=True),
+        "heun": base.Heun(model.schedule, config.churn),
+        "dpmpp-2m": multistep.DPMSolverPP(2),
+        "dpmpp-3m": multistep.DPMSolverPP(3),
+        "dpmpp-2m-sde": multistep.DPMSolverPP(2, noisy=True),
         "unipc": multistep.UniPC(2),
-        "ipndm": multistep.Adams(3),
-        "pc": base.Corrected(ancestral, how.snr),
+        "ipndm": multistep.IPNDM(3),
+        "pc": base.PredictorCorrector(ancestral, config.snr),
         "sde": ode.ReverseSDE(),
-    }[how.rule]
-    steps = how.steps or model.schedule.steps or 250
-    if steps < chosen.fewest:
-        raise UserError(f"rule {how.rule} needs at least {chosen.fewest} steps, not {steps}: take more, or rule ddim")
+    }[config.sampler]
+    steps = config.steps or model.schedule.steps or 250
+    if steps < chosen.min_steps:
+        raise UserError(
+            f"rule {config.sampler} needs at least {chosen.min_steps} steps, not {steps}: take more, or rule ddim"
+        )
     return chosen
 
 
-def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "cpu") -> Model:
+def build(recipe: Recipe, dataset_info: DatasetInfo, seed: int | None = None, device: str = "cpu") -> Model:
     """Make the model that a recipe describes, with fresh weights.
 
     Args:
@@ -205,87 +213,89 @@ def build(recipe: Recipe, facts: Facts, seed: int | None = None, device: str = "
         "eps": lambda: targets.Eps(),
         "x0": lambda: targets.X0(),
         "v": lambda: targets.V(),
-        "karras": lambda: targets.Karras(recipe.diffusion.deviation),
-        "mean": lambda: targets.Mean(table),
+        "karras": lambda: targets.EDM(recipe.diffusion.deviation),
+        "mean": lambda: targets.PosteriorMean(table),
     }[recipe.diffusion.target]()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(recipe.train.seed if seed is None else seed)
         try:
-            net = _network(recipe, facts)
+            net = _network(recipe, dataset_info)
         except ValueError as e:
             raise UserError(f"this network cannot be built: {e}") from None
-    clock = Index(table.steps or 1000)
+    clock = TimestepConditioning(table.steps or 1000)
     denoiser = Denoiser(
         net,
         goal,
         clock,
         self_conditioning=recipe.loss.self_conditioning,
-        learned_spread=recipe.diffusion.learned_variance,
-        centres=Centres(recipe.clusters, facts.shape) if recipe.clusters else None,
+        learned_variance=recipe.diffusion.learned_variance,
+        pseudo_labels=PseudoLabels(recipe.clusters, dataset_info.shape) if recipe.clusters else None,
     )
-    return Model(recipe, facts, denoiser, table)
+    return Model(recipe, dataset_info, denoiser, table)
 
 
-def _schedule(how: DiffusionRecipe) -> schedules.Schedule:
-    if how.schedule == "cosine-continuous":
-        return schedules.Cosine()
+def _schedule(config: DiffusionConfig) -> schedules.Schedule:
+    if config.schedule == "cosine-continuous":
+        return schedules.ContinuousCosine()
     table = {
-        "linear": lambda steps: schedules.linear(steps, how.beta_first, how.beta_last, rescale=how.rescale),
+        "linear": lambda steps: schedules.linear(steps, config.beta_first, config.beta_last, rescale=config.rescale),
         "cosine": schedules.cosine,
         "sigmoid": schedules.sigmoid,
-    }[how.schedule](how.steps)
-    return schedules.zero_terminal(table) if how.zero_terminal else table
+    }[config.schedule](config.steps)
+    return schedules.zero_terminal(table) if config.zero_terminal else table
 
 
-def _loss(how: LossRecipe, table: schedules.Schedule, variance: float | None) -> losses.Loss:
-    if how.weighting == "bound":
-        return losses.TrueBound(table, variance)
+def _loss(config: LossConfig, table: schedules.Schedule, variance: float | None) -> losses.Loss:
+    if config.weighting == "bound":
+        return losses.VLB(table, variance)
     weighting = {
-        "hybrid": lambda: losses.Simple(),
-        "simple": lambda: losses.Simple(),
-        "min-snr": lambda: losses.MinSNR(how.gamma or 5.0),
-        "p2": lambda: losses.P2(how.k, how.gamma or 1.0),
-    }[how.weighting]()
-    regression = losses.Regression({"mse": losses.mse, "mae": losses.mae, "huber": losses.huber}[how.metric], weighting)
-    return losses.Hybrid(regression, losses.TrueBound(table, None)) if how.weighting == "hybrid" else regression
+        "hybrid": lambda: losses.ConstantWeighting(),
+        "simple": lambda: losses.ConstantWeighting(),
+        "min-snr": lambda: losses.MinSNR(config.gamma or 5.0),
+        "p2": lambda: losses.P2(config.k, config.gamma or 1.0),
+    }[config.weighting]()
+    regression = losses.Regression(
+        {"mse": losses.mse, "mae": losses.mae, "huber": losses.huber}[config.metric], weighting
+    )
+    return losses.Hybrid(regression, losses.VLB(table, None)) if config.weighting == "hybrid" else regression
 
 
-def _times(how: LossRecipe, table: schedules.Schedule) -> time_samplers.Times:
+def _times(config: LossConfig, table: schedules.Schedule) -> time_samplers.TimeSampler:
     return {
         "uniform": lambda: time_samplers.Uniform(),
         "stratified": lambda: time_samplers.Stratified(),
-        "lognormal": lambda: time_samplers.LogNormal(how.noise_mean, how.noise_deviation),
+        "lognormal": lambda: time_samplers.LogNormal(config.noise_mean, config.noise_deviation),
         "importance": lambda: time_samplers.Importance(table.steps or 1000),
-    }[how.times]()
+    }[config.times]()
 
 
-def _network(recipe: Recipe, facts: Facts) -> nn.Module:
-    channels, height, width = facts.shape
-    how = recipe.network
-    if how.kind == "pulfer":
-        return networks.Pulfer(channels, steps=recipe.diffusion.steps, size=(height, width))
-    if how.kind == "simple":
-        return networks.Simple(channels)
+def _network(recipe: Recipe, dataset_info: DatasetInfo) -> nn.Module:
+    channels, height, width = dataset_info.shape
+    config = recipe.network
+    if config.kind == "pulfer":
+        return networks.PulferUNet(channels, steps=recipe.diffusion.steps, size=(height, width))
+    if config.kind == "simple":
+        return networks.SimpleUNet(channels)
     return networks.UNet(
         channels * (2 if recipe.loss.self_conditioning else 1),
         channels * (2 if recipe.diffusion.learned_variance else 1),
-        width=how.width,
-        multipliers=how.multipliers,
-        blocks=how.blocks,
-        blocks_up=how.blocks_up,
-        attention=networks.attention_levels(how.attention, height, width, how.multipliers, how.patch),
-        middle_attention=how.middle_attention,
-        heads=how.heads,
-        dropout=how.dropout,
-        groups=how.groups,
-        conditioning=how.conditioning,
-        classes=len(facts.labels) if facts.labels else recipe.clusters,
-        attributes=[(a.mean, a.deviation) for a in facts.attributes or ()],
-        upsampling=how.upsampling,
-        patch=how.patch,
-        positions=how.positions,
-        time_dim=how.time_dim,
-        recompute=how.recompute,
-        init=how.init,
-        zero_output=how.zero_output,
+        width=config.width,
+        multipliers=config.multipliers,
+        blocks=config.blocks,
+        blocks_up=config.blocks_up,
+        attention=networks.attention_levels(config.attention, height, width, config.multipliers, config.patch),
+        middle_attention=config.middle_attention,
+        heads=config.heads,
+        dropout=config.dropout,
+        groups=config.groups,
+        conditioning=config.conditioning,
+        classes=len(dataset_info.labels) if dataset_info.labels else recipe.clusters,
+        attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
+        upsampling=config.upsampling,
+        patch=config.patch,
+        positions=config.positions,
+        time_dim=config.time_dim,
+        recompute=config.recompute,
+        init=config.init,
+        zero_output=config.zero_output,
     )

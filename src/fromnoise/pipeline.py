@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fromnoise.config import SampleRecipe
+from fromnoise.config import SamplingConfig
 from fromnoise.data import to_pixels, to_unit
 from fromnoise.data.dataset_info import cond
 from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.rng import Draw, Noise
-from fromnoise.diffusion.samplers.base import Rule
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.samplers.base import Sampler
 from fromnoise.diffusion.sampling import Step, start, trajectory
-from fromnoise.diffusion.schedules import Level, Schedule
-from fromnoise.model import Model, Wrap, rule, unwrapped
-from fromnoise.utils.device import Compute
+from fromnoise.diffusion.schedules import NoiseLevel, Schedule
+from fromnoise.model import Model, Wrapper, no_wrapper, sampler
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampleStep:
     """A step of a batch.
 
     Attributes:
@@ -42,7 +42,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Course:
+class SamplingRun:
     """All that a batch of samples goes by.
 
     Attributes:
@@ -55,8 +55,8 @@ class Course:
     """
 
     denoise: Denoise
-    rule: Rule
-    levels: Sequence[Level]
+    sampler: Sampler
+    levels: Sequence[NoiseLevel]
     noise: Noise
     begin: Callable[[Noise, Tensor], Tensor]
     cond: Tensor | None = None
@@ -64,16 +64,16 @@ class Course:
 
 def draw(
     model: Model,
-    how: SampleRecipe,
-    compute: Compute,
+    config: SamplingConfig,
+    compute: ComputeConfig,
     *,
     ids: Tensor,
     seed: int = 0,
     label: str | None = None,
     batch: int = 64,
-    wrap: Wrap = unwrapped,
+    wrap: Wrapper = no_wrapper,
     size: tuple[int, int] | None = None,
-) -> Iterator[Drawn]:
+) -> Iterator[SampleStep]:
     """Sample, batch after batch; picture i depends on (seed, i) alone.
 
     Args:
@@ -82,35 +82,35 @@ def draw(
         compute: where and how precisely.
         ids: numbers of the samples, int64 (N,).
         seed: of all noise.
-        label: as ``facts.cond`` takes it; guidance alone deals out all classes. A model of clusters is told those that
-            ``Model.dealt`` gives.
+        label: as ``dataset_info.cond`` takes it; guidance alone deals out all classes. A model of clusters is told those that
+            ``Model.default_labels`` gives.
         batch: samples at a time.
         wrap: further guidance, as ``Model.guided`` takes it.
         size: height and width of the pictures; None for those of the training images.
 
     Returns:
-        A generator of one ``Drawn`` a step and batch.
+        A generator of one ``SampleStep`` a step and batch.
 
     Raises:
         UserError: impossible steps, size or an unknown label, at once.
     """
-    if label is None and how.guidance != 1 and model.facts.labels is not None:
+    if label is None and config.guidance != 1 and model.dataset_info.labels is not None:
         label = "all"  # guidance without a label would guide to nothing, at twice the cost
     shape = model.shape(size)
-    told = cond(model.facts, label, ids)
-    course = Course(
-        model.guided(how, wrap),
-        rule(how, model),
-        model.levels(how),
-        model.noise(how, ids, seed),
+    prediction = cond(model.dataset_info, label, ids)
+    course = SamplingRun(
+        model.guided(config, wrap),
+        sampler(config, model),
+        model.levels(config),
+        model.noise(config, ids, seed),
         lambda noise, like: start(shape, noise, like),
-        told if told is not None else model.dealt(ids, seed),
+        prediction if prediction is not None else model.default_labels(ids, seed),
     )
     return follow(course, compute, batch)
 
 
-def follow(course: Course, compute: Compute, batch: int = 64) -> Iterator[Drawn]:
-    """Go a course, batch after batch: one ``Drawn`` a step and batch.
+def follow(course: SamplingRun, compute: ComputeConfig, batch: int = 64) -> Iterator[SampleStep]:
+    """Go a course, batch after batch: one ``SampleStep`` a step and batch.
 
     A batch that does not fit in the GPU's memory is halved, and so are those after it: no picture depends on it.
 
@@ -129,19 +129,19 @@ def follow(course: Course, compute: Compute, batch: int = 64) -> Iterator[Drawn]
             waiting = list(torch.cat([part, *waiting]).split(-(-len(part) // 2)))
 
 
-def _together(course: Course, compute: Compute, part: Tensor) -> Iterator[Drawn]:
+def _together(course: SamplingRun, compute: ComputeConfig, part: Tensor) -> Iterator[SampleStep]:
     """Go a course with the samples at these places in one batch."""
     noise = replace(course.noise, ids=course.noise.ids[part])
-    told = course.cond[part] if course.cond is not None else None
+    prediction = course.cond[part] if course.cond is not None else None
     x = course.begin(noise, torch.empty(0, device=compute.device)).to(memory_format=compute.memory_format)
-    where = told.to(compute.device) if told is not None else None
-    steps = trajectory(course.denoise, course.rule, course.levels, x, noise, where)
+    where = prediction.to(compute.device) if prediction is not None else None
+    steps = trajectory(course.denoise, course.sampler, course.levels, x, noise, where)
     while True:
         with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
             reached = next(steps, None)
         if reached is None:
             break
-        yield Drawn(noise.ids, told, reached)
+        yield SampleStep(noise.ids, prediction, reached)
 
 
 @dataclass
@@ -162,9 +162,9 @@ class Pictures:
 
 
 def collect(
-    steps: Iterator[Drawn],
+    steps: Iterator[SampleStep],
     frames: int = 0,
-    watch: Callable[[Drawn], object] = lambda drawn: None,
+    on_step: Callable[[SampleStep], object] = lambda drawn: None,
     *,
     estimates: bool = False,
 ) -> Pictures:
@@ -181,13 +181,13 @@ def collect(
     kept = Pictures(torch.empty(0), None)
     wanted: set[int] = set()
     for drawn in steps:
-        watch(drawn)
+        on_step(drawn)
         step = drawn.step
         if frames and not images:
             wanted = wanted or set(torch.linspace(0, step.total - 1, min(frames, step.total)).round().int().tolist())
             if step.index in wanted:
                 kept.frames.append(to_pixels(step.prediction.x0 if estimates else step.x).cpu())
-                kept.times.append(float((step.here if estimates else step.there).t))
+                kept.times.append(float((step.level_t if estimates else step.level_s).t))
         if drawn.last:
             images.append(to_pixels(step.x).cpu())
             if drawn.cond is not None:
@@ -215,5 +215,5 @@ def noised(
         uint8 (B, C, H, W) for each time, and the times.
     """
     x0 = to_unit(pixels)
-    eps = Noise(seed, torch.arange(len(x0))).normal(tuple(x0.shape[1:]), Draw.EPS, like=x0)
+    eps = Noise(seed, torch.arange(len(x0))).normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
     return [to_pixels(schedule.at(t).noisy(x0, eps)) for t in times], list(times)

@@ -13,6 +13,8 @@ import pytest
 from calling import SMALL, Call, Said, call, tree
 from PIL import Image
 
+from fromnoise.reporting import image_io
+
 
 @pytest.fixture(autouse=True)
 def _place(tmp_path, monkeypatch):

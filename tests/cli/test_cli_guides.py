@@ -8,7 +8,7 @@ import torch
 
 from fromnoise import config as recipes
 from fromnoise.checkpoint import save_model
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 
 EXACTLY = ["--precision", "fp32", "--steps", "6", "-n", "4", "--no-clip", "--rule", "ddim", "--eta", "0"]
@@ -22,7 +22,7 @@ def heeding(tmp_path_factory):
         {"data.labels": True, "network.zero_output": False, "network.width": 8, "network.multipliers": [1]}
         | {"network.groups": 4, "network.attention": [], "network.middle_attention": False},
     )
-    model = build(recipe, Facts((1, 8, 8), tuple("0123456789")))
+    model = build(recipe, DatasetInfo((1, 8, 8), tuple("0123456789")))
     with torch.no_grad():
         model.denoiser.net.labels.weight.mul_(100)
     path = tmp_path_factory.mktemp("heeding") / "model.safetensors"

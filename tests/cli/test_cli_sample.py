@@ -61,9 +61,9 @@ def test_one_file_is_enough(right, paint, small, tmp_path):
 
 
 @pytest.mark.parametrize("rule", [["--rule", "ancestral"], ["--rule", "ddim"], ["--rule", "ddim", "--eta", "1"]])
-def test_more_pictures_leave_the_first_alone(sample, rule):
+def test_more_pictures_leave_the_first_alone(sample, sampler):
     """Ten are the first ten of twenty-five."""
-    ten, more = sample("a.npz", "-n", 10, *rule), sample("b.npz", "-n", 25, *rule)
+    ten, more = sample("a.npz", "-n", 10, *sampler), sample("b.npz", "-n", 25, *sampler)
     assert ten.shape == (10, 1, 8, 8) and near(ten, more[:10])
     assert len({p.tobytes() for p in more}) == 25
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise.data import Batch, Images, MemoryImages, Source, Stream, StreamedImages, load, order
+from fromnoise.data import Batch, BatchStream, Images, MemoryImages, Source, StreamedImages, load, order
 from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
@@ -58,7 +58,7 @@ def streamed(source: Source | None = None) -> StreamedImages:
     return StreamedImages(source or Recorder(), torch.arange(N), SHAPE, LABELS, lambda line: None)
 
 
-def take(stream: Stream, steps: int, *args: int) -> list[Batch]:
+def take(stream: BatchStream, steps: int, *args: int) -> list[Batch]:
     """The first batches."""
     batches = stream.iterate(*args)
     taken = list(itertools.islice(batches, steps))
@@ -86,7 +86,7 @@ def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_batch_holds_what_its_indices_say(images: Images, workers: int) -> None:
     """Pixels, mirrored or not, and labels belong to the indices, and the indices to the positions."""
-    for batch in take(Stream(images, 2, True, workers), 6, 0, 5):
+    for batch in take(BatchStream(images, 2, True, workers), 6, 0, 5):
         assert torch.equal(batch.indices, order(N, 2, batch.positions))
         assert batch.labels is not None and torch.equal(batch.labels, LABELS[batch.indices])
         for picture, index in zip(batch.pixels, batch.indices, strict=True):
@@ -95,7 +95,7 @@ def test_a_batch_holds_what_its_indices_say(images: Images, workers: int) -> Non
 
 def test_batch_size_does_not_matter() -> None:
     """60 positions by 1, 4, 12 and 60: the same pictures, mirrored the same way."""
-    stream = Stream(in_memory(), 3, True)
+    stream = BatchStream(in_memory(), 3, True)
     whole = join([stream.batch(range(60))])
     for count in (1, 4, 12, 60):
         assert same(join(take(stream, 60 // count, 0, count)), whole)
@@ -104,9 +104,9 @@ def test_batch_size_does_not_matter() -> None:
 @pytest.mark.parametrize("world", [1, 2, 3, 6])
 def test_the_number_of_processes_does_not_matter(world: int) -> None:
     """The slices of all ranks, side by side, are what one process would take."""
-    whole = join([Stream(in_memory(), 3, True).batch(range(48))])
+    whole = join([BatchStream(in_memory(), 3, True).batch(range(48))])
     count = 12 // world
-    ranks = [take(Stream(in_memory(), 3, True), 4, 0, count, rank, world) for rank in range(world)]
+    ranks = [take(BatchStream(in_memory(), 3, True), 4, 0, count, rank, world) for rank in range(world)]
     together = [ranks[rank][step] for step in range(4) for rank in range(world)]
     assert same(join(together), whole)
 
@@ -117,9 +117,9 @@ def test_to_resume_is_to_start_there(workers: int) -> None:
 
     HF#2636 (resuming loops through the batches that were done).
     """
-    unbroken = join(take(Stream(in_memory(), 9, True), 8, 0, 6))
+    unbroken = join(take(BatchStream(in_memory(), 9, True), 8, 0, 6))
     source = Recorder()
-    resumed = join(take(Stream(streamed(source), 9, True, workers, 1), 2, 36, 6))
+    resumed = join(take(BatchStream(streamed(source), 9, True, workers, 1), 2, 36, 6))
     assert same(resumed, tuple(part[36:] for part in unbroken))
     ahead = 0 if workers == 0 else max(workers, 1)
     assert len(source.seen) <= (2 + ahead) * 6
@@ -128,13 +128,13 @@ def test_to_resume_is_to_start_there(workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_streamed_is_in_memory(workers: int) -> None:
     """Pixel for pixel, with and without threads."""
-    expected = join(take(Stream(in_memory(), 4, True), 7, 3, 5))
-    assert same(join(take(Stream(streamed(), 4, True, workers), 7, 3, 5)), expected)
+    expected = join(take(BatchStream(in_memory(), 4, True), 7, 3, 5))
+    assert same(join(take(BatchStream(streamed(), 4, True, workers), 7, 3, 5)), expected)
 
 
 def test_a_picture_is_seen_both_ways() -> None:
     """A flip belongs to the position and not to the picture."""
-    batch = Stream(in_memory(), 0, True).batch(range(40 * N))
+    batch = BatchStream(in_memory(), 0, True).batch(range(40 * N))
     mirrored = (batch.pixels != PIXELS[batch.indices]).flatten(1).any(1)
     for picture in range(N):
         seen = mirrored[batch.indices == picture]
@@ -143,21 +143,21 @@ def test_a_picture_is_seen_both_ways() -> None:
 
 def test_no_flip_by_default() -> None:
     """Digits must not be mirrored unless asked."""
-    batch = Stream(in_memory(), 0).batch(range(40))
+    batch = BatchStream(in_memory(), 0).batch(range(40))
     assert torch.equal(batch.pixels, PIXELS[batch.indices])
 
 
 def test_flips_leave_the_set_alone() -> None:
     """Mirroring writes into the batch only."""
     before = PIXELS.clone()
-    stream = Stream(in_memory(), 0, True)
+    stream = BatchStream(in_memory(), 0, True)
     stream.batch(range(100))
     assert torch.equal(PIXELS, before)
 
 
 def test_positions_in_any_order() -> None:
     """A tensor of positions is as good as a range."""
-    stream = Stream(in_memory(), 0, True)
+    stream = BatchStream(in_memory(), 0, True)
     positions = torch.tensor([40, 3, 3, 77])
     batch = stream.batch(positions)
     for k, position in enumerate(positions.tolist()):
@@ -166,9 +166,9 @@ def test_positions_in_any_order() -> None:
 
 def test_a_batch_larger_than_the_set() -> None:
     """Each picture comes as often as the epochs say (DD#17: 140 images)."""
-    counts = Stream(in_memory(), 0).batch(range(3 * N)).indices.bincount()
+    counts = BatchStream(in_memory(), 0).batch(range(3 * N)).indices.bincount()
     assert counts.tolist() == [3] * N
-    one = Stream(MemoryImages(PIXELS[:1]), 0, True).batch(range(5))
+    one = BatchStream(MemoryImages(PIXELS[:1]), 0, True).batch(range(5))
     assert one.indices.tolist() == [0] * 5 and one.labels is None
 
 
@@ -180,10 +180,10 @@ def test_threads_end_with_the_iterator(workers: int) -> None:
         return sum(t.name.startswith("decode") for t in threading.enumerate())
 
     before = decoding()
-    take(Stream(streamed(), 0, workers=workers), 3, 0, 4)
+    take(BatchStream(streamed(), 0, workers=workers), 3, 0, 4)
     assert decoding() == before
     with pytest.raises(RuntimeError, match="enough"):
-        for step, _ in enumerate(Stream(streamed(), 0, workers=workers).iterate(0, 4)):
+        for step, _ in enumerate(BatchStream(streamed(), 0, workers=workers).iterate(0, 4)):
             if step == 2:
                 raise RuntimeError("enough")
     assert decoding() == before
@@ -195,7 +195,7 @@ def test_the_next_readable_picture_stands_in(workers: int) -> None:
     lines: list[str] = []
     images = StreamedImages(Recorder((4, 5, 12)), torch.arange(N), SHAPE, LABELS, lines.append)
     stand_in = {4: 6, 5: 6, 12: 0}
-    for batch in take(Stream(images, 1, False, workers), 9, 0, 7):
+    for batch in take(BatchStream(images, 1, False, workers), 9, 0, 7):
         expected = [stand_in.get(i, i) for i in order(N, 1, batch.positions).tolist()]
         assert batch.indices.tolist() == expected
         assert torch.equal(batch.pixels, PIXELS[expected])
@@ -219,7 +219,7 @@ def test_nothing_readable_is_an_error(workers: int) -> None:
     """A disk that goes away ends the run with one line; it does not hang."""
     images = StreamedImages(Recorder(tuple(range(N))), torch.arange(N), SHAPE, None, lambda line: None)
     with pytest.raises(UserError, match="none of the 13 images"):
-        next(iter(Stream(images, 0, workers=workers).iterate(0, 4)))
+        next(iter(BatchStream(images, 0, workers=workers).iterate(0, 4)))
 
 
 def test_a_file_that_vanishes_while_training(tmp_path: Path, write: Writer, lines: list[str]) -> None:
@@ -228,7 +228,7 @@ def test_a_file_that_vanishes_while_training(tmp_path: Path, write: Writer, line
     data = load(str(tmp_path), memory_limit=0, log=lines.append)
     for i in range(3):
         (tmp_path / f"{i}.png").unlink()
-    batch = Stream(data.train, 0).batch(range(10))
+    batch = BatchStream(data.train, 0).batch(range(10))
     assert batch.pixels.shape == (10, 3, 6, 6)
     assert any("No such file" in line for line in lines)
 
@@ -236,7 +236,7 @@ def test_a_file_that_vanishes_while_training(tmp_path: Path, write: Writer, line
 def test_an_empty_set_is_refused() -> None:
     """A stream over nothing would wait for ever."""
     with pytest.raises(ValueError, match="at least one"):
-        Stream(MemoryImages(PIXELS[:0]), 0)
+        BatchStream(MemoryImages(PIXELS[:0]), 0)
 
 
 def test_labels_must_fit() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fromnoise.data import Stream, load
+from fromnoise.data import BatchStream, load
 from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
@@ -80,7 +80,7 @@ def test_a_truncated_jpeg_in_a_streamed_set(damaged: Path, lines: list[str]) -> 
     good = {p.numpy().tobytes() for part in [load(str(damaged))] for p in part.train.get(torch.arange(len(part.train)))}
     good |= {p.numpy().tobytes() for p in load(str(damaged)).held_out.get(torch.arange(1))}
     for _ in range(2):
-        batch = Stream(data.train, 0).batch(range(3 * len(data.train)))
+        batch = BatchStream(data.train, 0).batch(range(3 * len(data.train)))
         assert {p.numpy().tobytes() for p in batch.pixels} <= good
     assert sum("04.jpg" in line for line in lines) <= 1
     assert sum("cannot be read" in line for line in lines) <= 3

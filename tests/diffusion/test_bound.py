@@ -13,7 +13,7 @@ from fromnoise.diffusion import Noise, Prediction, schedules
 from fromnoise.diffusion.likelihood import elbo
 from fromnoise.diffusion.oracles import GaussianMixture
 from fromnoise.diffusion.process import posterior_mean, posterior_variance
-from fromnoise.diffusion.rng import Draw
+from fromnoise.diffusion.rng import Stream
 
 TABLE = schedules.linear(1000)
 D = {"dtype": torch.float64}
@@ -30,36 +30,37 @@ def kl_of_normals(m1, s1, m2, s2) -> float:
 @pytest.mark.parametrize(("k", "j"), [(1000, 999), (500, 400), (2, 1)])
 def test_step_is_the_divergence_of_two_normals(k, j, f):
     """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), summed over pixels."""
-    here, there = TABLE.at(k / 1000), TABLE.at(j / 1000)
+    level_t, level_s = TABLE.at(k / 1000), TABLE.at(j / 1000)
     x0, guess = torch.tensor([0.3, -0.9], **D), torch.tensor([0.25, -0.2], **D)
     x = torch.tensor([0.1, 0.4], **D)
     want = sum(
         kl_of_normals(
-            float(posterior_mean(a, y, here, there)),
-            float(posterior_variance(here, there).sqrt()),
-            float(posterior_mean(b, y, here, there)),
-            float(posterior_variance(here, there, f).sqrt()),
+            float(posterior_mean(a, y, level_t, level_s)),
+            float(posterior_variance(level_t, level_s).sqrt()),
+            float(posterior_mean(b, y, level_t, level_s)),
+            float(posterior_variance(level_t, level_s, f).sqrt()),
         )
         for a, b, y in zip(x0, guess, x, strict=True)
     )
-    got = elbo.step(x0[None], Prediction(guess[None]), here, there, f)
+    got = elbo.step(x0[None], Prediction(guess[None]), level_t, level_s, f)
     assert float(got) == pytest.approx(want, rel=1e-8)
     if f == 0:
-        short = 0.5 * (there.snr - here.snr) * ((x0 - guess) ** 2).sum()
+        short = 0.5 * (level_s.snr - level_t.snr) * ((x0 - guess) ** 2).sum()
         assert float(got) == pytest.approx(float(short), rel=1e-9)
 
 
 def test_learned_spread_enters_pixel_by_pixel():
     """A spread given as a tensor is that of each pixel; none learned is refused."""
-    here, there = TABLE.at(0.5), TABLE.at(0.499)
+    level_t, level_s = TABLE.at(0.5), TABLE.at(0.499)
     x0, guess = torch.tensor([[0.3, -0.9]], **D), torch.tensor([[0.2, -0.2]], **D)
-    both = elbo.step(x0, Prediction(guess, torch.tensor([[0.1, 0.8]], **D)), here, there, None)
+    both = elbo.step(x0, Prediction(guess, torch.tensor([[0.1, 0.8]], **D)), level_t, level_s, None)
     apart = [
-        elbo.step(x0[:, i : i + 1], Prediction(guess[:, i : i + 1]), here, there, f) for i, f in enumerate((0.1, 0.8))
+        elbo.step(x0[:, i : i + 1], Prediction(guess[:, i : i + 1]), level_t, level_s, f)
+        for i, f in enumerate((0.1, 0.8))
     ]
     assert float(both) == pytest.approx(float(sum(apart)), rel=1e-12)
     with pytest.raises(ValueError, match="variance"):
-        elbo.step(x0, Prediction(guess), here, there, None)
+        elbo.step(x0, Prediction(guess), level_t, level_s, None)
 
 
 def test_prior_is_the_divergence_to_pure_noise():
@@ -107,10 +108,10 @@ def test_first_deviation():
         elbo.first_deviation(schedules.linear(1), 1)
 
 
-def even_in_logsnr(steps: int) -> schedules.Table:
+def even_in_logsnr(steps: int) -> schedules.BetaSchedule:
     """A table whose logsnr falls evenly from 10 to -10."""
     survival = torch.sigmoid(torch.linspace(10, -10, steps, **D))
-    return schedules.Table(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
+    return schedules.BetaSchedule(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
 
 
 def gap(steps: int, n: int = 400) -> tuple[float, float]:
@@ -120,14 +121,14 @@ def gap(steps: int, n: int = 400) -> tuple[float, float]:
     x0, _ = true.sample(Noise(0, torch.arange(n)))
     total = elbo.prior(x0, table.at(1.0)) + true.log_prob(x0, table.at(0.0))
     for k in range(1, steps + 1):
-        here, there = table.at(k / steps), table.at((k - 1) / steps)
-        x = here.noisy(x0, Noise(1, torch.arange(n)).normal((1,), Draw.EPS, k, like=x0))
-        told = true(x, here)
+        level_t, level_s = table.at(k / steps), table.at((k - 1) / steps)
+        x = level_t.noisy(x0, Noise(1, torch.arange(n)).normal((1,), Stream.EPS, k, like=x0))
+        prediction = true(x, level_t)
         if k > 1:
-            total = total + elbo.step(x0, told, here, there)
+            total = total + elbo.step(x0, prediction, level_t, level_s)
         else:  # the model's own p(x_0 | x_1), a density: the decoder's bins are for 8-bit pixels
-            left = 1 / (1 / variance + float(here.snr))
-            total = total + 0.5 * ((x0 - told.x0)[:, 0] ** 2 / left + math.log(2 * math.pi * left))
+            left = 1 / (1 / variance + float(level_t.snr))
+            total = total + 0.5 * ((x0 - prediction.x0)[:, 0] ** 2 / left + math.log(2 * math.pi * left))
     return float(total.mean()), float(total.std()) / n**0.5
 
 

@@ -10,25 +10,25 @@ from test_sampling import LIKE, mixture, within
 
 from fromnoise.diffusion import DDIM, Ancestral, Noise, schedules, start, trajectory
 from fromnoise.diffusion.oracles import GaussianMixture
-from fromnoise.diffusion.samplers.base import Corrected, Heun
-from fromnoise.diffusion.samplers.multistep import Adams, DPMpp, UniPC, adams_weights
+from fromnoise.diffusion.samplers.base import Heun, PredictorCorrector
+from fromnoise.diffusion.samplers.multistep import IPNDM, DPMSolverPP, UniPC, adams_weights
 from fromnoise.diffusion.sampling import karras, leading, logsnr, quadratic, uniform
 
 D = {"dtype": torch.float64}
-COSINE = schedules.Cosine()
+COSINE = schedules.ContinuousCosine()
 ORDERS = {
     "ddim": (DDIM(), 1),
     "heun": (Heun(), 2),
-    "dpmpp 1": (DPMpp(1), 1),
-    "dpmpp 2": (DPMpp(2), 2),
-    "dpmpp 3": (DPMpp(3), 3),
+    "dpmpp 1": (DPMSolverPP(1), 1),
+    "dpmpp 2": (DPMSolverPP(2), 2),
+    "dpmpp 3": (DPMSolverPP(3), 3),
     "unipc 1": (UniPC(1), 2),
     "unipc 2": (UniPC(2), 3),
     "unipc 3": (UniPC(3), 4),
-    "ipndm 1": (Adams(1), 1),
-    "ipndm 2": (Adams(2), 2),
-    "ipndm 3": (Adams(3), 3),
-    "ipndm 4": (Adams(4), 4),
+    "ipndm 1": (IPNDM(1), 1),
+    "ipndm 2": (IPNDM(2), 2),
+    "ipndm 3": (IPNDM(3), 3),
+    "ipndm 4": (IPNDM(4), 4),
 }
 
 
@@ -50,17 +50,17 @@ def warmed(count: int):
     return [COSINE.at(t) for t in COSINE.time(torch.cat([even[:1], first, even[1:]]))]
 
 
-def flow(x, here, there):
+def flow(x, level_t, level_s):
     """The probability flow of the Gaussian in closed form: along its axes everything scales with its deviation."""
     true = gaussian()
     values, vectors = torch.linalg.eigh(true.covariances[0])
-    along = (x - here.alpha * true.means[0]) @ vectors
-    scale = ((there.alpha**2 * values + there.sigma**2) / (here.alpha**2 * values + here.sigma**2)).sqrt()
-    return (along * scale) @ vectors.T + there.alpha * true.means[0]
+    along = (x - level_t.alpha * true.means[0]) @ vectors
+    scale = ((level_s.alpha**2 * values + level_s.sigma**2) / (level_t.alpha**2 * values + level_t.sigma**2)).sqrt()
+    return (along * scale) @ vectors.T + level_s.alpha * true.means[0]
 
 
-def final(denoise, rule, levels, x, ids):
-    for step in trajectory(denoise, rule, levels, x, Noise(0, ids)):
+def final(denoise, sampler, levels, x, ids):
+    for step in trajectory(denoise, sampler, levels, x, Noise(0, ids)):
         x = step.x
     return x
 
@@ -68,22 +68,22 @@ def final(denoise, rule, levels, x, ids):
 @pytest.mark.parametrize("name", ORDERS)
 def test_order(name):
     """Halving the steps divides the error by 2^order, within a quarter of an order."""
-    (rule, order), ids, errors = ORDERS[name], torch.arange(16), []
+    (sampler, order), ids, errors = ORDERS[name], torch.arange(16), []
     for count in (80, 160):
         levels = warmed(count)
         x = start((2,), Noise(0, ids), LIKE)
-        errors.append(float((final(gaussian(), rule, levels, x, ids) - flow(x, levels[0], levels[-1])).norm()))
+        errors.append(float((final(gaussian(), sampler, levels, x, ids) - flow(x, levels[0], levels[-1])).norm()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
-@pytest.mark.parametrize("rule", [DPMpp(1), UniPC(1), Adams(1), Heun()], ids=lambda r: type(r).__name__)
-def test_first_step_is_ddim(rule):
+@pytest.mark.parametrize("rule", [DPMSolverPP(1), UniPC(1), IPNDM(1), Heun()], ids=lambda r: type(r).__name__)
+def test_first_step_is_ddim(sampler):
     """Without a past, and without a second evaluation, every solver is DDIM(0); so is a step to the clean image."""
     true, x = mixture(), start((2,), Noise(1, torch.arange(5)), LIKE)
     for levels in ([COSINE.at(0.6), COSINE.at(0.0)], [COSINE.at(0.6), COSINE.at(0.5)]):
-        if isinstance(rule, Heun) and levels[1].sigma > 0:
+        if isinstance(sampler, Heun) and levels[1].sigma > 0:
             continue
-        ours, ddim = (final(true, r, levels, x, torch.arange(5)) for r in (rule, DDIM()))
+        ours, ddim = (final(true, r, levels, x, torch.arange(5)) for r in (sampler, DDIM()))
         assert torch.allclose(ours, ddim, rtol=1e-12, atol=1e-12)
 
 
@@ -91,28 +91,30 @@ def test_first_step_of_the_sde_is_ancestral():
     """With the small variance, from the same noise."""
     true, x = mixture(), start((2,), Noise(1, torch.arange(5)), LIKE)
     for levels in ([COSINE.at(0.6), COSINE.at(0.5)], [COSINE.at(0.3), COSINE.at(0.0)]):
-        ours, ancestral = (final(true, r, levels, x, torch.arange(5)) for r in (DPMpp(2, noisy=True), Ancestral(0.0)))
+        ours, ancestral = (
+            final(true, r, levels, x, torch.arange(5)) for r in (DPMSolverPP(2, noisy=True), Ancestral(0.0))
+        )
         assert torch.allclose(ours, ancestral, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "rule",
     [
-        DPMpp(2, noisy=True),
+        DPMSolverPP(2, noisy=True),
         Heun(COSINE, 0.05),
-        Corrected(DDIM(1.0), 0.05),
-        Corrected(DPMpp(2), 0.05),
+        PredictorCorrector(DDIM(1.0), 0.05),
+        PredictorCorrector(DPMSolverPP(2), 0.05),
         UniPC(2),
-        Adams(3),
-        DPMpp(3),
+        IPNDM(3),
+        DPMSolverPP(3),
     ],
     ids=lambda r: type(r).__name__,
 )
-def test_a_mixture_is_reproduced(rule):
+def test_a_mixture_is_reproduced(sampler):
     """Weights, means and covariances within 4 standard errors, in 120 steps of the continuous cosine."""
     n, true = 1_500, mixture()
     levels = [*between(120, -14.0, 12.0), COSINE.at(0.0)]
-    x = final(true, rule, levels, start((2,), Noise(0, torch.arange(n)), LIKE), torch.arange(n))
+    x = final(true, sampler, levels, start((2,), Noise(0, torch.arange(n)), LIKE), torch.arange(n))
     which = true.responsibilities(x, COSINE.at(1e-6)).argmax(1)
     for k in range(3):
         mine, weight = x[which == k], float(true.weights[k])
@@ -126,27 +128,29 @@ def test_a_mixture_is_reproduced(rule):
 
 @pytest.mark.parametrize(
     "rule",
-    [UniPC(2), DPMpp(3), Adams(4), Heun(schedules.linear(1000), 0.1), DPMpp(2, noisy=True)],
+    [UniPC(2), DPMSolverPP(3), IPNDM(4), Heun(schedules.linear(1000), 0.1), DPMSolverPP(2, noisy=True)],
     ids=lambda r: type(r).__name__,
 )
-def test_bits_do_not_depend_on_the_batch(rule):
+def test_bits_do_not_depend_on_the_batch(sampler):
     """What a rule remembers is of each picture alone."""
     true, levels, ids = mixture(), uniform(schedules.linear(1000), 12), torch.arange(14)
-    whole = final(true, rule, levels, start((2,), Noise(0, ids), LIKE), ids)
-    parts = [final(true, rule, levels, start((2,), Noise(0, i), LIKE), i) for i in ids.split(5)]
+    whole = final(true, sampler, levels, start((2,), Noise(0, ids), LIKE), ids)
+    parts = [final(true, sampler, levels, start((2,), Noise(0, i), LIKE), i) for i in ids.split(5)]
     assert torch.equal(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize(
-    "rule", [r for r, _ in ORDERS.values()] + [DPMpp(2, noisy=True), Corrected(DDIM())], ids=lambda r: type(r).__name__
+    "rule",
+    [r for r, _ in ORDERS.values()] + [DPMSolverPP(2, noisy=True), PredictorCorrector(DDIM())],
+    ids=lambda r: type(r).__name__,
 )
-def test_from_pure_noise(rule):
+def test_from_pure_noise(sampler):
     """A table whose last step leaves no signal (beta_T = 1) has no logsnr there: every rule starts all the same."""
     betas = schedules.linear(20).betas.clone()
     betas[-1] = 1.0
-    levels = uniform(schedules.Table(betas), 20)
+    levels = uniform(schedules.BetaSchedule(betas), 20)
     ids = torch.arange(4)
-    assert bool(final(mixture(), rule, levels, start((2,), Noise(0, ids), LIKE), ids).isfinite().all())
+    assert bool(final(mixture(), sampler, levels, start((2,), Noise(0, ids), LIKE), ids).isfinite().all())
 
 
 def test_adams_weights():
@@ -161,7 +165,7 @@ def test_adams_weights():
 @pytest.mark.parametrize("order", [0, 5])
 def test_orders_that_there_are(order):
     """Told when the rule is made."""
-    for make in (DPMpp, UniPC, Adams):
+    for make in (DPMSolverPP, UniPC, IPNDM):
         with pytest.raises(ValueError, match="orders 1 to"):
             make(order)
 
@@ -193,7 +197,7 @@ def test_grids_are_spaced_as_they_say():
 
 def test_grids_that_cannot_be():
     """Pure noise has no logsnr, a continuous schedule no leading steps, a table no more steps than it has."""
-    ends = schedules.Table(torch.tensor([0.5, 1.0]))
+    ends = schedules.BetaSchedule(torch.tensor([0.5, 1.0]))
     for grid, table, steps in (
         (logsnr, ends, 2),
         (karras, ends, 2),

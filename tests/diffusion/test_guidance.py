@@ -12,14 +12,14 @@ import torch
 from fromnoise.diffusion import (
     DDIM,
     Autoguidance,
-    ByClassifier,
-    ClassifierFree,
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
     Clip,
-    During,
+    IntervalGuidance,
     Noise,
     Prediction,
     Threshold,
-    Untold,
+    Unconditional,
     sampling,
     schedules,
     start,
@@ -33,15 +33,15 @@ LEVEL = schedules.linear(1000).at(0.5)
 def conditional(x, level, cond=None, previous=None):
     """x_0 is the class number, 10 for none; the batch sizes seen are kept."""
     conditional.calls.append(len(x))
-    told = torch.full((len(x),), -1) if cond is None else cond
-    value = torch.where(told < 0, 10.0, told.float()).reshape(-1, 1).expand_as(x)
+    prediction = torch.full((len(x),), -1) if cond is None else cond
+    value = torch.where(prediction < 0, 10.0, prediction.float()).reshape(-1, 1).expand_as(x)
     return Prediction(value + (0 if previous is None else previous))
 
 
 def guided(scale, cond, previous=None):
     conditional.calls = []
     x = torch.zeros(len(cond) if cond is not None else 2, 1)
-    return ClassifierFree(conditional, scale)(x, LEVEL, cond, previous).x0[:, 0].tolist(), conditional.calls
+    return ClassifierFreeGuidance(conditional, scale)(x, LEVEL, cond, previous).x0[:, 0].tolist(), conditional.calls
 
 
 def test_guidance():
@@ -62,10 +62,10 @@ def test_guidance_hands_on_the_last_estimate():
 
 def test_clip():
     """To the range of pixels, the spread untouched."""
-    spread = torch.tensor([0.3])
-    wrapped = Clip(lambda x, level, cond=None, previous=None: Prediction(x, spread))
-    told = wrapped(torch.tensor([-3.0, -0.5, 0.5, 3.0]), LEVEL)
-    assert told.x0.tolist() == [-1, -0.5, 0.5, 1] and told.spread is spread
+    variance_fraction = torch.tensor([0.3])
+    wrapped = Clip(lambda x, level, cond=None, previous=None: Prediction(x, variance_fraction))
+    prediction = wrapped(torch.tensor([-3.0, -0.5, 0.5, 3.0]), LEVEL)
+    assert prediction.x0.tolist() == [-1, -0.5, 0.5, 1] and prediction.variance_fraction is variance_fraction
 
 
 # ---- closed forms on Gaussians: a denoiser is a score, x_0 = (x + sigma^2 score) / alpha (Tweedie)
@@ -99,7 +99,7 @@ def test_classifier_free_guidance_is_a_tilted_density(level, scale):
     def density(x):
         return scale * TRUE.log_prob(x, level, cond) + (1 - scale) * TRUE.log_prob(x, level)
 
-    got = ClassifierFree(TRUE, scale)(POINTS, level, cond).x0
+    got = ClassifierFreeGuidance(TRUE, scale)(POINTS, level, cond).x0
     assert torch.allclose(got, tilted(density, POINTS, level), rtol=1e-9, atol=1e-9)
 
 
@@ -126,7 +126,7 @@ def test_autoguided_samples_follow_their_closed_form():
     mean, variance = 0.0, 1.0
     for step in trajectory(Autoguidance(strong, weak, scale), DDIM(), sampling.uniform(table, 200), x, noise):
         # what the flow of such Gaussians does to a mean and a variance: x_0 = a x + b is linear in x
-        h, s = step.here, step.there
+        h, s = step.level_t, step.level_s
         v1 = float(h.alpha**2 * 0.25 + h.sigma**2)
         slope = scale * float(h.alpha) * 0.25 / v1 + (1 - scale) * float(h.alpha)
         shift = scale * 0.6 * (1 - float(h.alpha) ** 2 * 0.25 / v1)
@@ -154,8 +154,8 @@ def test_classifier_guidance_by_bayes(level):
 
     with torch.inference_mode():
         for scale in (1.0, 3.0):
-            got = ByClassifier(Untold(TRUE), classifier, scale)(POINTS.clone(), level, cond).x0
-            want = ClassifierFree(TRUE, scale)(POINTS, level, cond).x0
+            got = ClassifierGuidance(Unconditional(TRUE), classifier, scale)(POINTS.clone(), level, cond).x0
+            want = ClassifierFreeGuidance(TRUE, scale)(POINTS, level, cond).x0
             assert torch.allclose(got, want, rtol=1e-9, atol=1e-9)
 
 
@@ -170,7 +170,7 @@ def test_guided_sampling_by_a_classifier():
     noise, cond = Noise(1, torch.arange(n)), torch.ones(n, dtype=torch.int64)
     like = torch.empty(0, dtype=torch.float64)
     with torch.inference_mode():
-        denoise = ByClassifier(Untold(TRUE), classifier)
+        denoise = ClassifierGuidance(Unconditional(TRUE), classifier)
         for step in trajectory(
             denoise, DDIM(), sampling.uniform(schedules.linear(1000), 200), start((2,), noise, like), noise, cond
         ):
@@ -202,9 +202,9 @@ def test_rescaled_guidance():
 
     cond = torch.zeros(4, dtype=torch.int64)
     for share in (0.0, 0.7, 1.0):
-        got = ClassifierFree(model, 4.0, share)(torch.zeros(4, 3, 5, 5), LEVEL, cond).x0
+        got = ClassifierFreeGuidance(model, 4.0, share)(torch.zeros(4, 3, 5, 5), LEVEL, cond).x0
         assert torch.allclose(got, literal(pos, neg, 4.0, share), atol=1e-6)
-    flat = ClassifierFree(lambda x, level, cond=None, previous=None: Prediction(x * 0), 4.0, 0.7)
+    flat = ClassifierFreeGuidance(lambda x, level, cond=None, previous=None: Prediction(x * 0), 4.0, 0.7)
     assert not bool(flat(torch.ones(1, 1, 2, 2), LEVEL, torch.zeros(1, dtype=torch.int64)).x0.isnan().any())
 
 
@@ -234,7 +234,7 @@ def test_guidance_during_an_interval():
         return denoise
 
     low, high = (float(table.logsnr(torch.tensor(t, dtype=torch.float64))) for t in (0.8, 0.2))
-    wrapped = During(named("guided"), named("plain"), low, high)
+    wrapped = IntervalGuidance(named("guided"), named("plain"), low, high)
     for t in (0.0, 0.1, 0.2, 0.5, 0.8, 0.81, 1.0):
         wrapped(torch.zeros(1, 1), table.at(t))
     assert seen == ["plain", "plain", "guided", "guided", "guided", "plain", "plain"]
@@ -252,7 +252,9 @@ def test_each_network_is_asked_once_a_step():
         return denoise
 
     cond = torch.zeros(3, dtype=torch.int64)
-    Clip(Autoguidance(ClassifierFree(counted("model"), 2.0), counted("weak"), 2.0))(torch.zeros(3, 1), LEVEL, cond)
+    Clip(Autoguidance(ClassifierFreeGuidance(counted("model"), 2.0), counted("weak"), 2.0))(
+        torch.zeros(3, 1), LEVEL, cond
+    )
     assert calls == [("model", 6), ("weak", 3)]
     calls.clear()
     Autoguidance(counted("model"), counted("weak"), 1.0)(torch.zeros(3, 1), LEVEL)

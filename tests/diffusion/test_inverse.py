@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, sampling, schedules, start, trajectory
-from fromnoise.diffusion.guidance import PiGDM, Posterior, Projected
+from fromnoise.diffusion.guidance import DDNM, PiGDM, Posterior
 from fromnoise.diffusion.inverse.operators import Mask, blur, downsample, grey
 from fromnoise.diffusion.inverse.repaint import Repaint
 from fromnoise.diffusion.inverse.solvers import conjugate_gradients
@@ -106,12 +106,12 @@ def conditional():
     return mean, COVARIANCE[~SEEN][:, ~SEEN] - gain @ COVARIANCE[SEEN][:, ~SEEN]
 
 
-def inpainted(denoise, rule, n, levels):
+def inpainted(denoise, sampler, n, levels):
     """Drawn images, (n, 8)."""
     noise = Noise(0, torch.arange(n))
     x = start(SHAPE, noise, torch.empty(0, **D))
     with torch.inference_mode():
-        for step in trajectory(denoise, rule, levels, x, noise):
+        for step in trajectory(denoise, sampler, levels, x, noise):
             x = step.x
     return x.flatten(1)
 
@@ -120,8 +120,8 @@ def errors(x, n):
     """The largest miss of the mean and of the covariance, in standard errors."""
     mean, covariance = conditional()
     off = ((x[:, ~SEEN].mean(0) - mean).abs() / (covariance.diagonal() / n).sqrt()).max()
-    spread = ((covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2) / n).sqrt()
-    return float(off), float(((torch.cov(x[:, ~SEEN].T) - covariance).abs() / spread).max())
+    variance_fraction = ((covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2) / n).sqrt()
+    return float(off), float(((torch.cov(x[:, ~SEEN].T) - covariance).abs() / variance_fraction).max())
 
 
 OPERATOR = Mask(SEEN.reshape(SHAPE))
@@ -131,7 +131,7 @@ KNOWN = Y.reshape(1, *SHAPE)
 def test_the_guided_solver_draws_the_conditional_distribution():
     """Mean and covariance within 4 standard errors of 2,000 samples; what is seen is seen."""
     n, levels = 2000, sampling.logsnr(TABLE, 60)
-    x = inpainted(Posterior(TRUE, OPERATOR, KNOWN, iterations=8), multistep.DPMpp(2), n, levels)
+    x = inpainted(Posterior(TRUE, OPERATOR, KNOWN, iterations=8), multistep.DPMSolverPP(2), n, levels)
     assert max(errors(x, n)) < 4
     assert torch.allclose(x[:, SEEN], Y[SEEN].expand(n, -1), atol=1e-3)
 
@@ -178,7 +178,7 @@ def test_repaint_keeps_what_is_seen_and_is_biased():
 
 def test_projection_keeps_what_is_seen():
     """To rounding, with any rule."""
-    x = inpainted(Projected(TRUE, OPERATOR, KNOWN), DDIM(1.0), 50, sampling.uniform(TABLE, 30))
+    x = inpainted(DDNM(TRUE, OPERATOR, KNOWN), DDIM(1.0), 50, sampling.uniform(TABLE, 30))
     assert torch.allclose(x[:, SEEN], Y[SEEN].expand(50, -1), atol=1e-12)
 
 
@@ -190,13 +190,13 @@ def test_noise_to_a_depth_and_back_leaves_the_distribution():
     x = levels[0].noisy(x0, start(SHAPE, noise, torch.empty(0, **D)))
     for step in trajectory(TRUE, Ancestral(0.0), levels, x, noise):
         x = step.x
-    spread = ((COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2) / n).sqrt()
+    variance_fraction = ((COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2) / n).sqrt()
     assert bool(((x.flatten(1).mean(0) - MEAN).abs() < 4 * (COVARIANCE.diagonal() / n).sqrt()).all())
-    assert bool(((torch.cov(x.flatten(1).T) - COVARIANCE).abs() < 4.5 * spread).all())
+    assert bool(((torch.cov(x.flatten(1).T) - COVARIANCE).abs() < 4.5 * variance_fraction).all())
     assert float((x - x0).abs().mean()) > 0.1
 
 
-@pytest.mark.parametrize("wrapper", [Projected, PiGDM, Posterior])
+@pytest.mark.parametrize("wrapper", [DDNM, PiGDM, Posterior])
 def test_pure_noise_is_no_obstacle(wrapper):
     """Schedules of zero terminal SNR begin where J says nothing."""
     table = schedules.zero_terminal(TABLE)
@@ -207,12 +207,12 @@ def test_pure_noise_is_no_obstacle(wrapper):
 
 def test_the_learned_spread_is_handed_on():
     """And no gradient leaves the wrappers."""
-    spread = torch.full((1, *SHAPE), 0.3, **D)
+    variance_fraction = torch.full((1, *SHAPE), 0.3, **D)
 
     def model(x, level, cond=None, previous=None):
-        return Prediction(0.5 * x, spread)
+        return Prediction(0.5 * x, variance_fraction)
 
-    for wrapper in (Projected, PiGDM, Posterior):
-        told = wrapper(model, OPERATOR, KNOWN)(torch.zeros(1, *SHAPE, **D), TABLE.at(0.5))
-        assert torch.equal(told.spread, spread) and not told.x0.requires_grad
-    assert math.isfinite(float(told.x0.sum()))
+    for wrapper in (DDNM, PiGDM, Posterior):
+        prediction = wrapper(model, OPERATOR, KNOWN)(torch.zeros(1, *SHAPE, **D), TABLE.at(0.5))
+        assert torch.equal(prediction.variance_fraction, variance_fraction) and not prediction.x0.requires_grad
+    assert math.isfinite(float(prediction.x0.sum()))

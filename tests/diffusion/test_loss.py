@@ -8,10 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.diffusion import X0, Denoiser, Eps, Index, Karras, Mean, Prediction, V, losses, schedules, time_samplers
+from fromnoise.diffusion import (
+    EDM,
+    X0,
+    Denoiser,
+    Eps,
+    PosteriorMean,
+    Prediction,
+    TimestepConditioning,
+    V,
+    losses,
+    schedules,
+    time_samplers,
+)
 from fromnoise.diffusion.likelihood import elbo
 from fromnoise.diffusion.process import posterior_variance, tau
-from fromnoise.diffusion.rng import Draw
+from fromnoise.diffusion.rng import Stream
 
 TABLE = schedules.linear(1000)
 D = {"dtype": torch.float64}
@@ -56,19 +68,21 @@ def test_simple_loss_is_equation_14(images):
     """mean |eps - out|^2, at a noisy image sqrt(A) x_0 + sqrt(1 - A) eps."""
     x0, eps, level = images
     net = Fixed(lambda x: 0.3 * x)
-    got = losses.Regression().of(Denoiser(net, Eps(), Index(1000)), x0, eps, level, None, None)
+    got = losses.Regression().of(Denoiser(net, Eps(), TimestepConditioning(1000)), x0, eps, level, None, None)
     noisy = level.alpha * x0 + level.sigma * eps
     assert torch.allclose(got, ((eps - 0.3 * noisy) ** 2).mean((1, 2, 3)))
 
 
 @pytest.mark.parametrize("weighting", [losses.MinSNR(5.0), losses.P2(1.0, 1.0), losses.P2(0.5, 0.7)], ids=str)
-@pytest.mark.parametrize("target", [Eps(), X0(), V(), Karras(0.4), Mean(TABLE)], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize("target", [Eps(), X0(), V(), EDM(0.4), PosteriorMean(TABLE)], ids=lambda t: type(t).__name__)
 def test_weightings_mean_the_same_for_every_target(weighting, target, images):
     """The same wrong x_0 costs the same, whatever the network's output means; and what the papers say."""
     x0, eps, level = images
     guess = x0 + 0.1 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0), **D)
     out = target.of(guess, level.eps(level.noisy(x0, eps), guess), level)
-    got = losses.Regression(losses.mse, weighting).of(Denoiser(Fixed(out), target, Index(1000)), x0, eps, level, None, None)
+    got = losses.Regression(losses.mse, weighting).of(
+        Denoiser(Fixed(out), target, TimestepConditioning(1000)), x0, eps, level, None, None
+    )
     snr = (level.alpha / level.sigma).flatten() ** 2
     error = ((guess - x0) ** 2).mean((1, 2, 3))
     if isinstance(weighting, losses.MinSNR):
@@ -84,19 +98,17 @@ def test_true_bound_adds_up(f):
     table = schedules.linear(20)
     x0 = (torch.randint(0, 256, (1, 1, 3, 3), generator=torch.Generator().manual_seed(0)) / 127.5 - 1).double()
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1), **D)
-    denoiser = Denoiser(Fixed(lambda x: 0.8 * x), X0(), Index(20))
+    denoiser = Denoiser(Fixed(lambda x: 0.8 * x), X0(), TimestepConditioning(20))
     total = 0.0
     for k in range(1, 21):
-        here, there = table.at(k / 20), table.at((k - 1) / 20)
-        told = denoiser(here.noisy(x0, eps), here)
+        level_t, level_s = table.at(k / 20), table.at((k - 1) / 20)
+        prediction = denoiser(level_t.noisy(x0, eps), level_t)
         if k > 1:
-            total += float(elbo.step(x0, Prediction(told.x0), here, there, f))
+            total += float(elbo.step(x0, Prediction(prediction.x0), level_t, level_s, f))
         else:
-            total += float(elbo.decoder(x0, told.x0, elbo.first_deviation(table, 20)))
+            total += float(elbo.decoder(x0, prediction.x0, elbo.first_deviation(table, 20)))
     every = table.at(torch.arange(1, 21, **D) / 20, like=x0.expand(20, -1, -1, -1))
-    got = losses.TrueBound(table, f).of(
-        denoiser, x0.expand(20, -1, -1, -1), eps.expand(20, -1, -1, -1), every, None, None
-    )
+    got = losses.VLB(table, f).of(denoiser, x0.expand(20, -1, -1, -1), eps.expand(20, -1, -1, -1), every, None, None)
     assert float(got.mean()) == pytest.approx(total / 9, rel=1e-9)
 
 
@@ -107,8 +119,8 @@ def test_true_bound_has_a_finite_slope_at_every_step():
     level = TABLE.at(torch.tensor([0.001, 0.002, 1.0], **D), like=x0)
     for target in (Eps(), X0(), V()):
         out.grad = None
-        denoiser = Denoiser(Fixed(lambda x: out), target, Index(1000))
-        losses.TrueBound(TABLE).of(denoiser, x0, torch.randn_like(x0), level, None, None).sum().backward()
+        denoiser = Denoiser(Fixed(lambda x: out), target, TimestepConditioning(1000))
+        losses.VLB(TABLE).of(denoiser, x0, torch.randn_like(x0), level, None, None).sum().backward()
         assert bool(out.grad.isfinite().all())
 
 
@@ -116,20 +128,22 @@ def test_true_bound_has_a_finite_slope_at_every_step():
 def test_true_bound_of_a_network_that_knows_nothing(make):
     """At high noise its x_0 is off by hundreds of the decoder's deviations, whose gradient is not finite there."""
     table, x0 = make(1000), torch.rand(256, 1, 4, 4) * 2 - 1
-    for target in (Eps(), V(), Mean(table)):
+    for target in (Eps(), V(), PosteriorMean(table)):
         net = nn.Conv2d(1, 1, 1)
         net.call = net.forward
         net.forward = lambda x, clock, cond, net=net: net.call(x)
-        o = losses.Objective(Denoiser(net, target, Index(1000)), table, losses.TrueBound(table), time_samplers.Stratified())
-        losses = o(x0, torch.arange(256)).weighted
-        losses.mean().backward()
-        assert bool(losses.isfinite().all()) and bool(net.weight.grad.isfinite().all()), type(target).__name__
+        o = losses.DiffusionLoss(
+            Denoiser(net, target, TimestepConditioning(1000)), table, losses.VLB(table), time_samplers.Stratified()
+        )
+        terms = o(x0, torch.arange(256)).weighted
+        terms.mean().backward()
+        assert bool(terms.isfinite().all()) and bool(net.weight.grad.isfinite().all()), type(target).__name__
 
 
 def objective(target=None, net=None, table=TABLE, self_conditioning=False, **kw):
     net = net or Fixed(lambda x: torch.zeros_like(x))
-    denoiser = Denoiser(net, target or Eps(), Index(1000), self_conditioning=self_conditioning)
-    return losses.Objective(denoiser, table, losses.Regression(), time_samplers.Uniform(), **kw)
+    denoiser = Denoiser(net, target or Eps(), TimestepConditioning(1000), self_conditioning=self_conditioning)
+    return losses.DiffusionLoss(denoiser, table, losses.Regression(), time_samplers.Uniform(), **kw)
 
 
 def test_noise_and_time_belong_to_the_position():
@@ -151,7 +165,7 @@ def test_the_mean_loss_of_a_silent_network_is_one():
 
 def test_offset_noise_shifts_whole_channels():
     """Variance 1 + s^2 for a pixel, s^2 for the mean of a channel (less 1/pixels of the plain noise)."""
-    o = objective(table=schedules.Table(torch.tensor([1.0])), offset_noise=0.5)
+    o = objective(table=schedules.BetaSchedule(torch.tensor([1.0])), offset_noise=0.5)
     o(torch.zeros(4000, 3, 8, 8), torch.arange(4000))
     x = o.denoiser.net.seen[0]
     assert float(x.var()) == pytest.approx(1.25, rel=0.03)
@@ -166,9 +180,9 @@ def test_labels_are_hidden_at_their_rate():
     kept = cond.clone()
     o = objective(label_dropout=0.1)
     o(torch.zeros(5000, 1, 1, 1), torch.arange(5000), cond)
-    told = o.denoiser.net.seen[1]
-    assert abs(float((told == -1).double().mean()) - 0.1) < 4 * (0.09 / 5000) ** 0.5
-    assert torch.equal(told[told >= 0], cond[told >= 0]) and torch.equal(cond, kept)
+    prediction = o.denoiser.net.seen[1]
+    assert abs(float((prediction == -1).double().mean()) - 0.1) < 4 * (0.09 / 5000) ** 0.5
+    assert torch.equal(prediction[prediction >= 0], cond[prediction >= 0]) and torch.equal(cond, kept)
     o(torch.zeros(5000, 1, 1, 1), torch.arange(5000), cond, training=False)
     assert torch.equal(o.denoiser.net.seen[1], cond)
 
@@ -197,7 +211,7 @@ def test_self_conditioning():
 
 
 def hybrid(f=None):
-    return losses.Hybrid(losses.Regression(), losses.TrueBound(TABLE, f))
+    return losses.Hybrid(losses.Regression(), losses.VLB(TABLE, f))
 
 
 def test_hybrid_loss_teaches_the_variance_only_by_the_bound():
@@ -205,26 +219,26 @@ def test_hybrid_loss_teaches_the_variance_only_by_the_bound():
     x0, eps = torch.rand(6, 1, 2, 2) * 2 - 1, torch.randn(6, 1, 2, 2)
     level = TABLE.at(torch.tensor([0.001, 0.002, 0.1, 0.5, 0.9, 1.0], **D), like=x0)
     out = torch.randn(6, 2, 2, 2, requires_grad=True)
-    learner = Denoiser(Fixed(lambda x: out), Eps(), Index(1000), learned_spread=True)
+    learner = Denoiser(Fixed(lambda x: out), Eps(), TimestepConditioning(1000), learned_variance=True)
     hybrid().of(learner, x0, eps, level, None, None).sum().backward()
     both, out.grad = out.grad, None
-    plain = Denoiser(Fixed(lambda x: out[:, :1]), Eps(), Index(1000))
+    plain = Denoiser(Fixed(lambda x: out[:, :1]), Eps(), TimestepConditioning(1000))
     losses.Regression().of(plain, x0, eps, level, None, None).sum().backward()
     assert torch.allclose(both[:, :1], out.grad[:, :1])
     out.grad = None
-    losses.TrueBound(TABLE, None).of(learner, x0, eps, level, None, None).sum().backward()
+    losses.VLB(TABLE, None).of(learner, x0, eps, level, None, None).sum().backward()
     assert torch.allclose(both[:, 1:], 1e-3 / math.log(2) * out.grad[:, 1:], rtol=1e-4)
     assert bool((both[:, 1:] != 0).any())
 
 
 def test_the_learned_variance_finds_the_best():
     """Fed the posterior's mean off by a known error, the spread that minimises a term is where its slope vanishes."""
-    here, there = TABLE.at(0.5), TABLE.at(0.499)
+    level_t, level_s = TABLE.at(0.5), TABLE.at(0.499)
     x0, guess = torch.zeros(1, 1, **D), torch.full((1, 1), 0.05, **D)
     spreads = torch.linspace(0, 1, 401, **D)
-    nats = torch.stack([elbo.step(x0, Prediction(guess), here, there, float(f)) for f in spreads]).flatten()
-    small, large = (float(posterior_variance(here, there, f)) for f in (0.0, 1.0))
-    miss = (float(there.alpha * tau(here, there)) * 0.05) ** 2
+    nats = torch.stack([elbo.step(x0, Prediction(guess), level_t, level_s, float(f)) for f in spreads]).flatten()
+    small, large = (float(posterior_variance(level_t, level_s, f)) for f in (0.0, 1.0))
+    miss = (float(level_s.alpha * tau(level_t, level_s)) * 0.05) ** 2
     best = (small + miss - small) / (large - small)  # KL(N(m, s) || N(0, v)) is least at v = s + m^2
     want = math.log((small + miss) / small) / math.log(large / small) if best < 1 else 1.0
     assert float(spreads[nats.argmin()]) == pytest.approx(min(1.0, want), abs=0.01)
@@ -232,14 +246,14 @@ def test_the_learned_variance_finds_the_best():
 
 def test_half_of_the_steps_guess():
     """By (seed, step) alone, so that all processes agree."""
-    share = sum(losses.guesses(0, step) for step in range(2000)) / 2000
+    share = sum(losses.self_condition_mask(0, step) for step in range(2000)) / 2000
     assert abs(share - 0.5) < 4 * 0.5 / 2000**0.5
-    assert [losses.guesses(1, s) for s in range(9)] == [losses.guesses(1, s) for s in range(9)]
+    assert [losses.self_condition_mask(1, s) for s in range(9)] == [losses.self_condition_mask(1, s) for s in range(9)]
 
 
 def test_by_time():
     """Bin i holds (i/10, (i + 1)/10]; an empty one is NaN."""
-    got = losses.by_time(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.05, 0.1, 1.0], **D))
+    got = losses.loss_by_time(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.05, 0.1, 1.0], **D))
     assert got[0] == 2 and got[9] == 5 and bool(got[1:9].isnan().all())
 
 
@@ -248,4 +262,4 @@ def test_the_network_is_asked_once():
     o = objective()
     o(torch.zeros(4, 1, 2, 2), torch.arange(4))
     assert o.denoiser.net.calls == 1
-    assert Draw.TIME != Draw.EPS
+    assert Stream.TIME != Stream.EPS

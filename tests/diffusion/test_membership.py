@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fromnoise.diffusion import Noise, schedules
-from fromnoise.diffusion.likelihood.code_length import Bound, Plan
-from fromnoise.diffusion.likelihood.e_step import Search, compare, evidence, posterior, shares, where_they_differ
+from fromnoise.diffusion.likelihood.code_length import ELBO, StepProposal
+from fromnoise.diffusion.likelihood.e_step import EStepConfig, compare, difference_proposal, evidence, posterior, shares
 from fromnoise.diffusion.oracles import GaussianMixture
-from fromnoise.diffusion.rng import Draw
+from fromnoise.diffusion.rng import Stream
 
 D = {"dtype": torch.float64}
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], **D)
@@ -25,10 +25,10 @@ def known() -> GaussianMixture:
     return GaussianMixture(WEIGHTS, MEANS, torch.diag_embed(SPREADS))
 
 
-def table(steps: int = STEPS) -> schedules.Table:
+def table(steps: int = STEPS) -> schedules.BetaSchedule:
     """Even in log-SNR, from far below the pixels' grid to nothing but noise: no step loses much."""
     survival = torch.sigmoid(torch.linspace(9, -7, steps, **D))
-    return schedules.Table(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
+    return schedules.BetaSchedule(1 - survival / torch.cat([torch.ones(1, **D), survival[:-1]]))
 
 
 def images(n: int, mixture: GaussianMixture, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,8 +47,8 @@ def test_bounds_and_posterior_are_exact_within_their_errors():
     mixture, repeats = known(), 24
     some, _ = images(60, mixture)
     x, level = some.repeat(repeats, 1, 1, 1), schedules.linear(1000).at(0.0)
-    code, noise = Bound(mixture, table()), Noise(0, torch.arange(len(x)))
-    found = compare(code, x, noise, 3, Plan.uniform(STEPS), Search(40, 0, 3))
+    code, noise = ELBO(mixture, table()), Noise(0, torch.arange(len(x)))
+    found = compare(code, x, noise, 3, StepProposal.uniform(STEPS), EStepConfig(40, 0, 3))
     truth = -torch.stack([mixture.log_prob(some, level, torch.full((60,), c)) for c in range(3)], 1)
     near = truth[:, 1:] - truth[:, :1]
     each = (found.nats[:, 1:] - found.nats[:, :1]).reshape(repeats, 60, 2)
@@ -61,8 +61,8 @@ def test_bounds_and_posterior_are_exact_within_their_errors():
     gap = found.nats - found.nats.amin(1, keepdim=True)
     same = found.nats.argmin(1) == truth.argmin(1).repeat(repeats)
     chosen = (found.error > 0) & (gap < 8) & same[:, None]
-    told = (truth - truth.amin(1, keepdim=True)).repeat(repeats, 1)
-    assert float(((gap - told).abs() < 2 * found.error)[chosen].double().mean()) > 0.93
+    prediction = (truth - truth.amin(1, keepdim=True)).repeat(repeats, 1)
+    assert float(((gap - prediction).abs() < 2 * found.error)[chosen].double().mean()) > 0.93
     q = posterior(found.nats.reshape(repeats, 60, 3).mean(0), WEIGHTS)
     assert float((q - exact(mixture, some)).abs().mean()) < 0.01
 
@@ -71,7 +71,7 @@ def test_shared_noise_cancels():
     """Differences under common draws have a small part of the variance that independent draws give them."""
     mixture = known()
     x, _ = images(300, mixture)
-    code, plan, search = Bound(mixture, table()), Plan.uniform(STEPS), Search(8, 0, 3)
+    code, plan, search = ELBO(mixture, table()), StepProposal.uniform(STEPS), EStepConfig(8, 0, 3)
     one = compare(code, x, Noise(0, torch.arange(300)), 3, plan, search).nats
     other = compare(code, x, Noise(1, torch.arange(300)), 3, plan, search).nats
     again = compare(code, x, Noise(2, torch.arange(300)), 3, plan, search).nats
@@ -84,18 +84,18 @@ def test_opposite_noise_cancels():
     """A noise and its negative tell far more than two noises: by exact denoisers, at equal cost."""
     mixture = known()
     x, _ = images(200, mixture)
-    code, plan, ids = Bound(mixture, table()), Plan.uniform(STEPS), torch.arange(200)
+    code, plan, ids = ELBO(mixture, table()), StepProposal.uniform(STEPS), torch.arange(200)
 
     def independent(seed):
-        k = plan.draw(Noise(seed, ids).uniform(Draw.BOUND), 16)
+        k = plan.draw(Noise(seed, ids).uniform(Stream.BOUND), 16)
         sums = torch.zeros(200, 2, **D)
         for j in range(16):
-            eps = Noise(seed, ids).normal((1, 2, 2), Draw.BOUND, j + 1, like=x)
+            eps = Noise(seed, ids).normal((1, 2, 2), Stream.BOUND, j + 1, like=x)
             sums += torch.stack([code.at(x, k[:, j], eps, torch.full((200,), c))[0] for c in (0, 1)], 1) * STEPS / 16
         return sums[:, 0] - sums[:, 1]
 
     def opposite(seed):
-        found = compare(code, x, Noise(seed, ids), 2, plan, Search(8, 0, 2)).nats
+        found = compare(code, x, Noise(seed, ids), 2, plan, EStepConfig(8, 0, 2)).nats
         return found[:, 0] - found[:, 1]
 
     assert float((opposite(0) - opposite(1)).var()) < 0.1 * float((independent(0) - independent(1)).var())
@@ -105,16 +105,18 @@ def test_looking_where_they_differ():
     """On a table most of whose steps are nearly clean, the plan has the mean it should have and less variance."""
     mixture = known()
     x, _ = images(400, mixture)
-    code, even, ids = Bound(mixture, schedules.linear(STEPS)), Plan.uniform(STEPS), torch.arange(400)
-    plan = where_they_differ(code, x[:64], Noise(9, torch.arange(64)), 3, even, 24)
+    code, even, ids = ELBO(mixture, schedules.linear(STEPS)), StepProposal.uniform(STEPS), torch.arange(400)
+    plan = difference_proposal(code, x[:64], Noise(9, torch.arange(64)), 3, even, 24)
     assert float(plan.probability.sum()) == pytest.approx(1) and bool((plan.probability > 0).all())
 
-    def gaps(how, seed, search):
-        found = compare(code, x, Noise(seed, ids), 3, how, search).nats
+    def gaps(config, seed, search):
+        found = compare(code, x, Noise(seed, ids), 3, config, search).nats
         return found[:, 1] - found[:, 0]
 
-    planned, evenly = (gaps(how, 1, Search(6, 0, 3)) - gaps(how, 2, Search(6, 0, 3)) for how in (plan, even))
-    apart = gaps(plan, 3, Search(20, 0, 3)) - gaps(even, 3, Search(20, 0, 3))
+    planned, evenly = (
+        gaps(config, 1, EStepConfig(6, 0, 3)) - gaps(config, 2, EStepConfig(6, 0, 3)) for config in (plan, even)
+    )
+    apart = gaps(plan, 3, EStepConfig(20, 0, 3)) - gaps(even, 3, EStepConfig(20, 0, 3))
     assert abs(float(apart.mean())) < 4 * float(apart.std()) / 20
     assert float(planned.var()) < 0.8 * float(evenly.var())
 
@@ -123,18 +125,20 @@ def test_steps_left_out():
     """What is never visited has no weight: the bounds are those of the steps that stay."""
     mixture = known()
     x, _ = images(50, mixture)
-    coarse = Plan.uniform(STEPS).only(torch.arange(1, STEPS + 1) > STEPS // 2)
+    coarse = StepProposal.uniform(STEPS).only(torch.arange(1, STEPS + 1) > STEPS // 2)
     k = coarse.draw(torch.linspace(0, 1 - 1e-12, 50, **D), 30)
     assert int(k.min()) == STEPS // 2 + 1 and int(k.max()) == STEPS
-    code, ids = Bound(mixture, table()), torch.arange(50)
-    found = compare(code, x, Noise(0, ids), 3, coarse, Search(200, 0, 3)).nats
+    code, ids = ELBO(mixture, table()), torch.arange(50)
+    found = compare(code, x, Noise(0, ids), 3, coarse, EStepConfig(200, 0, 3)).nats
     # what is left bounds the mixture as seen through the noise of the step in the middle
-    here = code.schedule.at(torch.full((50,), 0.5, **D), like=x)
-    noisy = torch.stack([here.noisy(x, Noise(s, ids).normal((1, 2, 2), Draw.DATA, like=x)) for s in range(1500)])
+    level_t = code.schedule.at(torch.full((50,), 0.5, **D), like=x)
+    noisy = torch.stack([level_t.noisy(x, Noise(s, ids).normal((1, 2, 2), Stream.DATA, like=x)) for s in range(1500)])
     level = code.schedule.at(0.5)
-    told = -torch.stack([mixture.log_prob(noisy.flatten(0, 1), level, torch.full((75_000,), c)) for c in range(3)], 1)
-    told = told.reshape(1500, 50, 3).mean(0)
-    gap, want = found[:, 1:] - found[:, :1], told[:, 1:] - told[:, :1]
+    prediction = -torch.stack(
+        [mixture.log_prob(noisy.flatten(0, 1), level, torch.full((75_000,), c)) for c in range(3)], 1
+    )
+    prediction = prediction.reshape(1500, 50, 3).mean(0)
+    gap, want = found[:, 1:] - found[:, :1], prediction[:, 1:] - prediction[:, :1]
     assert float((gap - want).abs().mean()) < 0.05 * float(want.abs().mean())
 
 
@@ -142,15 +146,15 @@ def test_pruning_keeps_the_answer():
     """Two components of three go on: the same assignments but for one in a hundred, fewer evaluations."""
     mixture = known()
     x, _ = images(400, mixture)
-    code, plan, ids, calls = Bound(mixture, table()), Plan.uniform(STEPS), torch.arange(400), []
+    code, plan, ids, calls = ELBO(mixture, table()), StepProposal.uniform(STEPS), torch.arange(400), []
 
     def counting(x, level, cond=None, previous=None):
         calls.append(len(x))
         return mixture(x, level, cond, previous)
 
-    whole = compare(code, x, Noise(0, ids), 3, plan, Search(30, 0, 3))
-    search = Search(10, 20, 2)
-    pruned = compare(Bound(counting, code.schedule), x, Noise(0, ids), 3, plan, search)
+    whole = compare(code, x, Noise(0, ids), 3, plan, EStepConfig(30, 0, 3))
+    search = EStepConfig(10, 20, 2)
+    pruned = compare(ELBO(counting, code.schedule), x, Noise(0, ids), 3, plan, search)
     assert sum(calls) == 400 * search.forwards(3) == 400 * 140
     agree = posterior(whole.nats, WEIGHTS).argmax(1) == posterior(pruned.nats, WEIGHTS).argmax(1)
     assert float(agree.double().mean()) > 0.96  # the draws differ
@@ -161,9 +165,9 @@ def test_who_is_sure_is_looked_at_no_more():
     """Sure images keep what the first steps gave; of the others nothing changes, and their number is as said."""
     mixture = known()
     x, _ = images(60, mixture)
-    code, plan, noise = Bound(mixture, table()), Plan.uniform(STEPS), Noise(0, torch.arange(60))
-    first = compare(code, x, noise, 3, plan, Search(4, 0, 3))
-    whole, some = (compare(code, x, noise, 3, plan, Search(4, 6, 2, sure)) for sure in (1.0, 0.9))
+    code, plan, noise = ELBO(mixture, table()), StepProposal.uniform(STEPS), Noise(0, torch.arange(60))
+    first = compare(code, x, noise, 3, plan, EStepConfig(4, 0, 3))
+    whole, some = (compare(code, x, noise, 3, plan, EStepConfig(4, 6, 2, sure)) for sure in (1.0, 0.9))
     still = torch.softmax(-first.nats, 1).amax(1) <= 0.9
     assert 10 < int(still.sum()) < 50
     for name in ("nats", "error"):
@@ -176,12 +180,12 @@ def test_who_stays_in_question():
     """What is known besides keeps a component, and is not in its bound."""
     mixture = known()
     x, _ = images(30, mixture)
-    code, plan, noise = Bound(mixture, table(50)), Plan.uniform(50), Noise(0, torch.arange(30))
-    plain = compare(code, x, noise, 3, plan, Search(2, 30, 1))
+    code, plan, noise = ELBO(mixture, table(50)), StepProposal.uniform(50), Noise(0, torch.arange(30))
+    plain = compare(code, x, noise, 3, plan, EStepConfig(2, 30, 1))
     worst = plain.nats.argmax(1)
     seen = torch.zeros(30, 3, **D).scatter(1, worst[:, None], -1e6)
-    kept = compare(code, x, noise, 3, plan, Search(2, 30, 1), seen)
-    whole = compare(code, x, noise, 3, plan, Search(2, 30, 3))
+    kept = compare(code, x, noise, 3, plan, EStepConfig(2, 30, 1), seen)
+    whole = compare(code, x, noise, 3, plan, EStepConfig(2, 30, 3))
     at = (torch.arange(30), worst)
     assert torch.allclose(kept.nats[at], whole.nats[at]) and not torch.allclose(plain.nats[at], whole.nats[at])
 
@@ -190,7 +194,7 @@ def test_batches_do_not_matter():
     """Image i's estimate is of (seed, i)."""
     mixture = known()
     x, _ = images(20, mixture)
-    code, plan, search = Bound(mixture, table(50)), Plan.uniform(50), Search(3, 4, 2)
+    code, plan, search = ELBO(mixture, table(50)), StepProposal.uniform(50), EStepConfig(3, 4, 2)
     whole = compare(code, x, Noise(0, torch.arange(20)), 3, plan, search)
     part = compare(code, x[7:9], Noise(0, torch.arange(7, 9)), 3, plan, search)
     assert torch.allclose(whole.nats[7:9], part.nats, rtol=1e-12, atol=0)
@@ -204,10 +208,10 @@ def test_em_recovers_the_mixture():
     flat, ids = x.flatten(1), torch.arange(2000)
     pi, means = torch.full((3,), 1 / 3, **D), MEANS + 0.15 * torch.randn(3, 4, **D)
     spreads, before = torch.full((3, 4), 0.15, **D), -math.inf
-    code = Bound(truth, table(60))
+    code = ELBO(truth, table(60))
     for _ in range(15):
-        code = Bound(GaussianMixture(pi, means, torch.diag_embed(spreads)), table(60))
-        found = compare(code, x, Noise(0, ids), 3, Plan.uniform(60), Search(10, 0, 3))
+        code = ELBO(GaussianMixture(pi, means, torch.diag_embed(spreads)), table(60))
+        found = compare(code, x, Noise(0, ids), 3, StepProposal.uniform(60), EStepConfig(10, 0, 3))
         q = posterior(found.nats, pi)
         bound = float(evidence(q, found.nats, pi).mean())
         assert bound > before - 0.02, "the bound fell"

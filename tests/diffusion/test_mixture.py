@@ -36,10 +36,10 @@ def test_posterior_mean_and_density(t, cond):
     for x in (-1.2, -0.1, 0.4, 2.0):
         joint = prior(cond) * stats.norm.pdf(x, float(level.alpha) * GRID, float(level.sigma))
         total = np.trapezoid(joint, GRID)
-        at, told = torch.tensor([[x]], dtype=torch.float64), torch.tensor([cond]) if cond is not None else None
-        mean = float(one_dimensional()(at, level, told).x0)
+        at, prediction = torch.tensor([[x]], dtype=torch.float64), torch.tensor([cond]) if cond is not None else None
+        mean = float(one_dimensional()(at, level, prediction).x0)
         assert mean == pytest.approx(np.trapezoid(joint * GRID, GRID) / total, abs=1e-6)
-        assert float(one_dimensional().log_prob(at, level, told)) == pytest.approx(np.log(total), abs=1e-6)
+        assert float(one_dimensional().log_prob(at, level, prediction)) == pytest.approx(np.log(total), abs=1e-6)
 
 
 def test_responsibilities():

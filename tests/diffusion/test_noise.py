@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scipy import stats
 
-from fromnoise.diffusion.rng import Draw, Noise, philox
+from fromnoise.diffusion.rng import Noise, Stream, philox
 
 F = 0xFFFFFFFF
 
@@ -31,11 +31,11 @@ def test_known_answers():
 def test_normal_and_uniform():
     """Kolmogorov-Smirnov on 200,000 numbers, across samples and within one."""
     like = torch.empty(0, dtype=torch.float64)
-    inside = Noise(3, torch.tensor([5])).normal((200_000,), Draw.EPS, like=like)[0]
-    across = Noise(3, torch.arange(200_000)).normal((1,), Draw.EPS, like=like)[:, 0]
+    inside = Noise(3, torch.tensor([5])).normal((200_000,), Stream.EPS, like=like)[0]
+    across = Noise(3, torch.arange(200_000)).normal((1,), Stream.EPS, like=like)[:, 0]
     for sample in (inside, across):
         assert stats.kstest(sample.numpy(), "norm").pvalue > 1e-3
-    assert stats.kstest(Noise(0, torch.arange(200_000)).uniform(Draw.TIME).numpy(), "uniform").pvalue > 1e-3
+    assert stats.kstest(Noise(0, torch.arange(200_000)).uniform(Stream.TIME).numpy(), "uniform").pvalue > 1e-3
 
 
 def test_purposes_parts_seeds_and_samples_are_independent():
@@ -43,11 +43,18 @@ def test_purposes_parts_seeds_and_samples_are_independent():
     like = torch.empty(0, dtype=torch.float64)
     n = 50_000
 
-    def draw(seed=0, sample=0, draw=Draw.STEP, part=0):
+    def draw(seed=0, sample=0, draw=Stream.STEP, part=0):
         return Noise(seed, torch.tensor([sample])).normal((n,), draw, part, like=like)[0]
 
     base = draw()
-    others = [draw(seed=1), draw(seed=1 << 32), draw(sample=1), draw(sample=1 << 32), draw(draw=Draw.EPS), draw(part=1)]
+    others = [
+        draw(seed=1),
+        draw(seed=1 << 32),
+        draw(sample=1),
+        draw(sample=1 << 32),
+        draw(draw=Stream.EPS),
+        draw(part=1),
+    ]
     for i, a in enumerate([base, *others]):
         for b in others[i:]:
             assert abs(float((a * b).mean())) < 5 / n**0.5
@@ -56,16 +63,16 @@ def test_purposes_parts_seeds_and_samples_are_independent():
 def test_a_sample_does_not_know_its_batch():
     """Sample 17 alone, among 40, and in any order: the same bits (a user's most asked question of every peer)."""
     like = torch.empty(0)
-    many = Noise(9, torch.arange(40)).normal((3, 5, 7), Draw.START, like=like)
-    alone = Noise(9, torch.tensor([17])).normal((3, 5, 7), Draw.START, like=like)
-    shuffled = Noise(9, torch.tensor([30, 17, 2])).normal((3, 5, 7), Draw.START, like=like)
+    many = Noise(9, torch.arange(40)).normal((3, 5, 7), Stream.START, like=like)
+    alone = Noise(9, torch.tensor([17])).normal((3, 5, 7), Stream.START, like=like)
+    shuffled = Noise(9, torch.tensor([30, 17, 2])).normal((3, 5, 7), Stream.START, like=like)
     assert torch.equal(many[17], alone[0]) and torch.equal(many[17], shuffled[1]) and torch.equal(many[2], shuffled[2])
 
 
 def test_negative_and_huge_seeds():
     """Any 64-bit integer is a seed of its own."""
     like = torch.empty(0)
-    drawn = [Noise(s, torch.tensor([0])).normal((4,), Draw.START, like=like) for s in (-1, 0, 1, 2**63, 2**32)]
+    drawn = [Noise(s, torch.tensor([0])).normal((4,), Stream.START, like=like) for s in (-1, 0, 1, 2**63, 2**32)]
     for i, a in enumerate(drawn):
         assert bool(a.isfinite().all())
         assert not any(torch.equal(a, b) for b in drawn[i + 1 :])

@@ -12,7 +12,7 @@ from test_sampling import LIKE, mixture, within
 from fromnoise.diffusion import DDIM, Noise, Prediction, schedules, start, trajectory
 from fromnoise.diffusion.likelihood.ode import Adaptive, Flow, ReverseSDE, RungeKutta, score, velocity
 from fromnoise.diffusion.oracles import FiniteSet
-from fromnoise.diffusion.rng import Draw
+from fromnoise.diffusion.rng import Stream
 
 D = {"dtype": torch.float64}
 TABLE = schedules.linear(1000)
@@ -20,7 +20,7 @@ TABLE = schedules.linear(1000)
 
 def noisy(true, level, n=12):
     x0, _ = true.sample(Noise(0, torch.arange(n)))
-    return level.noisy(x0, Noise(1, torch.arange(n)).normal((2,), Draw.EPS, like=x0))
+    return level.noisy(x0, Noise(1, torch.arange(n)).normal((2,), Stream.EPS, like=x0))
 
 
 @pytest.mark.parametrize("t", [0.01, 0.3, 0.9])
@@ -35,9 +35,9 @@ def test_the_score_is_the_gradient_of_the_log_density(t):
 def test_the_velocity_is_the_slope_of_the_flow():
     """Of the Gaussian, whose flow is known, by a difference."""
     x, h = torch.tensor([[0.3, -1.0], [1.2, 0.4]], **D), 1e-5
-    here, up, down = (COSINE.at(COSINE.time(torch.tensor(2 * (0.7 + d), **D))) for d in (0, h, -h))
-    want = (flow(x, here, up) - flow(x, here, down)) / (2 * h)
-    assert torch.allclose(velocity(x, gaussian()(x, here), here), want, atol=1e-8)
+    level_t, up, down = (COSINE.at(COSINE.time(torch.tensor(2 * (0.7 + d), **D))) for d in (0, h, -h))
+    want = (flow(x, level_t, up) - flow(x, level_t, down)) / (2 * h)
+    assert torch.allclose(velocity(x, gaussian()(x, level_t), level_t), want, atol=1e-8)
 
 
 @pytest.mark.parametrize("solver", [RungeKutta(100), Adaptive(1e-7)], ids=["runge-kutta", "adaptive"])
@@ -105,9 +105,9 @@ def test_the_flow_of_a_finite_set_ends_on_its_points():
 
 def test_runge_kutta_has_its_order():
     """Twice the steps, a sixteenth of the error."""
-    x, here, there = torch.tensor([[0.3, -1.0]], **D), COSINE.at(0.2), COSINE.at(0.8)
+    x, level_t, level_s = torch.tensor([[0.3, -1.0]], **D), COSINE.at(0.2), COSINE.at(0.8)
     errors = [
-        float((Flow(gaussian(), COSINE, RungeKutta(n)).between(x, here, there) - flow(x, here, there)).norm())
+        float((Flow(gaussian(), COSINE, RungeKutta(n)).between(x, level_t, level_s) - flow(x, level_t, level_s)).norm())
         for n in (16, 32)
     ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.25)
@@ -117,7 +117,7 @@ def test_pure_noise_is_left_one_step_early():
     """Where t = 1 has no signal the flow ends a step before."""
     betas = schedules.linear(20).betas.clone()
     betas[-1] = 1.0
-    model = Flow(mixture(), schedules.Table(betas))
+    model = Flow(mixture(), schedules.BetaSchedule(betas))
     assert float(model.last.t) == pytest.approx(0.95) and bool(model.encode(torch.zeros(1, 2, **D)).isfinite().all())
 
 

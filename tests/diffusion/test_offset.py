@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fromnoise.diffusion import DDIM, Ancestral, Draw, Noise, Prediction, sampling, schedules, start, trajectory
+from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, Stream, sampling, schedules, start, trajectory
 
 LIKE = torch.empty(0, dtype=torch.float64)
 SHAPE, SIZE, OFFSET = (2, 2, 2), 8, 0.8
@@ -18,19 +18,19 @@ COVARIANCE = torch.eye(SIZE, dtype=torch.float64) + OFFSET**2 * J
 def test_the_shift_of_offset_noise():
     """N(0, I + offset^2 J), J all ones within a channel (Guttenberg 2023); without offset it is plain noise."""
     n = 40_000
-    drawn = Noise(0, torch.arange(n), OFFSET).image(SHAPE, Draw.STEP, 3, like=LIKE).flatten(1)
-    spread = (COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2).sqrt() / n**0.5
-    assert bool(((torch.cov(drawn.T) - COVARIANCE).abs() < 5 * spread).all())
+    drawn = Noise(0, torch.arange(n), OFFSET).image(SHAPE, Stream.STEP, 3, like=LIKE).flatten(1)
+    variance_fraction = (COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2).sqrt() / n**0.5
+    assert bool(((torch.cov(drawn.T) - COVARIANCE).abs() < 5 * variance_fraction).all())
     plain = Noise(0, torch.arange(5))
-    assert torch.equal(plain.image(SHAPE, Draw.START, like=LIKE), plain.normal(SHAPE, Draw.START, like=LIKE))
+    assert torch.equal(plain.image(SHAPE, Stream.START, like=LIKE), plain.normal(SHAPE, Stream.START, like=LIKE))
 
 
 @pytest.mark.parametrize("bound", [0.3, 1.0, 2.5])
 def test_truncated_noise(bound):
     """N(0, 1) given |z| <= bound, by Kolmogorov and Smirnov, in the order of the numbers that it replaces."""
     noise = Noise(0, torch.arange(20_000))
-    plain = noise.image((1,), Draw.START, like=LIKE)[:, 0]
-    tame = Noise(0, noise.ids, truncation=bound).image((1,), Draw.START, like=LIKE)[:, 0]
+    plain = noise.image((1,), Stream.START, like=LIKE)[:, 0]
+    tame = Noise(0, noise.ids, truncation=bound).image((1,), Stream.START, like=LIKE)[:, 0]
     assert float(tame.abs().max()) <= bound
     assert stats.kstest(tame.numpy(), stats.truncnorm(-bound, bound).cdf).pvalue > 1e-3
     assert bool((tame[plain.argsort()].diff() >= 0).all())
@@ -48,7 +48,7 @@ def exact(mean, covariance, noise):
 
 
 @pytest.mark.parametrize("rule", [DDIM(0.0), Ancestral(0.0)], ids=["ddim", "ancestral"])
-def test_a_model_of_offset_noise_is_sampled_with_it(rule):
+def test_a_model_of_offset_noise_is_sampled_with_it(sampler):
     """A Gaussian comes back with its covariance; from plain noise its brightness would vary too little."""
     rng = np.random.default_rng(0)
     root = torch.from_numpy(rng.normal(size=(SIZE, SIZE))) * 0.2
@@ -58,11 +58,11 @@ def test_a_model_of_offset_noise_is_sampled_with_it(rule):
     for offset in (OFFSET, 0.0):
         noise = Noise(0, torch.arange(n), offset)
         x = start(SHAPE, noise, LIKE)
-        for step in trajectory(denoise, rule, sampling.uniform(schedules.cosine(1000), 400), x, noise):
+        for step in trajectory(denoise, sampler, sampling.uniform(schedules.cosine(1000), 400), x, noise):
             x = step.x
         drawn = x.flatten(1)
-        spread = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2).sqrt() / n**0.5
-        got[offset] = float(((torch.cov(drawn.T) - covariance).abs() / spread).max())
+        variance_fraction = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2).sqrt() / n**0.5
+        got[offset] = float(((torch.cov(drawn.T) - covariance).abs() / variance_fraction).max())
     assert got[OFFSET] < 4.5 < got[0.0]
 
 
@@ -70,9 +70,9 @@ def test_a_rule_may_draw_many_numbers_a_step():
     """All different, and the first sixteen of each step those that they always were."""
 
     class Greedy(DDIM):
-        def step(self, denoise, x, here, there, noise, memory):
+        def step(self, denoise, x, level_t, level_s, noise, memory):
             seen.append(torch.stack([noise() for _ in range(60)]))
-            return super().step(denoise, x, here, there, noise, memory)
+            return super().step(denoise, x, level_t, level_s, noise, memory)
 
     seen: list[torch.Tensor] = []
     noise = Noise(0, torch.arange(1))
@@ -83,4 +83,4 @@ def test_a_rule_may_draw_many_numbers_a_step():
         pass
     flat = torch.cat(seen).flatten()
     assert len(flat.unique()) == len(flat) == 600
-    assert torch.equal(seen[2][5], noise.normal((1,), Draw.STEP, 2 * 16 + 5, like=LIKE))
+    assert torch.equal(seen[2][5], noise.normal((1,), Stream.STEP, 2 * 16 + 5, like=LIKE))

@@ -20,7 +20,7 @@ from test_rules import net
 
 from fromnoise.diffusion import DDIM, Ancestral, Prediction, schedules
 from fromnoise.diffusion.samplers.base import Heun
-from fromnoise.diffusion.samplers.multistep import DPMpp, UniPC
+from fromnoise.diffusion.samplers.multistep import DPMSolverPP, UniPC
 
 SPACINGS = ["linspace", "leading", "trailing"]
 CASES = [(t, k, s) for t in (1000, 250) for k in (5, 10, 25, 37) for s in SPACINGS]
@@ -38,16 +38,16 @@ def noises(steps: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
     return x, [torch.randn(x.shape, generator=g) for _ in range(steps)]
 
 
-def walk(rule, total: int, ks: list[int], x, fresh):
+def walk(sampler, total: int, ks: list[int], x, fresh):
     """Our states on the steps ``ks`` of T."""
-    table, memory, out = schedules.linear(total), rule.start(), []
+    table, memory, out = schedules.linear(total), sampler.start(), []
     path = [table.at(k / total) for k in ks]
 
     def denoise(v, level):
         return Prediction((v - level.sigma * net(v, 1000 * float(level.t))) / level.alpha)
 
-    for here, there, z in zip(path[:-1], path[1:], fresh, strict=True):
-        x, _, memory = rule.step(denoise, x, here, there, lambda z=z: z, memory)
+    for level_t, level_s, z in zip(path[:-1], path[1:], fresh, strict=True):
+        x, _, memory = sampler.step(denoise, x, level_t, level_s, lambda z=z: z, memory)
         out.append(x)
     return out
 
@@ -99,12 +99,12 @@ def test_ddim(total, steps, spacing, eta):
 
 
 MULTISTEP = [
-    ("dpmsolver++", 1, DPMpp(1)),
-    ("dpmsolver++", 2, DPMpp(2)),
+    ("dpmsolver++", 1, DPMSolverPP(1)),
+    ("dpmsolver++", 2, DPMSolverPP(2)),
     ("sde-dpmsolver++", 1, Ancestral(0.0)),
-    ("sde-dpmsolver++", 2, DPMpp(2, noisy=True)),
-    ("dpmsolver++", 3, DPMpp(3)),
-    ("sde-dpmsolver++", 3, DPMpp(3, noisy=True)),
+    ("sde-dpmsolver++", 2, DPMSolverPP(2, noisy=True)),
+    ("dpmsolver++", 3, DPMSolverPP(3)),
+    ("sde-dpmsolver++", 3, DPMSolverPP(3, noisy=True)),
     ("unipc", 1, UniPC(1)),
     ("unipc", 2, UniPC(2)),
     ("unipc", 3, UniPC(3)),
@@ -141,14 +141,14 @@ class Mended(DPMSolverMultistepScheduler):
 
 @pytest.mark.parametrize(("total", "steps", "spacing"), CASES)
 @pytest.mark.parametrize(("kind", "order", "rule"), MULTISTEP, ids=lambda v: str(v) if not hasattr(v, "step") else "")
-def test_multistep(total, steps, spacing, kind, order, rule):
+def test_multistep(total, steps, spacing, kind, order, sampler):
     """The last two states of unipc 3, which theirs takes at lower order by choice, are not compared."""
-    how = {**betas(total), "solver_order": order, "timestep_spacing": spacing, "lower_order_final": kind == "unipc"}
-    theirs = UniPCMultistepScheduler(**how) if kind == "unipc" else Mended(**how, algorithm_type=kind)
+    config = {**betas(total), "solver_order": order, "timestep_spacing": spacing, "lower_order_final": kind == "unipc"}
+    theirs = UniPCMultistepScheduler(**config) if kind == "unipc" else Mended(**config, algorithm_type=kind)
     ks = steps_of(theirs, steps)
     assert sorted(set(ks), reverse=True) == ks
     y, fresh = noises(steps)
-    mine = walk(rule, total, ks, y, fresh)
+    mine = walk(sampler, total, ks, y, fresh)
     compared = steps - 2 if (kind, order) == ("unipc", 3) else steps
     for i, (t, z) in enumerate(zip(theirs.timesteps, fresh, strict=True)):
         extra = {"variance_noise": z} if kind.startswith("sde") else {}
@@ -167,14 +167,14 @@ def test_their_third_order():
         theirs.set_timesteps(steps)
         alphas = 1 / (theirs.sigmas.double() ** 2 + 1).sqrt()
         path = [
-            schedules.Level(a, a, s * a, 2 * torch.log(1 / s))
+            schedules.NoiseLevel(a, a, s * a, 2 * torch.log(1 / s))
             for a, s in zip(alphas, theirs.sigmas.double(), strict=True)
         ]
         x = y = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         # the first steps are of lower order: they are taken along the flow itself, so that only the third order errs
         for i, t in enumerate(theirs.timesteps[:-1]):
-            told = gaussian()(y, path[i]).x0
-            y = theirs.step(path[i].eps(y, told), t, y).prev_sample.double()
+            prediction = gaussian()(y, path[i]).x0
+            y = theirs.step(path[i].eps(y, prediction), t, y).prev_sample.double()
             if i < 2:
                 y = flow(x, path[0], path[i + 1])
         errors.append(float((y - flow(x, path[0], path[-2])).norm()))
@@ -193,12 +193,12 @@ def in_sigma(theirs, steps: int) -> list[int]:
 @pytest.mark.parametrize(
     ("made", "rule"), [(EulerDiscreteScheduler, DDIM(0.0)), (HeunDiscreteScheduler, Heun())], ids=["euler", "heun"]
 )
-def test_in_sigma(total, steps, spacing, made, rule):
+def test_in_sigma(total, steps, spacing, made, sampler):
     """Euler in sigma/alpha is DDIM(0); Heun compared after each second evaluation. Theirs hold x/alpha."""
     theirs, table = made(**betas(total), timestep_spacing=spacing), schedules.linear(total)
     ks = in_sigma(theirs, steps)
     x, fresh = noises(len(ks) - 1)
-    mine = walk(rule, total, ks, x, fresh)
+    mine = walk(sampler, total, ks, x, fresh)
     calls = [round(float(t)) for t in theirs.timesteps]
     y, done = x / table.at(ks[0] / total).alpha, 0
     for i, t in enumerate(theirs.timesteps):

@@ -29,13 +29,13 @@ def levels(ks):
     return [TABLE.at(k / 1000) for k in ks]
 
 
-def walk(rule, ks, x, noises, clip=False):
+def walk(sampler, ks, x, noises, clip=False):
     """Every state of the rule on the steps ``ks``."""
-    out, memory = [], rule.start()
+    out, memory = [], sampler.start()
     wrapped = Clip(denoise) if clip else denoise
     path = levels(ks)
-    for here, there, z in zip(path[:-1], path[1:], noises, strict=True):
-        x, _, memory = rule.step(lambda y, level: wrapped(y, level), x, here, there, lambda z=z: z, memory)
+    for level_t, level_s, z in zip(path[:-1], path[1:], noises, strict=True):
+        x, _, memory = sampler.step(lambda y, level: wrapped(y, level), x, level_t, level_s, lambda z=z: z, memory)
         out.append(x)
     return out
 
@@ -87,9 +87,9 @@ def test_variance_is_diffusers(kind, f):
         theirs.set_timesteps(steps)
         for t in theirs.timesteps[:-1].tolist():
             value = float(theirs._get_variance(t))
-            here, there = levels([t + 1, int(theirs.previous_timestep(t)) + 1])
+            level_t, level_s = levels([t + 1, int(theirs.previous_timestep(t)) + 1])
             want = np.exp(value) if kind.endswith("log") else value
-            assert float(posterior_variance(here, there, f)) == pytest.approx(want, rel=1e-9)
+            assert float(posterior_variance(level_t, level_s, f)) == pytest.approx(want, rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -153,13 +153,13 @@ def test_learned_variance_is_asked_for_or_refused():
     def learned(x, level):
         return Prediction(torch.zeros_like(x), torch.full_like(x, 0.5))
 
-    here, there = levels([500, 499])
+    level_t, level_s = levels([500, 499])
     x, z = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
-    a, _, _ = Ancestral(None).step(learned, x, here, there, lambda: z, None)
-    b, _, _ = Ancestral(0.5).step(learned, x, here, there, lambda: z, None)
+    a, _, _ = Ancestral(None).step(learned, x, level_t, level_s, lambda: z, None)
+    b, _, _ = Ancestral(0.5).step(learned, x, level_t, level_s, lambda: z, None)
     assert torch.equal(a, b)
     with pytest.raises(ValueError, match="variance"):
-        Ancestral(None).step(lambda y, level: Prediction(y), x, here, there, lambda: z, None)
+        Ancestral(None).step(lambda y, level: Prediction(y), x, level_t, level_s, lambda: z, None)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 333, 999, 1000])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fromnoise.diffusion import DDIM, Ancestral, ClassifierFree, Clip, Noise, schedules, start, trajectory
+from fromnoise.diffusion import DDIM, Ancestral, ClassifierFreeGuidance, Clip, Noise, schedules, start, trajectory
 from fromnoise.diffusion.oracles import FiniteSet, GaussianMixture
 from fromnoise.diffusion.sampling import uniform
 
@@ -24,9 +24,9 @@ def mixture() -> GaussianMixture:
     )
 
 
-def sample(denoise, rule, levels, ids, shape, seed=0, cond=None, like=LIKE):
+def sample(denoise, sampler, levels, ids, shape, seed=0, cond=None, like=LIKE):
     noise = Noise(seed, ids)
-    for step in trajectory(denoise, rule, levels, start(shape, noise, like), noise, cond):
+    for step in trajectory(denoise, sampler, levels, start(shape, noise, like), noise, cond):
         x = step.x
     return x
 
@@ -38,7 +38,7 @@ def within(got: float, want: float, deviation: float, n: int, name: str) -> None
     )
 
 
-def check_mixture(rule, n: int, steps: int, loudness: float = 1.0) -> None:
+def check_mixture(sampler, n: int, steps: int, loudness: float = 1.0) -> None:
     """Weights, means and covariances of ``n`` samples within 4 standard errors of the truth."""
 
     class Loud(Noise):
@@ -47,7 +47,7 @@ def check_mixture(rule, n: int, steps: int, loudness: float = 1.0) -> None:
 
     true, table = mixture(), schedules.linear(1000)
     noise = Loud(0, torch.arange(n))
-    for step in trajectory(true, rule, uniform(table, steps), start((2,), noise, LIKE), noise):
+    for step in trajectory(true, sampler, uniform(table, steps), start((2,), noise, LIKE), noise):
         x = step.x
     which = true.responsibilities(x, table.at(1e-9)).argmax(1)
     for k in range(3):
@@ -58,21 +58,23 @@ def check_mixture(rule, n: int, steps: int, loudness: float = 1.0) -> None:
             within(float(mine[:, i].mean()), float(m[i]), math.sqrt(s[i, i]), len(mine), f"mean {k} {i}")
             for j in range(i + 1):
                 got = float(((mine[:, i] - m[i]) * (mine[:, j] - m[j])).mean())
-                spread = math.sqrt(float(s[i, i] * s[j, j] + s[i, j] ** 2))  # of a product of Gaussians (Isserlis)
-                within(got, float(s[i, j]), spread, len(mine), f"covariance {k} {i}{j}")
+                variance_fraction = math.sqrt(
+                    float(s[i, i] * s[j, j] + s[i, j] ** 2)
+                )  # of a product of Gaussians (Isserlis)
+                within(got, float(s[i, j]), variance_fraction, len(mine), f"covariance {k} {i}{j}")
 
 
 @pytest.mark.parametrize("rule", [Ancestral(0.0), DDIM(0.0)], ids=str)
-def test_a_mixture_is_reproduced(rule):
+def test_a_mixture_is_reproduced(sampler):
     """All 1,000 steps: their discretisation is below the standard errors of 2,000 samples."""
-    check_mixture(rule, 2_000, 1_000)
+    check_mixture(sampler, 2_000, 1_000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", [Ancestral(1.0), Ancestral(0.5), DDIM(0.5)], ids=str)
-def test_a_mixture_is_reproduced_by_the_other_rules(rule):
+def test_a_mixture_is_reproduced_by_the_other_rules(sampler):
     """As above, with the standard errors of 3,000 samples."""
-    check_mixture(rule, 3_000, 1_000)
+    check_mixture(sampler, 3_000, 1_000)
 
 
 def test_the_oracle_could_fail():
@@ -92,16 +94,16 @@ def test_few_steps_are_near(steps, off):
 
 
 @pytest.mark.parametrize("rule", [Ancestral(1.0), DDIM(0.0), DDIM(1.0)], ids=str)
-def test_bits_do_not_depend_on_the_batch(rule):
+def test_bits_do_not_depend_on_the_batch(sampler):
     """Batches of 1, 7 and 64 give the same bits with an exact denoiser."""
     true, levels, ids = mixture(), uniform(schedules.linear(1000), 15), torch.arange(64)
     for like in (LIKE, LIKE.float()):
         oracle = GaussianMixture(
             true.weights.to(like.dtype), true.means.to(like.dtype), true.covariances.to(like.dtype)
         )
-        whole = sample(oracle, rule, levels, ids, (2,), like=like)
+        whole = sample(oracle, sampler, levels, ids, (2,), like=like)
         for size in (1, 7):
-            parts = torch.cat([sample(oracle, rule, levels, part, (2,), like=like) for part in ids.split(size)])
+            parts = torch.cat([sample(oracle, sampler, levels, part, (2,), like=like) for part in ids.split(size)])
             assert torch.equal(parts, whole)
 
 
@@ -121,7 +123,7 @@ def test_conditional_samples_keep_their_class():
     """cond names the component, and guidance of scale 1 changes nothing."""
     true, levels = mixture(), uniform(schedules.linear(1000), 100)
     cond = torch.arange(300) % 3
-    for denoise in (true, ClassifierFree(true, 1.0)):
+    for denoise in (true, ClassifierFreeGuidance(true, 1.0)):
         x = sample(denoise, Ancestral(0.0), levels, torch.arange(300), (2,), cond=cond)
         assert torch.equal(true.responsibilities(x, schedules.linear(1000).at(1e-9)).argmax(1), cond)
 
@@ -132,7 +134,7 @@ def test_the_loop_reports_every_step():
     noise = Noise(0, torch.arange(3))
     seen = []
     for step in trajectory(true, DDIM(), levels, start((2,), noise, LIKE), noise):
-        seen.append((step.index, step.total, float(step.here.t), float(step.there.t)))
+        seen.append((step.index, step.total, float(step.level_t.t), float(step.level_s.t)))
         assert step.x.shape == step.prediction.x0.shape == (3, 2)
         if step.index == 4:
             break
@@ -148,9 +150,9 @@ def test_a_model_that_conditions_on_itself_sees_its_last_estimate():
         return true(x, level)
 
     noise = Noise(0, torch.arange(2))
-    told = [
+    prediction = [
         s.prediction.x0
         for s in trajectory(spy, DDIM(), uniform(schedules.linear(10), 4), start((2,), noise, LIKE), noise)
     ]
     assert seen[0] is None
-    assert all(torch.equal(a, b) for a, b in zip(seen[1:], told[:-1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(seen[1:], prediction[:-1], strict=True))

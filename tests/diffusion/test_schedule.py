@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from fromnoise.diffusion import schedules
 
 TABLES = {"linear": schedules.linear, "cosine": schedules.cosine, "sigmoid": schedules.sigmoid}
-ANY = [schedules.linear(1000), schedules.linear(10), schedules.cosine(50), schedules.sigmoid(200), schedules.Cosine()]
+ANY = [
+    schedules.linear(1000),
+    schedules.linear(10),
+    schedules.cosine(50),
+    schedules.sigmoid(200),
+    schedules.ContinuousCosine(),
+]
 
 
 @pytest.mark.parametrize("steps", [2, 3, 200, 1000, 4000])
@@ -93,19 +99,19 @@ def test_clean_image_at_zero():
 def test_continuous_cosine():
     """alpha = cos(pi t / 2)."""
     t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
-    level = schedules.Cosine().at(t)
+    level = schedules.ContinuousCosine().at(t)
     assert torch.allclose(level.alpha, torch.cos(math.pi / 2 * t), rtol=0, atol=1e-12)
-    assert schedules.Cosine().steps is None
-    assert float(schedules.Cosine().at(1.0).logsnr) == -15
+    assert schedules.ContinuousCosine().steps is None
+    assert float(schedules.ContinuousCosine().at(1.0).logsnr) == -15
 
 
 def test_training_times_are_the_steps_of_a_table():
     """u in [0, 1) is spread evenly on 1/T .. 1, with both ends (an off-by-one that peers had)."""
-    times = schedules.linear(10).spread(torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64))
+    times = schedules.linear(10).time_from_uniform(torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64))
     steps, counts = torch.unique((times * 10).round(), return_counts=True)
     assert steps.tolist() == list(range(1, 11))
     assert counts.max() - counts.min() <= 1
-    continuous = schedules.Cosine().spread(torch.tensor([0.0, 0.999], dtype=torch.float64))
+    continuous = schedules.ContinuousCosine().time_from_uniform(torch.tensor([0.0, 0.999], dtype=torch.float64))
     assert float(continuous[0]) == 1 and 0 < float(continuous[1]) < 0.01
 
 
@@ -120,10 +126,10 @@ def test_levels_take_the_shape_of_images():
 def test_impossible_betas(betas):
     """Told at once, not as NaN later."""
     with pytest.raises(ValueError, match="beta"):
-        schedules.Table(torch.tensor(betas, dtype=torch.float64))
+        schedules.BetaSchedule(torch.tensor(betas, dtype=torch.float64))
 
 
 def test_zero_terminal_snr_is_allowed():
     """beta_T = 1 ends in pure noise exactly."""
-    level = schedules.Table(torch.tensor([0.1, 0.5, 1.0])).at(1.0)
+    level = schedules.BetaSchedule(torch.tensor([0.1, 0.5, 1.0])).at(1.0)
     assert float(level.alpha) == 0 and float(level.sigma) == 1

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fromnoise.diffusion import schedules
-from fromnoise.diffusion.targets import X0, Eps, Karras, Mean, V
+from fromnoise.diffusion.targets import EDM, X0, Eps, PosteriorMean, V
 
 TABLE = schedules.linear(1000)
-TARGETS = [Eps(), X0(), V(), Karras(0.4), Mean(TABLE)]
+TARGETS = [Eps(), X0(), V(), EDM(0.4), PosteriorMean(TABLE)]
 TIMES = torch.tensor([1, 2, 100, 500, 1000], dtype=torch.float64) / 1000
 
 
@@ -37,7 +37,7 @@ def test_gain_is_the_slope(target, images):
     x = level.noisy(x0, eps)
     other = x0 + 0.5
     moved = target.of(other, level.eps(x, other), level) - target.of(x0, eps, level)
-    assert torch.allclose(moved**2, target.gain(level).expand_as(moved) * 0.25, rtol=1e-6)
+    assert torch.allclose(moved**2, target.snr_weight(level).expand_as(moved) * 0.25, rtol=1e-6)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
@@ -60,13 +60,13 @@ def test_mean_is_equation_8():
         level = TABLE.at(k / 1000)
         x = level.noisy(x0, eps)
         literal = (x - betas[k - 1] / np.sqrt(1 - bars[k]) * eps) / np.sqrt(1 - betas[k - 1])
-        assert torch.allclose(Mean(TABLE).of(x0, eps, level), literal, rtol=0, atol=1e-12)
+        assert torch.allclose(PosteriorMean(TABLE).of(x0, eps, level), literal, rtol=0, atol=1e-12)
 
 
 def test_mean_needs_a_table():
     """In continuous time there is no step before."""
     with pytest.raises(ValueError, match="table"):
-        Mean(schedules.Cosine())
+        PosteriorMean(schedules.ContinuousCosine())
 
 
 def test_karras_is_edm():
@@ -78,9 +78,9 @@ def test_karras_is_edm():
         x, s = level.noisy(x0, eps), level.sigma / level.alpha
         y = x / level.alpha
         skip, scale = d**2 / (s**2 + d**2), s * d / (s**2 + d**2) ** 0.5
-        assert torch.allclose(Karras(d).x0(x, out, level), skip * y + scale * out, rtol=1e-12)
-        assert torch.allclose(Karras(d).seen(x, level), y / (s**2 + d**2) ** 0.5, rtol=1e-12)
-        assert torch.allclose(Karras(1.0).of(x0, eps, level), -V().of(x0, eps, level), rtol=1e-12)
+        assert torch.allclose(EDM(d).x0(x, out, level), skip * y + scale * out, rtol=1e-12)
+        assert torch.allclose(EDM(d).scale_input(x, level), y / (s**2 + d**2) ** 0.5, rtol=1e-12)
+        assert torch.allclose(EDM(1.0).of(x0, eps, level), -V().of(x0, eps, level), rtol=1e-12)
 
 
 def test_karras_sees_and_says_unit_variance():
@@ -89,6 +89,6 @@ def test_karras_sees_and_says_unit_variance():
     x0, eps = torch.randn(2, 50_000, generator=g, dtype=torch.float64)
     for t in (0.001, 0.2, 1.0):
         level = TABLE.at(t)
-        target = Karras(0.4)
-        assert float(target.seen(level.noisy(0.4 * x0, eps), level).std()) == pytest.approx(1, abs=0.02)
+        target = EDM(0.4)
+        assert float(target.scale_input(level.noisy(0.4 * x0, eps), level).std()) == pytest.approx(1, abs=0.02)
         assert float(target.of(0.4 * x0, eps, level).std()) == pytest.approx(1, abs=0.02)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise.diffusion import DDIM, Ancestral, Mean, Noise, V, sampling, schedules, start, trajectory
+from fromnoise.diffusion import DDIM, Ancestral, Noise, PosteriorMean, V, sampling, schedules, start, trajectory
 from fromnoise.diffusion.oracles import FiniteSet
 from fromnoise.diffusion.samplers import base, multistep
 
@@ -48,7 +48,7 @@ def test_it_ends_in_noise_alone_and_begins_as_before():
     assert bool((ZERO.logsnr(torch.linspace(0.001, 1, 997, dtype=torch.float64)).diff() < 0).all())
 
 
-@pytest.mark.parametrize("target", [V(), Mean(ZERO)], ids=["v", "mean"])
+@pytest.mark.parametrize("target", [V(), PosteriorMean(ZERO)], ids=["v", "mean"])
 def test_targets_say_x0_where_there_is_noise_alone(target):
     """Each finds the image again, at the last step too."""
     x0, eps = torch.randn(2, 5, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -92,21 +92,21 @@ def test_black_and_white_come_back():
         Ancestral(0.0),
         Ancestral(1.0),
         DDIM(1.0),
-        multistep.DPMpp(3),
-        multistep.DPMpp(2, noisy=True),
+        multistep.DPMSolverPP(3),
+        multistep.DPMSolverPP(2, noisy=True),
         multistep.UniPC(2),
-        multistep.Adams(3),
+        multistep.IPNDM(3),
         base.Heun(ZERO, 0.1),
-        base.Corrected(Ancestral(0.0)),
+        base.PredictorCorrector(Ancestral(0.0)),
     ],
-    ids=lambda rule: type(rule).__name__,
+    ids=lambda sampler: type(sampler).__name__,
 )
-def test_every_rule_starts_from_noise_alone(rule):
+def test_every_rule_starts_from_noise_alone(sampler):
     """Finite, black or white, and neither all of the one."""
     points = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     noise = Noise(0, torch.arange(100))
     x = start((1, 4, 4), noise, torch.empty(0))
-    for step in trajectory(FiniteSet(points), rule, sampling.uniform(ZERO, 40), x, noise):
+    for step in trajectory(FiniteSet(points), sampler, sampling.uniform(ZERO, 40), x, noise):
         x = step.x
     means = x.mean((1, 2, 3))
     assert float((means.abs() - 1).abs().max()) < 0.05 and 20 < int((means > 0).sum()) < 80

@@ -22,7 +22,7 @@ def test_stratified_times_are_even():
     assert float(time_samplers.Uniform().draw(noise).sort().values.diff().max()) > 5 / 64
 
 
-@pytest.mark.parametrize("table", [schedules.Cosine(), schedules.linear(1000)], ids=["continuous", "table"])
+@pytest.mark.parametrize("table", [schedules.ContinuousCosine(), schedules.linear(1000)], ids=["continuous", "table"])
 def test_lognormal_levels(table):
     """ln(sigma/alpha) is normal with the mean and deviation asked for (Kolmogorov and Smirnov), within the schedule."""
     draws = time_samplers.LogNormal(-0.8, 1.1)
@@ -38,7 +38,7 @@ def truth(u):
     return 5 * torch.exp(-6 * u) + 0.1
 
 
-def taught(steps=50, images=2000):
+def train_encoder(steps=50, images=2000):
     draws = time_samplers.Importance(steps)
     for batch in torch.arange(images).split(50):
         u = draws.draw(Noise(0, batch))
@@ -52,7 +52,7 @@ def test_importance_is_uniform_until_it_has_seen_every_step():
     u = fresh.draw(noise)
     assert torch.equal(fresh.weight(u), torch.ones_like(u))
     assert float((u.sort().values - torch.arange(1000, **D) / 1000).abs().max()) < 5e-3
-    u = taught().draw(noise)
+    u = train_encoder().draw(noise)
     middle = (torch.arange(50, **D) + 0.5) / 50
     share = torch.histc(u, 50, 0, 1) / 1000
     assert torch.allclose(share, truth(middle) / truth(middle).sum(), atol=6e-3)
@@ -61,19 +61,19 @@ def test_importance_is_uniform_until_it_has_seen_every_step():
 def test_importance_has_no_bias_and_less_variance():
     """The weighted mean is the integral; its spread over draws is far below that of uniform times."""
     want = 5 / 6 * (1 - 2.718281828459045**-6) + 0.1
-    draws = taught()
-    spread = []
+    draws = train_encoder()
+    time_from_uniform = []
     for kind in (draws, time_samplers.Uniform()):
         u = kind.draw(Noise(7, torch.arange(40_000)))
         each = truth(u) * kind.weight(u)
         assert float(each.mean()) == pytest.approx(want, abs=4 * float(each.std()) / 200)
-        spread.append(float(each.std()))
-    assert spread[0] < 0.1 * spread[1]
+        time_from_uniform.append(float(each.std()))
+    assert time_from_uniform[0] < 0.1 * time_from_uniform[1]
 
 
 def test_importance_goes_on_from_its_state():
     """Bit for bit, and the state is a copy."""
-    a, b, noise = taught(), time_samplers.Importance(50), Noise(3, torch.arange(64))
+    a, b, noise = train_encoder(), time_samplers.Importance(50), Noise(3, torch.arange(64))
     b.load({k: v.clone() for k, v in a.state().items()})
     assert torch.equal(a.draw(noise), b.draw(noise))
     b.observe(b.draw(noise), torch.full((64,), 9.0))
@@ -82,7 +82,7 @@ def test_importance_goes_on_from_its_state():
 
 def test_importance_follows_a_loss_that_changes():
     """After the loss of a step falls, it is soon drawn less."""
-    draws = taught()
+    draws = train_encoder()
     u = torch.full((1,), 0.01, **D)
     before = float(draws.weight(u))
     for _ in range(50):

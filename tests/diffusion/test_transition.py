@@ -23,12 +23,12 @@ TABLES = {
 
 def factors(table, k, j):
     """What the package says: factor of x_0, factor of x_t, small variance, large variance over (1 - ...)."""
-    here, there = table.at(k / table.steps), table.at(j / table.steps)
+    level_t, level_s = table.at(k / table.steps), table.at(j / table.steps)
     return (
-        float(posterior_mean(ONE, ZERO, here, there)),
-        float(posterior_mean(ZERO, ONE, here, there)),
-        float(posterior_variance(here, there)),
-        float(posterior_variance(here, there, 1.0)),
+        float(posterior_mean(ONE, ZERO, level_t, level_s)),
+        float(posterior_mean(ZERO, ONE, level_t, level_s)),
+        float(posterior_variance(level_t, level_s)),
+        float(posterior_variance(level_t, level_s, 1.0)),
     )
 
 
@@ -60,12 +60,12 @@ def test_bayes(times, x, x0):
     s, t = sorted(times)
     if t - s < 1e-4:
         return
-    here, there = schedules.Cosine().at(t), schedules.Cosine().at(s)
-    pull, noise = forward(ONE, here, there)
-    precision = pull**2 / noise + 1 / there.sigma**2
-    mean = (pull * x / noise + there.alpha * x0 / there.sigma**2) / precision
-    assert float(posterior_variance(here, there)) == pytest.approx(float(1 / precision), rel=1e-9)
-    got = posterior_mean(torch.tensor(x0, dtype=torch.float64), torch.tensor(x, dtype=torch.float64), here, there)
+    level_t, level_s = schedules.ContinuousCosine().at(t), schedules.ContinuousCosine().at(s)
+    pull, noise = forward(ONE, level_t, level_s)
+    precision = pull**2 / noise + 1 / level_s.sigma**2
+    mean = (pull * x / noise + level_s.alpha * x0 / level_s.sigma**2) / precision
+    assert float(posterior_variance(level_t, level_s)) == pytest.approx(float(1 / precision), rel=1e-9)
+    got = posterior_mean(torch.tensor(x0, dtype=torch.float64), torch.tensor(x, dtype=torch.float64), level_t, level_s)
     assert float(got) == pytest.approx(float(mean), abs=1e-9)
 
 
@@ -74,17 +74,17 @@ def test_bayes(times, x, x0):
 def test_two_forward_steps_are_one(times):
     """q(x_t | x_0) through any s."""
     s, t = sorted(times)
-    here, there = schedules.linear(100).at(t), schedules.linear(100).at(s)
-    pull, noise = forward(ONE, here, there)
-    assert float(pull * there.alpha) == pytest.approx(float(here.alpha), rel=1e-12)
-    assert float(pull**2 * there.sigma**2 + noise) == pytest.approx(float(here.sigma**2), rel=1e-12)
+    level_t, level_s = schedules.linear(100).at(t), schedules.linear(100).at(s)
+    pull, noise = forward(ONE, level_t, level_s)
+    assert float(pull * level_s.alpha) == pytest.approx(float(level_t.alpha), rel=1e-12)
+    assert float(pull**2 * level_s.sigma**2 + noise) == pytest.approx(float(level_t.sigma**2), rel=1e-12)
 
 
 def test_variance_between_small_and_large():
     """The logarithm is interpolated (Nichol and Dhariwal 2021, eq. 15)."""
     table = schedules.linear(1000)
-    here, there = table.at(0.5), table.at(0.499)
-    small, half, large = (float(posterior_variance(here, there, f)) for f in (0.0, 0.5, 1.0))
+    level_t, level_s = table.at(0.5), table.at(0.499)
+    small, half, large = (float(posterior_variance(level_t, level_s, f)) for f in (0.0, 0.5, 1.0))
     assert half == pytest.approx((small * large) ** 0.5, rel=1e-12)
 
 

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_file(args.json, ".json")
     loaded = load_model(args.model)
-    if loaded.model.facts.labels is None:
+    if loaded.model.dataset_info.labels is None:
         raise UserError(f"{args.model} was told no clusters nor classes: fromnoise cluster makes a model that is")
     search = search_of(loaded.model, args.first, args.then, args.keep)
     compute = choose(args.device, args.precision)

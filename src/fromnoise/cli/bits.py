@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     compute.place(model.denoiser)
     measure = Measure(model, compute, args.seed, args.batch)
     pieces: dict[str, Images] = {"held out": data.held_out}
-    if data.fingerprint == model.facts.fingerprint:
+    if data.fingerprint == model.dataset_info.fingerprint:
         pieces["training"] = data.train
     else:
         print("these are not the images that the model was trained on: no training piece")

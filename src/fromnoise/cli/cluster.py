@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fromnoise.cli.common import at_least, write_json
 
 if TYPE_CHECKING:
-    from fromnoise.clustering.fit import Sorted
+    from fromnoise.clustering.fit import ClusteringResult
 
 HELP = "sort images into clusters, and learn a generator for each"
 EPILOG = """the same command again continues. Every key of a recipe can be set as --part.key value: see [cluster] in the
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     return _choose(args, counts)
 
 
-def _sorted(args: argparse.Namespace, count: int, out: Path) -> Sorted:
+def _sorted(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
     from fromnoise import config as recipes
     from fromnoise.cli.train import value
     from fromnoise.clustering.fit import sort
@@ -71,7 +71,7 @@ def _sorted(args: argparse.Namespace, count: int, out: Path) -> Sorted:
     return sort(recipe, out, limit=args.limit, given=args.given, device=args.device, precision=args.precision)
 
 
-def _leave(args: argparse.Namespace, found: Sorted, out: Path) -> int:
+def _leave(args: argparse.Namespace, found: ClusteringResult, out: Path) -> int:
     from fromnoise.clustering import results
 
     if found.signal:
@@ -88,7 +88,7 @@ def _leave(args: argparse.Namespace, found: Sorted, out: Path) -> int:
     return 0
 
 
-def _results(found: Sorted) -> dict[str, Any]:
+def _results(found: ClusteringResult) -> dict[str, Any]:
     from fromnoise.clustering.scores import Scores
 
     results: dict[str, Any] = {"images": len(found.q), "clusters": found.q.shape[1], "rounds": found.rounds}

@@ -41,7 +41,7 @@ def times(flag: str, text: str) -> list[float]:
     return found
 
 
-def data_of(model: Model, spec: str | None, say: Callable[[str], None]) -> Data:
+def data_of(model: Model, spec: str | None, log: Callable[[str], None]) -> Data:
     """Images in the shape that a model draws: of ``spec``, or those of its own recipe, held out as when it trained.
 
     Raises:
@@ -49,10 +49,10 @@ def data_of(model: Model, spec: str | None, say: Callable[[str], None]) -> Data:
     """
     from fromnoise.training.run import open_data
 
-    channels, height, width = model.facts.shape
+    channels, height, width = model.dataset_info.shape
     own = model.recipe.data
-    how = own.model_copy(update={"source": spec or own.source, "size": (height, width), "channels": channels})
-    return open_data(model.recipe.model_copy(update={"data": how}), say)
+    config = own.model_copy(update={"source": spec or own.source, "size": (height, width), "channels": channels})
+    return open_data(model.recipe.model_copy(update={"data": config}), log)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_file(args.json, ".json")
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(line, file=sys.stderr)
 
     if is_run(args.patient):
-        found = doctor.of_run(args.patient, choose(args.device, args.precision), args.count, say)
+        found = doctor.of_run(args.patient, choose(args.device, args.precision), args.count, log)
     else:
-        found = doctor.of_spec(args.patient, args.size, say)
+        found = doctor.of_spec(args.patient, args.size, log)
     for finding in found:
         print(f"{finding.what}\n    {finding.mend}")
     if not found:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from fromnoise.data import Data
     from fromnoise.evaluation.features.extractors import Features
-    from fromnoise.evaluation.sources import Subject
-    from fromnoise.utils.device import Compute
+    from fromnoise.evaluation.sources import ImageSource
+    from fromnoise.utils.device import ComputeConfig
 
 HELP = "judge models or samples against real images: distances, copies, coverage, cost"
 EPILOG = """each SUBJECT is a run folder, a .safetensors file, or samples of any program: a folder, .zip or .npz.
@@ -86,28 +86,28 @@ def run(args: argparse.Namespace) -> int:
     compute = choose(str(accelerator.device) if args.device is None or world > 1 else args.device, args.precision)
     processes = Processes(accelerator.process_index, world, lambda batch: cast("Tensor", accelerator.gather(batch)))
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         if main:
             tqdm.write(line, file=sys.stderr)
 
-    data = resolve.real_images(args.subjects, args.against, args.size, say)
-    how = resolve.Drawing(args.count, args.seed, args.label, args.batch, compute, processes)
-    subjects = resolve.subjects(args.subjects, sweep, data, how, args.size is not None)
+    data = resolve.real_images(args.subjects, args.against, args.size, log)
+    config = resolve.Drawing(args.count, args.seed, args.label, args.batch, compute, processes)
+    subjects = resolve.subjects(args.subjects, sweep, data, config, args.size is not None)
     if not main:  # the others only help to draw
         for subject in subjects:
             for _ in subject.batches():
                 pass
         return 0
-    return _judge(args, data, subjects, compute, out, say)
+    return _judge(args, data, subjects, compute, out, log)
 
 
 def _judge(
     args: argparse.Namespace,
     data: Data,
-    subjects: Sequence[Subject],
-    compute: Compute,
+    subjects: Sequence[ImageSource],
+    compute: ComputeConfig,
     out: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> int:
     """Measure, write, print."""
     from tqdm import tqdm
@@ -117,7 +117,7 @@ def _judge(
     from fromnoise.evaluation.cost import images, seconds
     from fromnoise.evaluation.features.select import choose
     from fromnoise.evaluation.measurement import measure
-    from fromnoise.evaluation.sources import Real
+    from fromnoise.evaluation.sources import RealImages
     from fromnoise.reporting import documents
 
     with tqdm(desc="training the features, once for these images", unit="step", disable=None) as bar:
@@ -126,25 +126,25 @@ def _judge(
             bar.total = total
             bar.update()
 
-        space = choose(args.features, data, compute=compute, log=say, watch=step)
-    reference = Real("training images", data.train)
-    coded = memorization.models(subjects, data, say) if args.bits else {}
+        space = choose(args.features, data, compute=compute, log=log, on_step=step)
+    reference = RealImages("training images", data.train)
+    coded = memorization.models(subjects, data, log) if args.bits else {}
     drawing, measuring = sum(s.seconds() for s in subjects), seconds(subjects, reference, data.held_out, space)
     measuring += memorization.seconds(coded, data, compute, args.bits)
-    say(f"this will take about {page.time(drawing)} of drawing and {page.time(measuring)} of measuring")
+    log(f"this will take about {page.time(drawing)} of drawing and {page.time(measuring)} of measuring")
     interval = 0.2 if sys.stderr.isatty() else 20.0
     total = images(subjects, reference, data.held_out) + memorization.images(coded, data, args.bits)
     with tqdm(total=total, unit="image", mininterval=interval) as bar:
 
-        def watch(name: str, more: int) -> None:
+        def on_step(name: str, more: int) -> None:
             bar.set_description(name, refresh=False)
             bar.update(more)
 
-        found = measure(subjects, reference, data.held_out, space, watch)
-        bits = memorization.all_lengths(coded, data, compute, args.bits, watch)
+        found = measure(subjects, reference, data.held_out, space, on_step)
+        bits = memorization.all_lengths(coded, data, compute, args.bits, on_step)
     told = page.verdicts(found, bits)
     command = shlex.join(["fromnoise", *args.words])
-    around = page.Circumstances(command, args.against or "the images it learned from", _about(space, compute))
+    around = page.Environment(command, args.against or "the images it learned from", _about(space, compute))
     title = f"fromnoise evaluate: {', '.join(args.subjects)}"
     files = documents.write(out, title, page.blocks(found, told, reference, around))
     for path in (out / "page.json", *([args.json] if args.json else [])):
@@ -157,7 +157,7 @@ def _judge(
     return 0
 
 
-def _about(space: Features, compute: Compute) -> tuple[str, ...]:
+def _about(space: Features, compute: ComputeConfig) -> tuple[str, ...]:
     from datetime import date
 
     import torch

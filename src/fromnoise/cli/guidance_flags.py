@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fromnoise.config import SampleRecipe
-    from fromnoise.model import Model, Wrap
-    from fromnoise.utils.device import Compute
+    from fromnoise.config import SamplingConfig
+    from fromnoise.model import Model, Wrapper
+    from fromnoise.utils.device import ComputeConfig
 
 KEYS = ("clip", "guidance", "rescale", "interval", "interval_logsnr", "threshold", "truncation")
 
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--truncation", metavar="Z", type=float, help="bound the numbers that noise is made of: 1 is tame")
 
 
-def wrap(args: argparse.Namespace, model: Model, compute: Compute) -> tuple[Model, Wrap]:
+def wrap(args: argparse.Namespace, model: Model, compute: ComputeConfig) -> tuple[Model, Wrapper]:
     """The guidance that needs other files than the model's own, and the model with the labels that it then heeds.
 
     Raises:
@@ -42,42 +42,42 @@ def wrap(args: argparse.Namespace, model: Model, compute: Compute) -> tuple[Mode
     return model, lambda denoise: by_classifier(by_weak(denoise))
 
 
-def _classifier(args: argparse.Namespace, model: Model, compute: Compute) -> tuple[Model, Wrap]:
+def _classifier(args: argparse.Namespace, model: Model, compute: ComputeConfig) -> tuple[Model, Wrapper]:
     from dataclasses import replace
 
-    from fromnoise.diffusion import ByClassifier
-    from fromnoise.model import unwrapped
+    from fromnoise.diffusion import ClassifierGuidance
+    from fromnoise.model import no_wrapper
     from fromnoise.training import noisy_classifier as guides
     from fromnoise.utils.errors import UserError
 
     if args.classifier is None:
-        return model, unwrapped
+        return model, no_wrapper
     guide = guides.load(args.classifier, model)
     if args.label is None:
         raise UserError("--classifier guides to a label: name one with --label, or all")
     compute.place(guide)
-    heeding = replace(model, facts=replace(model.facts, labels=guide.facts.labels))
-    return heeding, lambda denoise: ByClassifier(denoise, guide, args.classifier_scale)
+    heeding = replace(model, dataset_info=replace(model.dataset_info, labels=guide.dataset_info.labels))
+    return heeding, lambda denoise: ClassifierGuidance(denoise, guide, args.classifier_scale)
 
 
-def _autoguidance(args: argparse.Namespace, model: Model, compute: Compute) -> Wrap:
+def _autoguidance(args: argparse.Namespace, model: Model, compute: ComputeConfig) -> Wrapper:
     from fromnoise.checkpoint import load_model
-    from fromnoise.diffusion import Autoguidance, Untold
-    from fromnoise.model import unwrapped
+    from fromnoise.diffusion import Autoguidance, Unconditional
+    from fromnoise.model import no_wrapper
 
     if args.autoguide is None:
-        return unwrapped
+        return no_wrapper
     weak = load_model(args.autoguide).model
     _check_alike(weak, model, args.autoguide)
     compute.place(weak.denoiser)
-    bad = weak.denoiser if weak.facts.told or _same_clusters(weak, model) else Untold(weak.denoiser)
+    bad = weak.denoiser if weak.dataset_info.told or _same_clusters(weak, model) else Unconditional(weak.denoiser)
     return lambda denoise: Autoguidance(denoise, bad, args.autoguidance)
 
 
 def _same_clusters(weak: Model, model: Model) -> bool:
     import torch
 
-    here, there = model.denoiser.centres, weak.denoiser.centres
+    here, there = model.denoiser.pseudo_labels, weak.denoiser.pseudo_labels
     return here is not None and there is not None and torch.equal(here.place.cpu(), there.place.cpu())
 
 
@@ -88,9 +88,9 @@ def _check_alike(weak: Model, model: Model, name: str) -> None:
 
     t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
     for what, here, there in (
-        ("images", model.facts.shape, weak.facts.shape),
-        ("labels", model.facts.labels, weak.facts.labels),
-        ("attributes", model.facts.attributes, weak.facts.attributes),
+        ("images", model.dataset_info.shape, weak.dataset_info.shape),
+        ("labels", model.dataset_info.labels, weak.dataset_info.labels),
+        ("attributes", model.dataset_info.attributes, weak.dataset_info.attributes),
         ("noise levels", model.schedule.logsnr(t).tolist(), weak.schedule.logsnr(t).tolist()),
     ):
         if here != there:
@@ -100,7 +100,7 @@ def _check_alike(weak: Model, model: Model, name: str) -> None:
             )
 
 
-def settings(own: SampleRecipe, args: argparse.Namespace, *keys: str) -> SampleRecipe:
+def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> SamplingConfig:
     """The recipe's way of sampling with what the flags change: those of guidance, and ``keys``.
 
     Raises:
@@ -130,5 +130,5 @@ def check_labels(args: argparse.Namespace, model: Model) -> None:
     """
     from fromnoise.utils.errors import UserError
 
-    if args.guidance not in (None, 1) and not model.facts.told and model.denoiser.centres is None:
+    if args.guidance not in (None, 1) and not model.dataset_info.told and model.denoiser.pseudo_labels is None:
         raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")

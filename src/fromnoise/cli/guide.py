@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.model).model
     recipe = model.recipe
     own = {"source": args.data or recipe.data.source, "labels": True, "attributes": False}
-    own |= {"size": model.facts.shape[1:], "channels": model.facts.shape[0]}
+    own |= {"size": model.dataset_info.shape[1:], "channels": model.dataset_info.shape[0]}
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=own)})
     data = open_data(recipe, print)
     guide = guides.begin(model, data)

@@ -37,12 +37,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(recipe: Recipe) -> dict[str, object]:
     from fromnoise.config import BUDGETS
-    from fromnoise.data.dataset_info import Facts
+    from fromnoise.data.dataset_info import DatasetInfo
     from fromnoise.model import build
 
     height, width = recipe.data.size or ((8, 8) if recipe.data.source == "digits" else (64, 64))
     channels = recipe.data.channels or (1 if recipe.data.source in ("digits", "mnist", "fashion_mnist") else 3)
-    model = build(recipe, Facts((channels, height, width)), device="meta")
+    model = build(recipe, DatasetInfo((channels, height, width)), device="meta")
     budget = next(f"{getattr(recipe.train, b):,g} {b}" for b in BUDGETS if getattr(recipe.train, b) is not None)
     return {
         "name": recipe.name,

@@ -94,25 +94,29 @@ def run(args: argparse.Namespace) -> int:
         if each is not None:
             check_file(each, ending)
     loaded = load_model(args.model)
-    how = guidance_flags.settings(loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr")
+    config = guidance_flags.settings(
+        loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr"
+    )
     for flag, owners in _OWNERS.items():
-        if getattr(args, flag) is not None and how.rule not in owners:
-            raise UserError(f"--{flag} says nothing to rule {how.rule}: leave it out, or take --rule {owners[0]}")
+        if getattr(args, flag) is not None and config.sampler not in owners:
+            raise UserError(f"--{flag} says nothing to rule {config.sampler}: leave it out, or take --rule {owners[0]}")
     guidance_flags.check_labels(args, loaded.model)
     compute = choose(args.device, args.precision)
     compute.place(loaded.model.denoiser)
     model, wrap = guidance_flags.wrap(args, loaded.model, compute)
     ids = _numbers(args, model)
     count = len(ids)
-    cond(model.facts, args.label, ids)  # an unknown label is told of before the bar is drawn
+    cond(model.dataset_info, args.label, ids)  # an unknown label is told of before the bar is drawn
     size = parsing.size("--size", args.size) if args.size else None
     begun = time.perf_counter()
-    steps = draw(model, how, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size)
-    with tqdm(total=-(-count // args.batch) * (len(model.levels(how)) - 1), unit="step") as bar:
-        drawn = collect(steps, frames=100 if args.gif or args.strip else 0, watch=lambda step: bar.update())
+    steps = draw(
+        model, config, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
+    )
+    with tqdm(total=-(-count // args.batch) * (len(model.levels(config)) - 1), unit="step") as bar:
+        drawn = collect(steps, frames=100 if args.gif or args.strip else 0, on_step=lambda step: bar.update())
     spent = time.perf_counter() - begun
-    labels = drawn.labels if args.label is not None and model.facts.labels is not None else None
-    names = model.facts.labels if args.label == "all" else None
+    labels = drawn.labels if args.label is not None and model.dataset_info.labels is not None else None
+    names = model.dataset_info.labels if args.label == "all" else None
     image_io.save_images(drawn.images, args.out, labels, ids.tolist(), names)
     print(f"{count} pictures in {spent:.1f} s ({spent / count:.3g} s each): {args.out}")
     if args.gif:
@@ -136,7 +140,7 @@ def _numbers(args: argparse.Namespace, model: Model) -> Tensor:
 
     if args.seeds is not None:
         return torch.tensor(parsing.listed("--seeds", args.seeds))
-    each = 8 * len(model.facts.labels) if args.label == "all" and model.facts.labels is not None else 64
+    each = 8 * len(model.dataset_info.labels) if args.label == "all" and model.dataset_info.labels is not None else 64
     count = args.count if args.count is not None else each
     if args.first + count > 2**63 - 1:
         raise UserError(f"--first {args.first} is too large: the numbers of the pictures end at 2^63")

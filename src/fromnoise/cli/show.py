@@ -11,9 +11,9 @@ from fromnoise.cli.common import at_least, data_of, times, write_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from fromnoise.config import SampleRecipe
+    from fromnoise.config import SamplingConfig
     from fromnoise.model import Model
-    from fromnoise.utils.device import Compute
+    from fromnoise.utils.device import ComputeConfig
 
 HELP = "look at data, at the forward process, or at what a model knows on its way"
 EPILOG = """examples:
@@ -104,7 +104,7 @@ def _forward(args: argparse.Namespace) -> Image:
     from fromnoise.model import build
     from fromnoise.pipeline import noised
     from fromnoise.reporting import image_io
-    from fromnoise.training.run import facts, open_data
+    from fromnoise.training.run import dataset_info, open_data
 
     where = Path(args.source)
     is_run = where.is_dir() or where.suffix == ".safetensors"
@@ -113,24 +113,24 @@ def _forward(args: argparse.Namespace) -> Image:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": args.data})})
     data = open_data(recipe, print)
     pixels = data.train.get(order(len(data.train), args.seed, range(min(args.count, len(data.train)))))
-    return image_io.forward_strip(*noised(build(recipe, facts(recipe, data)).schedule, pixels, args.seed))
+    return image_io.forward_strip(*noised(build(recipe, dataset_info(recipe, data)).schedule, pixels, args.seed))
 
 
-def _open(args: argparse.Namespace) -> tuple[Model, SampleRecipe, Compute]:
+def _open(args: argparse.Namespace) -> tuple[Model, SamplingConfig, ComputeConfig]:
     """The model of a run where it is to run, and its way of sampling with the steps that were asked for."""
     from fromnoise.checkpoint import load_model
     from fromnoise.utils.device import choose
 
     model = load_model(args.model).model
-    how = model.recipe.sample
+    config = model.recipe.sample
     steps = getattr(args, "steps", None)
     if steps is not None:
         at_least(("--steps", steps, 1))
-        how = how.model_copy(update={"steps": steps})
-    model.levels(how)  # impossible steps are told of first
+        config = config.model_copy(update={"steps": steps})
+    model.levels(config)  # impossible steps are told of first
     compute = choose(args.device, "fp32")
     compute.place(model.denoiser)
-    return model, how, compute
+    return model, config, compute
 
 
 def _progressive(args: argparse.Namespace) -> Image:
@@ -139,8 +139,8 @@ def _progressive(args: argparse.Namespace) -> Image:
     from fromnoise.pipeline import collect, draw
     from fromnoise.reporting import image_io
 
-    model, how, compute = _open(args)
-    steps = draw(model, how, compute, ids=torch.arange(args.count), seed=args.seed, batch=args.count)
+    model, config, compute = _open(args)
+    steps = draw(model, config, compute, ids=torch.arange(args.count), seed=args.seed, batch=args.count)
     drawn = collect(steps, frames=10, estimates=True)
     return image_io.reverse_strip([*drawn.frames, drawn.images], [*drawn.times, 0.0], columns=11)
 
@@ -152,8 +152,8 @@ def _shared(args: argparse.Namespace) -> Image:
     from fromnoise.reporting import image_io
 
     depths = times("--depths", args.depths)
-    model, how, compute = _open(args)
-    rows = shared(model, how, compute, depths, args.count, args.seed)
+    model, config, compute = _open(args)
+    rows = shared(model, config, compute, depths, args.count, args.seed)
     columns = list(torch.stack(rows, 1))  # a column a sample, a row a depth
     captions = [", ".join(f"t = {t:g}" for t in depths), *[""] * (args.count - 1)]
     return image_io.side_by_side(
@@ -176,7 +176,7 @@ def _rate(args: argparse.Namespace) -> None:
     model, _, compute = _open(args)
     images = data_of(model, args.data, print).held_out
     chosen = torch.as_tensor(order(len(images), args.seed, range(min(args.count, len(images)))))
-    labels = images.labels[chosen] if model.facts.labels is not None and images.labels is not None else None
+    labels = images.labels[chosen] if model.dataset_info.labels is not None and images.labels is not None else None
     measure = Measure(model, compute, args.seed)
     with tqdm(total=measure.code().steps, unit="step") as bar:
         found = rate_and_distortion(measure, images.get(chosen), labels, bar.update)

@@ -80,16 +80,20 @@ def _show(recipe: Any, args: argparse.Namespace) -> int:
     from fromnoise.training.autosize import fit
     from fromnoise.training.cost import estimate
     from fromnoise.training.optim import Budget
-    from fromnoise.training.run import facts, open_data
+    from fromnoise.training.run import dataset_info, open_data
     from fromnoise.utils.device import choose
 
     compute = choose(args.device, args.precision)
     data = open_data(recipe, lambda line: print(f"# {line}", file=sys.stderr))
     if recipe.train.fit:
         recipe = fit(
-            recipe, facts(recipe, data), len(data.train), compute, lambda line: print(f"# {line}", file=sys.stderr)
+            recipe,
+            dataset_info(recipe, data),
+            len(data.train),
+            compute,
+            lambda line: print(f"# {line}", file=sys.stderr),
         )
-    model = build(recipe, facts(recipe, data))
+    model = build(recipe, dataset_info(recipe, data))
     cost = estimate(model, compute)
     if cost.step_seconds < 5:  # then a whole batch is soon tried, and tells more than a few images do
         cost = estimate(model, compute, images=recipe.train.batch // recipe.train.accumulate)

@@ -6,33 +6,35 @@ from collections.abc import Callable
 
 import torch
 
-from fromnoise.checkpoint import Loaded
-from fromnoise.clustering.em import Sorter
+from fromnoise.checkpoint import LoadedModel
+from fromnoise.clustering.em import EStep
 from fromnoise.clustering.results import Assignments
 from fromnoise.data import Data, MemoryImages, order
 from fromnoise.diffusion.likelihood import e_step
-from fromnoise.diffusion.likelihood.code_length import Plan
-from fromnoise.diffusion.likelihood.e_step import Search
+from fromnoise.diffusion.likelihood.code_length import StepProposal
+from fromnoise.diffusion.likelihood.e_step import EStepConfig
 from fromnoise.model import Model
-from fromnoise.utils.device import Compute
+from fromnoise.utils.device import ComputeConfig
 
 
-def search_of(model: Model, first: int | None, then: int | None, keep: int | None) -> Search:
+def search_of(model: Model, first: int | None, then: int | None, keep: int | None) -> EStepConfig:
     """How much each image is looked at: as its recipe says, but for what is given."""
-    how = model.recipe.cluster
-    return Search(
-        how.first if first is None else first, how.then if then is None else then, how.keep if keep is None else keep
+    config = model.recipe.cluster
+    return EStepConfig(
+        config.first if first is None else first,
+        config.then if then is None else then,
+        config.keep if keep is None else keep,
     )
 
 
 def assign(
-    loaded: Loaded,
+    loaded: LoadedModel,
     data: Data,
-    compute: Compute,
-    search: Search,
+    compute: ComputeConfig,
+    search: EStepConfig,
     limit: int | None,
     seed: int,
-    tick: Callable[[int], object] = lambda n: None,
+    on_progress: Callable[[int], object] = lambda n: None,
 ) -> Assignments:
     """The posterior of images under a model that is told clusters or classes.
 
@@ -48,7 +50,7 @@ def assign(
         tick: told how many images more are done.
     """
     model = loaded.model
-    names = model.facts.labels or ()
+    names = model.dataset_info.labels or ()
     parts = [data.train]
     if not set(data.train.rows.tolist()) & set(data.held_out.rows.tolist()):
         parts.append(data.held_out)
@@ -59,10 +61,10 @@ def assign(
     if limit is not None and limit < len(chosen):
         chosen = chosen[order(len(chosen), seed, range(limit)).sort().values]
     images = MemoryImages(pixels, rows=chosen)
-    sorter = Sorter.of(model, len(names), compute, seed)
+    sorter = EStep.of(model, len(names), compute, seed)
     mixture = loaded.progress.get("mixture")
     if mixture and mixture["plan"]:
-        plan = Plan(torch.tensor(mixture["plan"], dtype=torch.float64))
+        plan = StepProposal(torch.tensor(mixture["plan"], dtype=torch.float64))
     else:
         plan = sorter.plan(images, model.recipe.cluster.finest)
     even = [1 / len(names)] * len(names)
@@ -70,5 +72,5 @@ def assign(
     q = torch.empty(len(images), len(names), dtype=torch.float64)
     for ids, found in sorter.compare(images, plan, search):
         q[ids] = e_step.posterior(found.nats, shares, model.recipe.cluster.temperature_last if mixture else 1.0)
-        tick(len(ids))
+        on_progress(len(ids))
     return Assignments(rows[chosen], q, names, labels[chosen] if labels is not None else None, data.labels)

@@ -1,7 +1,7 @@
 """The loop of expectation and maximisation: a trainer whose images are told clusters, and whose clusters it revises.
 
 The M-step is plain training: each image is told a cluster drawn from its q. At a few points of the budget an E-step
-compares the averaged model's bounds and makes q anew. All that changes is in ``State`` and the trainer's own state.
+compares the averaged model's bounds and makes q anew. All that changes is in ``EMState`` and the trainer's own state.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.split_merge import Belief, exchange, revive
-from fromnoise.config import ClusterRecipe
+from fromnoise.clustering.split_merge import Responsibilities, exchange, revive
+from fromnoise.config import ClusteringConfig
 from fromnoise.data import Images, to_unit
 from fromnoise.diffusion.likelihood import e_step
-from fromnoise.diffusion.likelihood.code_length import Bound, Plan
-from fromnoise.diffusion.likelihood.e_step import Comparison, Search
-from fromnoise.diffusion.rng import Draw, Noise
+from fromnoise.diffusion.likelihood.code_length import ELBO, StepProposal
+from fromnoise.diffusion.likelihood.e_step import Comparison, EStepConfig
+from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.evaluation.likelihood import Measure
 from fromnoise.evaluation.metrics.frechet import Estimate
 from fromnoise.model import Model
-from fromnoise.training.trainer import Report, Trainer
-from fromnoise.utils.device import Compute
+from fromnoise.training.trainer import StepReport, Trainer
+from fromnoise.utils.device import ComputeConfig
 
 _ROWS = 640  # of the network's batch in an E-step
 _PILOT, _PILOT_STEPS = 32, 24  # images and steps that show where the clusters differ
 
 
 @dataclass
-class State:
+class EMState:
     """What EM believes.
 
     Attributes:
@@ -54,10 +54,10 @@ class State:
     seen: Tensor
 
     @staticmethod
-    def begin(q: Tensor, how: ClusterRecipe) -> State:
+    def begin(q: Tensor, config: ClusteringConfig) -> EMState:
         """From a first q."""
-        nothing, shares = torch.empty(0, dtype=torch.float64), e_step.shares(q, how.concentration)
-        return State(q, shares, 0, nothing, nothing, q.argmax(1), q[:0], witness(q, how.trust))
+        nothing, shares = torch.empty(0, dtype=torch.float64), e_step.shares(q, config.concentration)
+        return EMState(q, shares, 0, nothing, nothing, q.argmax(1), q[:0], witness(q, config.trust))
 
     def tensors(self) -> dict[str, Tensor]:
         """For a file."""
@@ -118,7 +118,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Sorter:
+class EStep:
     """A model as a judge of whose an image is.
 
     Attributes:
@@ -128,28 +128,28 @@ class Sorter:
         seed: of the noise.
     """
 
-    code: Bound
+    code: ELBO
     clusters: int
-    compute: Compute
+    compute: ComputeConfig
     seed: int
 
     @staticmethod
-    def of(model: Model, clusters: int, compute: Compute, seed: int) -> Sorter:
+    def of(model: Model, clusters: int, compute: ComputeConfig, seed: int) -> EStep:
         """By a model, which is told its clusters as classes."""
-        return Sorter(Measure(model, compute, seed).code(), clusters, compute, seed)
+        return EStep(Measure(model, compute, seed).code(), clusters, compute, seed)
 
-    def plan(self, images: Images, finest: float) -> Plan:
+    def plan(self, images: Images, finest: float) -> StepProposal:
         """Where to look, from a few images under other noise; steps up to time ``finest`` are left out."""
         steps = self.code.steps
-        allowed = Plan.uniform(steps).only(torch.arange(1, steps + 1) > finest * steps)
+        allowed = StepProposal.uniform(steps).only(torch.arange(1, steps + 1) > finest * steps)
         ids = torch.linspace(0, len(images) - 1, min(_PILOT, len(images))).long()
         with torch.inference_mode(), self.compute.autocast():
-            return e_step.where_they_differ(
+            return e_step.difference_proposal(
                 self.code, self._unit(images, ids), Noise(self.seed + 1, ids), self.clusters, allowed, _PILOT_STEPS
             )
 
     def compare(
-        self, images: Images, plan: Plan, search: Search, first: int = 0, seen: Tensor | None = None
+        self, images: Images, plan: StepProposal, search: EStepConfig, first: int = 0, seen: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Comparison]]:
         """Every cluster's bound of images, batch after batch, with their numbers.
 
@@ -186,28 +186,28 @@ class EM:
             given: clusters that are known and stay, int64 (N,); -1 where unknown.
         """
         self.trainer, self.given = trainer, given
-        self.how = trainer.model.recipe.cluster
+        self.config = trainer.model.recipe.cluster
         self.images = trainer.data.train
-        self.state = State.begin(self._respected(q), self.how)
+        self.state = EMState.begin(self._respected(q), self.config)
         self._stopped = False
         self._tell()
 
     @property
-    def search(self) -> Search:
+    def search(self) -> EStepConfig:
         """How much an image is looked at in an E-step."""
-        return Search(self.how.first, self.how.then, self.how.keep, self.how.sure)
+        return EStepConfig(self.config.first, self.config.then, self.config.keep, self.config.sure)
 
     @property
     def finished(self) -> bool:
         """Whether budget and rounds are used."""
-        return self.trainer.fraction >= 1 and self.state.rounds >= self.how.rounds
+        return self.trainer.fraction >= 1 and self.state.rounds >= self.config.rounds
 
     def stop(self) -> None:
         """End the loop soon."""
         self._stopped = True
         self.trainer.stop()
 
-    def run(self, tick: Callable[[float], object] = lambda share: None) -> Iterator[Report | Round]:
+    def run(self, on_progress: Callable[[float], object] = lambda share: None) -> Iterator[StepReport | Round]:
         """Go on until the budget is used or ``stop`` was called.
 
         Args:
@@ -216,7 +216,7 @@ class EM:
         steps = self.trainer.run()
         while not self._stopped:
             while self._due() and not self._stopped:
-                found = self.expect(tick)
+                found = self.expect(on_progress)
                 if found is not None:
                     yield found
             report = next(steps, None) if not self._stopped else None
@@ -226,31 +226,31 @@ class EM:
 
     def _due(self) -> bool:
         """Whether the budget has reached the next E-step: the last is at its end."""
-        done, rounds = self.state.rounds, self.how.rounds
+        done, rounds = self.state.rounds, self.config.rounds
         if done >= rounds:
             return False
-        apart = (1 - self.how.warmup) / max(1, rounds - 1)
-        return self.trainer.fraction >= (1.0 if done == rounds - 1 else self.how.warmup + apart * done)
+        apart = (1 - self.config.warmup) / max(1, rounds - 1)
+        return self.trainer.fraction >= (1.0 if done == rounds - 1 else self.config.warmup + apart * done)
 
     def temperature(self, number: int) -> float:
         """Of E-step ``number``, from 1: from the first to the last in equal ratios."""
-        part = (number - 1) / max(1, self.how.rounds - 1)
-        return self.how.temperature ** (1 - part) * self.how.temperature_last**part
+        part = (number - 1) / max(1, self.config.rounds - 1)
+        return self.config.temperature ** (1 - part) * self.config.temperature_last**part
 
-    def sorter(self) -> Sorter:
+    def sorter(self) -> EStep:
         """The averaged model as it is now."""
         self.trainer.refresh()
         model = replace(self.trainer.model, denoiser=self.trainer.averaged)
-        return Sorter.of(model, self.how.count, self.trainer.compute, self.trainer.recipe.seed)
+        return EStep.of(model, self.config.count, self.trainer.compute, self.trainer.recipe.seed)
 
-    def expect(self, tick: Callable[[float], object] = lambda share: None) -> Round | None:
+    def expect(self, on_progress: Callable[[float], object] = lambda share: None) -> Round | None:
         """The E-step, and the M-step of the shares; None if it was stopped, to go on from where it was."""
         state, sorter = self.state, self.sorter()
         if not len(state.plan):
-            state.plan = sorter.plan(self.images, self.how.finest).probability
-        for _, found in sorter.compare(self.images, Plan(state.plan), self.search, len(state.nats), state.seen):
+            state.plan = sorter.plan(self.images, self.config.finest).probability
+        for _, found in sorter.compare(self.images, StepProposal(state.plan), self.search, len(state.nats), state.seen):
             state.nats = torch.cat([state.nats, found.nats])
-            tick(len(state.nats) / len(state.q))
+            on_progress(len(state.nats) / len(state.q))
             if self._stopped:
                 return None
         nats, number = state.nats + state.seen, state.rounds + 1
@@ -260,39 +260,41 @@ class EM:
         change = Estimate.of(bounds - state.bounds) if len(state.bounds) else None
         moved = float((q.argmax(1) != state.q.argmax(1)).double().mean())
         sure = float(q.amax(1).mean())
-        belief = Belief(q, state.seen)
-        revived, exchanged = self._mended(belief, nats) if number < self.how.rounds else ((), ())
+        belief = Responsibilities(q, state.seen)
+        revived, exchanged = self._mended(belief, nats) if number < self.config.rounds else ((), ())
         q = self._respected(belief.q)
-        shares = e_step.shares(q, self.how.concentration)
-        self.state = State(q, shares, number, state.plan, bounds, state.start, nats[:0], belief.seen)
+        shares = e_step.shares(q, self.config.concentration)
+        self.state = EMState(q, shares, number, state.plan, bounds, state.start, nats[:0], belief.seen)
         self._tell()
         step, told = self.trainer.progress.step, tuple(shares.tolist())
         return Round(number, step, temperature, Estimate.of(bounds), change, moved, sure, told, revived, exchanged)
 
     def assign(self, images: Images) -> Tensor:
         """The posterior of other images by the model alone, float64 (M, Q)."""
-        told = self.sorter().compare(images, Plan(self.state.plan), self.search)
-        temperature = self.how.temperature_last
+        told = self.sorter().compare(images, StepProposal(self.state.plan), self.search)
+        temperature = self.config.temperature_last
         return torch.cat([e_step.posterior(c.nats, self.state.shares, temperature) for _, c in told])
 
     def _respected(self, q: Tensor) -> Tensor:
         return q if self.given is None else respected(q, self.given)
 
-    def _mended(self, belief: Belief, nats: Tensor) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
+    def _mended(
+        self, belief: Responsibilities, nats: Tensor
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
         """Empty clusters begun anew, and exchanges; never of those whose labels are given."""
         fixed = set() if self.given is None else set(self.given[self.given >= 0].tolist())
-        seed, how = self.trainer.recipe.seed, self.how
-        return revive(belief, self.images, how.least, seed), exchange(
-            belief, nats, self.images, how.exchange, how.trust, fixed, seed
+        seed, config = self.trainer.recipe.seed, self.config
+        return revive(belief, self.images, config.least, seed), exchange(
+            belief, nats, self.images, config.exchange, config.trust, fixed, seed
         )
 
     def _tell(self) -> None:
         """Draw the cluster that each image is told until the next E-step."""
         ids = torch.arange(len(self.state.q))
-        u = Noise(self.trainer.recipe.seed, ids).uniform(Draw.CLUSTER, self.state.rounds)
+        u = Noise(self.trainer.recipe.seed, ids).uniform(Stream.CLUSTER, self.state.rounds)
         told = torch.searchsorted(self.state.q.cumsum(1).contiguous(), u[:, None]).flatten()
         assert self.images.labels is not None
-        self.images.labels.copy_(told.clamp(max=self.how.count - 1))
+        self.images.labels.copy_(told.clamp(max=self.config.count - 1))
 
     # ---- state
 
@@ -302,5 +304,5 @@ class EM:
 
     def resume(self, tensors: dict[str, Tensor], rounds: int) -> None:
         """Go on from ``tensors`` after so many E-steps; the trainer has its own part already."""
-        self.state = State(rounds=rounds, **{k: tensors[f"em.{k}"].clone() for k in self.state.tensors()})
+        self.state = EMState(rounds=rounds, **{k: tensors[f"em.{k}"].clone() for k in self.state.tensors()})
         self._tell()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.clustering.baselines import kmeans
-from fromnoise.data import Images, Stream, to_unit
-from fromnoise.utils.device import Compute
+from fromnoise.data import BatchStream, Images, to_unit
+from fromnoise.utils.device import ComputeConfig
 
 SIZE = 128
 """Features of an image."""
@@ -97,7 +97,7 @@ class Hints:
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncoderOutput:
     """What an encoder says of images.
 
     Attributes:
@@ -112,7 +112,7 @@ class Seen:
 def learn(
     encoder: Encoder,
     images: Images,
-    compute: Compute,
+    compute: ComputeConfig,
     *,
     steps: int,
     batch: int,
@@ -134,7 +134,7 @@ def learn(
     """
     compute.place(encoder).train()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr, weight_decay=1e-3)
-    stream = Stream(images, seed)
+    stream = BatchStream(images, seed)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50, 2 * (1 - step / steps))
@@ -191,7 +191,7 @@ def moved(x: Tensor, strength: float) -> Tensor:
 
 
 @torch.inference_mode()
-def see(encoder: Encoder, images: Images, compute: Compute) -> Seen:
+def see(encoder: Encoder, images: Images, compute: ComputeConfig) -> EncoderOutput:
     """Features and clusters of all images."""
     best, features, said = int(encoder.information.argmax()), [], []
     for ids in torch.arange(len(images)).split(_EVALUATE):
@@ -199,4 +199,4 @@ def see(encoder: Encoder, images: Images, compute: Compute) -> Seen:
         seen, coarse, _ = encoder(x)
         features.append(seen.cpu())
         said.append(coarse[:, best].cpu().double())
-    return Seen(torch.cat(features), torch.cat(said))
+    return EncoderOutput(torch.cat(features), torch.cat(said))

@@ -21,17 +21,17 @@ from fromnoise.clustering.em import EM, Round, respected
 from fromnoise.clustering.init import begin
 from fromnoise.config import Recipe
 from fromnoise.data import Data, Images, MemoryImages, order
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
-from fromnoise.training.previews import Gallery
+from fromnoise.training.previews import Previews
 from fromnoise.training.run import open_data, signals, status
-from fromnoise.training.run_dir import RunFolder
+from fromnoise.training.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import Compute, choose
+from fromnoise.utils.device import ComputeConfig, choose
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Sorted:
+class ClusteringResult:
     """What a run found.
 
     Attributes:
@@ -75,18 +75,18 @@ class Sorted:
     rest: Tensor | None
     start: Tensor
     rounds: list[dict[str, Any]]
-    compute: Compute
+    compute: ComputeConfig
     signal: int
 
 
-def prepare(recipe: Recipe, limit: int | None, say: Say) -> Task:
+def prepare(recipe: Recipe, limit: int | None, log: Log) -> Task:
     """The images of a recipe: all that are learned from, or so many of them.
 
     Raises:
         UserError: as ``data.load``; there are fewer images than clusters.
     """
     plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": False})})
-    data = open_data(plain, say)
+    data = open_data(plain, log)
     images = data.train
     chosen = torch.arange(len(images))
     if limit is not None and limit < len(images):
@@ -116,7 +116,7 @@ def fitted(recipe: Recipe, task: Task) -> Recipe:
 def model_of(recipe: Recipe, task: Task, names: tuple[str, ...] | None = None) -> Model:
     """A fresh model that is told clusters, called by number unless they have names."""
     names = names or tuple(map(str, range(recipe.cluster.count)))
-    return build(recipe, Facts(task.data.shape, names, task.data.fingerprint))
+    return build(recipe, DatasetInfo(task.data.shape, names, task.data.fingerprint))
 
 
 def sort(
@@ -128,7 +128,7 @@ def sort(
     first: Tensor | None = None,
     device: str | None = None,
     precision: str = "auto",
-) -> Sorted:
+) -> ClusteringResult:
     """Sort a set into clusters in a run folder, going on from where it was left.
 
     Args:
@@ -143,42 +143,42 @@ def sort(
     Raises:
         UserError: a mistake of the user's, told in one line.
     """
-    folder = RunFolder(out)
+    folder = RunDir(out)
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
         folder.log(line)
 
     compute = choose(device, precision)
-    task = prepare(recipe, limit, say)
+    task = prepare(recipe, limit, log)
     recipe = fitted(recipe, task)
     folder.check(recipe)
     table, names = read_given(given, task, recipe.cluster.count) if given else ({}, None)
     known = known_of(task.index, table) if given else None
     model = model_of(recipe, task, names)
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
-    trainer = Trainer(model, task.data, compute, accelerator, folder.load_state, say)
+    trainer = Trainer(model, task.data, compute, accelerator, folder.load_state, log)
     folder.open(recipe)
-    say(
+    log(
         f"{len(task.index):,} images into {recipe.cluster.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
     )
-    em, rounds = _begun(trainer, folder, compute, known, first, say)
+    em, rounds = _begun(trainer, folder, compute, known, first, log)
     with signals(em.stop) as caught:
-        _loop(em, rounds, folder, say)
+        _loop(em, rounds, folder, log)
     if not em.finished:
-        say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
+        log(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
     rest = None
     if task.rest is not None and em.finished:
         rest = respected(em.assign(task.rest[0]), known_of(task.rest[1], table))
     trainer.refresh()
     final = replace(model, denoiser=trainer.averaged)
-    return Sorted(task, final, em.state.q, rest, em.state.start, rounds, compute, number)
+    return ClusteringResult(task, final, em.state.q, rest, em.state.start, rounds, compute, number)
 
 
 def _begun(
-    trainer: Trainer, folder: RunFolder, compute: Compute, given: Tensor | None, first: Tensor | None, say: Say
+    trainer: Trainer, folder: RunDir, compute: ComputeConfig, given: Tensor | None, first: Tensor | None, log: Log
 ) -> tuple[EM, list[dict[str, Any]]]:
     """The loop as it was left, or with a first q; and what its rounds found."""
     recipe, images = trainer.model.recipe, trainer.data.train
@@ -186,14 +186,14 @@ def _begun(
     if state is not None:
         tensors, header = state
         _, was = checkpoint.understand(header)
-        now = trainer.model.facts
+        now = trainer.model.dataset_info
         if (was.shape, was.fingerprint, len(tensors["em.q"])) != (now.shape, now.fingerprint, len(images)):
             raise UserError(f"{folder.path} sorts other images: choose another --out")
         trainer.resume(tensors, header)
         em = EM(trainer, tensors["em.q"], given)
         em.resume(tensors, header["em"]["done"])
         folder.truncate_reports(trainer.progress.step)
-        say(f"going on from step {trainer.progress.step:,}")
+        log(f"going on from step {trainer.progress.step:,}")
         return em, header["em"]["rounds"]
     began = time.monotonic()
     if first is None:
@@ -218,7 +218,7 @@ def aligned(q: Tensor, given: Tensor) -> Tensor:
     return q[:, torch.from_numpy(columns)[torch.from_numpy(rows).argsort()]]
 
 
-def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunFolder, say: Say) -> None:
+def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> None:
     trainer = em.trainer
     recipe, waiting, saved = trainer.recipe, [], time.monotonic()
 
@@ -227,7 +227,7 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunFolder, say: Say) -> 
         waiting.clear()
         tensors, header = trainer.state()
         header |= {"em": {"done": em.state.rounds, "rounds": rounds}}
-        header |= checkpoint.describe(trainer.model.recipe, trainer.model.facts)
+        header |= checkpoint.describe(trainer.model.recipe, trainer.model.dataset_info)
         folder.save_state(trainer.progress.step, tensors | em.tensors(), header)
         beliefs = {"shares": em.state.shares.tolist(), "plan": em.state.plan.tolist()}
         checkpoint.save_model(
@@ -236,21 +236,21 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunFolder, say: Say) -> 
         write_atomic(folder.path / "rounds.json", (json.dumps(rounds, indent=1) + "\n").encode())
 
     if trainer.progress.step == 0 and not em.state.rounds:
-        Gallery(folder, trainer.compute).data(trainer.model, trainer.data)
+        Previews(folder, trainer.compute).data(trainer.model, trainer.data)
         save()
     with _bar("") as bar:
 
-        def tick(share: float) -> None:
+        def on_progress(share: float) -> None:
             nonlocal saved
             bar.set_description_str(f"E-step {share:.0%}")
             if time.monotonic() - saved > recipe.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
 
-        for found in em.run(tick):
+        for found in em.run(on_progress):
             if isinstance(found, Round):
                 rounds.append(found.line())
-                say(told(found))
+                log(told(found))
                 save()
                 saved = time.monotonic()
                 continue

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.em import Sorter
-from fromnoise.clustering.fit import Sorted
+from fromnoise.clustering.em import EStep
+from fromnoise.clustering.fit import ClusteringResult
 from fromnoise.data import Images, MemoryImages
 from fromnoise.diffusion.likelihood import e_step
-from fromnoise.diffusion.likelihood.code_length import Plan
-from fromnoise.diffusion.likelihood.e_step import Search
+from fromnoise.diffusion.likelihood.code_length import StepProposal
+from fromnoise.diffusion.likelihood.e_step import EStepConfig
 from fromnoise.evaluation.metrics.frechet import Estimate
 
 _IMAGES = 500  # held out, at most
 _STEPS = 16  # of the bound: the same for every model
 
 
-def bounds(sorter: Sorter, images: Images, shares: Tensor, search: Search, plan: Plan) -> Tensor:
+def bounds(sorter: EStep, images: Images, shares: Tensor, search: EStepConfig, plan: StepProposal) -> Tensor:
     """F of each image under its posterior, nats, float64 (N,).
 
     Args:
@@ -33,16 +33,16 @@ def bounds(sorter: Sorter, images: Images, shares: Tensor, search: Search, plan:
     return out
 
 
-def held_out(found: Sorted) -> Tensor:
+def held_out(found: ClusteringResult) -> Tensor:
     """F of held-out images, with the steps and the noise that every model is measured by, float64 (N,)."""
     images = found.task.data.held_out
     ids = torch.linspace(0, len(images) - 1, min(_IMAGES, len(images))).long()
-    how = found.model.recipe.cluster
-    sorter = Sorter.of(found.model, how.count, found.compute, found.model.recipe.train.seed)
+    config = found.model.recipe.cluster
+    sorter = EStep.of(found.model, config.count, found.compute, found.model.recipe.train.seed)
     steps = sorter.code.steps
-    plan = Plan.uniform(steps).only(torch.arange(1, steps + 1) > how.finest * steps)
-    shares = e_step.shares(found.q, how.concentration)
-    return bounds(sorter, MemoryImages(images.get(ids)), shares, Search(_STEPS, 0, how.count), plan)
+    plan = StepProposal.uniform(steps).only(torch.arange(1, steps + 1) > config.finest * steps)
+    shares = e_step.shares(found.q, config.concentration)
+    return bounds(sorter, MemoryImages(images.get(ids)), shares, EStepConfig(_STEPS, 0, config.count), plan)
 
 
 def best(tried: dict[int, Tensor]) -> int:

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from fromnoise.clustering.baselines import components, flat
-from fromnoise.clustering.fit import Sorted
+from fromnoise.clustering.fit import ClusteringResult
 from fromnoise.clustering.scores import Scores, majority
 from fromnoise.data import Images
 from fromnoise.pipeline import collect, draw
@@ -82,7 +82,7 @@ class Assignments:
         write_atomic(path, self.parquet() if path.suffix == ".parquet" else self.csv())
 
 
-def assignments(found: Sorted) -> Assignments:
+def assignments(found: ClusteringResult) -> Assignments:
     """Of a finished run, in the order of the set."""
     task = found.task
     index, q, labels = task.index, found.q, task.labels
@@ -90,10 +90,10 @@ def assignments(found: Sorted) -> Assignments:
         order = torch.cat([index, task.rest[1]]).argsort()
         index, q = torch.cat([index, task.rest[1]])[order], torch.cat([q, found.rest])[order]
         labels = torch.cat([labels, task.rest[2]])[order] if labels is not None and task.rest[2] is not None else None
-    return Assignments(index, q, found.model.facts.labels or (), labels, task.names)
+    return Assignments(index, q, found.model.dataset_info.labels or (), labels, task.names)
 
 
-def leave(found: Sorted, out: Path, command: str) -> list[Path]:
+def leave(found: ClusteringResult, out: Path, command: str) -> list[Path]:
     """Write the assignments and the page of a run.
 
     Args:
@@ -119,7 +119,7 @@ def leave(found: Sorted, out: Path, command: str) -> list[Path]:
         Heading("Clusters"),
         Picture(
             "clusters",
-            gallery(found),
+            previews(found),
             "a row a cluster: the images that it is most sure of, its least sure ones, samples, its mean",
         ),
         Table(
@@ -138,7 +138,7 @@ def leave(found: Sorted, out: Path, command: str) -> list[Path]:
     return [*paths, *write(out, "clusters", blocks), out / "bound.png"]
 
 
-def scores(found: Sorted) -> list[Block]:
+def scores(found: ClusteringResult) -> list[Block]:
     """Agreement with the labels, of the first sorting and of the last; nothing without labels."""
     labels = found.task.labels
     if labels is None:
@@ -194,10 +194,10 @@ def rounds(lines: Sequence[dict[str, Any]]) -> Table:
 # ---- pictures
 
 
-def gallery(found: Sorted) -> Image:
+def previews(found: ClusteringResult) -> Image:
     """Four blocks side by side, a row a cluster in each."""
     sure, which = found.q.max(1)
-    images, names = found.task.data.train, found.model.facts.labels or ()
+    images, names = found.task.data.train, found.model.dataset_info.labels or ()
     most, least, means = [], [], []
     for k in range(len(names)):
         members = (which == k).nonzero().flatten()
@@ -214,9 +214,9 @@ def gallery(found: Sorted) -> Image:
     return image_io.side_by_side(panels)
 
 
-def samples(found: Sorted, each: int) -> Tensor:
+def samples(found: ClusteringResult, each: int) -> Tensor:
     """Drawn pictures, uint8 (Q each, C, H, W), cluster after cluster."""
-    clusters = len(found.model.facts.labels or ())
+    clusters = len(found.model.dataset_info.labels or ())
     made = collect(
         draw(found.model, found.model.recipe.sample, found.compute, ids=torch.arange(each * clusters), label="all")
     )
@@ -239,7 +239,7 @@ def _mean(images: Images, ids: Tensor) -> Tensor:
     return (total / len(ids)).round().to(torch.uint8)
 
 
-def map_of(found: Sorted) -> Image:
+def map_of(found: ClusteringResult) -> Image:
     """Images as points of the plane, neighbours near each other (van der Maaten and Hinton 2008)."""
     from PIL.Image import open as read
     from sklearn.manifold import TSNE
@@ -250,7 +250,7 @@ def map_of(found: Sorted) -> Image:
     plane = TSNE(2, perplexity=away, init="pca", random_state=0).fit_transform(points)
     made, (axes,) = plots.figure(width=7, height=6)
     which = found.q[picked].argmax(1).numpy()
-    for k, name in enumerate(found.model.facts.labels or ()):
+    for k, name in enumerate(found.model.dataset_info.labels or ()):
         mine = np.flatnonzero(which == k)
         if len(mine):
             axes.scatter(*plane[mine].T, s=6, label=name)

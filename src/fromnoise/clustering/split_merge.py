@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.clustering.baselines import components, flat, gaussians, kmeans
-from fromnoise.clustering.init import believed
+from fromnoise.clustering.init import one_hot_responsibilities
 from fromnoise.data import Images
 
 _ALIKE = 0.25  # of all pairs of clusters, those nearest to each other may be joined
@@ -23,12 +23,12 @@ _COMPONENTS = 10
 
 
 @dataclass
-class Belief:
+class Responsibilities:
     """What may be moved.
 
     Attributes:
         q: probabilities of each image's clusters, float64 (N, Q).
-        seen: as ``em.State``, (N, Q).
+        seen: as ``em.EMState``, (N, Q).
     """
 
     q: Tensor
@@ -37,11 +37,11 @@ class Belief:
     def give(self, cluster: int, images: Tensor, of: int) -> None:
         """Let ``cluster`` be these images ``of`` another: what was first seen does not tell the two apart."""
         clusters = self.q.shape[1]
-        self.q = self.q.index_copy(0, images, believed(torch.full((len(images),), cluster), clusters))
+        self.q = self.q.index_copy(0, images, one_hot_responsibilities(torch.full((len(images),), cluster), clusters))
         self.seen = self.seen.index_copy(1, torch.tensor([cluster]), self.seen[:, of : of + 1])
 
 
-def revive(belief: Belief, images: Images, least: float, seed: int) -> tuple[int, ...]:
+def revive(belief: Responsibilities, images: Images, least: float, seed: int) -> tuple[int, ...]:
     """Give each empty cluster one half of the largest, as 2-means on its principal components cuts it.
 
     Args:
@@ -69,7 +69,7 @@ def revive(belief: Belief, images: Images, least: float, seed: int) -> tuple[int
 
 
 def exchange(
-    belief: Belief, nats: Tensor, images: Images, share: float, trust: float, fixed: set[int], seed: int
+    belief: Responsibilities, nats: Tensor, images: Images, share: float, trust: float, fixed: set[int], seed: int
 ) -> tuple[tuple[int, int, int], ...]:
     """Where two clusters that look alike are together smaller than the largest: join them, and cut that in two.
 
@@ -143,7 +143,7 @@ def distances(nats: Tensor, which: Tensor, sizes: Tensor) -> Tensor:
     return out.masked_fill(empty, torch.inf)
 
 
-def _join(belief: Belief, a: int, b: int, trust: float) -> None:
+def _join(belief: Responsibilities, a: int, b: int, trust: float) -> None:
     """Let a be a and b: probabilities add up, and p(s | a or b) is the mean by their shares."""
     q, seen = belief.q.clone(), belief.seen.clone()
     shares = q[:, [a, b]].mean(0)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from fromnoise.config.sections import (
-    ClusterRecipe,
-    DataRecipe,
-    DiffusionRecipe,
-    EmaRecipe,
-    JudgeRecipe,
-    LossRecipe,
-    NetworkRecipe,
+    ClusteringConfig,
+    DataConfig,
+    DiffusionConfig,
+    EMAConfig,
+    EvaluationConfig,
+    LossConfig,
+    NetworkConfig,
     Part,
-    SampleRecipe,
-    TrainRecipe,
+    SamplingConfig,
+    TrainConfig,
 )
 
 BUDGETS = ("steps", "epochs", "images", "minutes")
@@ -32,15 +32,15 @@ class Recipe(Part):
     """what training takes, and who measured it"""
     quality: str = ""
     """what comes out, and who measured it"""
-    data: DataRecipe = DataRecipe()
-    network: NetworkRecipe = NetworkRecipe()
-    diffusion: DiffusionRecipe = DiffusionRecipe()
-    loss: LossRecipe = LossRecipe()
-    train: TrainRecipe = TrainRecipe(steps=10_000)
-    ema: EmaRecipe = EmaRecipe()
-    sample: SampleRecipe = SampleRecipe()
-    judge: JudgeRecipe = JudgeRecipe()
-    cluster: ClusterRecipe = ClusterRecipe()
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig(steps=10_000)
+    ema: EMAConfig = EMAConfig()
+    sample: SamplingConfig = SamplingConfig()
+    judge: EvaluationConfig = EvaluationConfig()
+    cluster: ClusteringConfig = ClusteringConfig()
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:

@@ -32,7 +32,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
 
-class DataRecipe(Part):
+class DataConfig(Part):
     """What is learned."""
 
     source: str = "digits"
@@ -57,7 +57,7 @@ class DataRecipe(Part):
     """a set larger than this as uint8 is decoded while training"""
 
 
-class NetworkRecipe(Part):
+class NetworkConfig(Part):
     """What learns it."""
 
     kind: Literal["unet", "pulfer", "simple"] = "unet"
@@ -98,7 +98,7 @@ class NetworkRecipe(Part):
     """start the last convolution of each block, of attention and of the network at zero"""
 
 
-class DiffusionRecipe(Part):
+class DiffusionConfig(Part):
     """The noise, and what the network says of it."""
 
     schedule: Literal["linear", "cosine", "sigmoid", "cosine-continuous"] = "linear"
@@ -121,7 +121,7 @@ class DiffusionRecipe(Part):
     """the network also says the variance of each reverse step; trained by weighting hybrid or bound"""
 
 
-class LossRecipe(Part):
+class LossConfig(Part):
     """What is minimised."""
 
     metric: Literal["mse", "mae", "huber"] = "mse"
@@ -146,7 +146,7 @@ class LossRecipe(Part):
     """share of labels hidden from a conditional model"""
 
 
-class TrainRecipe(Part):
+class TrainConfig(Part):
     """How it is minimised. Exactly one of steps, epochs, images, minutes is the budget."""
 
     steps: Count | None = None
@@ -195,7 +195,7 @@ class TrainRecipe(Part):
     """steps between two checkpoints, as well"""
 
 
-class EmaRecipe(Part):
+class EMAConfig(Part):
     """Moving averages of the weights.
 
     The first, of decays and then widths, is the one that samples; none: the raw weights.
@@ -209,7 +209,7 @@ class EmaRecipe(Part):
     """in place of averages keep the weights at the end of the epoch whose mean loss was least, as the tutorial does"""
 
     @model_validator(mode="after")
-    def _agree(self) -> EmaRecipe:
+    def _agree(self) -> EMAConfig:
         if self.best_epoch and (self.decays or self.widths):
             raise ValueError(
                 "ema.best_epoch stands in place of averages: set it false, or ema.decays and ema.widths []"
@@ -217,10 +217,10 @@ class EmaRecipe(Part):
         return self
 
 
-class SampleRecipe(Part):
+class SamplingConfig(Part):
     """How pictures are drawn, unless told otherwise."""
 
-    rule: Literal[
+    sampler: Literal[
         "ancestral", "ddim", "euler", "heun", "dpmpp-2m", "dpmpp-3m", "dpmpp-2m-sde", "unipc", "ipndm", "pc", "sde"
     ] = "ancestral"
     """what a step does"""
@@ -254,7 +254,7 @@ class SampleRecipe(Part):
     """pictures drawn after training"""
 
     @model_validator(mode="after")
-    def _agree(self) -> SampleRecipe:
+    def _agree(self) -> SamplingConfig:
         if self.interval is not None and self.interval_logsnr is not None:
             raise ValueError("guidance has one interval: in t, or in log-SNR")
         if any(span is not None and not span[0] < span[1] for span in (self.interval, self.interval_logsnr)):
@@ -262,7 +262,7 @@ class SampleRecipe(Part):
         return self
 
 
-class JudgeRecipe(Part):
+class EvaluationConfig(Part):
     """How a run judges itself while it trains; the weights of the least distance stay in best.safetensors."""
 
     times: Annotated[int, Field(ge=0)] = 0
@@ -275,7 +275,7 @@ class JudgeRecipe(Part):
     """in which the distance is measured; auto: classifier where there are labels, else self-supervised"""
 
 
-class ClusterRecipe(Part):
+class ClusteringConfig(Part):
     """How images are sorted into clusters, by ``fromnoise cluster`` alone."""
 
     count: Annotated[int, Field(ge=2)] = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fromnoise.data.base import Source
-from fromnoise.data.batches import Batch, Stream
+from fromnoise.data.batches import Batch, BatchStream
 from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages
 from fromnoise.data.images import prepare
 from fromnoise.data.load import load
@@ -20,7 +20,7 @@ __all__ = [
     "MemoryImages",
     "Shape",
     "Source",
-    "Stream",
+    "BatchStream",
     "StreamedImages",
     "flips",
     "load",

@@ -34,7 +34,7 @@ class Batch:
 
 
 @final
-class Stream:
+class BatchStream:
     """Pictures in an order that is a function of (seed, position) alone.
 
     Batch size, number of processes and first step say which positions are asked for, never what stands there.

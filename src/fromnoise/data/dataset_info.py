@@ -13,7 +13,7 @@ from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetInfo:
     """What a model must know of its data.
 
     Attributes:
@@ -53,7 +53,7 @@ class Facts:
         raise UserError(f"this model knows no label {label!r}: it knows {shown}")
 
 
-def cond(facts: Facts, label: str | None, ids: Tensor) -> Tensor | None:
+def cond(dataset_info: DatasetInfo, label: str | None, ids: Tensor) -> Tensor | None:
     """Classes of the samples ``ids``: ``label`` names one, several with commas or "all", dealt out in turn.
 
     None where none was asked. To a model of attributes ``label`` says ``age=30,height=1.8``; those left out are at
@@ -64,14 +64,14 @@ def cond(facts: Facts, label: str | None, ids: Tensor) -> Tensor | None:
     Raises:
         UserError: unknown label.
     """
-    if facts.attributes is not None:
-        return _attributes(facts.attributes, label).expand(len(ids), -1)
+    if dataset_info.attributes is not None:
+        return _attributes(dataset_info.attributes, label).expand(len(ids), -1)
     if label is None:
-        return None if facts.labels is None else torch.full_like(ids, -1)
-    if label == "all" and facts.labels is not None:
-        known = torch.arange(len(facts.labels))
+        return None if dataset_info.labels is None else torch.full_like(ids, -1)
+    if label == "all" and dataset_info.labels is not None:
+        known = torch.arange(len(dataset_info.labels))
     else:
-        known = torch.tensor([facts.classes(part.strip()) for part in label.split(",")])
+        known = torch.tensor([dataset_info.classes(part.strip()) for part in label.split(",")])
     return known[ids % len(known)]
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fromnoise.diffusion.rng import Draw, Noise
+from fromnoise.diffusion.rng import Noise, Stream
 
 SIDE = 16
 """The copies' largest side, in pixels."""
@@ -19,7 +19,7 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the golden section times 2^64, as int64 
 _UNUSED = 1e6  # where a centre lies that no image is near
 
 
-class Centres(nn.Module):
+class PseudoLabels(nn.Module):
     """Where the clusters of some images lie and what share of them each has; buffers, so kept with the weights."""
 
     place: Tensor
@@ -70,5 +70,5 @@ class Centres(nn.Module):
         """
         total = self.share.cpu().double().cumsum(0)
         steps = ((ids.cpu() * _GOLDEN) >> 11) & (2**53 - 1)  # int64 products wrap modulo 2^64: the fraction stays
-        u = (Noise(seed, torch.zeros(1, dtype=torch.int64)).uniform(Draw.CENTRE) + steps.double() / 2**53) % 1
+        u = (Noise(seed, torch.zeros(1, dtype=torch.int64)).uniform(Stream.CENTRE) + steps.double() / 2**53) % 1
         return torch.searchsorted(total, u * total[-1], right=True).clamp(max=len(total) - 1)

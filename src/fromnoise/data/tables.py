@@ -24,7 +24,7 @@ _SPLIT_NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(SPLITS)})(?![a-z0-9])")
 
 
 @final
-class Table(Source):
+class TableSource(Source):
     """Encoded pictures in a column of a table."""
 
     def __init__(
@@ -130,7 +130,9 @@ def open_tables(tables: dict[str, pa.Table], title: str, names: tuple[str, ...] 
         s: t.column(label).to_pylist() if label else [None] * len(t) for s, t in tables.items()
     }
     known, codes = encode(values, known)
-    return {s: Table(t, image, title if s == "all" else f"{title} ({s})", known, codes[s]) for s, t in tables.items()}
+    return {
+        s: TableSource(t, image, title if s == "all" else f"{title} ({s})", known, codes[s]) for s, t in tables.items()
+    }
 
 
 def _by_split(names: Sequence[str]) -> dict[str, list[str]]:

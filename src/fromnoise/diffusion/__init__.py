@@ -3,41 +3,49 @@
 Imports torch and itself only.
 """
 
-from fromnoise.diffusion.denoiser import Clock, Denoise, Denoiser, Index, Prediction
-from fromnoise.diffusion.guidance import Autoguidance, ByClassifier, ClassifierFree, Clip, During, Threshold, Untold
-from fromnoise.diffusion.rng import Draw, Noise
-from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Rule
+from fromnoise.diffusion.denoiser import Denoise, Denoiser, NoiseConditioning, Prediction, TimestepConditioning
+from fromnoise.diffusion.guidance import (
+    Autoguidance,
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    Clip,
+    IntervalGuidance,
+    Threshold,
+    Unconditional,
+)
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Sampler
 from fromnoise.diffusion.sampling import Step, start, trajectory
-from fromnoise.diffusion.schedules import Level, Schedule, Table
-from fromnoise.diffusion.targets import X0, Eps, Karras, Mean, Target, V
+from fromnoise.diffusion.schedules import BetaSchedule, NoiseLevel, Schedule
+from fromnoise.diffusion.targets import EDM, X0, Eps, PosteriorMean, Target, V
 
 __all__ = [
     "DDIM",
     "X0",
     "Ancestral",
     "Autoguidance",
-    "ByClassifier",
-    "ClassifierFree",
+    "ClassifierGuidance",
+    "ClassifierFreeGuidance",
     "Clip",
-    "Clock",
+    "NoiseConditioning",
     "Denoise",
     "Denoiser",
-    "Draw",
-    "During",
+    "Stream",
+    "IntervalGuidance",
     "Eps",
-    "Index",
-    "Karras",
-    "Level",
-    "Mean",
+    "TimestepConditioning",
+    "EDM",
+    "NoiseLevel",
+    "PosteriorMean",
     "Noise",
     "Prediction",
-    "Rule",
+    "Sampler",
     "Schedule",
     "Step",
-    "Table",
+    "BetaSchedule",
     "Target",
     "Threshold",
-    "Untold",
+    "Unconditional",
     "V",
     "start",
     "trajectory",

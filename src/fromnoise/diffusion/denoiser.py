@@ -1,6 +1,6 @@
 """The one face of every model: noisy image and level in, clean image out.
 
-A network is any ``nn.Module(x, clock, cond)``; what its output means (``Target``) and what it sees as time (``Clock``)
+A network is any ``nn.Module(x, clock, cond)``; what its output means (``Target``) and what it sees as time (``NoiseConditioning``)
 are said here once, so that rules, guidance and bounds only ever meet ``Prediction.x0``.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.diffusion.targets import Target
 
 
@@ -27,37 +28,37 @@ class Prediction:
     """
 
     x0: Tensor
-    spread: Tensor | None = None
+    variance_fraction: Tensor | None = None
 
 
-Denoise = Callable[[Tensor, Level, Tensor | None, Tensor | None], Prediction]
+Denoise = Callable[[Tensor, NoiseLevel, Tensor | None, Tensor | None], Prediction]
 """``denoise(x, level, cond, previous)``.
 
 What a ``Denoiser``, a wrapper of one (``guidance.py``) and an exact one (``mixture.py``) are.
 """
 
 
-def untold(cond: Tensor) -> Tensor:
+def null_condition(cond: Tensor) -> Tensor:
     """The condition that tells nothing, shaped as ``cond``: -1 in place of classes, NaN in place of attributes."""
     return torch.full_like(cond, torch.nan if cond.is_floating_point() else -1)
 
 
-class Clock(ABC):
+class NoiseConditioning(ABC):
     """What the network sees as time."""
 
     @abstractmethod
-    def read(self, level: Level) -> Tensor:
+    def read(self, level: NoiseLevel) -> Tensor:
         """The clock at ``level``, float64, shape of ``level.t``."""
 
 
-class Index(Clock):
+class TimestepConditioning(NoiseConditioning):
     """The step as the original numbers it: 0 for k = 1 up to T - 1."""
 
     def __init__(self, steps: int) -> None:
         """Count ``steps`` steps between t = 0 and t = 1."""
         self.steps = steps
 
-    def read(self, level: Level) -> Tensor:
+    def read(self, level: NoiseLevel) -> Tensor:
         """T t - 1."""
         return level.t * self.steps - 1
 
@@ -68,15 +69,17 @@ class Denoiser(nn.Module):
     Final: wrap it, do not override it.
     """
 
+    pseudo_labels: Any
+
     def __init__(
         self,
         net: nn.Module,
         target: Target,
-        clock: Clock,
+        clock: NoiseConditioning,
         *,
         self_conditioning: bool = False,
-        learned_spread: bool = False,
-        centres: nn.Module | None = None,
+        learned_variance: bool = False,
+        pseudo_labels: nn.Module | None = None,
     ) -> None:
         """Join the parts.
 
@@ -92,28 +95,28 @@ class Denoiser(nn.Module):
             centres: of the clusters that ``cond`` tells, kept with the weights.
         """
         super().__init__()
-        self.net, self.target, self.clock, self.centres = net, target, clock, centres
-        self.self_conditioning, self.learned_spread = self_conditioning, learned_spread
+        self.net, self.target, self.clock, self.pseudo_labels = net, target, clock, pseudo_labels
+        self.self_conditioning, self.learned_variance = self_conditioning, learned_variance
 
     def output(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """The network's estimate of its target, and the spread if it learns one.
 
         Both (B, C, H, W) in the dtype of ``x``.
         """
-        seen = self.target.seen(x, level)
+        seen = self.target.scale_input(x, level)
         if self.self_conditioning:
             seen = torch.cat([seen, torch.zeros_like(x) if previous is None else previous.clamp(-1, 1)], dim=1)
         clock = self.clock.read(level).to(x.device, torch.float32, non_blocking=True).expand(len(x))
         out = self.net(seen, clock, cond).to(x.dtype)
-        if not self.learned_spread:
+        if not self.learned_variance:
             return out, None
-        out, spread = out.chunk(2, dim=1)
-        return out, (spread + 1) / 2
+        out, variance_fraction = out.chunk(2, dim=1)
+        return out, (variance_fraction + 1) / 2
 
     def forward(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """Estimate the clean image.
 
@@ -123,5 +126,5 @@ class Denoiser(nn.Module):
             cond: what the model is told, (B,) class indices, -1 for nothing, or None.
             previous: an earlier estimate of x_0, used if the model conditions on itself.
         """
-        out, spread = self.output(x, level, cond, previous)
-        return Prediction(self.target.x0(x, out, level), spread)
+        out, variance_fraction = self.output(x, level, cond, previous)
+        return Prediction(self.target.x0(x, out, level), variance_fraction)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.diffusion.denoiser import Denoiser, Prediction, untold
+from fromnoise.diffusion.denoiser import Denoiser, Prediction, null_condition
 from fromnoise.diffusion.likelihood import elbo
-from fromnoise.diffusion.rng import Draw, Noise
-from fromnoise.diffusion.schedules import Level, Schedule
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 from fromnoise.diffusion.targets import Target
-from fromnoise.diffusion.time_samplers import Times
+from fromnoise.diffusion.time_samplers import TimeSampler
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Elementwise distance of two tensors."""
@@ -42,14 +42,14 @@ class Weighting(ABC):
     """Weight of a level's loss."""
 
     @abstractmethod
-    def of(self, level: Level, target: Target) -> Tensor:
+    def of(self, level: NoiseLevel, target: Target) -> Tensor:
         """Weight of the squared error in the target, shaped as ``level.alpha``."""
 
 
-class Simple(Weighting):
+class ConstantWeighting(Weighting):
     """1 (Ho et al. 2020, eq. 14)."""
 
-    def of(self, level: Level, target: Target) -> Tensor:
+    def of(self, level: NoiseLevel, target: Target) -> Tensor:
         """1."""
         return level.alpha.new_ones(level.alpha.shape)
 
@@ -60,9 +60,9 @@ class MinSNR(Weighting):
 
     gamma: float = 5.0
 
-    def of(self, level: Level, target: Target) -> Tensor:
+    def of(self, level: NoiseLevel, target: Target) -> Tensor:
         """min(SNR, gamma) / gain."""
-        return level.snr.clamp(max=self.gamma) / target.gain(level)
+        return level.snr.clamp(max=self.gamma) / target.snr_weight(level)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class P2(Weighting):
     k: float = 1.0
     gamma: float = 1.0
 
-    def of(self, level: Level, target: Target) -> Tensor:
+    def of(self, level: NoiseLevel, target: Target) -> Tensor:
         """SNR / (k + SNR)^gamma / gain."""
-        return level.snr / (self.k + level.snr) ** self.gamma / target.gain(level)
+        return level.snr / (self.k + level.snr) ** self.gamma / target.snr_weight(level)
 
 
 class Loss(ABC):
@@ -82,7 +82,13 @@ class Loss(ABC):
 
     @abstractmethod
     def of(
-        self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        eps: Tensor,
+        level: NoiseLevel,
+        cond: Tensor | None,
+        previous: Tensor | None,
     ) -> Tensor:
         """Loss (B,) of clean images ``x0`` (B, C, H, W) under noise ``eps`` at ``level``.
 
@@ -95,23 +101,29 @@ class Regression(Loss):
     """A weighted distance from the network's output to its target, mean over the dimensions."""
 
     metric: Metric = mse
-    weighting: Weighting = Simple()
+    weighting: Weighting = ConstantWeighting()
 
     def of(
-        self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        eps: Tensor,
+        level: NoiseLevel,
+        cond: Tensor | None,
+        previous: Tensor | None,
     ) -> Tensor:
         """weight(t) * metric(output, target)."""
         out, _ = denoiser.output(level.noisy(x0, eps), level, cond, previous)
         return self.compare(denoiser, out, x0, eps, level)
 
-    def compare(self, denoiser: Denoiser, out: Tensor, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def compare(self, denoiser: Denoiser, out: Tensor, x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
         """The same of an output that was made already."""
         distance = self.metric(out, denoiser.target.of(x0, eps, level))
         return (self.weighting.of(level, denoiser.target) * distance).flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
-class TrueBound(Loss):
+class VLB(Loss):
     """T times the drawn term of the variational bound, in nats a dimension: its mean over t is L - L_T.
 
     Source: Ho et al. 2020, eq. 5.
@@ -125,21 +137,27 @@ class TrueBound(Loss):
     f: float | None = 0.0
 
     def of(
-        self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        eps: Tensor,
+        level: NoiseLevel,
+        cond: Tensor | None,
+        previous: Tensor | None,
     ) -> Tensor:
         """The decoder's term where k = 1, the step's elsewhere.
 
         Raises:
             ValueError: the schedule is no table.
         """
-        return self.told(denoiser(level.noisy(x0, eps), level, cond, previous), x0, level)
+        return self.prediction(denoiser(level.noisy(x0, eps), level, cond, previous), x0, level)
 
-    def told(self, told: Prediction, x0: Tensor, level: Level) -> Tensor:
+    def prediction(self, prediction: Prediction, x0: Tensor, level: NoiseLevel) -> Tensor:
         """The same of a prediction that was made already."""
         steps = self.schedule.steps
         if steps is None:
             raise ValueError("the bound of a step table was asked of a schedule without steps")
-        return steps * elbo.term(self.schedule, steps, x0, told, level, self.f) / x0[0].numel()
+        return steps * elbo.term(self.schedule, steps, x0, prediction, level, self.f) / x0[0].numel()
 
 
 @dataclass(frozen=True)
@@ -153,21 +171,27 @@ class Hybrid(Loss):
     """
 
     simple: Regression
-    bound: TrueBound
+    bound: VLB
     share: float = 1e-3
 
     def of(
-        self, denoiser: Denoiser, x0: Tensor, eps: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        eps: Tensor,
+        level: NoiseLevel,
+        cond: Tensor | None,
+        previous: Tensor | None,
     ) -> Tensor:
         """L_simple + share L_vlb, from one evaluation."""
         x = level.noisy(x0, eps)
-        out, spread = denoiser.output(x, level, cond, previous)
+        out, variance_fraction = denoiser.output(x, level, cond, previous)
         mean = denoiser.target.x0(x, out.detach(), level)
-        bits = self.bound.told(Prediction(mean, spread), x0, level) / math.log(2)
+        bits = self.bound.prediction(Prediction(mean, variance_fraction), x0, level) / math.log(2)
         return self.simple.compare(denoiser, out, x0, eps, level) + self.share * bits
 
 
-class Losses(NamedTuple):
+class LossTerms(NamedTuple):
     """Losses of some images.
 
     Attributes:
@@ -183,7 +207,7 @@ class Losses(NamedTuple):
     t: Tensor
 
 
-class Objective(nn.Module):
+class DiffusionLoss(nn.Module):
     """A denoiser with its loss: what is wrapped for several processes, and called as ``objective(x0, positions)``."""
 
     def __init__(
@@ -191,7 +215,7 @@ class Objective(nn.Module):
         denoiser: Denoiser,
         schedule: Schedule,
         loss: Loss,
-        times: Times,
+        times: TimeSampler,
         *,
         seed: int = 0,
         offset_noise: float = 0.0,
@@ -214,7 +238,7 @@ class Objective(nn.Module):
 
     def forward(
         self, x0: Tensor, positions: Tensor, cond: Tensor | None = None, *, guess: bool = False, training: bool = True
-    ) -> Losses:
+    ) -> LossTerms:
         """Loss of each image at a level of its own.
 
         Args:
@@ -227,30 +251,30 @@ class Objective(nn.Module):
         noise = Noise(self.seed, positions)
         u = self.times.draw(noise)
         level = self.schedule.at(self.times.place(u, self.schedule), like=x0)
-        eps = noise.normal(tuple(x0.shape[1:]), Draw.EPS, like=x0)
+        eps = noise.normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
         if self.offset_noise:
-            shift = noise.normal((x0.shape[1],), Draw.OFFSET, like=x0)
+            shift = noise.normal((x0.shape[1],), Stream.OFFSET, like=x0)
             eps = eps + self.offset_noise * shift.reshape(*shift.shape, *([1] * (x0.ndim - 2)))
         if cond is not None and training and self.label_dropout:
-            hidden = (noise.uniform(Draw.LABEL) < self.label_dropout).to(cond.device)
-            cond = torch.where(hidden.reshape(-1, *[1] * (cond.ndim - 1)), untold(cond), cond)
+            hidden = (noise.uniform(Stream.LABEL) < self.label_dropout).to(cond.device)
+            cond = torch.where(hidden.reshape(-1, *[1] * (cond.ndim - 1)), null_condition(cond), cond)
         previous = None
         if self.denoiser.self_conditioning and guess:
             with torch.no_grad():
                 previous = self.denoiser(level.noisy(x0, eps), level, cond).x0
         each = self.loss.of(self.denoiser, x0, eps, level, cond, previous)
-        return Losses(each * self.times.weight(u).to(each), each.detach(), u, level.t)
+        return LossTerms(each * self.times.weight(u).to(each), each.detach(), u, level.t)
 
 
-def guesses(seed: int, step: int) -> bool:
+def self_condition_mask(seed: int, step: int) -> bool:
     """Whether training step ``step`` lets the model see its own estimate: half of the steps do.
 
     Source: Chen et al. 2022, alg. 1.
     """
-    return bool(Noise(seed, torch.tensor([step])).uniform(Draw.SELF) < 0.5)
+    return bool(Noise(seed, torch.tensor([step])).uniform(Stream.SELF) < 0.5)
 
 
-def by_time(losses: Tensor, times: Tensor, bins: int = 10) -> Tensor:
+def loss_by_time(losses: Tensor, times: Tensor, bins: int = 10) -> Tensor:
     """Mean loss in ``bins`` equal bins of t in (0, 1], float64 (bins,); NaN where none fell."""
     place = (times.to(torch.float64) * bins).ceil().long().sub(1).clamp(0, bins - 1)
     total = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, losses.to("cpu", torch.float64))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Prediction
-from fromnoise.diffusion.rng import Draw, Noise
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 def _keep(log_weights: Tensor, cond: Tensor | None) -> Tensor:
@@ -26,7 +26,7 @@ def _keep(log_weights: Tensor, cond: Tensor | None) -> Tensor:
     return torch.where(mine | (cond[:, None] < 0), log_weights, -math.inf)
 
 
-def _scales(level: Level) -> tuple[Tensor, Tensor]:
+def _scales(level: NoiseLevel) -> tuple[Tensor, Tensor]:
     """Alpha and sigma, () or (B, 1, 1)."""
     if level.alpha.ndim == 0:
         return level.alpha, level.sigma
@@ -50,7 +50,7 @@ class GaussianMixture:
         self.weights, self.means, self.covariances = weights / weights.sum(), means, covariances
         self._values, self._vectors = torch.linalg.eigh(covariances)  # (K, D), (K, D, D), columns are vectors
 
-    def _whiten(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    def _whiten(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """Coordinates of x - alpha m_k along the axes of S_k, and the variances there: (B, K, D) and (K, D).
 
         The latter (B, K, D) where each image has a level of its own.
@@ -61,24 +61,24 @@ class GaussianMixture:
         # a sum of products, not a matrix product: the last bit of the latter depends on the batch
         return (apart[..., :, None] * self._vectors).sum(-2), variances
 
-    def _log_joint(self, x: Tensor, level: Level, cond: Tensor | None) -> Tensor:
+    def _log_joint(self, x: Tensor, level: NoiseLevel, cond: Tensor | None) -> Tensor:
         """Log w_k + log N_k(x), (B, K)."""
         along, variances = self._whiten(x, level)
         density = -0.5 * (along**2 / variances + torch.log(2 * math.pi * variances)).sum(-1)
         return _keep(self.weights.log() + density, cond)
 
-    def log_prob(self, x: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None) -> Tensor:
         """Log density of x_t in nats, (B,); at t = 0 that of the data."""
         return torch.logsumexp(self._log_joint(x, level, cond), dim=1) - (
             torch.where(cond < 0, 0.0, self.weights.log()[cond.clamp(min=0)]) if cond is not None else 0.0
         )
 
-    def responsibilities(self, x: Tensor, level: Level) -> Tensor:
+    def responsibilities(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """Posterior of the component given x_t, (B, K)."""
         return torch.softmax(self._log_joint(x, level, None), dim=1)
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """E[x_0 | x_t] = sum_k r_k (m_k + alpha S_k (alpha^2 S_k + sigma^2 I)^-1 (x - alpha m_k))."""
         along, variances = self._whiten(x, level)
@@ -89,10 +89,10 @@ class GaussianMixture:
 
     def sample(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Draw from the data's distribution: x (B, D) and the components (B,)."""
-        which = torch.searchsorted(self.weights.to("cpu", torch.float64).cumsum(0), noise.uniform(Draw.DATA)).clamp(
+        which = torch.searchsorted(self.weights.to("cpu", torch.float64).cumsum(0), noise.uniform(Stream.DATA)).clamp(
             max=len(self.weights) - 1
         )
-        z = noise.normal((self.means.shape[1],), Draw.DATA, 1, like=self.means)
+        z = noise.normal((self.means.shape[1],), Stream.DATA, 1, like=self.means)
         scaled = self._values[which].clamp(min=0).sqrt() * z
         return self.means[which] + (self._vectors[which] * scaled[:, None, :]).sum(-1), which
 
@@ -113,7 +113,7 @@ class FiniteSet:
         self.points, self.labels = points, labels
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """The weighted mean of the points.
 

@@ -17,28 +17,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
-def tau(here: Level, there: Level) -> Tensor:
-    """1 - SNR_t/SNR_s for ``here`` = t and ``there`` = s < t: the share of the noise at t that was added since s."""
-    return -torch.expm1(here.logsnr - there.logsnr)
+def tau(level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
+    """1 - SNR_t/SNR_s for ``level_t`` = t and ``level_s`` = s < t: the share of the noise at t that was added since s."""
+    return -torch.expm1(level_t.logsnr - level_s.logsnr)
 
 
-def forward(x: Tensor, here: Level, there: Level) -> tuple[Tensor, Tensor]:
-    """Mean and variance of q(x_t | x_s); ``x`` is x_s at ``there``, the result is at ``here``."""
-    return here.alpha / there.alpha * x, tau(here, there) * here.sigma**2
+def forward(x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> tuple[Tensor, Tensor]:
+    """Mean and variance of q(x_t | x_s); ``x`` is x_s at ``level_s``, the result is at ``level_t``."""
+    return level_t.alpha / level_s.alpha * x, tau(level_t, level_s) * level_t.sigma**2
 
 
-def posterior_mean(x0: Tensor, x: Tensor, here: Level, there: Level) -> Tensor:
-    """Mean of q(x_s | x_t, x_0) (Ho et al. 2020, eq. 7); ``x`` is x_t at ``here``."""
-    keep = here.alpha * there.sigma**2 / (there.alpha * here.sigma**2)
-    return there.alpha * tau(here, there) * x0 + keep * x
+def posterior_mean(x0: Tensor, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
+    """Mean of q(x_s | x_t, x_0) (Ho et al. 2020, eq. 7); ``x`` is x_t at ``level_t``."""
+    keep = level_t.alpha * level_s.sigma**2 / (level_s.alpha * level_t.sigma**2)
+    return level_s.alpha * tau(level_t, level_s) * x0 + keep * x
 
 
-def posterior_variance(here: Level, there: Level, f: Tensor | float = 0.0) -> Tensor:
+def posterior_variance(level_t: NoiseLevel, level_s: NoiseLevel, f: Tensor | float = 0.0) -> Tensor:
     """Variance of the reverse step, interpolated in the log (Nichol and Dhariwal 2021, eq. 15).
 
     ``f`` = 0 is that of q(x_s | x_t, x_0), ``f`` = 1 that of q(x_t | x_s). At s = 0 and f < 1 it is 0.
     """
-    return tau(here, there) * there.sigma ** (2 * (1 - f)) * here.sigma ** (2 * f)
+    return tau(level_t, level_s) * level_s.sigma ** (2 * (1 - f)) * level_t.sigma ** (2 * f)

@@ -17,7 +17,7 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 
 
-class Draw(IntEnum):
+class Stream(IntEnum):
     """What a random number is for; numbers of different purposes are independent."""
 
     START = 0  # x_T
@@ -72,7 +72,9 @@ class Noise:
     offset: float = 0.0
     truncation: float | None = None
 
-    def _words(self, count: int, draw: Draw, part: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _words(
+        self, count: int, draw: Stream, part: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Four words a block, each (B, count) int64 below 2^32."""
         ids = self.ids.to(device)[:, None]
         block = torch.arange(count, dtype=torch.int64, device=device)[None]
@@ -81,7 +83,7 @@ class Noise:
             (block, ids & _MASK, (ids >> 32) & _MASK, purpose), (self.seed & _MASK, (self.seed >> 32) & _MASK)
         )
 
-    def normal(self, shape: tuple[int, ...], draw: Draw, part: int = 0, *, like: Tensor) -> Tensor:
+    def normal(self, shape: tuple[int, ...], draw: Stream, part: int = 0, *, like: Tensor) -> Tensor:
         """Standard normal numbers (Box and Muller 1958).
 
         Args:
@@ -105,7 +107,7 @@ class Noise:
             out += [(radius * torch.cos(angle)).to(like.dtype), (radius * torch.sin(angle)).to(like.dtype)]
         return torch.stack(out, dim=-1).flatten(1)[:, :size].reshape(len(self.ids), *shape)
 
-    def image(self, shape: tuple[int, ...], draw: Draw, part: int = 0, *, like: Tensor) -> Tensor:
+    def image(self, shape: tuple[int, ...], draw: Stream, part: int = 0, *, like: Tensor) -> Tensor:
         """Noise as a sampler adds it to images: ``normal``, perhaps truncated, perhaps shifted.
 
         A model trained with offset noise (Guttenberg 2023) is one of a forward process whose noise is correlated within
@@ -132,7 +134,7 @@ class Noise:
             z = z + self.offset * flat[:, size:].reshape(len(flat), -1, *[1] * (len(shape) - 1))
         return z
 
-    def uniform(self, draw: Draw, part: int = 0) -> Tensor:
+    def uniform(self, draw: Stream, part: int = 0) -> Tensor:
         """One number a sample, uniform on [0, 1), float64 (B,) on the CPU."""
         high, low, _, _ = self._words(1, draw, part, torch.device("cpu"))
         return ((high << 20) + (low >> 12)).squeeze(1).to(torch.float64) * 2.0**-52

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
-from fromnoise.diffusion.rng import Draw, Noise
-from fromnoise.diffusion.samplers.base import Rule
-from fromnoise.diffusion.schedules import Level, Schedule
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.samplers.base import Sampler
+from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,19 @@ class Step:
         total: how many steps there will be.
         here: the level that the step left.
         there: the level that it reached.
-        x: images at ``there``, (B, C, H, W).
+        x: images at ``level_s``, (B, C, H, W).
         prediction: the estimate of x_0 made on the way.
     """
 
     index: int
     total: int
-    here: Level
-    there: Level
+    level_t: NoiseLevel
+    level_s: NoiseLevel
     x: Tensor
     prediction: Prediction
 
 
-def uniform(schedule: Schedule, steps: int) -> list[Level]:
+def uniform(schedule: Schedule, steps: int) -> list[NoiseLevel]:
     """``steps`` + 1 levels from t = 1 down to t = 0, equally spaced, on the nearest steps of a table.
 
     Raises:
@@ -44,7 +44,7 @@ def uniform(schedule: Schedule, steps: int) -> list[Level]:
     return on_table(schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) if steps > 0 else torch.empty(0))
 
 
-def quadratic(schedule: Schedule, steps: int) -> list[Level]:
+def quadratic(schedule: Schedule, steps: int) -> list[NoiseLevel]:
     """As ``uniform``, with t proportional to the square of the step: dense near the clean image.
 
     Source: Song et al. 2020 (DDIM), app. D.2.
@@ -54,7 +54,7 @@ def quadratic(schedule: Schedule, steps: int) -> list[Level]:
     )
 
 
-def logsnr(schedule: Schedule, steps: int) -> list[Level]:
+def logsnr(schedule: Schedule, steps: int) -> list[NoiseLevel]:
     """Equally spaced in the log signal-to-noise ratio, from t = 1 to the first step; then to 0 (Lu et al. 2022).
 
     Raises:
@@ -63,7 +63,7 @@ def logsnr(schedule: Schedule, steps: int) -> list[Level]:
     return _between(schedule, steps, lambda high, low, u: high + u * (low - high))
 
 
-def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> list[Level]:
+def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> list[NoiseLevel]:
     """sigma/alpha as Karras et al. 2022, eq. 5, from t = 1 to the first step; then to 0.
 
     Raises:
@@ -77,7 +77,7 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> list[Level]:
     return _between(schedule, steps, place)
 
 
-def leading(schedule: Schedule, steps: int) -> list[Level]:
+def leading(schedule: Schedule, steps: int) -> list[NoiseLevel]:
     """Steps 1, 1 + c, 1 + 2 c ... with c = T // steps, from the last down, as many peers space them.
 
     It starts below t = 1: with x_T still pure noise the brightness of pictures is biased (Lin et al. 2023).
@@ -94,7 +94,7 @@ def leading(schedule: Schedule, steps: int) -> list[Level]:
     return on_table(schedule, torch.cat([k, k.new_zeros(1)]).to(torch.float64) / schedule.steps)
 
 
-def _between(schedule: Schedule, steps: int, place: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[Level]:
+def _between(schedule: Schedule, steps: int, place: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[NoiseLevel]:
     """``place`` gives the logsnr at u in [0, 1] between those of t = 1 and of the first step."""
     if steps < 1:
         return uniform(schedule, steps)  # says what is wrong
@@ -107,7 +107,7 @@ def _between(schedule: Schedule, steps: int, place: Callable[[Tensor, Tensor, Te
     return on_table(schedule, torch.cat([times, times.new_zeros(1)]))
 
 
-def on_table(schedule: Schedule, times: Tensor) -> list[Level]:
+def on_table(schedule: Schedule, times: Tensor) -> list[NoiseLevel]:
     """The levels at falling ``times``, moved to the nearest free steps if the schedule is a table.
 
     Raises:
@@ -131,13 +131,18 @@ def on_table(schedule: Schedule, times: Tensor) -> list[Level]:
 
 def start(shape: tuple[int, ...], noise: Noise, like: Tensor) -> Tensor:
     """The noise at t = 1, each sample's own, (B, *shape): a variance-preserving chain ends in N(0, I)."""
-    return noise.image(shape, Draw.START, like=like)
+    return noise.image(shape, Stream.START, like=like)
 
 
 def trajectory(
-    denoise: Denoise, rule: Rule, levels: Sequence[Level], x: Tensor, noise: Noise, cond: Tensor | None = None
+    denoise: Denoise,
+    sampler: Sampler,
+    levels: Sequence[NoiseLevel],
+    x: Tensor,
+    noise: Noise,
+    cond: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Follow ``rule`` down ``levels``.
+    """Follow ``sampler`` down ``levels``.
 
     Args:
         denoise: the model, wrapped in whatever guidance.
@@ -150,17 +155,17 @@ def trajectory(
     Yields:
         One ``Step`` a step. A model that conditions on itself is handed its last estimate of x_0.
     """
-    memory, previous, total = rule.start(), None, len(levels) - 1
-    for index, (here, there) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    memory, previous, total = sampler.start(), None, len(levels) - 1
+    for index, (level_t, level_s) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         # 16 numbers for each step side by side; a rule that needs more finds them further up
         draws = ((more << 20) + index * 16 + k for more in range(15) for k in range(16))
 
-        def ask(y: Tensor, level: Level, seen: Tensor | None = previous) -> Prediction:
+        def ask(y: Tensor, level: NoiseLevel, seen: Tensor | None = previous) -> Prediction:
             return denoise(y, level, cond, seen)
 
         def fresh(parts: Iterator[int] = draws, like: Tensor = x) -> Tensor:
-            return noise.image(tuple(like.shape[1:]), Draw.STEP, next(parts), like=like)
+            return noise.image(tuple(like.shape[1:]), Stream.STEP, next(parts), like=like)
 
-        x, told, memory = rule.step(ask, x, here, there, fresh, memory)
-        previous = told.x0
-        yield Step(index, total, here, there, x, told)
+        x, prediction, memory = sampler.step(ask, x, level_t, level_s, fresh, memory)
+        previous = prediction.x0
+        yield Step(index, total, level_t, level_s, x, prediction)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Level:
+class NoiseLevel:
     """A point of a schedule.
 
     Attributes:
@@ -77,10 +77,10 @@ class Schedule(ABC):
         return high
 
     @abstractmethod
-    def spread(self, u: Tensor) -> Tensor:
+    def time_from_uniform(self, u: Tensor) -> Tensor:
         """Map u, uniform on [0, 1), to training times: uniform on 1/T .. 1 of a table, or on (0, 1]."""
 
-    def at(self, t: Tensor | float, like: Tensor | None = None) -> Level:
+    def at(self, t: Tensor | float, like: Tensor | None = None) -> NoiseLevel:
         """The levels at times ``t``.
 
         Args:
@@ -93,10 +93,10 @@ class Schedule(ABC):
         if like is not None:
             shape = t.shape + (1,) * (like.ndim - t.ndim)
             scales = tuple(s.reshape(shape).to(like.device, like.dtype, non_blocking=True) for s in scales)
-        return Level(t, *scales)
+        return NoiseLevel(t, *scales)
 
 
-class Table(Schedule):
+class BetaSchedule(Schedule):
     """The schedule of betas ``beta_1 .. beta_T``, exact at ``t = k/T`` (Ho et al. 2020, sec. 2).
 
     Between its points log A is linear in t: the variance-preserving SDE whose rate is constant within a step
@@ -149,12 +149,12 @@ class Table(Schedule):
         part = torch.where(torch.isfinite(late), (log_a - early) / (late - early), 1.0)
         return ((above - 1 + part) / self.steps).clamp(0, 1)
 
-    def spread(self, u: Tensor) -> Tensor:
+    def time_from_uniform(self, u: Tensor) -> Tensor:
         """Times k/T, k = 1 + floor(u T)."""
         return ((u.to(torch.float64) * self.steps).floor() + 1).clamp(max=self.steps) / self.steps
 
 
-class Cosine(Schedule):
+class ContinuousCosine(Schedule):
     """The cosine schedule in continuous time, alpha = cos(pi t / 2) (Nichol and Dhariwal 2021, eq. 17, at s = 0).
 
     logsnr = -2 log tan(pi t / 2), cut at +-``limit`` so that every target stays finite.
@@ -181,12 +181,12 @@ class Cosine(Schedule):
         inside = 2 / math.pi * torch.atan(torch.exp(-logsnr.to(torch.float64) / 2))
         return torch.where(logsnr <= -self.limit, 1.0, torch.where(torch.isposinf(logsnr), 0.0, inside))
 
-    def spread(self, u: Tensor) -> Tensor:
+    def time_from_uniform(self, u: Tensor) -> Tensor:
         """Times 1 - u, in (0, 1]."""
         return 1 - u.to(torch.float64)
 
 
-def linear(steps: int, first: float = 1e-4, last: float = 0.02, *, rescale: bool = True) -> Table:
+def linear(steps: int, first: float = 1e-4, last: float = 0.02, *, rescale: bool = True) -> BetaSchedule:
     """Betas equally spaced from ``first`` to ``last`` (Ho et al. 2020, sec. 4: 1e-4 to 0.02 for T = 1000).
 
     Args:
@@ -197,21 +197,21 @@ def linear(steps: int, first: float = 1e-4, last: float = 0.02, *, rescale: bool
             else literal betas.
     """
     scale = 1000 / steps if rescale else 1.0
-    return Table((scale * torch.linspace(first, last, steps, dtype=torch.float64)).clamp(max=0.999))
+    return BetaSchedule((scale * torch.linspace(first, last, steps, dtype=torch.float64)).clamp(max=0.999))
 
 
-def _from_survival(log_a: Tensor) -> Table:
+def _from_survival(log_a: Tensor) -> BetaSchedule:
     """Betas from log A at k = 0..T (any offset), at most 0.999 as in Nichol and Dhariwal 2021, sec. 3.2."""
-    return Table((-torch.expm1(log_a[1:] - log_a[:-1])).clamp(min=1e-12, max=0.999))
+    return BetaSchedule((-torch.expm1(log_a[1:] - log_a[:-1])).clamp(min=1e-12, max=0.999))
 
 
-def cosine(steps: int, offset: float = 0.008) -> Table:
+def cosine(steps: int, offset: float = 0.008) -> BetaSchedule:
     """A(t) proportional to cos^2(pi/2 (t + s)/(1 + s)), s = ``offset`` (Nichol and Dhariwal 2021, eq. 17)."""
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     return _from_survival(2 * torch.log(torch.cos(math.pi / 2 * (t + offset) / (1 + offset)).abs()))
 
 
-def sigmoid(steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Table:
+def sigmoid(steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> BetaSchedule:
     """A(t) a falling sigmoid between ``start`` and ``end`` at temperature ``tau``, from 1 to 0.
 
     Source: Jabri et al. 2022, alg. 1.
@@ -221,7 +221,7 @@ def sigmoid(steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0)
     return _from_survival(torch.log(((bend[-1] - bend) / (bend[-1] - bend[0])).clamp(min=1e-30)))
 
 
-def zero_terminal(table: Table) -> Table:
+def zero_terminal(table: BetaSchedule) -> BetaSchedule:
     """The table shifted and stretched so that it ends in pure noise (Lin et al. 2023, alg. 1).
 
     sqrt(A) keeps its first step and falls to 0 at the last. Usual tables end with a little signal, by which training
@@ -230,4 +230,4 @@ def zero_terminal(table: Table) -> Table:
     alpha = torch.exp(table.log_a(torch.arange(1, table.steps + 1, dtype=torch.float64) / table.steps) / 2)
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     log_a = torch.cat([alpha.new_zeros(1), 2 * alpha.log()])
-    return Table(-torch.expm1(log_a.diff()))
+    return BetaSchedule(-torch.expm1(log_a.diff()))

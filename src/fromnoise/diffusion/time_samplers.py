@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.rng import Draw, Noise
+from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import Schedule
 
 
-class Times(ABC):
+class TimeSampler(ABC):
     """Draws u in [0, 1), and makes a time of it; some follow what training tells them."""
 
     @abstractmethod
@@ -19,8 +19,8 @@ class Times(ABC):
         """Numbers u for the positions, float64 (B,)."""
 
     def place(self, u: Tensor, schedule: Schedule) -> Tensor:
-        """The times at ``u``, float64 (B,): ``Schedule.spread`` unless it has a way of its own."""
-        return schedule.spread(u)
+        """The times at ``u``, float64 (B,): ``Schedule.time_from_uniform`` unless it has a way of its own."""
+        return schedule.time_from_uniform(u)
 
     def weight(self, u: Tensor) -> Tensor:
         """By what a loss at ``u`` is multiplied so that its mean is that of uniform u, float64 (B,)."""
@@ -39,15 +39,15 @@ class Times(ABC):
         return None
 
 
-class Uniform(Times):
+class Uniform(TimeSampler):
     """Independent and uniform."""
 
     def draw(self, noise: Noise) -> Tensor:
         """U from (seed, position)."""
-        return noise.uniform(Draw.TIME)
+        return noise.uniform(Stream.TIME)
 
 
-class Stratified(Times):
+class Stratified(TimeSampler):
     """Uniform, and even over any run of positions, however it is cut into batches and processes.
 
     u = frac(offset + position / golden ratio): a Kronecker sequence; over n neighbours its discrepancy is O(log n / n).
@@ -55,7 +55,7 @@ class Stratified(Times):
 
     def draw(self, noise: Noise) -> Tensor:
         """U from (seed, position)."""
-        offset = Noise(noise.seed, noise.ids.new_zeros(1)).uniform(Draw.TIME)
+        offset = Noise(noise.seed, noise.ids.new_zeros(1)).uniform(Stream.TIME)
         # the product is taken modulo 2^64 in integers, so that late positions keep all their digits
         turn = noise.ids.cpu() * -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
         return (((turn >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53 + offset).frac()
@@ -77,7 +77,7 @@ class LogNormal(Stratified):
         return schedule.time(logsnr).clamp(min=1 / (schedule.steps or 1_000_000))
 
 
-class Importance(Times):
+class Importance(TimeSampler):
     """In proportion to sqrt(E[L^2]) of the last losses at each step (Nichol and Dhariwal 2021, eq. 18).
 
     Even, and uniform until every step has been seen ``memory`` times.

@@ -10,7 +10,7 @@ from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Lost:
+class Degradation:
     """A kind of loss.
 
     Attributes:
@@ -24,7 +24,7 @@ class Lost:
     operator: Callable[[int, int], Operator]
 
 
-def colour(channels: int) -> Lost:
+def colour(channels: int) -> Degradation:
     """Colour, of which grey is left.
 
     Raises:
@@ -32,10 +32,10 @@ def colour(channels: int) -> Lost:
     """
     if channels != 3:
         raise UserError(f"colour is had back by a model that draws it; this one draws {channels} channels")
-    return Lost(1, 1, lambda height, width: grey())
+    return Degradation(1, 1, lambda height, width: grey())
 
 
-def detail(channels: int, factor: int) -> Lost:
+def detail(channels: int, factor: int) -> Degradation:
     """Detail, of which the mean of each square of pixels is left.
 
     Raises:
@@ -43,10 +43,10 @@ def detail(channels: int, factor: int) -> Lost:
     """
     if factor < 2:
         raise UserError(f"a picture enlarged {factor} times stays what it is: take 2 or more")
-    return Lost(channels, factor, lambda height, width: _shrunk(height, width, factor))
+    return Degradation(channels, factor, lambda height, width: _shrunk(height, width, factor))
 
 
-def sharpness(channels: int, deviation: float) -> Lost:
+def sharpness(channels: int, deviation: float) -> Degradation:
     """Sharpness, of which a Gaussian blur of this many pixels is left.
 
     Raises:
@@ -54,7 +54,7 @@ def sharpness(channels: int, deviation: float) -> Lost:
     """
     if not 0 < deviation <= 100:
         raise UserError(f"{deviation:g} is no width of a blur: take one from above 0 to 100 pixels")
-    return Lost(channels, 1, lambda height, width: blur(height, width, deviation))
+    return Degradation(channels, 1, lambda height, width: blur(height, width, deviation))
 
 
 def _shrunk(height: int, width: int, factor: int) -> Operator:

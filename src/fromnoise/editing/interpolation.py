@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromnoise.config import SampleRecipe
+from fromnoise.config import SamplingConfig
 from fromnoise.data import to_pixels, to_unit
 from fromnoise.diffusion.likelihood.ode import Flow, RungeKutta
-from fromnoise.diffusion.rng import Draw, Noise
-from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Rule
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Sampler
 from fromnoise.diffusion.sampling import start, trajectory, uniform
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.evaluation.likelihood import Measure
-from fromnoise.model import Model, rule
-from fromnoise.utils.device import Compute
+from fromnoise.model import Model, sampler
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
-Tick = Callable[[int], object]
+OnProgress = Callable[[int], object]
 """Told how many steps more are done."""
 
 
@@ -49,7 +49,9 @@ class Progressive:
     n: int
 
 
-def rate_and_distortion(measure: Measure, pixels: Tensor, labels: Tensor | None, tick: Tick) -> Progressive:
+def rate_and_distortion(
+    measure: Measure, pixels: Tensor, labels: Tensor | None, on_progress: OnProgress
+) -> Progressive:
     """Rate against distortion (Ho et al. 2020, alg. 3 and 4, fig. 5).
 
     Once x_k has been received the estimate of x_0 is E[x_0 | x_k], and what was sent are L_T and all terms above k.
@@ -74,23 +76,29 @@ def rate_and_distortion(measure: Measure, pixels: Tensor, labels: Tensor | None,
             out.distortions.append(float(miss.mean()))
             out.errors.append(float(miss.std()) / len(miss) ** 0.5)
             rate += unit * float(term.nats.mean())
-            tick(1)
+            on_progress(1)
     return Progressive(out.steps, out.rates, out.distortions, out.errors, rate, len(x0))
 
 
 def _down(
-    model: Model, compute: Compute, how: SampleRecipe, step: Rule, levels: list[Level], x: Tensor, noise: Noise
+    model: Model,
+    compute: ComputeConfig,
+    config: SamplingConfig,
+    step: Sampler,
+    levels: list[NoiseLevel],
+    x: Tensor,
+    noise: Noise,
 ) -> Tensor:
     """Follow a rule down ``levels`` from ``x``."""
-    cond = torch.full((len(x),), -1, device=x.device) if model.facts.labels is not None else None
+    cond = torch.full((len(x),), -1, device=x.device) if model.dataset_info.labels is not None else None
     with torch.inference_mode(), compute.autocast():
-        for reached in trajectory(model.guided(how), step, levels, x, noise, cond):
+        for reached in trajectory(model.guided(config), step, levels, x, noise, cond):
             x = reached.x
     return x
 
 
 def shared(
-    model: Model, how: SampleRecipe, compute: Compute, depths: list[float], count: int, seed: int = 0
+    model: Model, config: SamplingConfig, compute: ComputeConfig, depths: list[float], count: int, seed: int = 0
 ) -> list[Tensor]:
     """Samples that share x_t, for several t (Ho et al. 2020, fig. 7): one way down to t, then ``count`` of their own.
 
@@ -105,25 +113,25 @@ def shared(
     Returns:
         For each depth uint8 (count, C, H, W).
     """
-    levels = uniform(model.schedule, min(how.steps or 250, model.schedule.steps or 250))
-    step, out, ids = Ancestral(model.variance(how)), [], torch.arange(count)
+    levels = uniform(model.schedule, min(config.steps or 250, model.schedule.steps or 250))
+    step, out, ids = Ancestral(model.variance(config)), [], torch.arange(count)
     like = torch.empty(0, device=compute.device)
     for t in depths:
         at = min(range(len(levels) - 1), key=lambda i: abs(float(levels[i].t) - t))
         one = Noise(seed, torch.zeros(1, dtype=torch.long))
-        x = start(model.facts.shape, one, like).to(memory_format=compute.memory_format)
+        x = start(model.dataset_info.shape, one, like).to(memory_format=compute.memory_format)
         if at:
-            x = _down(model, compute, how, step, levels[: at + 1], x, one)
+            x = _down(model, compute, config, step, levels[: at + 1], x, one)
         # other seeds below the branch than above it: sample 0 must not go on with the noise that led there
-        x = _down(model, compute, how, step, levels[at:], x.expand(count, -1, -1, -1), Noise(seed + 1, ids))
+        x = _down(model, compute, config, step, levels[at:], x.expand(count, -1, -1, -1), Noise(seed + 1, ids))
         out.append(to_pixels(x).cpu())
     return out
 
 
 def between(
     model: Model,
-    how: SampleRecipe,
-    compute: Compute,
+    config: SamplingConfig,
+    compute: ComputeConfig,
     ends: Tensor,
     depth: float,
     points: int,
@@ -152,35 +160,37 @@ def between(
     Raises:
         UserError: the pictures have another shape than the model's, or the depth is out of range.
     """
-    if tuple(ends.shape[1:]) != model.facts.shape:
-        raise UserError(f"the pictures are {tuple(ends.shape[1:])}, the model draws {model.facts.shape}")
+    if tuple(ends.shape[1:]) != model.dataset_info.shape:
+        raise UserError(f"the pictures are {tuple(ends.shape[1:])}, the model draws {model.dataset_info.shape}")
     if not 0 < depth <= 1:
         raise UserError(f"--depth {depth:g} is no time: take one in (0, 1]")
     x0 = to_unit(ends.to(compute.device)).contiguous(memory_format=compute.memory_format)
     share = torch.linspace(0, 1, points, device=x0.device, dtype=x0.dtype).reshape(-1, 1, 1, 1)
-    levels = model.levels(how)
+    levels = model.levels(config)
     at = min(range(len(levels) - 1), key=lambda i: abs(float(levels[i].t) - depth))
     if flow:
-        return _between_by_flow(model, how, compute, x0, share, levels[at])
-    eps = Noise(seed, torch.arange(2)).normal(model.facts.shape, Draw.EPS, like=x0)
+        return _between_by_flow(model, config, compute, x0, share, levels[at])
+    eps = Noise(seed, torch.arange(2)).normal(model.dataset_info.shape, Stream.EPS, like=x0)
     a, b = levels[at].noisy(x0, eps).split(1)
     same = Noise(seed, torch.zeros(points, dtype=torch.long))
-    return to_pixels(_down(model, compute, how, rule(how, model), levels[at:], (1 - share) * a + share * b, same)).cpu()
+    return to_pixels(
+        _down(model, compute, config, sampler(config, model), levels[at:], (1 - share) * a + share * b, same)
+    ).cpu()
 
 
 def _between_by_flow(
-    model: Model, how: SampleRecipe, compute: Compute, x0: Tensor, share: Tensor, level: Level
+    model: Model, config: SamplingConfig, compute: ComputeConfig, x0: Tensor, share: Tensor, level: NoiseLevel
 ) -> Tensor:
     carrier = Flow(model.denoiser, model.schedule, RungeKutta())
     level = min(level, carrier.last, key=lambda v: float(v.t))
-    cond = torch.full((len(x0),), -1, device=x0.device) if model.facts.labels is not None else None
+    cond = torch.full((len(x0),), -1, device=x0.device) if model.dataset_info.labels is not None else None
     with compute.autocast():
         a, b = carrier.between(x0, carrier.first, level, cond).split(1)
         mixed = slerp(a, b, share)
         told = torch.full((len(mixed),), -1, device=x0.device) if cond is not None else None
         x = carrier.between(mixed, level, carrier.first, told)
     last = [carrier.first, model.schedule.at(0.0)]
-    return to_pixels(_down(model, compute, how, DDIM(), last, x, Noise(0, torch.arange(len(x))))).cpu()
+    return to_pixels(_down(model, compute, config, DDIM(), last, x, Noise(0, torch.arange(len(x))))).cpu()
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fromnoise.config import SampleRecipe
+from fromnoise.config import SamplingConfig
 from fromnoise.data.dataset_info import cond
 from fromnoise.diffusion.inverse.operators import Operator
-from fromnoise.diffusion.rng import Draw, Noise
+from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.sampling import start
-from fromnoise.model import Model, Wrap, rule, solver, unwrapped
-from fromnoise.pipeline import Course, Drawn, follow
-from fromnoise.utils.device import Compute
+from fromnoise.model import Model, Wrapper, no_wrapper, sampler, solver
+from fromnoise.pipeline import SampleStep, SamplingRun, follow
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Brush:
+class EditRun:
     """What every edit goes by.
 
     Attributes:
@@ -29,45 +29,45 @@ class Brush:
         compute: where and how precisely.
         ids: numbers of the pictures to draw, (N,); picture i depends on (seed, i) alone.
         seed: of all noise.
-        label: what to draw, as ``facts.cond`` takes it.
+        label: what to draw, as ``dataset_info.cond`` takes it.
         batch: pictures at a time.
         wrap: further guidance, as ``Model.guided`` takes it.
     """
 
     model: Model
-    how: SampleRecipe
-    compute: Compute
+    config: SamplingConfig
+    compute: ComputeConfig
     ids: Tensor
     seed: int = 0
     label: str | None = None
     batch: int = 64
-    wrap: Wrap = unwrapped
+    wrap: Wrapper = no_wrapper
 
-    def course(self, begin: Callable[[Noise, Tensor], Tensor], wrap_last: Wrap = unwrapped) -> Course:
+    def course(self, begin: Callable[[Noise, Tensor], Tensor], wrap_outermost: Wrapper = no_wrapper) -> SamplingRun:
         """The whole way down from t = 1.
 
         Raises:
             UserError: impossible steps or an unknown label.
         """
-        how = self.how if self.label is not None else self.how.model_copy(update={"guidance": 1.0})
-        return Course(
-            self.model.guided(how, self.wrap, wrap_last),
-            rule(how, self.model),
-            self.model.levels(how),
-            self.model.noise(how, self.ids, self.seed),
+        config = self.config if self.label is not None else self.config.model_copy(update={"guidance": 1.0})
+        return SamplingRun(
+            self.model.guided(config, self.wrap, wrap_outermost),
+            sampler(config, self.model),
+            self.model.levels(config),
+            self.model.noise(config, self.ids, self.seed),
             begin,
-            cond(self.model.facts, self.label, self.ids),
+            cond(self.model.dataset_info, self.label, self.ids),
         )
 
 
 def restore(
-    brush: Brush,
+    brush: EditRun,
     operator: Operator,
     y: Tensor,
     size: tuple[int, int],
     method: str = "posterior",
-    effort: int | None = None,
-) -> Iterator[Drawn]:
+    iterations: int | None = None,
+) -> Iterator[SampleStep]:
     """Draw images of which y = A x is known: inpainting, outpainting, colour, detail, sharpness.
 
     The finished images agree with y; of a mask, to the last bit.
@@ -81,26 +81,26 @@ def restore(
         effort: as ``model.solver`` takes it.
 
     Returns:
-        A generator of one ``Drawn`` a step and batch.
+        A generator of one ``SampleStep`` a step and batch.
 
     Raises:
-        UserError: at once, as ``model.solver``, ``Model.shape`` and ``Brush.course``.
+        UserError: at once, as ``model.solver``, ``Model.shape`` and ``EditRun.course``.
     """
     y, shape = y.to(brush.compute.device), brush.model.shape(size)
-    wrap_last, wrap_rule = solver(method, operator, y, effort)
-    course = brush.course(lambda noise, like: start(shape, noise, like), wrap_last)
-    course = replace(course, rule=wrap_rule(course.rule))
+    wrap_outermost, wrap_rule = solver(method, operator, y, iterations)
+    course = brush.course(lambda noise, like: start(shape, noise, like), wrap_outermost)
+    course = replace(course, sampler=wrap_rule(course.sampler))
     return _agreeing(follow(course, brush.compute, brush.batch), operator, y)
 
 
-def _agreeing(steps: Iterator[Drawn], operator: Operator, y: Tensor) -> Iterator[Drawn]:
+def _agreeing(steps: Iterator[SampleStep], operator: Operator, y: Tensor) -> Iterator[SampleStep]:
     for drawn in steps:
         if drawn.last:
             drawn = replace(drawn, step=replace(drawn.step, x=operator.agree(drawn.step.x, y)))
         yield drawn
 
 
-def vary(brush: Brush, x0: Tensor, depth: float) -> Iterator[Drawn]:
+def vary(brush: EditRun, x0: Tensor, depth: float) -> Iterator[SampleStep]:
     """Noise to a depth and back: images like one that is given (Meng et al. 2022, "SDEdit").
 
     Args:
@@ -109,10 +109,10 @@ def vary(brush: Brush, x0: Tensor, depth: float) -> Iterator[Drawn]:
         depth: t in (0, 1] that it is taken up to: near 0 it stays, at 1 nothing of it is left.
 
     Returns:
-        A generator of one ``Drawn`` a step and batch.
+        A generator of one ``SampleStep`` a step and batch.
 
     Raises:
-        UserError: at once: a depth out of range, or as ``Brush.course``.
+        UserError: at once: a depth out of range, or as ``EditRun.course``.
     """
     if not 0 < depth <= 1:
         raise UserError(f"a depth of {depth:g} is not to be had: take one from above 0, nothing changed, to 1, all new")
@@ -123,7 +123,7 @@ def vary(brush: Brush, x0: Tensor, depth: float) -> Iterator[Drawn]:
     def begin(noise: Noise, like: Tensor) -> Tensor:
         clean = x0.to(like).expand(len(noise.ids), -1, -1, -1)
         alpha, sigma = (torch.as_tensor(v).to(like) for v in (top.alpha, top.sigma))
-        return alpha * clean + sigma * noise.image(shape, Draw.START, like=like)
+        return alpha * clean + sigma * noise.image(shape, Stream.START, like=like)
 
     course = brush.course(begin)
     levels = [top, *(level for level in course.levels if level.t < top.t)]

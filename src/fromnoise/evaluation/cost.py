@@ -12,19 +12,19 @@ from fromnoise.evaluation.features.extractors import Features, Pixels
 from fromnoise.evaluation.measurement import LIMIT, LOOKED_UP
 from fromnoise.evaluation.metrics.nearest import Nearest
 from fromnoise.evaluation.metrics.prdc import kernel
-from fromnoise.evaluation.sources import Real, Subject
+from fromnoise.evaluation.sources import ImageSource, RealImages
 
 _TRIED = 256  # images
 _PAIRED = 512  # vectors
 
 
-def images(subjects: Sequence[Subject], reference: Real, held_out: Images) -> int:
+def images(subjects: Sequence[ImageSource], reference: RealImages, held_out: Images) -> int:
     """How many are looked at: of the subjects, their floors and the reference."""
     counts = [s.count for s in subjects]
     return sum(counts) + sum(min(n, len(held_out)) for n in set(counts)) + reference.count
 
 
-def seconds(subjects: Sequence[Subject], reference: Real, held_out: Images, space: Features) -> float:
+def seconds(subjects: Sequence[ImageSource], reference: RealImages, held_out: Images, space: Features) -> float:
     """Of looking at all images and of all pairs, without the drawing.
 
     Args:

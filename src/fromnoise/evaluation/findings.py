@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fromnoise.evaluation.measurement import MIRRORED, Judged
+from fromnoise.evaluation.measurement import MIRRORED, Evaluation
 from fromnoise.evaluation.memorization import Lengths
 from fromnoise.evaluation.metrics.frechet import Estimate
 
@@ -33,7 +33,7 @@ class Finding:
         return f"{self.what}: {self.mend}"
 
 
-def of_samples(judged: Judged, floor: Judged) -> Iterator[Finding]:
+def of_samples(judged: Evaluation, floor: Evaluation) -> Iterator[Finding]:
     """Faults of samples beside held-out real images.
 
     Args:
@@ -68,7 +68,7 @@ def exceeds(found: Estimate, real: Estimate) -> bool:
     return found.value - real.value > max(_SURE * error, _RATE)
 
 
-def _copies(judged: Judged, floor: Judged) -> Iterator[Finding]:
+def _copies(judged: Evaluation, floor: Evaluation) -> Iterator[Finding]:
     """By whichever space shows it first; mirrored ones are told apart."""
     mend = "train on more images or for fewer steps, raise network.dropout"
     for space, nearest in judged.nearest.items():
@@ -97,7 +97,7 @@ def _sum(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(a.value + b.value, math.hypot(a.error, b.error), a.n)
 
 
-def _twins(judged: Judged, floor: Judged) -> Iterator[Finding]:
+def _twins(judged: Evaluation, floor: Evaluation) -> Iterator[Finding]:
     found, real = judged.twins.copies, floor.twins.copies
     if exceeds(found, real):
         yield Finding(
@@ -107,7 +107,7 @@ def _twins(judged: Judged, floor: Judged) -> Iterator[Finding]:
         )
 
 
-def _shares(judged: Judged) -> Iterator[Finding]:
+def _shares(judged: Evaluation) -> Iterator[Finding]:
     for verdict, mend in (
         ("missing", "look at the samples; train longer, or with --data.labels true and draw --label all"),
         ("rare", "train longer, or with --data.labels true and draw --label all"),
@@ -129,7 +129,7 @@ _MENDS = {
 }
 
 
-def _shifts(judged: Judged) -> Iterator[Finding]:
+def _shifts(judged: Evaluation) -> Iterator[Finding]:
     for shift in judged.shifts:
         if shift.verdict:
             word = shift.name.split()[0]

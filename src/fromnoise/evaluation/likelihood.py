@@ -10,18 +10,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fromnoise.config import SampleRecipe
+from fromnoise.config import SamplingConfig
 from fromnoise.data import Images, order, to_unit
 from fromnoise.data.dataset_info import cond
-from fromnoise.diffusion.likelihood.code_length import Bound, Plan, Visits, bin_of, geometric
+from fromnoise.diffusion.likelihood.code_length import ELBO, SampledTerms, StepProposal, bin_of, geometric
 from fromnoise.diffusion.likelihood.ode import Flow, Solver
 from fromnoise.diffusion.rng import Noise
 from fromnoise.evaluation.metrics.frechet import Estimate
 from fromnoise.model import Model
-from fromnoise.utils.device import Compute
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
-Tick = Callable[[int], object]
+OnProgress = Callable[[int], object]
 """Told how many images more are done."""
 
 _PILOT = 16  # images that tell where the terms are large
@@ -107,10 +107,10 @@ def some(images: Images, model: Model, count: int, seed: int = 0) -> tuple[Tenso
     """
     chosen = order(len(images), seed, range(min(count, len(images))))
     pixels, labels = images.get(chosen), images.labels
-    if not model.facts.told:
+    if not model.dataset_info.told:
         return pixels, None
-    known = labels is not None and labels.is_floating_point() == (model.facts.attributes is not None)
-    return pixels, labels[chosen] if labels is not None and known else cond(model.facts, None, chosen)
+    known = labels is not None and labels.is_floating_point() == (model.dataset_info.attributes is not None)
+    return pixels, labels[chosen] if labels is not None and known else cond(model.dataset_info, None, chosen)
 
 
 @dataclass(frozen=True)
@@ -126,18 +126,18 @@ class Measure:
     """
 
     model: Model
-    compute: Compute
+    compute: ComputeConfig
     seed: int = 0
     batch: int = 64
-    how: SampleRecipe | None = None
+    config: SamplingConfig | None = None
 
-    def code(self) -> Bound:
+    def code(self) -> ELBO:
         """The model as a code: its own variance, and x_0 clipped where it is clipped to sample."""
-        how = (self.how or self.model.recipe.sample).model_copy(update={"guidance": 1.0})
-        return Bound(self.model.guided(how), self.model.schedule, self.model.variance(how))
+        config = (self.config or self.model.recipe.sample).model_copy(update={"guidance": 1.0})
+        return ELBO(self.model.guided(config), self.model.schedule, self.model.variance(config))
 
     def bound(
-        self, pixels: Tensor, labels: Tensor | None, visits: int | None = 32, tick: Tick = lambda n: None
+        self, pixels: Tensor, labels: Tensor | None, visits: int | None = 32, on_progress: OnProgress = lambda n: None
     ) -> BoundBits:
         """The bound of images.
 
@@ -154,10 +154,12 @@ class Measure:
         if code.steps < 2:
             raise UserError("a model of one step has no bound: train with --diffusion.steps 2 or more")
         if visits is None or visits >= code.steps:
-            parts = self._each(pixels, labels, lambda *batch: _whole(code, *batch), tick)
+            parts = self._each(pixels, labels, lambda *batch: _whole(code, *batch), on_progress)
         else:
             plan = self._plan(code, pixels[:_PILOT], labels)
-            parts = self._each(pixels, labels, lambda x0, noise, cond: code.visits(x0, noise, plan, visits, cond), tick)
+            parts = self._each(
+                pixels, labels, lambda x0, noise, cond: code.visits(x0, noise, plan, visits, cond), on_progress
+            )
         k, nats, weight = (torch.cat([getattr(p, name) for p in parts]) for name in ("k", "nats", "weight"))
         each, prior = self._unit * nats * weight, self._unit * torch.cat([p.prior for p in parts])
         starts = geometric(code.steps, _BINS)
@@ -170,9 +172,14 @@ class Measure:
         return BoundBits(prior + each.sum(1), float(prior.mean()), by_step[0][2], by_step)
 
     def flow(
-        self, pixels: Tensor, labels: Tensor | None, solver: Solver, probes: int = 1, tick: Tick = lambda n: None
+        self,
+        pixels: Tensor,
+        labels: Tensor | None,
+        solver: Solver,
+        probes: int = 1,
+        on_progress: OnProgress = lambda n: None,
     ) -> Tensor:
-        """Code length by the probability flow, bits a dimension of each image, (N,); see ``Bound.by_flow``.
+        """Code length by the probability flow, bits a dimension of each image, (N,); see ``ELBO.by_flow``.
 
         Args:
             pixels: uint8 (N, C, H, W).
@@ -187,7 +194,7 @@ class Measure:
         code, flow = self.code(), Flow(self.model.denoiser, self.model.schedule, solver)
         try:
             parts = self._each(
-                pixels, labels, lambda x0, noise, cond: code.by_flow(flow, x0, noise, probes, cond), tick
+                pixels, labels, lambda x0, noise, cond: code.by_flow(flow, x0, noise, probes, cond), on_progress
             )
         except ArithmeticError as e:
             raise UserError(f"{e}: take a larger --tolerance") from None
@@ -196,9 +203,9 @@ class Measure:
     @property
     def _unit(self) -> float:
         """Bits a dimension of a nat."""
-        return 1 / (math.log(2) * math.prod(self.model.facts.shape))
+        return 1 / (math.log(2) * math.prod(self.model.dataset_info.shape))
 
-    def _each(self, pixels: Tensor, labels: Tensor | None, work: Callable[..., T], tick: Tick) -> list[T]:
+    def _each(self, pixels: Tensor, labels: Tensor | None, work: Callable[..., T], on_progress: OnProgress) -> list[T]:
         """``work(x0, noise, cond)`` of each batch."""
         out = []
         for ids in torch.arange(len(pixels)).split(self.batch):
@@ -206,12 +213,12 @@ class Measure:
             cond = labels[ids].to(self.compute.device) if labels is not None else None
             with torch.no_grad(), self.compute.autocast():
                 out.append(work(x0, Noise(self.seed, ids), cond))
-            tick(len(ids))
+            on_progress(len(ids))
         return out
 
-    def _plan(self, code: Bound, pixels: Tensor, labels: Tensor | None) -> Plan:
+    def _plan(self, code: ELBO, pixels: Tensor, labels: Tensor | None) -> StepProposal:
         """Where the terms are large, from a few images under other noise."""
-        even = Plan.uniform(code.steps)
+        even = StepProposal.uniform(code.steps)
         pilot = Measure(self.model, self.compute, self.seed + 1, len(pixels))
         (seen,) = pilot._each(
             pixels,
@@ -219,12 +226,12 @@ class Measure:
             lambda x0, noise, cond: code.visits(x0, noise, even, min(_PILOT_VISITS, code.steps), cond),
             lambda n: None,
         )
-        return Plan.importance(seen, code.steps)
+        return StepProposal.importance(seen, code.steps)
 
 
-def _whole(code: Bound, x0: Tensor, noise: Noise, cond: Tensor | None) -> Visits:
+def _whole(code: ELBO, x0: Tensor, noise: Noise, cond: Tensor | None) -> SampledTerms:
     """Every step as a visit."""
     terms = list(code.walk(x0, noise, cond))
     nats = torch.stack([term.nats for term in terms], 1)
     k = torch.tensor([term.k for term in terms]).expand(len(x0), -1)
-    return Visits(k, nats, torch.ones_like(nats), code.prior(x0))
+    return SampledTerms(k, nats, torch.ones_like(nats), code.prior(x0))

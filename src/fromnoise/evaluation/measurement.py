@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from fromnoise.data import Images
-from fromnoise.evaluation.features.extractors import Features, Pixels, Seen
+from fromnoise.evaluation.features.extractors import FeatureBatch, Features, Pixels
 from fromnoise.evaluation.metrics import class_balance
-from fromnoise.evaluation.metrics.frechet import Estimate, Frechet, Moments, Votes, frechet_from, score
+from fromnoise.evaluation.metrics.frechet import ClassVotes, Estimate, Frechet, Moments, frechet_from, score
 from fromnoise.evaluation.metrics.nearest import NEIGHBOURS, Nearest
-from fromnoise.evaluation.metrics.prdc import Neighbourhoods, Reference
-from fromnoise.evaluation.sources import Cost, Real, Subject
+from fromnoise.evaluation.metrics.prdc import Manifold, Reference
+from fromnoise.evaluation.sources import Cost, ImageSource, RealImages
 from fromnoise.utils.errors import UserError
 
 PARTS = 20  # into which samples are cut for the jackknife
@@ -25,7 +25,7 @@ LIMIT = 10_000  # vectors kept, of which all pairs are taken
 LOOKED_UP = 2_000  # samples kept as pictures, whose nearest training images are looked for
 MIRRORED = "mirrored pixels"  # the space in which a sample is turned left to right before it is looked up
 
-Watch = Callable[[int], object]
+OnProgress = Callable[[int], object]
 """Takes how many images more are done."""
 Also = Callable[[Tensor, Tensor, int], object]
 
@@ -34,7 +34,7 @@ def _ignore(*told: object) -> None:
     pass
 
 
-Sums = TypeVar("Sums", Moments, Votes)
+Sums = TypeVar("Sums", Moments, ClassVotes)
 
 
 def _plus(a: Sums | None, b: Sums) -> Sums:
@@ -42,7 +42,7 @@ def _plus(a: Sums | None, b: Sums) -> Sums:
 
 
 @dataclass(frozen=True)
-class Tally:
+class FeatureStats:
     """What is kept of a pass over images: sums of all, and some of the first.
 
     Attributes:
@@ -59,8 +59,8 @@ class Tally:
     name: str
     n: int
     parts: list[Moments]
-    votes: list[Votes]
-    seen: Seen
+    votes: list[ClassVotes]
+    seen: FeatureBatch
     looks: Moments
     pictures: Tensor
     cost: Cost | None
@@ -71,7 +71,9 @@ class Tally:
         return reduce(Moments.__add__, self.parts)
 
 
-def tally(subject: Subject, features: Features, watch: Watch = _ignore, also: Also = _ignore) -> Tally:
+def tally(
+    subject: ImageSource, features: Features, on_step: OnProgress = _ignore, also: Also = _ignore
+) -> FeatureStats:
     """Look at all images of a subject once.
 
     Args:
@@ -83,7 +85,7 @@ def tally(subject: Subject, features: Features, watch: Watch = _ignore, also: Al
     n, done = subject.count, 0
     parts = max(1, min(PARTS, n // 2))
     moments: dict[int, Moments] = {}
-    votes: dict[int, Votes] = {}
+    votes: dict[int, ClassVotes] = {}
     looks: Moments | None = None
     kept: dict[str, list[Tensor]] = {"features": [], "probabilities": [], "pictures": []}
     for images in subject.batches():
@@ -92,7 +94,7 @@ def tally(subject: Subject, features: Features, watch: Watch = _ignore, also: Al
         for part, cut in _cuts(done, len(images), n, parts):
             moments[part] = _plus(moments.get(part), Moments.of(seen.features[cut]))
             if seen.probabilities is not None:
-                votes[part] = _plus(votes.get(part), Votes.of(seen.probabilities[cut]))
+                votes[part] = _plus(votes.get(part), ClassVotes.of(seen.probabilities[cut]))
         looks = _plus(looks, Moments.of(class_balance.looks(images)))
         kept["features"].append(seen.features[: max(0, LIMIT - done)].float())
         if seen.probabilities is not None:
@@ -100,15 +102,15 @@ def tally(subject: Subject, features: Features, watch: Watch = _ignore, also: Al
         kept["pictures"].append(images[: max(0, LOOKED_UP - done)])
         also(images, seen.features, done)
         done += len(images)
-        watch(len(images))
+        on_step(len(images))
     assert looks is not None  # a subject has images
     joined = {key: torch.cat(values) for key, values in kept.items() if values}
-    return Tally(
+    return FeatureStats(
         subject.name,
         done,
         list(moments.values()),
         list(votes.values()),
-        Seen(joined["features"], joined.get("probabilities")),
+        FeatureBatch(joined["features"], joined.get("probabilities")),
         looks,
         joined["pictures"],
         subject.cost,
@@ -128,7 +130,7 @@ def _cuts(first: int, count: int, n: int, parts: int) -> Iterator[tuple[int, sli
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """What is said of a subject beside the reference.
 
     Attributes:
@@ -143,10 +145,10 @@ class Judged:
         shifts: of brightness, contrast and colour.
     """
 
-    tally: Tally
+    tally: FeatureStats
     frechet: Frechet
     kernel: Estimate
-    neighbourhoods: Neighbourhoods
+    neighbourhoods: Manifold
     score: Estimate | None
     nearest: dict[str, Nearest]
     twins: Nearest
@@ -167,18 +169,18 @@ class Measurement:
     """
 
     features: str
-    reference: Tally
+    reference: FeatureStats
     kind: str
-    judged: list[Judged]
-    floors: list[Judged]
+    judged: list[Evaluation]
+    floors: list[Evaluation]
 
 
 def measure(
-    subjects: Sequence[Subject],
-    reference: Real,
+    subjects: Sequence[ImageSource],
+    reference: RealImages,
     held_out: Images,
     features: Features,
-    watch: Callable[[str, int], object] = lambda name, more: None,
+    on_step: Callable[[str, int], object] = lambda name, more: None,
 ) -> Measurement:
     """Judge subjects, and held-out real images as their floor.
 
@@ -198,11 +200,11 @@ def measure(
         if count < LEAST:
             raise UserError(f"{name} has {count} images: nothing can be said of fewer than {LEAST}")
 
-    def look(subject: Subject, also: Also = _ignore) -> Tally:
-        return tally(subject, features, lambda more: watch(subject.name, more), also)
+    def look(subject: ImageSource, also: Also = _ignore) -> FeatureStats:
+        return tally(subject, features, lambda more: on_step(subject.name, more), also)
 
     tallies = [look(s) for s in subjects]
-    floors = {n: look(Real("held-out images", held_out, n)) for n in sorted({t.n for t in tallies})}
+    floors = {n: look(RealImages("held-out images", held_out, n)) for n in sorted({t.n for t in tallies})}
     everything = [*tallies, *floors.values()]
     k = max(2, min(NEIGHBOURS, reference.count // 10)) + 1
     pixels = Pixels(reference.shape)
@@ -223,10 +225,10 @@ def measure(
     real = look(reference, look_up)
     modes = class_balance.modes(features, real.seen)
     vectors = Reference(real.seen.features)
-    done: dict[int, Judged] = {}
+    done: dict[int, Evaluation] = {}
     for i, t in enumerate(everything):
         hood = vectors.neighbourhoods(t.seen.features)
-        done[id(t)] = Judged(
+        done[id(t)] = Evaluation(
             t,
             frechet_from(t.parts, real.moments),
             vectors.kernel(t.seen.features),
@@ -241,6 +243,6 @@ def measure(
     return Measurement(features.name, real, modes.what, judged, [done[id(floors[t.n])] for t in tallies])
 
 
-def _ten(votes: list[Votes]) -> list[Votes]:
+def _ten(votes: list[ClassVotes]) -> list[ClassVotes]:
     """Twenty parts as ten, by pairs: the custom of the Inception Score."""
-    return [reduce(Votes.__add__, votes[i : i + 2]) for i in range(0, len(votes), 2)]
+    return [reduce(ClassVotes.__add__, votes[i : i + 2]) for i in range(0, len(votes), 2)]

@@ -14,9 +14,9 @@ from fromnoise.data import Data
 from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.likelihood import Measure, some
 from fromnoise.evaluation.metrics.frechet import Estimate
-from fromnoise.evaluation.sources import Subject
+from fromnoise.evaluation.sources import ImageSource
 from fromnoise.model import Model
-from fromnoise.utils.device import Compute
+from fromnoise.utils.device import ComputeConfig
 
 COUNT = 64
 """Images of each piece, unless more are asked for."""
@@ -24,7 +24,7 @@ _SOLVER = RungeKutta(6)  # its error is the same for both pieces
 _BATCH = 64
 _TRIED = 8  # images, and one step of the solver, by which the time is told
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Lengths:
     gap: Estimate
 
 
-def models(subjects: Sequence[Subject], data: Data, say: Say) -> dict[str, Model]:
+def models(subjects: Sequence[ImageSource], data: Data, log: Log) -> dict[str, Model]:
     """Which subjects have a code length: by name, the models that learned from these images as they are split here.
 
     Args:
@@ -53,10 +53,10 @@ def models(subjects: Sequence[Subject], data: Data, say: Say) -> dict[str, Model
     known = [(s.name, s.model) for s in subjects if s.model is not None]
     out = {}
     for name, model in known:
-        if model.facts.fingerprint == data.fingerprint and _split(model) == _split(known[0][1]):
+        if model.dataset_info.fingerprint == data.fingerprint and _split(model) == _split(known[0][1]):
             out[name] = model
         else:
-            say(f"{name} learned from other images or held out others: its bits are not compared")
+            log(f"{name} learned from other images or held out others: its bits are not compared")
     return out
 
 
@@ -65,7 +65,7 @@ def _split(model: Model) -> tuple[object, ...]:
     return model.recipe.data.holdout, model.recipe.train.seed, model.recipe.data.attributes
 
 
-def lengths(model: Model, data: Data, compute: Compute, count: int, watch: Callable[[int], object]) -> Lengths:
+def lengths(model: Model, data: Data, compute: ComputeConfig, count: int, on_step: Callable[[int], object]) -> Lengths:
     """Measure a model on held-out images and on as many training images.
 
     Args:
@@ -79,12 +79,12 @@ def lengths(model: Model, data: Data, compute: Compute, count: int, watch: Calla
     bits, rough = [], []
     for images in (data.held_out, data.train):
         pixels, labels = some(images, model, count)
-        bits.append(measure.flow(pixels, labels, _SOLVER, tick=watch))
+        bits.append(measure.flow(pixels, labels, _SOLVER, on_progress=on_step))
         rough.append(roughness(pixels))
     return Lengths(Estimate.of(bits[0]), Estimate.of(bits[1]), gap(bits[0], bits[1], rough[0], rough[1]))
 
 
-def _measure(model: Model, compute: Compute) -> Measure:
+def _measure(model: Model, compute: ComputeConfig) -> Measure:
     """In single precision, whatever the model draws in: a trace amplifies the rounding."""
     return Measure(model, replace(compute, dtype=torch.float32), batch=_BATCH)
 
@@ -129,7 +129,7 @@ def gap(held_out: Tensor, training: Tensor, held_rough: Tensor, training_rough: 
 
 
 def all_lengths(
-    known: dict[str, Model], data: Data, compute: Compute, count: int, watch: Callable[[str, int], object]
+    known: dict[str, Model], data: Data, compute: ComputeConfig, count: int, on_step: Callable[[str, int], object]
 ) -> dict[str, Lengths]:
     """The same of several, each model once though it be judged by several rules.
 
@@ -143,7 +143,7 @@ def all_lengths(
     done: dict[int, Lengths] = {}
     for name, model in known.items():
         if id(model) not in done:
-            done[id(model)] = lengths(model, data, compute, count, lambda more, name=name: watch(name, more))
+            done[id(model)] = lengths(model, data, compute, count, lambda more, name=name: on_step(name, more))
     return {name: done[id(model)] for name, model in known.items()}
 
 
@@ -152,7 +152,7 @@ def images(known: dict[str, Model], data: Data, count: int) -> int:
     return _different(known) * sum(min(count, len(piece)) for piece in (data.held_out, data.train))
 
 
-def seconds(known: dict[str, Model], data: Data, compute: Compute, count: int) -> float:
+def seconds(known: dict[str, Model], data: Data, compute: ComputeConfig, count: int) -> float:
     """What measuring will take, by one step of the solver on a few images."""
     if not known:
         return 0.0

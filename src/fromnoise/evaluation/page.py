@@ -12,12 +12,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from fromnoise.evaluation.findings import Finding, of_lengths, of_samples
-from fromnoise.evaluation.measurement import Judged, Measurement
+from fromnoise.evaluation.measurement import Evaluation, Measurement
 from fromnoise.evaluation.memorization import Lengths
 from fromnoise.evaluation.metrics.frechet import Estimate
 from fromnoise.evaluation.metrics.nearest import RATIO
-from fromnoise.evaluation.rows import Number, numbers
-from fromnoise.evaluation.sources import Cost, Real
+from fromnoise.evaluation.rows import MetricRow, numbers
+from fromnoise.evaluation.sources import Cost, RealImages
 from fromnoise.reporting import image_io, plots
 from fromnoise.reporting.documents import Block, Code, Heading, Items, Picture, Table, Text
 
@@ -27,7 +27,7 @@ _NEIGHBOURS = 8  # samples shown with their nearest training images
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class Environment:
     """What a number is worth nothing without.
 
     Attributes:
@@ -42,11 +42,11 @@ class Circumstances:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EvaluationReport:
     """All that is said of one subject."""
 
-    judged: Judged
-    numbers: list[Number]
+    judged: Evaluation
+    numbers: list[MetricRow]
     findings: list[Finding]
 
     @property
@@ -54,12 +54,12 @@ class Verdict:
         """Of the subject."""
         return self.judged.tally.name
 
-    def number(self, key: str) -> Number | None:
+    def number(self, key: str) -> MetricRow | None:
         """One of the numbers, if it was measured."""
         return next((n for n in self.numbers if n.key == key), None)
 
 
-def verdicts(found: Measurement, lengths: Mapping[str, Lengths] | None = None) -> list[Verdict]:
+def verdicts(found: Measurement, lengths: Mapping[str, Lengths] | None = None) -> list[EvaluationReport]:
     """Numbers and findings of each subject.
 
     Args:
@@ -70,14 +70,14 @@ def verdicts(found: Measurement, lengths: Mapping[str, Lengths] | None = None) -
     for judged, floor in zip(found.judged, found.floors, strict=True):
         told = (lengths or {}).get(judged.tally.name)
         findings = [*of_samples(judged, floor), *(of_lengths(told) if told else ())]
-        out.append(Verdict(judged, numbers(judged, floor, found.features, told), findings))
+        out.append(EvaluationReport(judged, numbers(judged, floor, found.features, told), findings))
     return out
 
 
 # ---- plain data
 
 
-def as_json(found: Measurement, told: Sequence[Verdict], circumstances: Circumstances) -> dict[str, Any]:
+def as_json(found: Measurement, told: Sequence[EvaluationReport], circumstances: Environment) -> dict[str, Any]:
     """All numbers, for other programs."""
     return {
         "command": circumstances.command,
@@ -138,7 +138,7 @@ def time(seconds: float | None) -> str:
 # ---- tables
 
 
-def distances(told: Sequence[Verdict]) -> Table:
+def distances(told: Sequence[EvaluationReport]) -> Table:
     """A row a subject, and the floors below."""
     keys = [k for k in _DISTANCES if told[0].number(k)]
     titles = [n.title for k in keys if (n := told[0].number(k))]
@@ -153,14 +153,14 @@ def distances(told: Sequence[Verdict]) -> Table:
     return Table(["", "n", *titles, f"{titles[0]} at n = ∞"], rows)
 
 
-def _copies(told: Sequence[Verdict]) -> Table:
+def _copies(told: Sequence[EvaluationReport]) -> Table:
     numbers = [n for n in told[0].numbers if n.key.startswith(("copies", "nearest", "twins"))]
     rows = [[v.name, *(show(n.found) for k in numbers if (n := v.number(k.key)))] for v in told]
     rows.append(["held-out images", *(show(n.floor) for n in numbers)])
     return Table(["", *(n.title for n in numbers)], rows)
 
 
-def _bits(told: Sequence[Verdict]) -> Table | None:
+def _bits(told: Sequence[EvaluationReport]) -> Table | None:
     """A row a subject whose model's code lengths are known."""
     known = [(v.name, found) for v in told if (found := [n for n in v.numbers if n.key.startswith("bits")])]
     if not known:
@@ -169,7 +169,7 @@ def _bits(told: Sequence[Verdict]) -> Table | None:
     return Table(head, [[name, f"{ns[-1].found.n:,}", *(show(n.found) for n in ns)] for name, ns in known])
 
 
-def _shares(found: Measurement, told: Sequence[Verdict]) -> Table:
+def _shares(found: Measurement, told: Sequence[EvaluationReport]) -> Table:
     rows = [
         [
             share.name,
@@ -185,7 +185,7 @@ def _marked(share: float, verdict: str) -> str:
     return f"{share:.1%}" + (f" ({verdict})" if verdict else "")
 
 
-def _looks(told: Sequence[Verdict]) -> Table:
+def _looks(told: Sequence[EvaluationReport]) -> Table:
     rows = []
     for i, look in enumerate(told[0].judged.shifts):
         cells = [v.judged.shifts[i] for v in told]
@@ -194,7 +194,7 @@ def _looks(told: Sequence[Verdict]) -> Table:
     return Table(["", "real", "spread of real", *(v.name for v in told)], rows)
 
 
-def costs(told: Sequence[Verdict]) -> Table | None:
+def costs(told: Sequence[EvaluationReport]) -> Table | None:
     """A row a subject whose cost is known."""
     known = [(v.name, c) for v in told if (c := v.judged.tally.cost)]
     if not known:
@@ -218,7 +218,9 @@ def _cost(c: Cost) -> list[str]:
 # ---- the report
 
 
-def blocks(found: Measurement, told: Sequence[Verdict], reference: Real, circumstances: Circumstances) -> list[Block]:
+def blocks(
+    found: Measurement, told: Sequence[EvaluationReport], reference: RealImages, circumstances: Environment
+) -> list[Block]:
     """The report.
 
     Args:
@@ -281,7 +283,7 @@ def blocks(found: Measurement, told: Sequence[Verdict], reference: Real, circums
     return out
 
 
-def _bars(told: Sequence[Verdict]) -> dict[str, list[float]]:
+def _bars(told: Sequence[EvaluationReport]) -> dict[str, list[float]]:
     real = {"real": [s.real for s in told[0].judged.shares]}
     return real | {v.name: [s.found for s in v.judged.shares] for v in told}
 
@@ -290,7 +292,7 @@ def _grid(images: Tensor) -> Image:
     return image_io.grid(images[:_SHOWN], columns=20)
 
 
-def _neighbours(judged: Judged, reference: Real) -> Image:
+def _neighbours(judged: Evaluation, reference: RealImages) -> Image:
     """The samples that are most like copies, and beside each its nearest training image."""
     spaces = list(judged.nearest.items())
     chosen = torch.stack([found.ratios.nan_to_num(1.0) for _, found in spaces]).amin(0).argsort()[:_NEIGHBOURS]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fromnoise.checkpoint import Loaded, load_model
-from fromnoise.config import SampleRecipe
+from fromnoise.checkpoint import LoadedModel, load_model
+from fromnoise.config import SamplingConfig
 from fromnoise.data import Data, load
-from fromnoise.evaluation.sources import Processes, Real, Sampler, Subject, pictures_of
+from fromnoise.evaluation.sources import ImageSource, ModelSource, Processes, RealImages, pictures_of
 from fromnoise.training.run import open_data
-from fromnoise.training.run_dir import RunFolder
-from fromnoise.utils.device import Compute
+from fromnoise.training.run_dir import RunDir
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
@@ -36,7 +36,7 @@ class Drawing:
     seed: int
     label: str | None
     batch: int
-    compute: Compute
+    compute: ComputeConfig
     processes: Processes = Processes()
 
 
@@ -46,7 +46,7 @@ def is_run(name: str) -> bool:
     return path.suffix == ".safetensors" or (path / "recipe.toml").exists() or (path / "model.safetensors").exists()
 
 
-def real_images(names: Sequence[str], against: str | None, size: int | None, say: Callable[[str], None]) -> Data:
+def real_images(names: Sequence[str], against: str | None, size: int | None, log: Callable[[str], None]) -> Data:
     """The images that subjects are compared with: at the size of the first run, and split as it split them.
 
     Args:
@@ -62,26 +62,26 @@ def real_images(names: Sequence[str], against: str | None, size: int | None, say
     if not runs:
         if against is None:
             raise UserError("name the real images to compare with: --against SPEC, as in --against mnist")
-        return load(against, size=size, log=say)
-    shapes = {run.facts.shape for run in runs}
+        return load(against, size=size, log=log)
+    shapes = {run.dataset_info.shape for run in runs}
     if len(shapes) > 1:
         raise UserError("these runs draw images of different shapes: evaluate them one by one")
-    if against is None and len({run.facts.fingerprint for run in runs}) > 1:
+    if against is None and len({run.dataset_info.fingerprint for run in runs}) > 1:
         raise UserError("these runs learned from different images: name those to compare with by --against SPEC")
     recipe = runs[0].recipe
-    channels, height, width = runs[0].facts.shape
+    channels, height, width = runs[0].dataset_info.shape
     told = {"source": against or recipe.data.source, "size": (height, width), "channels": channels, "labels": False}
-    return open_data(recipe.model_copy(update={"data": recipe.data.model_copy(update=told)}), say)
+    return open_data(recipe.model_copy(update={"data": recipe.data.model_copy(update=told)}), log)
 
 
 def subjects(
-    names: Sequence[str], sweep: Mapping[str, Sequence[str]], data: Data, how: Drawing, resize: bool
-) -> list[Subject]:
+    names: Sequence[str], sweep: Mapping[str, Sequence[str]], data: Data, config: Drawing, resize: bool
+) -> list[ImageSource]:
     """What is judged, in the order named; each run once for each combination of the sweep.
 
     Args:
         names: run folders, model files, or pictures.
-        sweep: values by key of ``SampleRecipe``.
+        sweep: values by key of ``SamplingConfig``.
         data: the real images.
         how: models draw.
         resize: whether pictures of another size may be resized.
@@ -89,53 +89,53 @@ def subjects(
     Raises:
         UserError: one cannot be had.
     """
-    out: list[Subject] = []
+    out: list[ImageSource] = []
     for name in names:
         if is_run(name):
-            out += _samplers(name, load_model(name), sweep, how)
+            out += _samplers(name, load_model(name), sweep, config)
         else:
-            out.append(Real(name, pictures_of(name, data.shape, resize), how.count))
+            out.append(RealImages(name, pictures_of(name, data.shape, resize), config.count))
     return out
 
 
-def _samplers(name: str, loaded: Loaded, sweep: Mapping[str, Sequence[str]], how: Drawing) -> list[Subject]:
-    how.compute.place(loaded.model.denoiser)
-    reports = RunFolder(loaded.path.parent).read_reports()
+def _samplers(name: str, loaded: LoadedModel, sweep: Mapping[str, Sequence[str]], config: Drawing) -> list[ImageSource]:
+    config.compute.place(loaded.model.denoiser)
+    reports = RunDir(loaded.path.parent).read_reports()
     training = (float(reports[-1]["clock"]["seconds"]), int(reports[-1]["images"])) if reports else None
-    out: list[Subject] = []
+    out: list[ImageSource] = []
     for values in itertools.product(*sweep.values()):
         told = dict(zip(sweep, values, strict=True))
         out.append(
-            Sampler(
+            ModelSource(
                 " ".join([name, *(f"{key}={value}" for key, value in told.items())]),
                 loaded.model,
                 _changed(loaded.model.recipe.sample, told),
-                how.compute,
-                how.count,
-                seed=how.seed,
-                label=how.label,
-                batch=how.batch,
+                config.compute,
+                config.count,
+                seed=config.seed,
+                label=config.label,
+                batch=config.batch,
                 training=training,
-                processes=how.processes,
+                processes=config.processes,
             )
         )
     return out
 
 
-def _changed(own: SampleRecipe, told: Mapping[str, str]) -> SampleRecipe:
+def _changed(own: SamplingConfig, told: Mapping[str, str]) -> SamplingConfig:
     try:
-        return SampleRecipe.model_validate(own.model_dump() | dict(told))
+        return SamplingConfig.model_validate(own.model_dump() | dict(told))
     except ValidationError as e:
         first = e.errors()[0]
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            known = ", ".join(SampleRecipe.model_fields)
+            known = ", ".join(SamplingConfig.model_fields)
             raise UserError(f"--sweep {key}: there is no such key; there are {known}") from None
         raise UserError(f"--sweep {key}={first['input']}: {first['msg']}") from None
 
 
 def parse_sweep(words: Sequence[str]) -> dict[str, list[str]]:
-    """``["steps=5,10", "rule=ddim"]`` as values by key.
+    """``["steps=5,10", "sampler=ddim"]`` as values by key.
 
     Raises:
         UserError: one is not KEY=VALUES, or comes twice.

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from fromnoise.evaluation.measurement import Judged
+from fromnoise.evaluation.measurement import Evaluation
 from fromnoise.evaluation.memorization import Lengths
 from fromnoise.evaluation.metrics.frechet import Estimate, Frechet
 
 
 @dataclass(frozen=True)
-class Number:
+class MetricRow:
     """A number, and the same of real images that were not learned from.
 
     Attributes:
@@ -43,7 +43,7 @@ class Number:
         return plain | {"features": self.features}
 
 
-def numbers(judged: Judged, floor: Judged, features: str, lengths: Lengths | None = None) -> list[Number]:
+def numbers(judged: Evaluation, floor: Evaluation, features: str, lengths: Lengths | None = None) -> list[MetricRow]:
     """All numbers of a subject.
 
     Args:
@@ -56,31 +56,33 @@ def numbers(judged: Judged, floor: Judged, features: str, lengths: Lengths | Non
     inception = features == "inception"
     distance = floor.frechet if fewer == n else floor.frechet.at(n)
     out = [
-        Number("frechet", "FID" if inception else f"Frechet ({features})", judged.frechet, distance, "lower", features),
-        Number(
+        MetricRow(
+            "frechet", "FID" if inception else f"Frechet ({features})", judged.frechet, distance, "lower", features
+        ),
+        MetricRow(
             "kernel", "KID" if inception else f"kernel ({features})", judged.kernel, floor.kernel, "lower", features
         ),
     ]
     for key in ("precision", "recall", "density", "coverage"):
         found, real = getattr(judged.neighbourhoods, key), getattr(floor.neighbourhoods, key)
-        out.append(Number(key, key, found, real if fewer == n else None, "higher", features))
+        out.append(MetricRow(key, key, found, real if fewer == n else None, "higher", features))
     if judged.score is not None:
         title = "Inception Score" if inception else "classifier score"
-        out.append(Number("score", title, judged.score, floor.score if fewer == n else None, "higher", features))
+        out.append(MetricRow("score", title, judged.score, floor.score if fewer == n else None, "higher", features))
     for space, found in judged.nearest.items():
         real, key = floor.nearest[space], space.replace(" ", "_")
-        out.append(Number(f"copies_{key}", f"copies by {space}", found.copies, real.copies, "", space))
+        out.append(MetricRow(f"copies_{key}", f"copies by {space}", found.copies, real.copies, "", space))
         out.append(
-            Number(f"nearest_{key}", f"nearest by {space}", _near(found.distances), _near(real.distances), "", space)
+            MetricRow(f"nearest_{key}", f"nearest by {space}", _near(found.distances), _near(real.distances), "", space)
         )
-    out.append(Number("twins", "twins", judged.twins.copies, floor.twins.copies, "", "pixels"))
+    out.append(MetricRow("twins", "twins", judged.twins.copies, floor.twins.copies, "", "pixels"))
     if lengths is not None:
         told = (
             ("bits_held_out", "bits/dim of held-out images", lengths.held_out, "lower"),
             ("bits_training", "bits/dim of training images", lengths.training, ""),
             ("bits_gap", "held out less training, at equal roughness", lengths.gap, ""),
         )
-        out += [Number(key, title, found, None, better, "pixels") for key, title, found, better in told]
+        out += [MetricRow(key, title, found, None, better, "pixels") for key, title, found, better in told]
     return out
 
 

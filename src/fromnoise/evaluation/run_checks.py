@@ -24,7 +24,7 @@ def of_reports(reports: Reports) -> Iterator[Finding]:
     """Faults that the lines of reports.jsonl show.
 
     Args:
-        reports: as ``RunFolder.read_reports`` gives them.
+        reports: as ``RunDir.read_reports`` gives them.
     """
     if not reports:
         return
@@ -75,10 +75,10 @@ def of_loss(reports: Reports, model: Model, data: Data) -> Iterator[Finding]:
         model: its recipe, facts and schedule.
         data: its images.
     """
-    how = model.recipe.loss
+    config = model.recipe.loss
     measured = [r["held_out_raw"] for r in reports if r.get("held_out_raw") is not None]
     target = model.recipe.diffusion.target
-    if not measured or how.metric != "mse" or how.weighting != "simple" or target not in linear_losses:
+    if not measured or config.metric != "mse" or config.weighting != "simple" or target not in linear_losses:
         return
     count = min(_IMAGES, len(data.train))
     bar = linear_losses[target](variances(data.train.get(order(len(data.train), 0, range(count)))), model.schedule)

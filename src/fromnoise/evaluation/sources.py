@@ -11,13 +11,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from fromnoise.config import SampleRecipe
+from fromnoise.config import SamplingConfig
 from fromnoise.data import Images, Shape, StreamedImages, open_source, order, to_pixels
 from fromnoise.data.dataset import opened
 from fromnoise.data.images import size_of
 from fromnoise.model import Model
-from fromnoise.pipeline import Drawn, draw
-from fromnoise.utils.device import Compute
+from fromnoise.pipeline import SampleStep, draw
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
@@ -42,7 +42,7 @@ class Cost:
     training_images: int | None = None
 
 
-class Subject(ABC):
+class ImageSource(ABC):
     """Images to be judged, in batches.
 
     Attributes:
@@ -73,7 +73,7 @@ class Subject(ABC):
 
 
 @final
-class Real(Subject):
+class RealImages(ImageSource):
     """Real images, or such as were read like them, in a random order."""
 
     def __init__(self, name: str, images: Images, count: int | None = None, seed: int = 0, batch: int = 512) -> None:
@@ -92,7 +92,7 @@ class Real(Subject):
         return self._images.get(every[numbers])
 
     def batches(self) -> Iterator[Tensor]:
-        """See ``Subject``."""
+        """See ``ImageSource``."""
         for start in range(0, self.count, self._batch):
             places = range(start, min(self.count, start + self._batch))
             yield self._images.get(order(len(self._images), self._seed, places))
@@ -138,15 +138,15 @@ class Processes:
 
 
 @final
-class Sampler(Subject):
+class ModelSource(ImageSource):
     """A model that draws; several processes share the work, each drawing part of each batch."""
 
     def __init__(
         self,
         name: str,
         model: Model,
-        how: SampleRecipe,
-        compute: Compute,
+        config: SamplingConfig,
+        compute: ComputeConfig,
         count: int,
         *,
         seed: int = 0,
@@ -173,14 +173,14 @@ class Sampler(Subject):
             UserError: as ``draw``.
         """
         self.name, self.count = name, count
-        self._model, self._how, self._compute, self._seed, self._batch = model, how, compute, seed, batch
-        self._label = label if label is not None or model.facts.labels is None else "all"
+        self._model, self._how, self._compute, self._seed, self._batch = model, config, compute, seed, batch
+        self._label = label if label is not None or model.dataset_info.labels is None else "all"
         self._training, self._processes = training, processes or Processes()
         self._seen, self._spent = 0, 0.0
         self._steps(torch.arange(0))  # tells mistakes at once
 
     def batches(self) -> Iterator[Tensor]:
-        """See ``Subject``."""
+        """See ``ImageSource``."""
         self._seen, self._spent = 0, 0.0
         each, world = self._batch, self._processes.world
         for first in range(0, self.count, each * world):
@@ -198,7 +198,7 @@ class Sampler(Subject):
         finally:
             handle.remove()
 
-    def _steps(self, ids: Tensor) -> Iterator[Drawn]:
+    def _steps(self, ids: Tensor) -> Iterator[SampleStep]:
         batch = max(1, len(ids))
         return draw(self._model, self._how, self._compute, ids=ids, seed=self._seed, label=self._label, batch=batch)
 
@@ -207,7 +207,7 @@ class Sampler(Subject):
 
     @property
     def cost(self) -> Cost | None:
-        """See ``Subject``."""
+        """See ``ImageSource``."""
         if not self._seen:
             return None
         drawn = -(-self.count // self._processes.world)
@@ -221,7 +221,7 @@ class Sampler(Subject):
 
     @property
     def model(self) -> Model:
-        """See ``Subject``."""
+        """See ``ImageSource``."""
         return self._model
 
     @torch.inference_mode()
@@ -230,14 +230,14 @@ class Sampler(Subject):
         from torch.utils.flop_counter import FlopCounterMode
 
         model, device = self._model, self._compute.device
-        x = torch.zeros(1, *model.facts.shape, device=device)
-        told = torch.zeros(1, dtype=torch.int64, device=device) if model.facts.labels is not None else None
+        x = torch.zeros(1, *model.dataset_info.shape, device=device)
+        told = torch.zeros(1, dtype=torch.int64, device=device) if model.dataset_info.labels is not None else None
         with FlopCounterMode(display=False) as counter:
             model.denoiser(x, model.schedule.at(0.5, like=x), told)
         return float(counter.get_total_flops())
 
     def seconds(self) -> float:
-        """See ``Subject``: the second step of one batch, times the steps and batches."""
+        """See ``ImageSource``: the second step of one batch, times the steps and batches."""
         steps = self._steps(torch.arange(min(self._batch, self.count)))
         first = next(steps).step
         begun = time.perf_counter()

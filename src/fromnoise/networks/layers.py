@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.networks.attention import attend
-from fromnoise.networks.kernels.group_norm import How, fused, usable
+from fromnoise.networks.kernels.group_norm import NormOptions, fused, usable
 
 
 def pad_to(x: Tensor, height: int, width: int) -> Tensor:
@@ -127,7 +127,7 @@ class AttributeEmbedding(nn.Module):
 def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """Group normalisation; unlike ``F.group_norm`` it takes a single image whose groups hold one value."""
     if usable(x):
-        return fused(x, norm.weight, norm.bias, How(norm.num_groups, norm.eps, act=False))
+        return fused(x, norm.weight, norm.bias, NormOptions(norm.num_groups, norm.eps, act=False))
     return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
@@ -149,8 +149,8 @@ def norm_act(
         shift: (B, C).
     """
     if usable(x):
-        how = How(norm.num_groups, norm.eps, act=True)
-        return fused(x, norm.weight, norm.bias, how, plus, scale, shift)
+        config = NormOptions(norm.num_groups, norm.eps, act=True)
+        return fused(x, norm.weight, norm.bias, config, plus, scale, shift)
     if plus is not None:
         x = x + plus[:, :, None, None]
     x = normalise(x, norm)
@@ -183,7 +183,7 @@ class Position(nn.Module):
         return x + self.linear(torch.cat(axes, dim=2).to(x.dtype)).permute(2, 0, 1)
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Norm, SiLU, conv; the time joins; norm, SiLU, dropout, conv; plus the input (Ho et al. 2020, app. B).
 
     The time is added before the second norm, or scales and shifts its output.
@@ -242,7 +242,7 @@ class Attention(nn.Module):
         return x + self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class Halve(nn.Module):
+class Downsample(nn.Module):
     """Convolution of stride 2, padded below and on the right only.
 
     That is TensorFlow's SAME at even sides, as in Ho et al. 2020, so that weights of theirs keep their
@@ -259,7 +259,7 @@ class Halve(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class Double(nn.Module):
+class Upsample(nn.Module):
     """Nearest neighbour, then a convolution: no checkerboard (Odena et al. 2016)."""
 
     def __init__(self, channels: int) -> None:

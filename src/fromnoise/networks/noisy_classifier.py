@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import Halve, Residual, TimeEmbedding, ceil_to, norm_act, pad_to
+from fromnoise.networks.layers import Downsample, ResidualBlock, TimeEmbedding, ceil_to, norm_act, pad_to
 
 
 class NoisyClassifier(nn.Module):
@@ -32,8 +32,8 @@ class NoisyClassifier(nn.Module):
         self.blocks, self.halves = nn.ModuleList(), nn.ModuleList()
         ins = width
         for i, m in enumerate(multipliers):
-            self.blocks.append(Residual(ins, width * m, 4 * width, groups=groups, eps=1e-6, scale_shift=True))
-            self.halves.append(Halve(width * m) if i < len(multipliers) - 1 else nn.Identity())
+            self.blocks.append(ResidualBlock(ins, width * m, 4 * width, groups=groups, eps=1e-6, scale_shift=True))
+            self.halves.append(Downsample(width * m) if i < len(multipliers) - 1 else nn.Identity())
             ins = width * m
         self.norm = nn.GroupNorm(groups, ins, 1e-6)
         self.out = nn.Linear(ins, classes)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fromnoise.networks.layers import ceil_to, crop_to, pad_to, sinusoid, sinusoid_table
 
 
-class Pulfer(nn.Module):
+class PulferUNet(nn.Module):
     """Brian Pulfer's U-Net ("Generating images with DDPMs: A PyTorch implementation").
 
     506,852 trainable parameters at 1 x 28 x 28, and a table of 1000 x 100 sinusoids that is not trained.
@@ -160,7 +160,7 @@ class _Block(nn.Module):
         return last.permute(0, 3, 1, 2)
 
 
-class Simple(nn.Module):
+class SimpleUNet(nn.Module):
     """The U-Net of 0.86 M parameters: max-pooling down, bilinear up, ReLU before GroupNorm(8).
 
     As published it needs sides divisible by 8 and fails on 28 x 28; here images are padded, and the

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 from fromnoise.networks.layers import (
     Attention,
     AttributeEmbedding,
-    Double,
-    Halve,
+    Downsample,
     Position,
-    Residual,
+    ResidualBlock,
     Shuffle,
     TimeEmbedding,
+    Upsample,
     ceil_to,
     crop_to,
     norm_act,
@@ -43,7 +43,7 @@ Init = Literal["torch", "variance-scaling"]
 
 _SCALE_SHIFT: dict[str, bool] = {"add": False, "scale-shift": True}
 _DOUBLE: dict[str, Callable[[int, int], nn.Module]] = {
-    "nearest": lambda channels, above: Double(channels),
+    "nearest": lambda channels, above: Upsample(channels),
     "transposed": lambda channels, above: nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1),
     "shuffle": Shuffle,
 }
@@ -138,8 +138,10 @@ class UNet(nn.Module):
         double = _choose("upsampling", upsampling, _DOUBLE)
         initialise = _choose("init", init, _INITIALISE)
 
-        def residual(ins: int, outs: int) -> Residual:
-            return Residual(ins, outs, hidden_dim, groups=groups, eps=norm_eps, dropout=dropout, scale_shift=shifts)
+        def residual(ins: int, outs: int) -> ResidualBlock:
+            return ResidualBlock(
+                ins, outs, hidden_dim, groups=groups, eps=norm_eps, dropout=dropout, scale_shift=shifts
+            )
 
         def attend(channels: int, present: bool) -> nn.Module:
             if not present:
@@ -166,7 +168,7 @@ class UNet(nn.Module):
                 Down(
                     [residual(ins if i == 0 else outs, outs) for i in range(blocks)],
                     [attend(outs, attended) for _ in range(blocks)],
-                    nn.Identity() if level == deepest else Halve(outs),
+                    nn.Identity() if level == deepest else Downsample(outs),
                     kept=min(blocks_up, blocks + 1),
                     recompute=recompute,
                 )
@@ -194,7 +196,7 @@ class UNet(nn.Module):
         if zero_output:
             zero(self.out)
             for module in self.modules():
-                if isinstance(module, Residual):
+                if isinstance(module, ResidualBlock):
                     zero(module.conv2)
                 elif isinstance(module, Attention):
                     zero(module.out)

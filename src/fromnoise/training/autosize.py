@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 
 from fromnoise.config import Recipe, change, get
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training.cost import estimate
 from fromnoise.training.optim import Budget
-from fromnoise.utils.device import Compute
+from fromnoise.utils.device import ComputeConfig
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 IMAGES = 0.04
@@ -40,7 +40,9 @@ def shaped(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
     return change(recipe, {key: v for key, v in chosen.items() if key in recipe.train.fit})
 
 
-def fit(recipe: Recipe, facts: Facts, images: int, compute: Compute, say: Callable[[str], None]) -> Recipe:
+def fit(
+    recipe: Recipe, dataset_info: DatasetInfo, images: int, compute: ComputeConfig, log: Callable[[str], None]
+) -> Recipe:
     """The recipe with the keys that ``train.fit`` names chosen.
 
     Args:
@@ -50,20 +52,20 @@ def fit(recipe: Recipe, facts: Facts, images: int, compute: Compute, say: Callab
         compute: where it will train.
         say: takes a line that tells the choice.
     """
-    recipe = shaped(recipe, facts.shape)
+    recipe = shaped(recipe, dataset_info.shape)
     seconds = Budget.of(recipe.train, images).seconds
     if "network.width" not in recipe.train.fit or seconds is None:
         return recipe
     best, told = None, ""
     for width in WIDTHS:
         wider = change(recipe, {"network.width": width})
-        cost = estimate(build(wider, facts), compute, images=recipe.train.batch // recipe.train.accumulate)
+        cost = estimate(build(wider, dataset_info), compute, images=recipe.train.batch // recipe.train.accumulate)
         steps = int(seconds / cost.step_seconds)
         if best is not None and steps * recipe.train.batch < IMAGES * cost.parameters:
             break
         best, told = wider, f"{cost.parameters:,} parameters, about {steps:,} steps"
     assert best is not None
-    say(f"for this budget on this machine: network.width {best.network.width}, {told}")
+    log(f"for this budget on this machine: network.width {best.network.width}, {told}")
     return best
 
 

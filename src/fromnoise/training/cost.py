@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from fromnoise.model import Model
-from fromnoise.training.optim import Mover
-from fromnoise.utils.device import Compute
+from fromnoise.training.optim import OptimizerStep
+from fromnoise.utils.device import ComputeConfig
 
 _PASSES, _SECONDS = 3, 1.5  # the fastest counts, of more passes where they are short: a moment may be a slow one
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """Cost of a run.
 
     Attributes:
@@ -29,7 +29,7 @@ class Estimate:
     memory_mb: float
 
 
-def estimate(model: Model, compute: Compute, images: int = 4) -> Estimate:
+def estimate(model: Model, compute: ComputeConfig, images: int = 4) -> CostEstimate:
     """Time a forward and backward pass of a few images and a step of the optimiser, and count the bytes kept.
 
     Args:
@@ -41,8 +41,10 @@ def estimate(model: Model, compute: Compute, images: int = 4) -> Estimate:
     images = min(images, recipe.batch)
     compute.place(model.denoiser).train()
     objective = model.objective()
-    x0 = torch.zeros(images, *model.facts.shape, device=compute.device).contiguous(memory_format=compute.memory_format)
-    told = model.facts.labels is not None or model.denoiser.centres is not None
+    x0 = torch.zeros(images, *model.dataset_info.shape, device=compute.device).contiguous(
+        memory_format=compute.memory_format
+    )
+    told = model.dataset_info.labels is not None or model.denoiser.pseudo_labels is not None
     cond = torch.zeros(images, dtype=torch.long, device=compute.device) if told else None
     kept: dict[int, int] = {}
 
@@ -69,18 +71,18 @@ def estimate(model: Model, compute: Compute, images: int = 4) -> Estimate:
     copies = 4 + 1 + len(ema.decays) + len(ema.widths) + ema.best_epoch
     held = 4 * sum(p.numel() for p in model.denoiser.parameters()) * copies
     share = recipe.batch / recipe.accumulate / images
-    return Estimate(model.parameters, seconds * recipe.batch / images + moved, (held + bytes_kept * share) / 2**20)
+    return CostEstimate(model.parameters, seconds * recipe.batch / images + moved, (held + bytes_kept * share) / 2**20)
 
 
-def _moved(model: Model, compute: Compute) -> float:
+def _moved(model: Model, compute: ComputeConfig) -> float:
     """Seconds of a step of the optimiser, by the gradients that lie there; at learning rate 0 the weights stay."""
-    mover, least = Mover(model.recipe.train, model.denoiser, compute.dtype), float("inf")
+    optimizer_step, least = OptimizerStep(model.recipe.train, model.denoiser, compute.dtype), float("inf")
     for _ in range(_PASSES):  # the first makes the moments
         begun = time.perf_counter()
-        mover.clip(model.recipe.train.clip)
-        mover.step(0.0)
+        optimizer_step.clip(model.recipe.train.clip)
+        optimizer_step.step(0.0)
         if compute.device.type == "cuda":
             torch.cuda.synchronize()
         least = min(least, time.perf_counter() - begun)
-    mover.forget()
+    optimizer_step.forget()
     return least

@@ -8,7 +8,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from fromnoise.config import EmaRecipe
+from fromnoise.config import EMAConfig
 
 
 class BestEpoch:
@@ -49,10 +49,10 @@ class BestEpoch:
         self.weights = {name: t.to(self._live[name]) for name, t in kept.items() if t is not None}
 
 
-class Averages:
+class EMA:
     """Exponential and power-function moving averages of a network's parameters, or its best epoch."""
 
-    def __init__(self, recipe: EmaRecipe, net: nn.Module, epoch: Fraction = Fraction(1)) -> None:
+    def __init__(self, recipe: EMAConfig, net: nn.Module, epoch: Fraction = Fraction(1)) -> None:
         """Start every average at the current weights; ``epoch`` is how many steps one has."""
         self.recipe = recipe
         self._live = {name: p for name, p in net.named_parameters()}

@@ -6,24 +6,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from fromnoise.data import Stream, to_unit
-from fromnoise.data.pseudo_labels import Centres
+from fromnoise.data import BatchStream, to_unit
+from fromnoise.data.pseudo_labels import PseudoLabels
 
 EACH = 100
 """Images that a cluster has on average at least: of fewer images fewer clusters are found."""
 _MOST = 20_000  # images in which they are sought
 
 
-def agreed(centres: Centres, stream: Stream, seed: int, accelerator: Accelerator) -> int:
+def agreed(pseudo_labels: PseudoLabels, stream: BatchStream, seed: int, accelerator: Accelerator) -> int:
     """As ``find``, the same in all processes."""
-    found = find(centres, stream, seed)
+    found = find(pseudo_labels, stream, seed)
     if accelerator.num_processes > 1:  # each has found the same but for rounding
-        for t in centres.buffers():
+        for t in pseudo_labels.buffers():
             broadcast(t)
     return found
 
 
-def find(centres: Centres, stream: Stream, seed: int) -> int:
+def find(pseudo_labels: PseudoLabels, stream: BatchStream, seed: int) -> int:
     """Look for clusters by k-means (Lloyd 1982) in the first images of a stream, as training will see them.
 
     Args:
@@ -37,8 +37,8 @@ def find(centres: Centres, stream: Stream, seed: int) -> int:
     from sklearn.cluster import KMeans
 
     parts = torch.arange(min(_MOST, len(stream.images))).split(1000)
-    points = torch.cat([centres.small(to_unit(stream.batch(part).pixels)) for part in parts])
-    count = max(1, min(len(centres.share), len(points) // EACH))
+    points = torch.cat([pseudo_labels.small(to_unit(stream.batch(part).pixels)) for part in parts])
+    count = max(1, min(len(pseudo_labels.share), len(points) // EACH))
     found = KMeans(count, n_init="auto", random_state=seed % 2**32).fit(points.numpy())  # auto: one try
-    centres.settle(torch.from_numpy(found.cluster_centers_), points)
+    pseudo_labels.settle(torch.from_numpy(found.cluster_centers_), points)
     return count

@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise import checkpoint
-from fromnoise.data import Data, Stream, to_unit
-from fromnoise.data.dataset_info import Facts
-from fromnoise.diffusion.denoiser import Index
-from fromnoise.diffusion.rng import Draw, Noise
-from fromnoise.diffusion.schedules import Level
+from fromnoise.data import BatchStream, Data, to_unit
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.diffusion.denoiser import TimestepConditioning
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model import Model
 from fromnoise.networks import NoisyClassifier
-from fromnoise.utils.device import Compute
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
 class Guide(nn.Module):
     """A classifier on the clock of a model: ``guide(x, level)`` gives logits (B, K)."""
 
-    def __init__(self, facts: Facts, steps: int | None) -> None:
+    def __init__(self, dataset_info: DatasetInfo, steps: int | None) -> None:
         """Make one with fresh weights.
 
         Args:
@@ -33,11 +33,11 @@ class Guide(nn.Module):
             steps: T of the model's table, None if it is continuous.
         """
         super().__init__()
-        self.facts = facts
-        self.net = NoisyClassifier(facts.shape[0], len(facts.labels or ()))
-        self.clock = Index(steps or 1000)
+        self.dataset_info = dataset_info
+        self.net = NoisyClassifier(dataset_info.shape[0], len(dataset_info.labels or ()))
+        self.clock = TimestepConditioning(steps or 1000)
 
-    def forward(self, x: Tensor, level: Level) -> Tensor:
+    def forward(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """Logits."""
         return self.net(x, self.clock.read(level).to(x.device, torch.float32).expand(len(x)))
 
@@ -58,20 +58,20 @@ def begin(model: Model, data: Data) -> Guide:
     """
     if data.labels is None:
         raise UserError("a classifier needs data with labels: put the images of each class in a folder of its own")
-    if data.shape != model.facts.shape:
-        raise UserError(f"the model draws images of {model.facts.shape} and the data are of {data.shape}")
+    if data.shape != model.dataset_info.shape:
+        raise UserError(f"the model draws images of {model.dataset_info.shape} and the data are of {data.shape}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.recipe.train.seed)
-        return Guide(replace(model.facts, labels=data.labels, attributes=None), model.schedule.steps)
+        return Guide(replace(model.dataset_info, labels=data.labels, attributes=None), model.schedule.steps)
 
 
 def learn(
-    guide: Guide, model: Model, data: Data, compute: Compute, *, steps: int, batch: int = 128, lr: float = 2e-3
+    guide: Guide, model: Model, data: Data, compute: ComputeConfig, *, steps: int, batch: int = 128, lr: float = 2e-3
 ) -> Iterator[Lesson]:
     """Teach a guide: cross-entropy under the model's noise at its own times, AdamW, the rate falling to 0."""
     compute.place(guide)
     optimizer = torch.optim.AdamW(guide.parameters(), lr, weight_decay=0.01)
-    stream = Stream(data.train, model.recipe.train.seed, model.recipe.data.flip)
+    stream = BatchStream(data.train, model.recipe.train.seed, model.recipe.data.flip)
     guide.train()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -86,13 +86,15 @@ def learn(
     guide.eval()
 
 
-def _loss(guide: Guide, model: Model, pixels: Tensor, labels: Tensor, positions: Tensor, compute: Compute) -> Tensor:
+def _loss(
+    guide: Guide, model: Model, pixels: Tensor, labels: Tensor, positions: Tensor, compute: ComputeConfig
+) -> Tensor:
     """Cross-entropy of each image, (B,)."""
     x0 = to_unit(pixels.to(compute.device)).contiguous(memory_format=compute.memory_format)
     noise = Noise(model.recipe.train.seed, positions)
-    level = model.schedule.at(model.schedule.spread(noise.uniform(Draw.TIME)), like=x0)
+    level = model.schedule.at(model.schedule.time_from_uniform(noise.uniform(Stream.TIME)), like=x0)
     with compute.autocast():
-        logits = guide(level.noisy(x0, noise.image(tuple(x0.shape[1:]), Draw.EPS, like=x0)), level)
+        logits = guide(level.noisy(x0, noise.image(tuple(x0.shape[1:]), Stream.EPS, like=x0)), level)
     return F.cross_entropy(logits.float(), labels.to(compute.device), reduction="none")
 
 
@@ -102,7 +104,7 @@ def save(path: Path, guide: Guide, model: Model) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    header = {"kind": "guide", **checkpoint.describe(model.recipe, guide.facts)}
+    header = {"kind": "guide", **checkpoint.describe(model.recipe, guide.dataset_info)}
     checkpoint.write(path, guide.net.state_dict(), header)
 
 
@@ -117,11 +119,11 @@ def load(path: Path, model: Model) -> Guide:
     tensors, header = checkpoint.read(path)
     if header.get("kind") != "guide":
         raise UserError(f"{path} is no classifier of noisy images: fromnoise guide makes one")
-    recipe, facts = checkpoint.understand(header)
-    if facts.shape != model.facts.shape or recipe.diffusion != model.recipe.diffusion:
+    recipe, dataset_info = checkpoint.understand(header)
+    if dataset_info.shape != model.dataset_info.shape or recipe.diffusion != model.recipe.diffusion:
         raise UserError(f"the classifier {path} was made for a model of other images or noise: make one for this model")
-    if model.facts.labels not in (None, facts.labels):
+    if model.dataset_info.labels not in (None, dataset_info.labels):
         raise UserError(f"the classifier {path} knows other labels than the model: make one for this model")
-    guide = Guide(facts, model.schedule.steps)
+    guide = Guide(dataset_info, model.schedule.steps)
     guide.net.load_state_dict(tensors)
     return guide.eval().requires_grad_(False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fromnoise.config import TrainRecipe
+from fromnoise.config import TrainConfig
 from fromnoise.training.muon import Muon
 
 
@@ -23,7 +23,7 @@ class Budget:
     seconds: float | None
 
     @staticmethod
-    def of(recipe: TrainRecipe, images: int) -> Budget:
+    def of(recipe: TrainConfig, images: int) -> Budget:
         """The budget of a recipe for a set of ``images`` training images."""
         if recipe.minutes is not None:
             return Budget(None, recipe.minutes * 60)
@@ -38,7 +38,7 @@ class Budget:
         return min(1.0, used)
 
 
-def learning_rate(recipe: TrainRecipe, step: int, progress: float) -> float:
+def learning_rate(recipe: TrainConfig, step: int, progress: float) -> float:
     """Of step ``step`` (from 0).
 
     Linear warm-up, then constant, then a linear or cosine fall to zero at the end of the budget.
@@ -51,10 +51,10 @@ def learning_rate(recipe: TrainRecipe, step: int, progress: float) -> float:
     return rate * ((1 - part) if recipe.decay == "linear" else (0.5 + 0.5 * math.cos(math.pi * part)))
 
 
-class Mover:
+class OptimizerStep:
     """The optimiser of a recipe: Adam, AdamW, or Muon for the matrices and Adam for all else; its state by name."""
 
-    def __init__(self, recipe: TrainRecipe, net: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, recipe: TrainConfig, net: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         """Move the trainable parameters of ``net``, whose arithmetic is in ``dtype``."""
         self._names: dict[Tensor, str] = {p: name for name, p in net.named_parameters() if p.requires_grad}
         self.parameters: list[Tensor] = list(self._names)
@@ -66,8 +66,8 @@ class Mover:
             [Muon(matrices, recipe.lr, bf16=dtype == torch.bfloat16)] if matrices else []
         )
         if rest:
-            how = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
-            self._parts.append(kind(rest, lr=recipe.lr, fused=True, **how))
+            config = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
+            self._parts.append(kind(rest, lr=recipe.lr, fused=True, **config))
 
     def clip(self, limit: float | None) -> float:
         """Norm of the gradient, which is scaled down where it is above ``limit``."""

@@ -10,24 +10,24 @@ import sys
 import torch
 from tqdm import tqdm
 
-from fromnoise.config import SampleRecipe
+from fromnoise.config import SamplingConfig
 from fromnoise.data import Data, order
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model import Model
 from fromnoise.pipeline import Pictures, collect, draw, noised
 from fromnoise.reporting import image_io
-from fromnoise.training.run_dir import RunFolder
+from fromnoise.training.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import Compute
+from fromnoise.utils.device import ComputeConfig
 
 _PREVIEW = 16
 _FRAMES = 100
 
 
-class Gallery:
+class Previews:
     """Draws into a run folder."""
 
-    def __init__(self, folder: RunFolder, compute: Compute) -> None:
+    def __init__(self, folder: RunDir, compute: ComputeConfig) -> None:
         """Name the folder."""
         self.folder, self.compute = folder, compute
 
@@ -45,13 +45,13 @@ class Gallery:
         trainer.refresh()
         base = trainer.model.recipe.sample
         steps = min(20, base.steps or 20, trainer.model.schedule.steps or 20)
-        how = SampleRecipe(rule="ddim", steps=steps, clip=base.clip)
+        config = SamplingConfig(sampler="ddim", steps=steps, clip=base.clip)
         kinds = [("raw weights", trainer.model.denoiser)]
-        if trainer.averages.kept:
+        if trainer.ema.kept:
             name = "best epoch" if trainer.model.recipe.ema.best_epoch else "averaged weights"
             kinds.append((name, trainer.averaged))
         panels = [
-            (name, image_io.grid(self._draw(trainer, denoiser, how, _PREVIEW).images)) for name, denoiser in kinds
+            (name, image_io.grid(self._draw(trainer, denoiser, config, _PREVIEW).images)) for name, denoiser in kinds
         ]
         image_io.save(image_io.side_by_side(panels), self.folder.samples / f"step_{trainer.progress.step:08d}.png")
 
@@ -63,27 +63,27 @@ class Gallery:
 
     def finished(self, trainer: Trainer) -> list[str]:
         """Samples by the recipe's own rule, and the reverse process; the names of the files."""
-        how = trainer.model.recipe.sample
-        if not how.count:
+        config = trainer.model.recipe.sample
+        if not config.count:
             return []
         trainer.refresh()
-        total = -(-how.count // 64) * (len(trainer.model.levels(how)) - 1)
+        total = -(-config.count // 64) * (len(trainer.model.levels(config)) - 1)
         with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
-            drawn = self._draw(trainer, trainer.averaged, how, how.count, bar)
+            drawn = self._draw(trainer, trainer.averaged, config, config.count, bar)
         out = self.folder.path
-        names = trainer.model.facts.labels
+        names = trainer.model.dataset_info.labels
         image_io.save_images(drawn.images, out / "samples.png", drawn.labels, names=names)
         image_io.gif([f[:25] for f in drawn.frames], out / "reverse.gif")
         image_io.save(image_io.reverse_strip([f[:6] for f in drawn.frames], drawn.times), out / "reverse.png")
         return ["samples.png", "reverse.gif", "reverse.png"]
 
     def _draw(
-        self, trainer: Trainer, denoiser: Denoiser, how: SampleRecipe, count: int, bar: tqdm | None = None
+        self, trainer: Trainer, denoiser: Denoiser, config: SamplingConfig, count: int, bar: tqdm | None = None
     ) -> Pictures:
         own = trainer.model
-        model = Model(own.recipe, own.facts, denoiser.eval(), own.schedule)
-        label = "all" if own.facts.labels is not None else None
-        steps = draw(model, how, self.compute, ids=torch.arange(count), seed=own.recipe.train.seed, label=label)
+        model = Model(own.recipe, own.dataset_info, denoiser.eval(), own.schedule)
+        label = "all" if own.dataset_info.labels is not None else None
+        steps = draw(model, config, self.compute, ids=torch.arange(count), seed=own.recipe.train.seed, label=label)
         if bar is None:
             return collect(steps)
         return collect(steps, _FRAMES, lambda drawn: bar.update())

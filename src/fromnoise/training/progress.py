@@ -16,7 +16,7 @@ except ImportError:  # Windows
 
 
 @dataclass(frozen=True)
-class Report:
+class StepReport:
     """What the loop yields after each step.
 
     Attributes:
@@ -56,7 +56,7 @@ class Report:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """All that changes while training, besides tensors; with them it is what a resumed run starts from."""
 
     step: int = 0

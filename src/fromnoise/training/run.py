@@ -21,14 +21,14 @@ from tqdm import tqdm
 from fromnoise import checkpoint
 from fromnoise.config import Recipe
 from fromnoise.data import Data, load
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training import autosize
 from fromnoise.training.distributed import same_step
-from fromnoise.training.previews import Gallery
-from fromnoise.training.progress import Report
-from fromnoise.training.run_dir import RunFolder
-from fromnoise.training.self_evaluation import Judging
+from fromnoise.training.previews import Previews
+from fromnoise.training.progress import StepReport
+from fromnoise.training.run_dir import RunDir
+from fromnoise.training.self_evaluation import SelfEvaluation
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import choose
 from fromnoise.utils.errors import UserError
@@ -49,7 +49,7 @@ class Outcome:
     signal: int
 
 
-def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
+def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
     """The images of a recipe.
 
     Raises:
@@ -69,7 +69,7 @@ def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
         memory_limit=int(d.memory_gb * 2**30),
         workers=d.workers,
         attributes=d.attributes,
-        log=say,
+        log=log,
     )
     if d.labels and data.labels is None:
         raise UserError(
@@ -78,9 +78,9 @@ def open_data(recipe: Recipe, say: Callable[[str], None]) -> Data:
     return data
 
 
-def facts(recipe: Recipe, data: Data) -> Facts:
+def dataset_info(recipe: Recipe, data: Data) -> DatasetInfo:
     """What the model must know of its data."""
-    return Facts(data.shape, data.labels if recipe.data.labels else None, data.fingerprint, data.attributes)
+    return DatasetInfo(data.shape, data.labels if recipe.data.labels else None, data.fingerprint, data.attributes)
 
 
 def train(
@@ -102,9 +102,9 @@ def train(
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", device_placement=False)
     main = accelerator.is_main_process
     compute = choose(str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision)
-    folder = RunFolder(out)
+    folder = RunDir(out)
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         if main:
             tqdm.write(line, file=sys.stderr)
             folder.log(line)
@@ -112,51 +112,51 @@ def train(
     if recipe.train.fit and folder.recipe_file.exists():
         recipe = autosize.taken(recipe, folder.recipe())
     folder.check(recipe)
-    data = open_data(recipe, say)
+    data = open_data(recipe, log)
     if recipe.train.fit and not folder.recipe_file.exists():
         # the first process's clock decides for all
-        mine = autosize.fit(recipe, facts(recipe, data), len(data.train), compute, say) if main else recipe
+        mine = autosize.fit(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
         recipe = broadcast_object_list([mine])[0]
-    model = build(recipe, facts(recipe, data))
-    trainer = Trainer(model, data, compute, accelerator, folder.load_state, say)
+    model = build(recipe, dataset_info(recipe, data))
+    trainer = Trainer(model, data, compute, accelerator, folder.load_state, log)
     if main:  # the folder is made when nothing can be wrong any more
         folder.open(recipe)
     accelerator.wait_for_everyone()
-    say(
+    log(
         f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}; "
         f"{model.parameters:,} parameters; {compute.describe()}"
     )
     if compiled:
         model.denoiser.net.compile()
-    _resume(trainer, folder, say)
+    _resume(trainer, folder, log)
     with signals(trainer.stop) as caught:
         if trainer.fraction < 1:
-            _loop(trainer, folder, main, say)
+            _loop(trainer, folder, main, log)
     stopped = trainer.fraction < 1
     if stopped:
-        say(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
+        log(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
     accelerator.wait_for_everyone()  # not after the last pictures, which may take longer than processes wait
     if main and not stopped:
-        _finish(trainer, folder, say)
+        _finish(trainer, folder, log)
     # a process that was not told itself was stopped by another that was
     number = (caught or [signal.SIGTERM])[0] if stopped else 0
     return Outcome(folder.path, trainer.progress.step, number)
 
 
-def _resume(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
+def _resume(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> None:
     state = folder.load_state()
     if state is not None:
         _, was = checkpoint.understand(state[1])
-        now = trainer.model.facts
+        now = trainer.model.dataset_info
         for what, before, here in (("shape", was.shape, now.shape), ("labels", was.labels, now.labels)):
             if before != here:
                 raise UserError(
                     f"{folder.path} was trained on images of {what} {before}, not {here}: choose another --out"
                 )
         if was.fingerprint != now.fingerprint:
-            say("the data have changed since this run began; going on with the new ones")
+            log("the data have changed since this run began; going on with the new ones")
         trainer.resume(*state)
-        say(f"going on from step {trainer.progress.step:,}")
+        log(f"going on from step {trainer.progress.step:,}")
     else:
         trainer.find_clusters()
     if trainer.accelerator.is_main_process:
@@ -164,10 +164,10 @@ def _resume(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> 
     same_step(trainer.accelerator, trainer.compute.device, trainer.progress.step)
 
 
-def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], None]) -> None:
+def _loop(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], None]) -> None:
     recipe = trainer.recipe
-    gallery = Gallery(folder, trainer.compute)
-    judging = Judging(trainer, folder, say) if main and trainer.model.recipe.judge.times else None
+    previews = Previews(folder, trainer.compute)
+    self_evaluation = SelfEvaluation(trainer, folder, log) if main and trainer.model.recipe.judge.times else None
     waiting: list[dict[str, Any]] = []
     saved = time.monotonic()
 
@@ -177,14 +177,16 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
         waiting.clear()
         tensors, header = trainer.state()
         folder.save_state(
-            trainer.progress.step, tensors, header | checkpoint.describe(trainer.model.recipe, trainer.model.facts)
+            trainer.progress.step,
+            tensors,
+            header | checkpoint.describe(trainer.model.recipe, trainer.model.dataset_info),
         )
         checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step})
 
     if main and trainer.progress.step == 0:
-        gallery.data(trainer.model, trainer.data)
+        previews.data(trainer.model, trainer.data)
         if recipe.previews:
-            gallery.preview(trainer)
+            previews.preview(trainer)
         save()
     # in a terminal the bar moves on the spot; in a log file each redraw is a line's worth, so they are rare
     interval = 0.2 if sys.stderr.isatty() else 20.0
@@ -196,8 +198,8 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
                 continue
             bar.set_description_str(status(report), refresh=False)
             bar.update(min(100.0, 100 * report.progress) - bar.n)
-            if judging is not None and judging.due(before, report.progress):
-                waiting.append(report.line() | {"judged": judging()})
+            if self_evaluation is not None and self_evaluation.due(before, report.progress):
+                waiting.append(report.line() | {"judged": self_evaluation()})
             elif report.kept:
                 waiting.append(report.line())
             shown = int(before * recipe.previews) != int(report.progress * recipe.previews)
@@ -209,11 +211,11 @@ def _loop(trainer: Trainer, folder: RunFolder, main: bool, say: Callable[[str], 
                 save()
                 saved = time.monotonic()
             if shown:
-                gallery.preview(trainer)
-                gallery.curves()
+                previews.preview(trainer)
+                previews.curves()
 
 
-def status(r: Report) -> str:
+def status(r: StepReport) -> str:
     """A report in a few words, for a bar."""
     left = r.clock["left_seconds"]
     time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
@@ -221,15 +223,15 @@ def status(r: Report) -> str:
     return f"step {r.step:,}, loss {r.loss:.4f}, {r.clock['images_per_second']:.0f} images/s, {time_left} left{dropped}"
 
 
-def _finish(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
+def _finish(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> None:
     """Leave the model and the finished pictures, and say where they are."""
     step = trainer.progress.step
     if _written(folder) != (step, trainer.model.recipe):
         checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": step})
-    gallery = Gallery(folder, trainer.compute)
-    gallery.curves()
-    made = gallery.finished(trainer)
-    say(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; in {folder.path}:")
+    previews = Previews(folder, trainer.compute)
+    previews.curves()
+    made = previews.finished(trainer)
+    log(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; in {folder.path}:")
     for name in [
         "model.safetensors",
         "best.safetensors",
@@ -246,7 +248,7 @@ def _finish(trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> 
     print(f"more pictures: fromnoise sample {folder.path} -n 100 --out more.png")
 
 
-def _written(folder: RunFolder) -> tuple[int, Recipe] | None:
+def _written(folder: RunDir) -> tuple[int, Recipe] | None:
     """Step and recipe of the model that stands in the folder, if a whole one does."""
     try:
         loaded = checkpoint.load_model(folder.path)

@@ -34,7 +34,7 @@ _FREE_PARTS = ("sample.", "judge.")
 _KEEP = 2
 
 
-class RunFolder:
+class RunDir:
     """Where a run lives. Opening one that holds another recipe is refused."""
 
     def __init__(self, path: Path) -> None:
@@ -139,7 +139,7 @@ class RunFolder:
         for path in states[min(skip, max(0, len(states) - 1)) :]:
             try:
                 return checkpoint.read(path)
-            except checkpoint.Damaged as e:
+            except checkpoint.DamagedFile as e:
                 self.log(f"{e}; taking the checkpoint before it")
                 try:
                     path.rename(path.with_suffix(".damaged"))

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from fromnoise import checkpoint
-from fromnoise.config import SampleRecipe
+from fromnoise.config import SamplingConfig
 from fromnoise.data import order
 from fromnoise.evaluation.features.select import choose
 from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
 from fromnoise.evaluation.metrics.prdc import Reference
 from fromnoise.model import Model
 from fromnoise.pipeline import collect, draw
-from fromnoise.training.run_dir import RunFolder
+from fromnoise.training.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.errors import UserError
 
@@ -26,10 +26,10 @@ _KERNEL = 2_000  # of them for the kernel distance
 _BATCH = 200
 
 
-class Judging:
+class SelfEvaluation:
     """Judges the averaged weights of a trainer."""
 
-    def __init__(self, trainer: Trainer, folder: RunFolder, say: Callable[[str], None]) -> None:
+    def __init__(self, trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> None:
         """Look at the training images once.
 
         Args:
@@ -42,7 +42,7 @@ class Judging:
         """
         self._trainer, self._how = trainer, trainer.model.recipe.judge
         name = None if self._how.features == "auto" else self._how.features
-        self._space = choose(name, trainer.data, compute=trainer.compute, log=say)
+        self._space = choose(name, trainer.data, compute=trainer.compute, log=log)
         train = trainer.data.train
         places = order(len(train), 0, range(min(_REFERENCE, len(train)))).split(_BATCH)
         seen = [self._space.of(train.get(part)) for part in places]
@@ -60,12 +60,12 @@ class Judging:
         trainer = self._trainer
         trainer.refresh()
         own = trainer.model
-        model = Model(own.recipe, own.facts, trainer.averaged.eval(), own.schedule)
+        model = Model(own.recipe, own.dataset_info, trainer.averaged.eval(), own.schedule)
         steps = min(self._how.steps, own.schedule.steps or self._how.steps)
-        how = SampleRecipe(rule="ddim", steps=steps, clip=own.recipe.sample.clip)
-        label = "all" if own.facts.labels is not None else None
+        config = SamplingConfig(sampler="ddim", steps=steps, clip=own.recipe.sample.clip)
+        label = "all" if own.dataset_info.labels is not None else None
         ids = torch.arange(self._how.count)
-        images = collect(draw(model, how, trainer.compute, ids=ids, label=label, batch=_BATCH)).images
+        images = collect(draw(model, config, trainer.compute, ids=ids, label=label, batch=_BATCH)).images
         features = self._space.of(images)
         distance, kernel = frechet_from(split(features), self._moments), self._vectors.kernel(features)
         found = {"features": self._space.name, "frechet": distance.json(), "kernel": kernel.json()}

@@ -14,16 +14,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from fromnoise.data import Batch, Data, Stream, order, to_unit
+from fromnoise.data import Batch, BatchStream, Data, order, to_unit
 from fromnoise.diffusion.denoiser import Denoiser
-from fromnoise.diffusion.losses import Losses, by_time, guesses
+from fromnoise.diffusion.losses import LossTerms, loss_by_time, self_condition_mask
 from fromnoise.model import Model
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.training.distributed import agree
-from fromnoise.training.ema import Averages
-from fromnoise.training.optim import Budget, Mover, learning_rate
-from fromnoise.training.progress import Progress, Report, peak_memory
-from fromnoise.utils.device import Compute
+from fromnoise.training.ema import EMA
+from fromnoise.training.optim import Budget, OptimizerStep, learning_rate
+from fromnoise.training.progress import StepReport, TrainingProgress, peak_memory
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 _PATIENCE = 5  # steps dropped in a row before going back
@@ -40,7 +40,7 @@ class Trainer:
         self,
         model: Model,
         data: Data,
-        compute: Compute,
+        compute: ComputeConfig,
         accelerator: Accelerator,
         last_good: Callable[[int], tuple[dict[str, Tensor], dict[str, Any]] | None] = lambda skip: None,
         log: Callable[[str], None] = lambda line: None,
@@ -69,29 +69,31 @@ class Trainer:
                 f"take a multiple of {parts}"
             )
         self.budget = Budget.of(recipe, len(data.train))
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.stopping = self._asked = False
         self._parts = recipe.accumulate
         compute.place(model.denoiser)
-        self.averages = Averages(model.recipe.ema, model.denoiser, Fraction(len(data.train), recipe.batch))
+        self.ema = EMA(model.recipe.ema, model.denoiser, Fraction(len(data.train), recipe.batch))
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
-        self.mover = Mover(recipe, model.denoiser, compute.dtype)
+        self.optimizer_step = OptimizerStep(recipe, model.denoiser, compute.dtype)
         self._dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
         objective = model.objective()
         self.times = objective.times
         self.objective = accelerator.prepare(objective)
         self._held_out = model.objective()
-        self.stream = Stream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
+        self.stream = BatchStream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
     def find_clusters(self) -> None:
         """Look for the clusters that the model is told, if it is told any."""
-        if self.model.denoiser.centres is not None:
-            found = fit_pseudo_labels.agreed(self.model.denoiser.centres, self.stream, self.recipe.seed, self.accelerator)
+        if self.model.denoiser.pseudo_labels is not None:
+            found = fit_pseudo_labels.agreed(
+                self.model.denoiser.pseudo_labels, self.stream, self.recipe.seed, self.accelerator
+            )
             self._log(f"{found} clusters of the images, which the model is told: data.clusters")
 
     # ---- the loop
 
-    def run(self) -> Iterator[Report]:
+    def run(self) -> Iterator[StepReport]:
         """Train until the budget is used or ``stop`` was called; one report a step."""
         begun, before = time.monotonic(), self.progress.seconds
         first = self.progress.step
@@ -127,16 +129,16 @@ class Trainer:
         if not self.model.denoiser.training:  # of every module, which takes longer than to ask
             self.model.denoiser.train()
         loss = self._within_memory(batch)
-        norm = self.mover.clip(self.recipe.clip)
+        norm = self.optimizer_step.clip(self.recipe.clip)
         p.step += 1
         if math.isfinite(loss) and math.isfinite(norm):
-            self.mover.step(lr)
-            self.averages.update(p.step, loss)
+            self.optimizer_step.step(lr)
+            self.ema.update(p.step, loss)
             p.loss_sum, p.loss_count = p.loss_sum + loss, p.loss_count + 1
             p.dropped_in_row = p.rollbacks_in_row = 0
         else:
             self._drop()
-        self.mover.forget()
+        self.optimizer_step.forget()
         return loss, norm, lr
 
     def _within_memory(self, batch: Batch) -> float:
@@ -155,15 +157,15 @@ class Trainer:
                         f"{size} images at a time do not fit in memory: raise train.accumulate (now {self._parts}), "
                         "take a smaller network, or set network.recompute true"
                     ) from None
-            self.mover.forget()
+            self.optimizer_step.forget()
             torch.cuda.empty_cache()
             self._parts *= 2
             self._log(f"{size} images at a time do not fit in memory: going on with {size // 2}")
 
     def _gradients(self, batch: Batch, parts: int) -> float:
         """Accumulate the gradient of the mean loss over equal parts; the mean itself, over all processes."""
-        seen: list[Losses] = []
-        guess = guesses(self.recipe.seed, self.progress.step)
+        seen: list[LossTerms] = []
+        guess = self_condition_mask(self.recipe.seed, self.progress.step)
         size = len(batch.positions) // parts
         for part in range(parts):
             cut = slice(part * size, (part + 1) * size)
@@ -171,12 +173,12 @@ class Trainer:
             sync = self.accelerator.no_sync(self.objective) if part < parts - 1 else contextlib.nullcontext()
             with sync:
                 with self.compute.autocast():
-                    losses: Losses = self.objective(x0, batch.positions[cut], cond, guess=guess)
+                    losses: LossTerms = self.objective(x0, batch.positions[cut], cond, guess=guess)
                 (losses.weighted.mean() / parts).backward()
             seen.append(losses)
         return self._observe(seen)
 
-    def _observe(self, seen: list[Losses]) -> float:
+    def _observe(self, seen: list[LossTerms]) -> float:
         """Tell the drawing of times the losses of all processes; their mean."""
         mine = torch.stack(
             [torch.cat([part.weighted.detach() for part in seen]), torch.cat([p.plain for p in seen])], 1
@@ -192,9 +194,9 @@ class Trainer:
         x0 = to_unit(pixels.to(self.compute.device, non_blocking=True)).contiguous(
             memory_format=self.compute.memory_format
         )
-        if self.model.denoiser.centres is not None:
-            return x0, self.model.denoiser.centres.of(x0)
-        if not self.model.facts.told or labels is None:
+        if self.model.denoiser.pseudo_labels is not None:
+            return x0, self.model.denoiser.pseudo_labels.of(x0)
+        if not self.model.dataset_info.told or labels is None:
             return x0, None
         return x0, labels.to(self.compute.device, non_blocking=True)
 
@@ -222,7 +224,7 @@ class Trainer:
 
     # ---- reports
 
-    def _report(self, loss: float, gradient: float, lr: float, share: float, begun: float, first: int) -> Report:
+    def _report(self, loss: float, gradient: float, lr: float, share: float, begun: float, first: int) -> StepReport:
         p = self.progress
         measure = int(share * self.recipe.evaluations) != int(self.fraction * self.recipe.evaluations) or p.step == 1
         kept = measure or p.step % self.recipe.report_every == 0
@@ -238,7 +240,7 @@ class Trainer:
             "left_seconds": round(left, 1),
             "memory_mb": round(peak_memory(self.compute.device)),
         }
-        return Report(
+        return StepReport(
             p.step,
             p.step * self.recipe.batch,
             mean,
@@ -262,10 +264,10 @@ class Trainer:
         live = self.model.denoiser.eval()
         raw, times = self._measure(live)
         averaged = raw
-        if self.averages.kept:
+        if self.ema.kept:
             self.refresh()
             averaged, times = self._measure(self.averaged)
-        bins = by_time(averaged, times).tolist()
+        bins = loss_by_time(averaged, times).tolist()
         return {
             "held_out": float(averaged.mean()),
             "held_out_raw": float(raw.mean()),
@@ -282,7 +284,7 @@ class Trainer:
             ids = chosen[places]
             x0, cond = self._images(held_out.get(ids), held_out.labels[ids] if held_out.labels is not None else None)
             with self.compute.autocast():
-                each: Losses = self._held_out(x0, places, cond, training=False)
+                each: LossTerms = self._held_out(x0, places, cond, training=False)
             losses.append(each.plain.cpu().double())
             times.append(each.t)
         return torch.cat(losses), torch.cat(times)
@@ -291,7 +293,7 @@ class Trainer:
         """Put the weights that draw (the raw ones if no others are kept) into ``averaged``."""
         with torch.no_grad():
             for name, p in self.averaged.named_parameters():
-                p.copy_(self.averages.weights()[name])
+                p.copy_(self.ema.weights()[name])
             for here, there in zip(self.averaged.buffers(), self.model.denoiser.buffers(), strict=True):
                 here.copy_(there)
 
@@ -305,15 +307,15 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header from which training goes on bit for bit."""
         tensors = {f"model.{k}": v for k, v in self.model.denoiser.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.averages.state().items()}
-        tensors |= {f"optimizer.{k}": v for k, v in self.mover.state().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in self.optimizer_step.state().items()}
         tensors |= {f"times.{k}": v for k, v in self.times.state().items()}
         return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
 
     def resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         """Go on from a state."""
         self._load_tensors(tensors)
-        self.progress = Progress(**header["progress"])
+        self.progress = TrainingProgress(**header["progress"])
 
     def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
         parts: dict[str, dict[str, Tensor]] = {}
@@ -321,10 +323,10 @@ class Trainer:
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = t
         self.model.denoiser.load_state_dict(parts["model"])
-        self.averages.load(parts.get("ema", {}))
+        self.ema.load(parts.get("ema", {}))
         if "times" in parts:
             self.times.load(parts["times"])
-        self.mover.load(parts.get("optimizer", {}))
+        self.optimizer_step.load(parts.get("optimizer", {}))
 
 
 def _mix(*numbers: int) -> int:

@@ -13,7 +13,7 @@ from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Compute:
+class ComputeConfig:
     """A device, and how a network runs on it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Compute:
         return f"{name} in {str(self.dtype).removeprefix('torch.')}{threads}"
 
 
-def choose(device: str | torch.device | None = None, precision: str = "auto") -> Compute:
+def choose(device: str | torch.device | None = None, precision: str = "auto") -> ComputeConfig:
     """The hardware at hand.
 
     Args:
@@ -66,7 +66,7 @@ def choose(device: str | torch.device | None = None, precision: str = "auto") ->
     if precision not in ("auto", "bf16", "fp32"):
         raise UserError(f"precision {precision!r} is unknown: take auto, bf16 or fp32")
     fast = precision == "bf16" or (precision == "auto" and _has_bf16(where))
-    return Compute(where, torch.bfloat16 if fast else torch.float32)
+    return ComputeConfig(where, torch.bfloat16 if fast else torch.float32)
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -12,8 +12,8 @@ from fromnoise.cli import guidance_flags
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fromnoise.editing import Brush
-    from fromnoise.pipeline import Drawn
+    from fromnoise.editing import EditRun
+    from fromnoise.pipeline import SampleStep
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def solver_flags(parser: argparse.ArgumentParser) -> None:
     add("--effort", metavar="E", type=int, help="iterations of posterior (3 if left out), passes of repaint (10)")
 
 
-def brush(args: argparse.Namespace) -> Brush:
+def brush(args: argparse.Namespace) -> EditRun:
     """The model with the flags of sampling; places are looked at before it is opened.
 
     Raises:
@@ -50,7 +50,7 @@ def brush(args: argparse.Namespace) -> Brush:
     import torch
 
     from fromnoise.checkpoint import load_model
-    from fromnoise.editing import Brush
+    from fromnoise.editing import EditRun
     from fromnoise.reporting import image_io
     from fromnoise.utils.device import choose
     from fromnoise.utils.errors import UserError
@@ -60,15 +60,15 @@ def brush(args: argparse.Namespace) -> Brush:
             raise UserError(f"{flag} {number} is too small: take at least 1")
     image_io.check_writable(args.out)
     model = load_model(args.model).model
-    how = guidance_flags.settings(model.recipe.sample, args, "rule", "steps", "grid")
+    config = guidance_flags.settings(model.recipe.sample, args, "rule", "steps", "grid")
     guidance_flags.check_labels(args, model)
     compute = choose(args.device, args.precision)
     compute.place(model.denoiser)
     model, wrap = guidance_flags.wrap(args, model, compute)
-    return Brush(model, how, compute, torch.arange(args.count), args.seed, args.label, args.batch, wrap)
+    return EditRun(model, config, compute, torch.arange(args.count), args.seed, args.label, args.batch, wrap)
 
 
-def check_size(args: argparse.Namespace, made: Brush, size: tuple[int, int]) -> None:
+def check_size(args: argparse.Namespace, made: EditRun, size: tuple[int, int]) -> None:
     """Look whether pictures of this size are what the model learned from.
 
     Raises:
@@ -76,7 +76,7 @@ def check_size(args: argparse.Namespace, made: Brush, size: tuple[int, int]) -> 
     """
     from fromnoise.utils.errors import UserError
 
-    own = made.model.facts.shape[1:]
+    own = made.model.dataset_info.shape[1:]
     if size != own and not args.any_size:
         raise UserError(
             f"{args.image} makes a picture of {size[0]}x{size[1]} and this model learned from {own[0]}x{own[1]}: "
@@ -84,7 +84,7 @@ def check_size(args: argparse.Namespace, made: Brush, size: tuple[int, int]) -> 
         )
 
 
-def finish(args: argparse.Namespace, made: Brush, steps: Iterator[Drawn]) -> int:
+def finish(args: argparse.Namespace, made: EditRun, steps: Iterator[SampleStep]) -> int:
     """Draw, write, and say what was written."""
     import time
 
@@ -95,11 +95,11 @@ def finish(args: argparse.Namespace, made: Brush, steps: Iterator[Drawn]) -> int
     begun = time.perf_counter()
     with tqdm(unit="step") as bar:
 
-        def watch(drawn: Drawn) -> None:
+        def on_step(drawn: SampleStep) -> None:
             bar.total = drawn.step.total * -(-args.count // args.batch)
             bar.update()
 
-        images = collect(steps, watch=watch).images
+        images = collect(steps, on_step=on_step).images
     spent = time.perf_counter() - begun
     _save(images, args.out)
     print(f"{args.count} picture{'s' if args.count > 1 else ''} in {spent:.1f} s: {args.out}")

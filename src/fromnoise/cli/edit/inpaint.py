@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.editing import load_mask, load_picture, restore
 
     made = common.brush(args)
-    pixels = load_picture(args.image, made.model.facts.shape[0])
+    pixels = load_picture(args.image, made.model.dataset_info.shape[0])
     size = (pixels.shape[-2], pixels.shape[-1])
     operator = Mask(load_mask(args.mask, size))
     common.check_size(args, made, size)
-    steps = restore(made, operator, operator.forward(to_unit(pixels)), size, args.method, args.effort)
+    steps = restore(made, operator, operator.forward(to_unit(pixels)), size, args.method, args.iterations)
     return common.finish(args, made, steps)

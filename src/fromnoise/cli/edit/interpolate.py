@@ -48,14 +48,15 @@ def run(args: argparse.Namespace) -> int:
     depths = times("--depth", args.depth)
     check_file(args.out, ".png")
     model = load_model(args.model).model
-    how = guidance_flags.settings(model.recipe.sample, args, "rule", "steps", "grid")
-    ends = [load_picture(path, model.facts.shape[0])[0] for path in (args.image, args.to)]
+    config = guidance_flags.settings(model.recipe.sample, args, "rule", "steps", "grid")
+    ends = [load_picture(path, model.dataset_info.shape[0])[0] for path in (args.image, args.to)]
     for path, end in zip((args.image, args.to), ends, strict=True):
-        _check_size(path, tuple(end.shape[1:]), model.facts.shape[1:])
+        _check_size(path, tuple(end.shape[1:]), model.dataset_info.shape[1:])
     compute = choose(args.device, "fp32")
     compute.place(model.denoiser)
     rows = [
-        between(model, how, compute, torch.stack(ends), t, args.points, flow=args.flow, seed=args.seed) for t in depths
+        between(model, config, compute, torch.stack(ends), t, args.points, flow=args.flow, seed=args.seed)
+        for t in depths
     ]
     image_io.save(image_io.grid(torch.cat(rows), columns=args.points), args.out)
     print(args.out)

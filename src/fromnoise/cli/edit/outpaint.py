@@ -28,11 +28,11 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.editing import canvas, load_picture, restore
 
     made = common.brush(args)
-    channels, height, width = made.model.facts.shape
+    channels, height, width = made.model.dataset_info.shape
     pixels = load_picture(args.image, channels)
     whole = size("--size", args.size) if args.size else (height, width)
     sheet, kept = canvas(pixels, whole, pair("--at", args.at, ",") if args.at else None)
     common.check_size(args, made, whole)
     operator = Mask(kept)
-    steps = restore(made, operator, operator.forward(to_unit(sheet)), whole, args.method, args.effort)
+    steps = restore(made, operator, operator.forward(to_unit(sheet)), whole, args.method, args.iterations)
     return common.finish(args, made, steps)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fromnoise.cli.edit import common
 
 if TYPE_CHECKING:
-    from fromnoise.editing import Lost
+    from fromnoise.editing import Degradation
 
 HELP = "give a picture its colour, its detail or its sharpness back"
 EPILOG = """example:
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.editing import load_picture, restore
 
     made = common.brush(args)
-    channels = made.model.facts.shape[0]
+    channels = made.model.dataset_info.shape[0]
     lost = _lost(args, channels)
     given = to_unit(load_picture(args.image, channels if args.degrade else lost.channels))
     height, width = given.shape[-2:]
@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
     common.check_size(args, made, size)
     operator = lost.operator(*size)
     y = to_unit(to_pixels(operator.forward(given))) if args.degrade else given
-    return common.finish(args, made, restore(made, operator, y, size, args.method, args.effort))
+    return common.finish(args, made, restore(made, operator, y, size, args.method, args.iterations))
 
 
-def _lost(args: argparse.Namespace, channels: int) -> Lost:
+def _lost(args: argparse.Namespace, channels: int) -> Degradation:
     from fromnoise.editing import colour, detail, sharpness
 
     if args.enlarge is not None:

@@ -25,6 +25,6 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.editing import load_picture, vary
 
     made = common.brush(args)
-    pixels = load_picture(args.image, made.model.facts.shape[0])
+    pixels = load_picture(args.image, made.model.dataset_info.shape[0])
     common.check_size(args, made, (pixels.shape[-2], pixels.shape[-1]))
     return common.finish(args, made, vary(made, to_unit(pixels), args.depth))

@@ -5,22 +5,22 @@ first. Adding one is one file.
 """
 
 from fromnoise.diffusion.guidance.autoguidance import Autoguidance
-from fromnoise.diffusion.guidance.classifier import ByClassifier, Classifier
-from fromnoise.diffusion.guidance.classifier_free import ClassifierFree, Untold
+from fromnoise.diffusion.guidance.classifier import Classifier, ClassifierGuidance
+from fromnoise.diffusion.guidance.classifier_free import ClassifierFreeGuidance, Unconditional
 from fromnoise.diffusion.guidance.clipping import Clip, Threshold
-from fromnoise.diffusion.guidance.interval import During
-from fromnoise.diffusion.inverse.solvers import PiGDM, Posterior, Projected
+from fromnoise.diffusion.guidance.interval import IntervalGuidance
+from fromnoise.diffusion.inverse.solvers import DDNM, PiGDM, Posterior
 
 __all__ = [
     "Autoguidance",
-    "ByClassifier",
+    "ClassifierGuidance",
     "Classifier",
-    "ClassifierFree",
+    "ClassifierFreeGuidance",
     "Clip",
-    "During",
+    "IntervalGuidance",
     "PiGDM",
     "Posterior",
-    "Projected",
+    "DDNM",
     "Threshold",
-    "Untold",
+    "Unconditional",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Autoguidance:
     scale: float
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """The guided prediction."""
         if self.scale == 0:
             return self.weak(x, level, cond, previous)
-        told = self.denoise(x, level, cond, previous)
+        prediction = self.denoise(x, level, cond, previous)
         if self.scale == 1:
-            return told
+            return prediction
         weak = self.weak(x, level, cond, previous).x0
-        return Prediction(weak + self.scale * (told.x0 - weak), told.spread)
+        return Prediction(weak + self.scale * (prediction.x0 - weak), prediction.variance_fraction)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.denoiser import Denoise, Prediction, untold
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.denoiser import Denoise, Prediction, null_condition
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
+class ClassifierFreeGuidance:
     """x_0 = u + scale (c - u), c with and u without the condition (Ho and Salimans 2022, eq. 6, with scale = w + 1).
 
     Scale 1 is the conditional model, 0 the unconditional one, each by one plain call; else both go through one batched
@@ -30,31 +30,33 @@ class ClassifierFree:
     rescale: float = 0.0
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """The guided prediction; ``cond`` None, or one that tells nothing, leaves nothing to guide by."""
         if cond is None or self.scale == 1:
             return self.denoise(x, level, cond, previous)
-        nothing = untold(cond)
+        nothing = null_condition(cond)
         if self.scale == 0:
             return self.denoise(x, level, nothing, previous)
         twice = torch.cat([previous, previous]) if previous is not None else None
-        told = self.denoise(torch.cat([x, x]), level, torch.cat([cond, nothing]), twice)
-        c, u = told.x0.chunk(2)
+        prediction = self.denoise(torch.cat([x, x]), level, torch.cat([cond, nothing]), twice)
+        c, u = prediction.x0.chunk(2)
         x0 = u + self.scale * (c - u)
         if self.rescale:
             x0 = x0 * (1 + self.rescale * (_contrast(c) / _contrast(x0) - 1))
-        return Prediction(x0, told.spread.chunk(2)[0] if told.spread is not None else None)
+        return Prediction(
+            x0, prediction.variance_fraction.chunk(2)[0] if prediction.variance_fraction is not None else None
+        )
 
 
 @dataclass(frozen=True)
-class Untold:
+class Unconditional:
     """A model that is told nothing, whatever the loop says: for guidance that tells it in another way."""
 
     denoise: Denoise
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """The prediction without ``cond``."""
         return self.denoise(x, level, None, previous)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Clip:
     high: float = 1.0
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """The clipped prediction."""
-        told = self.denoise(x, level, cond, previous)
-        return Prediction(told.x0.clamp(self.low, self.high), told.spread)
+        prediction = self.denoise(x, level, cond, previous)
+        return Prediction(prediction.x0.clamp(self.low, self.high), prediction.variance_fraction)
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Threshold:
     share: float = 0.995
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """The prediction in [-1, 1]."""
-        told = self.denoise(x, level, cond, previous)
-        sizes = told.x0.abs().flatten(1)
+        prediction = self.denoise(x, level, cond, previous)
+        sizes = prediction.x0.abs().flatten(1)
         s = torch.quantile(sizes.to(torch.promote_types(sizes.dtype, torch.float32)), self.share, dim=1)
-        s = s.clamp(min=1).to(told.x0.dtype).reshape(-1, *[1] * (told.x0.ndim - 1))
-        return Prediction(told.x0.clamp(-s, s) / s, told.spread)
+        s = s.clamp(min=1).to(prediction.x0.dtype).reshape(-1, *[1] * (prediction.x0.ndim - 1))
+        return Prediction(prediction.x0.clamp(-s, s) / s, prediction.variance_fraction)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @contextmanager
@@ -23,6 +23,6 @@ def leaf(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_()
 
 
-def thawed(level: Level) -> Level:
+def thawed(level: NoiseLevel) -> NoiseLevel:
     """The level as tensors that gradients may go through; those made under ``inference_mode`` may not."""
-    return Level(level.t.clone(), level.alpha.clone(), level.sigma.clone(), level.logsnr.clone())
+    return NoiseLevel(level.t.clone(), level.alpha.clone(), level.sigma.clone(), level.logsnr.clone())

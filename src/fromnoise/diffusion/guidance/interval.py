@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @dataclass(frozen=True)
-class During:
+class IntervalGuidance:
     """One denoiser at the levels of an interval of log-SNR, another at all others.
 
     Guidance harms where the noise is strongest and is idle where there is hardly any (Kynkaanniemi et al. 2024,
@@ -30,7 +30,7 @@ class During:
     high: float
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """The prediction of the one whose level it is."""
         chosen = self.inside if self.low <= float(level.logsnr) <= self.high else self.outside

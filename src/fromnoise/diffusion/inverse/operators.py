@@ -1,7 +1,7 @@
 """Linear operators on images: what is lost of them, y = A x, and how much of it can be had back without a model.
 
 An operator is three functions: ``forward`` A, ``adjoint`` A^T, with <A x, y> = <x, A^T y>, and ``inverse``, the
-pseudo-inverse A^+ of Moore and Penrose. ``guidance.Projected``, ``guidance.Posterior`` and ``repaint.Repaint`` need no
+pseudo-inverse A^+ of Moore and Penrose. ``guidance.DDNM``, ``guidance.Posterior`` and ``repaint.Repaint`` need no
 more to draw images that agree with y.
 """
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from fromnoise.diffusion.denoiser import Prediction
 from fromnoise.diffusion.inverse.operators import Operator
 from fromnoise.diffusion.process import forward
-from fromnoise.diffusion.samplers.base import Ask, Fresh, Rule
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.samplers.base import DenoiseFn, NoiseFn, Sampler
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @dataclass(frozen=True)
-class Repaint(Rule):
+class Repaint(Sampler):
     """A rule's step, then its known part replaced by y under noise; and the same again from the level before.
 
     Lugmayr et al. 2022, "RePaint", alg. 1. Going back up by fresh noise lets the unknown part learn of the known one;
@@ -30,28 +30,28 @@ class Repaint(Rule):
         passes: evaluations a step; 10 in the paper.
     """
 
-    rule: Rule
+    sampler: Sampler
     operator: Operator
     y: Tensor
     passes: int = 10
 
     def start(self) -> Any:
         """The rule's."""
-        return self.rule.start()
+        return self.sampler.start()
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """One step; to the clean image there is one pass, which ends in y itself."""
-        passes = self.passes if there.sigma > 0 else 1
+        passes = self.passes if level_s.sigma > 0 else 1
         while True:
-            new, told, kept = self.rule.step(denoise, x, here, there, noise, memory)
-            if there.sigma == 0:
-                return self.operator.agree(new, self.y), told, kept
-            known = there.alpha * self.y + there.sigma * self.operator.forward(noise())
+            new, prediction, kept = self.sampler.step(denoise, x, level_t, level_s, noise, memory)
+            if level_s.sigma == 0:
+                return self.operator.agree(new, self.y), prediction, kept
+            known = level_s.alpha * self.y + level_s.sigma * self.operator.forward(noise())
             new = self.operator.agree(new, known)
             passes -= 1
             if passes == 0:
-                return new, told, kept
-            mean, variance = forward(new, here, there)
+                return new, prediction, kept
+            mean, variance = forward(new, level_t, level_s)
             x = mean + variance.sqrt() * noise()

@@ -11,11 +11,11 @@ from torch import Tensor
 from fromnoise.diffusion.denoiser import Denoise, Prediction
 from fromnoise.diffusion.guidance.gradient import differentiable, leaf, thawed
 from fromnoise.diffusion.inverse.operators import Operator
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @dataclass(frozen=True)
-class Projected:
+class DDNM:
     """x_0 + A^+ (y - A x_0): the nearest image that agrees with y (Wang et al. 2022, "DDNM", eq. 12).
 
     As cheap as the model alone; what is not seen learns of what is by the model's next look at the whole image only.
@@ -31,11 +31,11 @@ class Projected:
     y: Tensor
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """The prediction, made to agree."""
-        told = self.denoise(x, level, cond, previous)
-        return Prediction(self.operator.agree(told.x0, self.y), told.spread)
+        prediction = self.denoise(x, level, cond, previous)
+        return Prediction(self.operator.agree(prediction.x0, self.y), prediction.variance_fraction)
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class PiGDM:
     deviation: float = 1.0
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
-        """The guided prediction; at pure noise, whose J is 0, as ``Projected``."""
+        """The guided prediction; at pure noise, whose J is 0, as ``DDNM``."""
         if level.alpha == 0:
-            return Projected(self.denoise, self.operator, self.y)(x, level, cond, previous)
+            return DDNM(self.denoise, self.operator, self.y)(x, level, cond, previous)
         with differentiable():
             seen = _Seen.by(self.denoise, x, level, cond, previous)
-            pull = seen.back(self.operator.inverse(self.y - self.operator.forward(seen.told.x0.detach())))
+            pull = seen.back(self.operator.inverse(self.y - self.operator.forward(seen.prediction.x0.detach())))
         d = self.deviation
         weight = (level.alpha**2 * d**2 + level.sigma**2) / (level.alpha * d**2)
-        return Prediction(seen.told.x0.detach() + weight * pull, seen.spread)
+        return Prediction(seen.prediction.x0.detach() + weight * pull, seen.variance_fraction)
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,23 @@ class Posterior:
     noise: float = 0.0
 
     def __call__(
-        self, x: Tensor, level: Level, cond: Tensor | None = None, previous: Tensor | None = None
+        self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
-        """The guided prediction; at pure noise, which says nothing of C, as ``Projected``."""
+        """The guided prediction; at pure noise, which says nothing of C, as ``DDNM``."""
         if level.alpha == 0:
-            return Projected(self.denoise, self.operator, self.y)(x, level, cond, previous)
+            return DDNM(self.denoise, self.operator, self.y)(x, level, cond, previous)
         scale = level.sigma**2 / level.alpha
         with differentiable():
             seen = _Seen.by(self.denoise, x, level, cond, previous)
-            told = seen.told.x0.detach()
+            prediction = seen.prediction.x0.detach()
 
             def product(v: Tensor) -> Tensor:
-                spread = scale * seen.back(self.operator.adjoint(v))
-                return self.operator.forward(spread) + self.noise**2 * v
+                variance_fraction = scale * seen.back(self.operator.adjoint(v))
+                return self.operator.forward(variance_fraction) + self.noise**2 * v
 
-            weights = conjugate_gradients(product, self.y - self.operator.forward(told), self.iterations)
+            weights = conjugate_gradients(product, self.y - self.operator.forward(prediction), self.iterations)
             pull = scale * seen.back(self.operator.adjoint(weights))
-        return Prediction(told + pull, seen.spread)
+        return Prediction(prediction + pull, seen.variance_fraction)
 
 
 @dataclass(frozen=True)
@@ -119,21 +119,21 @@ class _Seen:
     """A prediction with the way back to the image that it was made from."""
 
     at: Tensor
-    told: Prediction
+    prediction: Prediction
 
     @classmethod
-    def by(cls, denoise: Denoise, x: Tensor, level: Level, cond: Tensor | None, previous: Tensor | None) -> _Seen:
+    def by(cls, denoise: Denoise, x: Tensor, level: NoiseLevel, cond: Tensor | None, previous: Tensor | None) -> _Seen:
         at = leaf(x)
         cond, previous = (None if v is None else v.clone() for v in (cond, previous))
         return cls(at, denoise(at, thawed(level), cond, previous))
 
     @property
-    def spread(self) -> Tensor | None:
-        return None if self.told.spread is None else self.told.spread.detach()
+    def variance_fraction(self) -> Tensor | None:
+        return None if self.prediction.variance_fraction is None else self.prediction.variance_fraction.detach()
 
     def back(self, v: Tensor) -> Tensor:
         """J^T v."""
-        return torch.autograd.grad(self.told.x0, self.at, v.to(self.told.x0), retain_graph=True)[0]
+        return torch.autograd.grad(self.prediction.x0, self.at, v.to(self.prediction.x0), retain_graph=True)[0]
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, iterations: int) -> Tensor:

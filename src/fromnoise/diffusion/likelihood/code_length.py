@@ -17,7 +17,7 @@ from torch import Tensor
 from fromnoise.diffusion.denoiser import Denoise, Prediction
 from fromnoise.diffusion.likelihood import elbo
 from fromnoise.diffusion.likelihood.ode import Flow
-from fromnoise.diffusion.rng import Draw, Noise
+from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import Schedule
 
 CONTINUOUS_STEPS = 1000
@@ -35,7 +35,7 @@ def bin_of(k: Tensor, starts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepProposal:
     """With which probability a step is visited.
 
     Attributes:
@@ -45,12 +45,12 @@ class Plan:
     probability: Tensor
 
     @staticmethod
-    def uniform(steps: int) -> Plan:
+    def uniform(steps: int) -> StepProposal:
         """1/T each."""
-        return Plan(torch.full((steps,), 1 / steps, dtype=torch.float64))
+        return StepProposal(torch.full((steps,), 1 / steps, dtype=torch.float64))
 
     @staticmethod
-    def importance(pilot: Visits, steps: int, bins: int = 32, even: float = 0.1) -> Plan:
+    def importance(pilot: SampledTerms, steps: int, bins: int = 32, even: float = 0.1) -> StepProposal:
         """In proportion to sqrt(E[L^2]) as a first, small estimate found it (Nichol and Dhariwal 2021, eq. 18).
 
         Args:
@@ -66,12 +66,12 @@ class Plan:
         count.index_add_(0, where, torch.ones_like(where, dtype=torch.float64))
         root = (total / count).sqrt()
         root = torch.where(count > 0, root, root[count > 0].mean())[bin_of(torch.arange(1, steps + 1), starts)]
-        return Plan((1 - even) * root / root.sum() + even / steps)
+        return StepProposal((1 - even) * root / root.sum() + even / steps)
 
-    def only(self, steps: Tensor) -> Plan:
+    def only(self, steps: Tensor) -> StepProposal:
         """The same without the other steps; ``steps`` says of k = 1..T which stay, bool (T,)."""
         kept = torch.where(steps, self.probability, 0.0)
-        return Plan(kept / kept.sum())
+        return StepProposal(kept / kept.sum())
 
     def draw(self, u: Tensor, count: int) -> Tensor:
         """``count`` steps for each u in [0, 1), int64 (B, count): one in each of ``count`` equal strata."""
@@ -81,7 +81,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Visits:
+class SampledTerms:
     """Terms at the steps that an estimate visited.
 
     Attributes:
@@ -115,12 +115,12 @@ class Term:
 
     k: int
     nats: Tensor
-    told: Prediction
+    prediction: Prediction
     squared_error: Tensor
 
 
 @dataclass(frozen=True)
-class Bound:
+class ELBO:
     """A model as a code: what it takes to tell an image by it.
 
     Attributes:
@@ -151,28 +151,33 @@ class Bound:
         """
         t = k.to("cpu", torch.float64) / self.steps
         level = self.schedule.at(t, like=x0)
-        told = self.denoise(level.noisy(x0, eps), level, cond, None)
+        prediction = self.denoise(level.noisy(x0, eps), level, cond, None)
         wide = _wide(x0)  # neighbouring levels differ by little: their difference needs the digits
-        said = Prediction(told.x0.to(wide.dtype), told.spread.to(wide.dtype) if told.spread is not None else None)
+        said = Prediction(
+            prediction.x0.to(wide.dtype),
+            prediction.variance_fraction.to(wide.dtype) if prediction.variance_fraction is not None else None,
+        )
         nats = elbo.term(self.schedule, self.steps, wide, said, self.schedule.at(t, like=wide), self.f)
-        return nats.cpu().double(), told
+        return nats.cpu().double(), prediction
 
     def walk(self, x0: Tensor, noise: Noise, cond: Tensor | None = None) -> Iterator[Term]:
         """All terms, from k = T down to 1; each takes one evaluation, its noise is of (seed, image, k)."""
         for k in range(self.steps, 0, -1):
-            eps = noise.normal(tuple(x0.shape[1:]), Draw.BOUND, k, like=x0)
-            nats, told = self.at(x0, torch.full((len(x0),), k), eps, cond)
-            miss = (_wide(x0) - told.x0) ** 2
-            yield Term(k, nats, told, miss.flatten(1).mean(1).cpu().double())
+            eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, k, like=x0)
+            nats, prediction = self.at(x0, torch.full((len(x0),), k), eps, cond)
+            miss = (_wide(x0) - prediction.x0) ** 2
+            yield Term(k, nats, prediction, miss.flatten(1).mean(1).cpu().double())
 
-    def visits(self, x0: Tensor, noise: Noise, plan: Plan, count: int, cond: Tensor | None = None) -> Visits:
+    def visits(
+        self, x0: Tensor, noise: Noise, plan: StepProposal, count: int, cond: Tensor | None = None
+    ) -> SampledTerms:
         """An estimate from ``count`` steps an image, drawn by ``plan``; image i's are of (seed, i)."""
-        k = plan.draw(noise.uniform(Draw.BOUND), count)
+        k = plan.draw(noise.uniform(Stream.BOUND), count)
         nats = []
         for j in range(count):
-            eps = noise.normal(tuple(x0.shape[1:]), Draw.BOUND, j + 1, like=x0)
+            eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, j + 1, like=x0)
             nats.append(self.at(x0, k[:, j], eps, cond)[0])
-        return Visits(k, torch.stack(nats, 1), 1 / (count * plan.probability[k - 1]), self.prior(x0))
+        return SampledTerms(k, torch.stack(nats, 1), 1 / (count * plan.probability[k - 1]), self.prior(x0))
 
     def by_flow(self, flow: Flow, x0: Tensor, noise: Noise, probes: int = 1, cond: Tensor | None = None) -> Tensor:
         """The bound with the exact likelihood of the flow in place of its steps k > 1, nats, float64 (B,).
@@ -190,7 +195,7 @@ class Bound:
             probes: as of ``Flow.log_prob``.
             cond: what the model is told.
         """
-        eps = noise.normal(tuple(x0.shape[1:]), Draw.BOUND, like=x0)
+        eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, like=x0)
         first = self.schedule.at(1 / self.steps, like=x0)
         density = flow.log_prob(first.noisy(x0, eps), noise, probes, cond).cpu().double()
         normal = (-0.5 * (eps.double() ** 2 + math.log(2 * math.pi)) - first.sigma.double().log()).flatten(1).sum(1)

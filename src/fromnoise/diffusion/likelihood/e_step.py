@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.likelihood.code_length import Bound, Plan, Visits
-from fromnoise.diffusion.rng import Draw, Noise
+from fromnoise.diffusion.likelihood.code_length import ELBO, SampledTerms, StepProposal
+from fromnoise.diffusion.rng import Noise, Stream
 
 
 def posterior(nats: Tensor, shares: Tensor, temperature: float = 1.0) -> Tensor:
@@ -42,8 +42,8 @@ def posterior(nats: Tensor, shares: Tensor, temperature: float = 1.0) -> Tensor:
 def evidence(q: Tensor, nats: Tensor, shares: Tensor) -> Tensor:
     """F(q) of each image, nats, float64 (B,): at most log p(x_0), whatever q; 0 log 0 is 0."""
     q = q.double()
-    told = torch.where(q > 0, shares.double().log() - nats.double(), 0.0)
-    return (q * told - torch.special.xlogy(q, q)).sum(1)
+    prediction = torch.where(q > 0, shares.double().log() - nats.double(), 0.0)
+    return (q * prediction - torch.special.xlogy(q, q)).sum(1)
 
 
 def shares(q: Tensor, concentration: float = 1.0) -> Tensor:
@@ -58,7 +58,7 @@ def shares(q: Tensor, concentration: float = 1.0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Search:
+class EStepConfig:
     """How much each image is looked at.
 
     Attributes:
@@ -96,12 +96,12 @@ class Comparison:
 
 
 def compare(
-    code: Bound,
+    code: ELBO,
     x0: Tensor,
     noise: Noise,
     components: int,
-    plan: Plan,
-    search: Search,
+    plan: StepProposal,
+    search: EStepConfig,
     seen: Tensor | None = None,
 ) -> Comparison:
     """Estimate every component's bound of images under the same steps and noise.
@@ -132,7 +132,7 @@ def compare(
 
 
 def _closer(
-    code: Bound, x0: Tensor, noise: Noise, plan: Plan, search: Search, first: Tensor, kept: Tensor
+    code: ELBO, x0: Tensor, noise: Noise, plan: StepProposal, search: EStepConfig, first: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
     """L less L_T of images in question after both stages, and the errors of the differences; as of ``Comparison``.
 
@@ -165,7 +165,9 @@ def _error(differences: Tensor) -> Tensor:
     return differences.std(1) / count**0.5 if count > 1 else torch.full_like(differences[:, 0], torch.nan)
 
 
-def _terms(code: Bound, x0: Tensor, noise: Noise, plan: Plan, told: Tensor, parts: range, place: int) -> Tensor:
+def _terms(
+    code: ELBO, x0: Tensor, noise: Noise, plan: StepProposal, prediction: Tensor, parts: range, place: int
+) -> Tensor:
     """Terms over the probabilities of their steps, float64 (B, S, M): their mean over S estimates L less L_T.
 
     Each is the mean of two, under a noise and its negative.
@@ -179,19 +181,21 @@ def _terms(code: Bound, x0: Tensor, noise: Noise, plan: Plan, told: Tensor, part
         parts: numbers of the noises, one a step.
         place: number of the random number that places the steps.
     """
-    many = told.shape[1]
-    k = plan.draw(noise.uniform(Draw.BOUND, place), len(parts))
-    images, cond = x0.repeat_interleave(many, 0), told.flatten()
+    many = prediction.shape[1]
+    k = plan.draw(noise.uniform(Stream.BOUND, place), len(parts))
+    images, cond = x0.repeat_interleave(many, 0), prediction.flatten()
     out = [k.new_empty((len(x0), 0, many), dtype=torch.float64)]
     for column, part in zip(k.T, parts, strict=True):
-        eps = noise.normal(tuple(x0.shape[1:]), Draw.BOUND, part, like=x0).repeat_interleave(many, 0)
+        eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, part, like=x0).repeat_interleave(many, 0)
         each = column.repeat_interleave(many)
         nats = (code.at(images, each, eps, cond)[0] + code.at(images, each, -eps, cond)[0]) / 2
         out.append((nats.reshape(-1, many) / plan.probability[column - 1][:, None])[:, None])
     return torch.cat(out, 1)
 
 
-def where_they_differ(code: Bound, x0: Tensor, noise: Noise, components: int, allowed: Plan, visits: int) -> Plan:
+def difference_proposal(
+    code: ELBO, x0: Tensor, noise: Noise, components: int, allowed: StepProposal, visits: int
+) -> StepProposal:
     """A plan by how far the components' terms are apart at each step, as a first look finds it.
 
     Steps whose terms are large but alike decide nothing and are visited seldom.
@@ -206,7 +210,7 @@ def where_they_differ(code: Bound, x0: Tensor, noise: Noise, components: int, al
     """
     everyone = torch.arange(components, device=x0.device).expand(len(x0), -1)
     terms = _terms(code, x0, noise, allowed, everyone, range(1, visits + 1), 0)
-    k = allowed.draw(noise.uniform(Draw.BOUND, 0), visits)
+    k = allowed.draw(noise.uniform(Stream.BOUND, 0), visits)
     apart = terms.std(2, correction=0) * allowed.probability[k - 1]
-    found = Plan.importance(Visits(k, apart, torch.ones_like(apart), code.prior(x0)), code.steps)
+    found = StepProposal.importance(SampledTerms(k, apart, torch.ones_like(apart), code.prior(x0)), code.steps)
     return found.only(allowed.probability > 0)

@@ -15,32 +15,32 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Prediction
 from fromnoise.diffusion.process import posterior_variance, tau
-from fromnoise.diffusion.schedules import Level, Schedule
+from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
 
-def prior(x0: Tensor, last: Level) -> Tensor:
+def prior(x0: Tensor, last: NoiseLevel) -> Tensor:
     """KL(q(x_T | x_0) || N(0, I)), (B,): 1/2 sum(alpha^2 x_0^2 + sigma^2 - 1 - log sigma^2)."""
     variance = last.sigma**2
     return 0.5 * ((last.alpha * x0) ** 2 + variance - 1 - variance.log()).flatten(1).sum(1)
 
 
-def step(x0: Tensor, told: Prediction, here: Level, there: Level, f: float | None = 0.0) -> Tensor:
+def step(x0: Tensor, prediction: Prediction, level_t: NoiseLevel, level_s: NoiseLevel, f: float | None = 0.0) -> Tensor:
     """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), (B,), for s > 0.
 
     With the small variance, f = 0, it is 1/2 (SNR_s - SNR_t) |x_0 - x_0_hat|^2 (Kingma et al. 2021, eq. 13).
 
     Args:
         x0: clean images (B, C, H, W).
-        told: the model's prediction at ``here``.
+        told: the model's prediction at ``level_t``.
         here: level t.
         there: level s < t, s > 0.
         f: the model's variance as in ``rules.Ancestral``; None takes the learned spread.
     """
-    share = told.spread if f is None else f
+    share = prediction.variance_fraction if f is None else f
     if share is None:
         raise ValueError("this model has learned no variance")
-    small, model = posterior_variance(here, there), posterior_variance(here, there, share)
-    miss = there.alpha * tau(here, there) * (x0 - told.x0)  # of the two means: x_t cancels
+    small, model = posterior_variance(level_t, level_s), posterior_variance(level_t, level_s, share)
+    miss = level_s.alpha * tau(level_t, level_s) * (x0 - prediction.x0)  # of the two means: x_t cancels
     ratio = small / model
     return (0.5 * (ratio - 1 - ratio.log() + miss**2 / model)).flatten(1).sum(1)
 
@@ -91,7 +91,9 @@ def first_deviation(schedule: Schedule, steps: int, f: Tensor | float = 0.0, lik
     return (small ** (1 - f) * large**f).sqrt()
 
 
-def term(schedule: Schedule, steps: int, x0: Tensor, told: Prediction, level: Level, f: float | None = 0.0) -> Tensor:
+def term(
+    schedule: Schedule, steps: int, x0: Tensor, prediction: Prediction, level: NoiseLevel, f: float | None = 0.0
+) -> Tensor:
     """L_{k-1} of each image at its level t = k/T, (B,): the decoder's where k = 1, the step's elsewhere.
 
     Args:
@@ -105,16 +107,18 @@ def term(schedule: Schedule, steps: int, x0: Tensor, told: Prediction, level: Le
     Raises:
         ValueError: there is one step only, or no spread was learned.
     """
-    share = told.spread if f is None else 0.0
+    share = prediction.variance_fraction if f is None else 0.0
     if share is None:
         raise ValueError("this model has learned no variance")
     first = level.t * steps < 1.5
-    here = schedule.at(level.t.clamp(min=2 / steps), like=x0)  # where it is not used the step's must be finite all the
-    there = schedule.at(torch.where(first, 1 / steps, level.t - 1 / steps), like=x0)  # same: 0 NaN is NaN
-    between = step(x0, told, here, there, f)
+    level_t = schedule.at(
+        level.t.clamp(min=2 / steps), like=x0
+    )  # where it is not used the step's must be finite all the
+    level_s = schedule.at(torch.where(first, 1 / steps, level.t - 1 / steps), like=x0)  # same: 0 NaN is NaN
+    between = step(x0, prediction, level_t, level_s, f)
     if not bool(first.any()):
         return between  # the decoder's logarithms cost as much as a small network
     first = first.to(x0.device).reshape(-1, *[1] * (x0.ndim - 1))
     # likewise the decoder is shown x_0 itself where it is not used: far from it its gradient may be NaN
-    shown = decoder(x0, torch.where(first, told.x0, x0), first_deviation(schedule, steps, share, x0))
+    shown = decoder(x0, torch.where(first, prediction.x0, x0), first_deviation(schedule, steps, share, x0))
     return torch.where(first.flatten(), shown, between)

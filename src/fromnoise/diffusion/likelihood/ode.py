@@ -20,23 +20,23 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
-from fromnoise.diffusion.rng import Draw, Noise
-from fromnoise.diffusion.samplers.base import Ask, Fresh, Rule
-from fromnoise.diffusion.schedules import Level, Schedule
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.samplers.base import DenoiseFn, NoiseFn, Sampler
+from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
 State = tuple[Tensor, ...]
 Slope = Callable[[float, State], State]
 """d state / d lambda at (lambda, state)."""
 
 
-def score(x: Tensor, told: Prediction, level: Level) -> Tensor:
+def score(x: Tensor, prediction: Prediction, level: NoiseLevel) -> Tensor:
     """Gradient of log p_t at ``x``: -eps_hat / sigma (Song et al. 2021, sec. 3.3)."""
-    return -level.eps(x, told.x0) / level.sigma
+    return -level.eps(x, prediction.x0) / level.sigma
 
 
-def velocity(x: Tensor, told: Prediction, level: Level) -> Tensor:
+def velocity(x: Tensor, prediction: Prediction, level: NoiseLevel) -> Tensor:
     """Dx / d lambda of the probability flow."""
-    return level.alpha * (told.x0 - level.alpha * x)
+    return level.alpha * (prediction.x0 - level.alpha * x)
 
 
 class Solver(ABC):
@@ -133,24 +133,24 @@ class Flow:
     clean: float | None = None
 
     @property
-    def first(self) -> Level:
+    def first(self) -> NoiseLevel:
         """The clean end: at t = 0 itself the flow of an image of 8 bits has no density."""
         return self.schedule.at(self.clean or 1 / (self.schedule.steps or 1000))
 
     @property
-    def last(self) -> Level:
+    def last(self) -> NoiseLevel:
         """The noisy end: t = 1, or the step before where that is pure noise, which lambda never reaches."""
         end = self.schedule.at(1.0)
         return end if bool(torch.isfinite(end.logsnr)) else self.schedule.at(1 - 1 / (self.schedule.steps or 1000))
 
-    def between(self, x: Tensor, here: Level, there: Level, cond: Tensor | None = None) -> Tensor:
-        """Carry ``x`` (B, C, H, W) from level ``here`` to ``there``, in either direction."""
+    def between(self, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, cond: Tensor | None = None) -> Tensor:
+        """Carry ``x`` (B, C, H, W) from level ``level_t`` to ``level_s``, in either direction."""
 
         def slope(at: float, state: State) -> State:
             with torch.no_grad():
                 return (self._velocity(at, state[0], cond),)
 
-        return self.solver.solve(slope, (x,), _half(here), _half(there))[0]
+        return self.solver.solve(slope, (x,), _half(level_t), _half(level_s))[0]
 
     def encode(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """The noise that an image at ``first`` is decoded from (Song et al. 2021, sec. 4.3)."""
@@ -176,7 +176,7 @@ class Flow:
         if noise is None:
             signs = [s.reshape(1, *x.shape[1:]).expand_as(x) for s in torch.eye(size, dtype=x.dtype, device=x.device)]
         else:
-            drawn = (noise.normal(tuple(x.shape[1:]), Draw.PROBE, p, like=x) for p in range(probes))
+            drawn = (noise.normal(tuple(x.shape[1:]), Stream.PROBE, p, like=x) for p in range(probes))
             signs = [torch.where(z < 0, -1.0, 1.0).to(x) for z in drawn]
 
         def slope(at: float, state: State) -> State:
@@ -200,13 +200,13 @@ class Flow:
         return velocity(x, self.denoise(x, level, cond, None), level)
 
 
-def _half(level: Level) -> float:
+def _half(level: NoiseLevel) -> float:
     """Lambda of a level."""
     return float(level.logsnr) / 2
 
 
 @dataclass(frozen=True)
-class ReverseSDE(Rule):
+class ReverseSDE(Sampler):
     """Euler and Maruyama's step of the reverse-time SDE, over lambda (Song et al. 2021, eq. 6).
 
         dx = (dx/d lambda of the flow + sigma^2 score) d lambda + sqrt(2) sigma dw
@@ -215,12 +215,16 @@ class ReverseSDE(Rule):
     """
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """One step; from pure noise, and to the clean image, where lambda is infinite, it is x_0 renoised."""
-        told = denoise(x, here)
-        if not bool(torch.isfinite(here.logsnr)) or there.sigma == 0:
-            return there.alpha * told.x0 + (there.sigma * noise() if there.sigma > 0 else 0), told, memory
-        h = (there.logsnr - here.logsnr) / 2
-        drift = velocity(x, told, here) + here.sigma**2 * score(x, told, here)
-        return x + h * drift + (2 * h).sqrt() * here.sigma * noise(), told, memory
+        prediction = denoise(x, level_t)
+        if not bool(torch.isfinite(level_t.logsnr)) or level_s.sigma == 0:
+            return (
+                level_s.alpha * prediction.x0 + (level_s.sigma * noise() if level_s.sigma > 0 else 0),
+                prediction,
+                memory,
+            )
+        h = (level_s.logsnr - level_t.logsnr) / 2
+        drift = velocity(x, prediction, level_t) + level_t.sigma**2 * score(x, prediction, level_t)
+        return x + h * drift + (2 * h).sqrt() * level_t.sigma * noise(), prediction, memory

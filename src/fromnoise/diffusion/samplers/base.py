@@ -15,19 +15,19 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Prediction
 from fromnoise.diffusion.process import forward, posterior_mean, posterior_variance, tau
-from fromnoise.diffusion.schedules import Level, Schedule
+from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
-Ask = Callable[[Tensor, Level], Prediction]
+DenoiseFn = Callable[[Tensor, NoiseLevel], Prediction]
 """The denoiser with its condition bound."""
-Fresh = Callable[[], Tensor]
+NoiseFn = Callable[[], Tensor]
 """Gives standard normal noise shaped as x, new at each call."""
 
 
-class Rule(ABC):
+class Sampler(ABC):
     """One step of a sampler. Frozen: what it must remember between steps it returns and is handed back."""
 
     @property
-    def fewest(self) -> int:
+    def min_steps(self) -> int:
         """Steps that it needs to be what its name says."""
         return 1
 
@@ -37,25 +37,25 @@ class Rule(ABC):
 
     @abstractmethod
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
-        """Go from ``x`` at ``here`` to ``there``.
+        """Go from ``x`` at ``level_t`` to ``level_s``.
 
         Args:
             denoise: gives the prediction at any (x, level).
-            x: (B, C, H, W) at level ``here``.
+            x: (B, C, H, W) at level ``level_t``.
             here: level t.
             there: level s < t; s = 0 is the clean image.
             noise: gives fresh noise.
             memory: what the last step returned.
 
         Returns:
-            x at ``there``, the prediction made on the way, the memory for the next step.
+            x at ``level_s``, the prediction made on the way, the memory for the next step.
         """
 
 
 @dataclass(frozen=True)
-class Ancestral(Rule):
+class Ancestral(Sampler):
     """Sample p(x_s | x_t) = N(posterior mean at the predicted x_0, variance) (Ho et al. 2020, alg. 2, for any s < t).
 
     The last step, to s = 0, shows the mean without noise.
@@ -68,25 +68,25 @@ class Ancestral(Rule):
     f: float | None = 0.0
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """One ancestral step.
 
         Raises:
             ValueError: ``f`` is None and the model has learned no spread.
         """
-        told = denoise(x, here)
-        f = told.spread if self.f is None else self.f
+        prediction = denoise(x, level_t)
+        f = prediction.variance_fraction if self.f is None else self.f
         if f is None:
             raise ValueError("this model has learned no variance: choose a variance from 0 (small) to 1 (large)")
-        mean = posterior_mean(told.x0, x, here, there)
-        if there.sigma == 0:
-            return mean, told, memory
-        return mean + posterior_variance(here, there, f).sqrt() * noise(), told, memory
+        mean = posterior_mean(prediction.x0, x, level_t, level_s)
+        if level_s.sigma == 0:
+            return mean, prediction, memory
+        return mean + posterior_variance(level_t, level_s, f).sqrt() * noise(), prediction, memory
 
 
 @dataclass(frozen=True)
-class DDIM(Rule):
+class DDIM(Sampler):
     """alpha_s x_0 + sqrt(sigma_s^2 - v) eps + sqrt(v) z with v = eta^2 tau sigma_s^2 (Song et al. 2020, eq. 12 and 16).
 
     Attributes:
@@ -96,19 +96,21 @@ class DDIM(Rule):
     eta: float = 0.0
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """One DDIM step; eps is the one that belongs to the predicted (perhaps clipped) x_0."""
-        told = denoise(x, here)
-        variance = self.eta**2 * tau(here, there) * there.sigma**2
-        mean = there.alpha * told.x0 + (there.sigma**2 - variance).clamp(min=0).sqrt() * here.eps(x, told.x0)
-        if self.eta == 0 or there.sigma == 0:
-            return mean, told, memory
-        return mean + variance.sqrt() * noise(), told, memory
+        prediction = denoise(x, level_t)
+        variance = self.eta**2 * tau(level_t, level_s) * level_s.sigma**2
+        mean = level_s.alpha * prediction.x0 + (level_s.sigma**2 - variance).clamp(min=0).sqrt() * level_t.eps(
+            x, prediction.x0
+        )
+        if self.eta == 0 or level_s.sigma == 0:
+            return mean, prediction, memory
+        return mean + variance.sqrt() * noise(), prediction, memory
 
 
 @dataclass(frozen=True)
-class Heun(Rule):
+class Heun(Sampler):
     """Heun's second-order step in x/alpha and rho = sigma/alpha, where the flow is d(x/alpha)/d rho = eps.
 
     Karras et al. 2022, alg. 1 and 2. Two evaluations a step, one on the last, where it is Euler's. Euler's step alone
@@ -123,33 +125,33 @@ class Heun(Rule):
     churn: float = 0.0
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """One step."""
-        if self.churn and self.schedule is not None and there.sigma > 0:
-            x, here = self._raise(x, here, noise)
-        told = denoise(x, here)
-        euler, _, _ = DDIM().step(lambda y, level: told, x, here, there, noise, None)
-        if there.sigma == 0 or here.alpha == 0:
-            return euler, told, memory
-        second = denoise(euler, there)
-        run = there.sigma / there.alpha - here.sigma / here.alpha
-        slope = (here.eps(x, told.x0) + there.eps(euler, second.x0)) / 2
-        return there.alpha * (x / here.alpha + run * slope), told, memory
+        if self.churn and self.schedule is not None and level_s.sigma > 0:
+            x, level_t = self._raise(x, level_t, noise)
+        prediction = denoise(x, level_t)
+        euler, _, _ = DDIM().step(lambda y, level: prediction, x, level_t, level_s, noise, None)
+        if level_s.sigma == 0 or level_t.alpha == 0:
+            return euler, prediction, memory
+        second = denoise(euler, level_s)
+        run = level_s.sigma / level_s.alpha - level_t.sigma / level_t.alpha
+        slope = (level_t.eps(x, prediction.x0) + level_s.eps(euler, second.x0)) / 2
+        return level_s.alpha * (x / level_t.alpha + run * slope), prediction, memory
 
-    def _raise(self, x: Tensor, here: Level, noise: Fresh) -> tuple[Tensor, Level]:
+    def _raise(self, x: Tensor, level_t: NoiseLevel, noise: NoiseFn) -> tuple[Tensor, NoiseLevel]:
         """Go back up by fresh noise, as far as t = 1."""
         schedule = cast(Schedule, self.schedule)
-        time = schedule.time(here.logsnr - 2 * math.log1p(self.churn))
-        if time <= here.t:
-            return x, here
+        time = schedule.time(level_t.logsnr - 2 * math.log1p(self.churn))
+        if time <= level_t.t:
+            return x, level_t
         up = schedule.at(time)
-        mean, variance = forward(x, up, here)
+        mean, variance = forward(x, up, level_t)
         return mean + variance.sqrt() * noise(), up
 
 
 @dataclass(frozen=True)
-class Corrected(Rule):
+class PredictorCorrector(Sampler):
     """A predictor, then Langevin steps at the level reached (Song et al. 2021, alg. 5).
 
     Attributes:
@@ -158,27 +160,27 @@ class Corrected(Rule):
         corrections: Langevin steps after each predictor's; each is an evaluation.
     """
 
-    predictor: Rule
+    predictor: Sampler
     snr: float = 0.16
     corrections: int = 1
 
     @property
-    def fewest(self) -> int:
+    def min_steps(self) -> int:
         """The predictor's."""
-        return self.predictor.fewest
+        return self.predictor.min_steps
 
     def start(self) -> Any:
         """The predictor's."""
         return self.predictor.start()
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """Predict, and correct unless the image is clean."""
-        x, told, memory = self.predictor.step(denoise, x, here, there, noise, memory)
-        for _ in range(self.corrections if there.sigma > 0 else 0):
-            score = -there.eps(x, denoise(x, there).x0) / there.sigma
+        x, prediction, memory = self.predictor.step(denoise, x, level_t, level_s, noise, memory)
+        for _ in range(self.corrections if level_s.sigma > 0 else 0):
+            score = -level_s.eps(x, denoise(x, level_s).x0) / level_s.sigma
             # alg. 5 takes |z|/|score| over the batch; at a level it is near sigma, which knows nothing of the batch
-            size = 2 * (self.snr * there.sigma) ** 2
+            size = 2 * (self.snr * level_s.sigma) ** 2
             x = x + size * score + (2 * size).sqrt() * noise()
-        return x, told, memory
+        return x, prediction, memory

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Prediction
-from fromnoise.diffusion.samplers.base import Ask, Fresh, Rule
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.samplers.base import DenoiseFn, NoiseFn, Sampler
+from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @dataclass(frozen=True)
@@ -31,35 +31,35 @@ class Past:
         told: what it said of the clean image or of the noise, as the rule needs it.
     """
 
-    level: Level
-    told: Tensor
+    level: NoiseLevel
+    prediction: Tensor
 
 
-def _gap(late: Level, early: Level) -> Tensor:
+def _gap(late: NoiseLevel, early: NoiseLevel) -> Tensor:
     """Lambda of ``early``, the cleaner, less that of ``late``."""
     return (early.logsnr - late.logsnr) / 2
 
 
-def _finite(level: Level) -> bool:
+def _finite(level: NoiseLevel) -> bool:
     """Whether the level has a place on the axis of lambda: pure noise and the clean image have none."""
     return bool(torch.isfinite(level.logsnr))
 
 
-class _Multistep(Rule):
+class MultistepSampler(Sampler):
     """A rule of an order, which the first steps, having no past, do not reach."""
 
     order: int
 
     @property
-    def fewest(self) -> int:
+    def min_steps(self) -> int:
         """As many as the order."""
         return self.order
 
 
-def constant(x: Tensor, x0: Tensor, here: Level, there: Level) -> Tensor:
+def constant(x: Tensor, x0: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
     """The solution where x_0 does not change on the way: DDIM(0)."""
-    keep = there.sigma / here.sigma
-    return keep * x + (there.alpha - here.alpha * keep) * x0
+    keep = level_s.sigma / level_t.sigma
+    return keep * x + (level_s.alpha - level_t.alpha * keep) * x0
 
 
 def _orders(name: str, order: int, most: int) -> None:
@@ -68,7 +68,7 @@ def _orders(name: str, order: int, most: int) -> None:
 
 
 @dataclass(frozen=True)
-class DPMpp(_Multistep):
+class DPMSolverPP(MultistepSampler):
     """DPM-Solver++ multistep, of the flow or of the reverse SDE (Lu et al. 2022, alg. 2, its third order, and sec. 5).
 
     With r = 1 for the flow and 2 for the SDE, x_0's course is weighed by r e^(r (lambda - lambda_s)). At first order
@@ -95,47 +95,49 @@ class DPMpp(_Multistep):
         return ()
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """One step, with the polynomial in lambda through the last ``order`` estimates."""
-        told = denoise(x, here)
-        if not _finite(there):
-            return constant(x, told.x0, here, there), told, memory
-        past, h = memory[: self.order - 1], _gap(here, there)
+        prediction = denoise(x, level_t)
+        if not _finite(level_s):
+            return constant(x, prediction.x0, level_t, level_s), prediction, memory
+        past, h = memory[: self.order - 1], _gap(level_t, level_s)
         rate, forgotten = (2, torch.exp(-h)) if self.noisy else (1, 1)
         grown = -torch.expm1(-rate * h)
-        new = there.sigma / here.sigma * forgotten * x + there.alpha * grown * told.x0
+        new = level_s.sigma / level_t.sigma * forgotten * x + level_s.alpha * grown * prediction.x0
         if past:
-            slope, bend = differences(told.x0, here, past, h)
+            slope, bend = differences(prediction.x0, level_t, past, h)
             if bend is None:
-                new = new + there.alpha * grown / 2 * slope
+                new = new + level_s.alpha * grown / 2 * slope
             else:
                 moment = 1 - grown / (rate * h)
-                new = new + there.alpha * (moment * slope + (0.5 - moment / (rate * h)) * bend)
+                new = new + level_s.alpha * (moment * slope + (0.5 - moment / (rate * h)) * bend)
         if self.noisy:
-            new = new + there.sigma * grown.sqrt() * noise()
-        return new, told, remember(memory, here, told.x0, self.order)
+            new = new + level_s.sigma * grown.sqrt() * noise()
+        return new, prediction, remember(memory, level_t, prediction.x0, self.order)
 
 
-def remember(memory: tuple[Past, ...], here: Level, told: Tensor, order: int) -> tuple[Past, ...]:
+def remember(memory: tuple[Past, ...], level_t: NoiseLevel, prediction: Tensor, order: int) -> tuple[Past, ...]:
     """The newest first, as many as the order uses; an estimate at pure noise is not kept, it has no lambda."""
-    return (Past(here, told), *memory)[: order - 1] if _finite(here) else memory
+    return (Past(level_t, prediction), *memory)[: order - 1] if _finite(level_t) else memory
 
 
-def differences(told: Tensor, here: Level, past: tuple[Past, ...], h: Tensor) -> tuple[Tensor, Tensor | None]:
-    """First and second derivative at ``here`` of what was told, in units of ``h``; two points know no second."""
-    r0 = _gap(past[0].level, here) / h
-    first = (told - past[0].told) / r0
+def differences(
+    prediction: Tensor, level_t: NoiseLevel, past: tuple[Past, ...], h: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """First and second derivative at ``level_t`` of what was told, in units of ``h``; two points know no second."""
+    r0 = _gap(past[0].level, level_t) / h
+    first = (prediction - past[0].prediction) / r0
     if len(past) == 1:
         return first, None
     r1 = _gap(past[1].level, past[0].level) / h
-    second = (past[0].told - past[1].told) / r1
+    second = (past[0].prediction - past[1].prediction) / r1
     bend = 2 * (first - second) / (r0 + r1)
     return first + r0 / 2 * bend, bend
 
 
 @dataclass(frozen=True)
-class Adams(_Multistep):
+class IPNDM(MultistepSampler):
     """Adams-Bashforth on the noise: iPNDM (Zhang and Chen 2022, "DEIS"), with weights for the steps as they are.
 
     In x/alpha and rho = sigma/alpha the flow is d(x/alpha)/d rho = eps; the polynomial in rho through the last
@@ -160,18 +162,18 @@ class Adams(_Multistep):
         return ()
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """One step."""
-        told = denoise(x, here)
-        eps = here.eps(x, told.x0)
-        if not _finite(here):
-            return constant(x, told.x0, here, there), told, memory
-        known = (Past(here, eps), *memory)[: self.order]
+        prediction = denoise(x, level_t)
+        eps = level_t.eps(x, prediction.x0)
+        if not _finite(level_t):
+            return constant(x, prediction.x0, level_t, level_s), prediction, memory
+        known = (Past(level_t, eps), *memory)[: self.order]
         rhos = torch.stack([p.level.sigma / p.level.alpha for p in known])
-        weights = adams_weights(rhos, there.sigma / there.alpha)
-        new = x / here.alpha + sum(w * p.told for w, p in zip(weights, known, strict=True))
-        return there.alpha * new, told, remember(memory, here, eps, self.order)
+        weights = adams_weights(rhos, level_s.sigma / level_s.alpha)
+        new = x / level_t.alpha + sum(w * p.prediction for w, p in zip(weights, known, strict=True))
+        return level_s.alpha * new, prediction, remember(memory, level_t, eps, self.order)
 
 
 def adams_weights(nodes: Tensor, end: Tensor) -> Tensor:
@@ -184,7 +186,7 @@ def adams_weights(nodes: Tensor, end: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class UniPC(_Multistep):
+class UniPC(MultistepSampler):
     """UniPC-p with B(h) = e^h - 1 (Zhao et al. 2023, alg. 5 to 8): predict, and correct with the next evaluation.
 
     The evaluation at a predicted image corrects that image before the next step starts from it; none is spent on the
@@ -209,30 +211,30 @@ class UniPC(_Multistep):
         return (), None
 
     def step(
-        self, denoise: Ask, x: Tensor, here: Level, there: Level, noise: Fresh, memory: Any
+        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
         """Correct ``x`` with what is said of it, then predict."""
-        told = denoise(x, here)
+        prediction = denoise(x, level_t)
         past, before = memory
-        if past and _finite(here):
+        if past and _finite(level_t):
             newest = past[0]
-            nodes = (Past(here, told.x0), *past[1:])
-            x = _unified(before, newest, here, nodes, corrector=True)
-        now = Past(here, told.x0)
-        if _finite(here) and _finite(there):
-            new = _unified(x, now, there, past[: self.order - 1], corrector=False)
+            nodes = (Past(level_t, prediction.x0), *past[1:])
+            x = _unified(before, newest, level_t, nodes, corrector=True)
+        now = Past(level_t, prediction.x0)
+        if _finite(level_t) and _finite(level_s):
+            new = _unified(x, now, level_s, past[: self.order - 1], corrector=False)
             kept = (now, *past)[: self.order]
         else:
-            new, kept = constant(x, told.x0, here, there), ()
-        return new, told, (kept, x)
+            new, kept = constant(x, prediction.x0, level_t, level_s), ()
+        return new, prediction, (kept, x)
 
 
-def _unified(x: Tensor, start: Past, there: Level, nodes: tuple[Past, ...], *, corrector: bool) -> Tensor:
+def _unified(x: Tensor, start: Past, level_s: NoiseLevel, nodes: tuple[Past, ...], *, corrector: bool) -> Tensor:
     """``constant`` and a weighted sum of the differences of ``nodes`` to ``start`` (Zhao et al. 2023, eqs. 3, 5, 9)."""
-    new = constant(x, start.told, start.level, there)
+    new = constant(x, start.prediction, start.level, level_s)
     if not nodes:
         return new
-    h = _gap(start.level, there)
+    h = _gap(start.level, level_s)
     ratios = torch.stack([_gap(start.level, p.level) / h for p in nodes])
     base = -torch.expm1(-h)
     phi, moments = base, []
@@ -246,5 +248,5 @@ def _unified(x: Tensor, start: Past, there: Level, nodes: tuple[Past, ...], *, c
         powers = torch.arange(len(nodes), dtype=torch.float64)
         weights = list(torch.linalg.solve(ratios[None, :] ** powers[:, None], torch.stack(moments)))
     for weight, ratio, p in zip(weights, ratios, nodes, strict=True):
-        new = new + there.alpha * base * weight / ratio * (p.told - start.told)
+        new = new + level_s.alpha * base * weight / ratio * (p.prediction - start.prediction)
     return new

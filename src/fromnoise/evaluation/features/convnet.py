@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.data import Batch, Images, Stream, to_unit
-from fromnoise.utils.device import Compute
+from fromnoise.data import Batch, BatchStream, Images, to_unit
+from fromnoise.utils.device import ComputeConfig
 
 SIZE = 128  # of the features
 VERSION = 1  # of network and training: another one does not read this one's files
@@ -25,7 +25,7 @@ _SHIFT = 2  # pixels by which a 28x28 image is moved about, at most
 _EVALUATE = 512
 
 
-class Trunk(nn.Module):
+class ConvNet(nn.Module):
     """Two convolutions a level until a side is at most 8, then 128 features, then a head."""
 
     def __init__(self, shape: tuple[int, int, int], head: Callable[[int], nn.Module], dropout: float = 0.0) -> None:
@@ -66,23 +66,25 @@ class Trunk(nn.Module):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long it trains: a number of steps of a batch."""
 
     steps: int
     batch: int
 
     @staticmethod
-    def of(images: int, views: int = 1) -> Plan:
+    def of(images: int, views: int = 1) -> TrainingPlan:
         """For a set of this many training images, each seen so many times at once."""
         batch = min(_BATCH, images)
-        return Plan(max(1, math.ceil(min(_VIEWS // views, _EPOCHS * images) / batch)), batch)
+        return TrainingPlan(max(1, math.ceil(min(_VIEWS // views, _EPOCHS * images) / batch)), batch)
 
 
 Loss = Callable[[Batch], Tensor]
 
 
-def train(net: nn.Module, images: Images, plan: Plan, compute: Compute, loss: Loss, seed: int = 0) -> Iterator[float]:
+def train(
+    net: nn.Module, images: Images, plan: TrainingPlan, compute: ComputeConfig, loss: Loss, seed: int = 0
+) -> Iterator[float]:
     """Train, with one rise and fall of the learning rate.
 
     Args:
@@ -99,7 +101,7 @@ def train(net: nn.Module, images: Images, plan: Plan, compute: Compute, loss: Lo
     compute.place(net).train()
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=plan.steps + 1, pct_start=0.2)
-    stream = Stream(images, seed)
+    stream = BatchStream(images, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for step in range(plan.steps):
@@ -112,12 +114,12 @@ def train(net: nn.Module, images: Images, plan: Plan, compute: Compute, loss: Lo
     net.eval()
 
 
-def classifier(shape: tuple[int, int, int], classes: int) -> Trunk:
+def classifier(shape: tuple[int, int, int], classes: int) -> ConvNet:
     """A fresh network that tells classes."""
-    return Trunk(shape, lambda size: nn.Linear(size, classes), dropout=0.2)
+    return ConvNet(shape, lambda size: nn.Linear(size, classes), dropout=0.2)
 
 
-def fit(net: Trunk, images: Images, plan: Plan, compute: Compute) -> Iterator[float]:
+def fit(net: ConvNet, images: Images, plan: TrainingPlan, compute: ComputeConfig) -> Iterator[float]:
     """Train a classifier, on images moved by up to 1/14 of their side.
 
     Args:
@@ -150,7 +152,7 @@ def _shifted(pixels: Tensor) -> Tensor:
     return padded[..., down : down + pixels.shape[-2], right : right + pixels.shape[-1]]
 
 
-def accuracy(net: Trunk, images: Images, compute: Compute) -> float:
+def accuracy(net: ConvNet, images: Images, compute: ComputeConfig) -> float:
     """Share of images whose class is told right."""
     assert images.labels is not None
     right = 0

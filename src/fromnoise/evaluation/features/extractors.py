@@ -17,18 +17,18 @@ from fromnoise import checkpoint
 from fromnoise.data import Data, to_unit
 from fromnoise.data.named import cache_folder
 from fromnoise.evaluation.features import convnet, simclr
-from fromnoise.utils.device import Compute, choose
+from fromnoise.utils.device import ComputeConfig, choose
 from fromnoise.utils.errors import UserError
 
 _PIXELS = 1024  # features of the pixels, at most
 
 Log = Callable[[str], None]
-Watch = Callable[[int, int], object]
+OnProgress = Callable[[int, int], object]
 """Takes how many steps are done and how many there are."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class FeatureBatch:
     """What a feature extractor says of images.
 
     Attributes:
@@ -56,14 +56,14 @@ class Features(ABC):
     labels: tuple[str, ...] | None = None
 
     @abstractmethod
-    def see(self, images: Tensor) -> Seen:
+    def see(self, images: Tensor) -> FeatureBatch:
         """Features of one batch, and probabilities where classes are known.
 
         Args:
             images: uint8 (B, C, H, W).
         """
 
-    def all(self, images: Tensor, batch: int = 256) -> Seen:
+    def all(self, images: Tensor, batch: int = 256) -> FeatureBatch:
         """The same of many images, batch by batch.
 
         Args:
@@ -72,7 +72,7 @@ class Features(ABC):
         """
         seen = [self.see(part) for part in images.split(batch)]
         known = [s.probabilities for s in seen if s.probabilities is not None]
-        return Seen(torch.cat([s.features for s in seen]), torch.cat(known) if known else None)
+        return FeatureBatch(torch.cat([s.features for s in seen]), torch.cat(known) if known else None)
 
     @final
     def of(self, images: Tensor) -> Tensor:
@@ -107,12 +107,12 @@ class Pixels(Features):
         self.size = channels * -(-height // self.square) * -(-width // self.square)
         self.about = f"the pixels, averaged over squares of {self.square}" if self.square > 1 else "the pixels"
 
-    def see(self, images: Tensor) -> Seen:
+    def see(self, images: Tensor) -> FeatureBatch:
         """See ``Features``."""
         x = images.double() / 255
         if self.square > 1:
             x = F.avg_pool2d(x, self.square, ceil_mode=True)  # what hangs over the border is not averaged in
-        return Seen(x.flatten(1))
+        return FeatureBatch(x.flatten(1))
 
 
 class Learned(Features):
@@ -120,7 +120,7 @@ class Learned(Features):
 
     size = convnet.SIZE
 
-    def __init__(self, net: convnet.Trunk, compute: Compute) -> None:
+    def __init__(self, net: convnet.ConvNet, compute: ComputeConfig) -> None:
         """Take a trained network, in eval mode."""
         self._net, self._compute = compute.place(net).eval(), compute
 
@@ -144,16 +144,16 @@ class Classifier(Learned):
 
     name = "classifier"
 
-    def __init__(self, net: convnet.Trunk, labels: tuple[str, ...], accuracy: float, compute: Compute) -> None:
+    def __init__(self, net: convnet.ConvNet, labels: tuple[str, ...], accuracy: float, compute: ComputeConfig) -> None:
         """Take a trained network, the classes, and how well it tells them."""
         super().__init__(net, compute)
         self.labels, self.accuracy = labels, accuracy
         self.about = f"a classifier of the training images, accuracy {accuracy:.2%} on held-out ones"
 
-    def see(self, images: Tensor) -> Seen:
+    def see(self, images: Tensor) -> FeatureBatch:
         """See ``Features``."""
         features, logits = self.told(images)
-        return Seen(features, logits.softmax(1))
+        return FeatureBatch(features, logits.softmax(1))
 
 
 @final
@@ -166,15 +166,15 @@ class SelfSupervised(Learned):
 
     name = "self-supervised"
 
-    def __init__(self, net: convnet.Trunk, mark: float, compute: Compute) -> None:
+    def __init__(self, net: convnet.ConvNet, mark: float, compute: ComputeConfig) -> None:
         """Take a trained network, and how well it tells images apart."""
         super().__init__(net, compute)
         self.mark = mark
         self.about = f"a network of ours, trained without labels, that tells {mark:.1%} of held-out images from others"
 
-    def see(self, images: Tensor) -> Seen:
+    def see(self, images: Tensor) -> FeatureBatch:
         """See ``Features``."""
-        return Seen(self.told(images)[0])
+        return FeatureBatch(self.told(images)[0])
 
 
 def pixels(data: Data) -> Pixels:
@@ -185,9 +185,9 @@ def pixels(data: Data) -> Pixels:
 def classifier(
     data: Data,
     *,
-    compute: Compute | None = None,
+    compute: ComputeConfig | None = None,
     log: Log = lambda line: None,
-    watch: Watch = lambda done, total: None,
+    on_step: OnProgress = lambda done, total: None,
 ) -> Classifier:
     """A classifier of the reference set: from the cache, else trained on it in a minute or two and kept.
 
@@ -203,15 +203,15 @@ def classifier(
     if data.labels is None or data.train.labels is None:
         raise UserError("a classifier needs labels, and these images have none: take --features self-supervised")
     compute, classes = compute or choose(), data.labels
-    how = _Training(
+    config = _Training(
         "classifier",
         convnet.VERSION,
-        convnet.Plan.of(len(data.train)).steps,
+        convnet.TrainingPlan.of(len(data.train)).steps,
         lambda: convnet.classifier(data.shape, len(classes)),
-        lambda net: convnet.fit(net, data.train, convnet.Plan.of(len(data.train)), compute),
+        lambda net: convnet.fit(net, data.train, convnet.TrainingPlan.of(len(data.train)), compute),
         lambda net: convnet.accuracy(net, data.held_out, compute),
     )
-    kept = _trained(how, data, watch)
+    kept = _trained(config, data, on_step)
     learned = Classifier(kept.net, classes, kept.mark, compute)
     log(f"features of {learned.about} ({kept.path})")
     return learned
@@ -220,9 +220,9 @@ def classifier(
 def self_supervised(
     data: Data,
     *,
-    compute: Compute | None = None,
+    compute: ComputeConfig | None = None,
     log: Log = lambda line: None,
-    watch: Watch = lambda done, total: None,
+    on_step: OnProgress = lambda done, total: None,
 ) -> SelfSupervised:
     """A network that learns from the reference set without labels: from the cache, else trained and kept.
 
@@ -236,7 +236,7 @@ def self_supervised(
         UserError: the cache cannot be written.
     """
     compute = compute or choose()
-    how = _Training(
+    config = _Training(
         "self-supervised",
         simclr.VERSION,
         simclr.plan(data.train).steps,
@@ -244,7 +244,7 @@ def self_supervised(
         lambda net: simclr.fit(net, data.train, compute),
         lambda net: simclr.mark(net, data.held_out, compute),
     )
-    kept = _trained(how, data, watch)
+    kept = _trained(config, data, on_step)
     learned = SelfSupervised(kept.net, kept.mark, compute)
     log(f"features of {learned.about} ({kept.path})")
     return learned
@@ -260,44 +260,44 @@ class _Training:
     kind: str
     version: int
     steps: int
-    fresh: Callable[[], convnet.Trunk]
-    fit: Callable[[convnet.Trunk], Iterator[float]]
-    mark: Callable[[convnet.Trunk], float]
+    fresh: Callable[[], convnet.ConvNet]
+    fit: Callable[[convnet.ConvNet], Iterator[float]]
+    mark: Callable[[convnet.ConvNet], float]
 
 
 @dataclass(frozen=True)
 class _Kept:
     """A trained network, how good it is, and where it lies."""
 
-    net: convnet.Trunk
+    net: convnet.ConvNet
     mark: float
     path: Path
 
 
-def _trained(how: _Training, data: Data, watch: Watch) -> _Kept:
+def _trained(config: _Training, data: Data, on_step: OnProgress) -> _Kept:
     """A network of a set from the cache; else trained, marked and kept."""
-    path = _place(how, data)
+    path = _place(config, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = how.fresh()
+        net = config.fresh()
     mark = _read(path, net)
     if mark is None:
-        for done, _ in enumerate(how.fit(net), 1):
-            watch(done, how.steps)
-        mark = how.mark(net)
-        checkpoint.write(path, net.state_dict(), {"kind": how.kind, "mark": mark})
+        for done, _ in enumerate(config.fit(net), 1):
+            on_step(done, config.steps)
+        mark = config.mark(net)
+        checkpoint.write(path, net.state_dict(), {"kind": config.kind, "mark": mark})
     return _Kept(net, mark, path)
 
 
-def _place(how: _Training, data: Data) -> Path:
+def _place(config: _Training, data: Data) -> Path:
     """Where the network of a set lies: another set, split or way of training is another file."""
     count = len(data.train)
     some = data.train.get(torch.linspace(0, count - 1, min(64, count)).long())  # the split is not in the fingerprint
-    facts = (data.fingerprint, data.shape, data.labels, count, how.version, some.numpy().tobytes())
-    return cache_folder() / how.kind / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:20]}.safetensors"
+    dataset_info = (data.fingerprint, data.shape, data.labels, count, config.version, some.numpy().tobytes())
+    return cache_folder() / config.kind / f"{hashlib.sha256(repr(dataset_info).encode()).hexdigest()[:20]}.safetensors"
 
 
-def _read(path: Path, net: convnet.Trunk) -> float | None:
+def _read(path: Path, net: convnet.ConvNet) -> float | None:
     """Fill a network from the cache; its mark, or None where there is no whole file."""
     if not path.exists():
         return None
@@ -305,5 +305,5 @@ def _read(path: Path, net: convnet.Trunk) -> float | None:
         tensors, header = checkpoint.read(path)
         net.load_state_dict(tensors)
         return float(header["mark"])
-    except (checkpoint.Damaged, RuntimeError, KeyError):
+    except (checkpoint.DamagedFile, RuntimeError, KeyError):
         return None

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fromnoise.evaluation.features.extractors import Features, Seen
+from fromnoise.evaluation.features.extractors import FeatureBatch, Features
 from fromnoise.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from fromnoise.utils.device import Compute
+    from fromnoise.utils.device import ComputeConfig
 
 _OTHERS = "or take --features classifier or pixels, which need no network of others (and give no FID)"
 _DINOV2 = "facebook/dinov2-large"
@@ -35,18 +35,18 @@ class Inception(Features):
     about = "Inception v3 (2015-12-05) by torch-fidelity"
     size = 2048
 
-    def __init__(self, extractor: Any, compute: Compute) -> None:
+    def __init__(self, extractor: Any, compute: ComputeConfig) -> None:
         """Take the extractor of ``2048`` and ``logits_unbiased``."""
         self._extractor, self._device = extractor.to(compute.device).eval(), compute.device
 
-    def see(self, images: Tensor) -> Seen:
+    def see(self, images: Tensor) -> FeatureBatch:
         """See ``Features``; the probabilities are of ImageNet's classes, for the Inception Score."""
         with torch.inference_mode():
             features, logits = self._extractor(_rgb(images).to(self._device))
-        return Seen(features.double().cpu(), logits.double().softmax(1).cpu())
+        return FeatureBatch(features.double().cpu(), logits.double().softmax(1).cpu())
 
 
-def inception(compute: Compute) -> Inception:
+def inception(compute: ComputeConfig) -> Inception:
     """The FID's features.
 
     Args:
@@ -79,21 +79,21 @@ class DinoV2(Features):
     about = f"{_DINOV2} by transformers"
     size = 1024
 
-    def __init__(self, model: Any, compute: Compute) -> None:
+    def __init__(self, model: Any, compute: ComputeConfig) -> None:
         """Take the model."""
         self._model, self._device = model.to(compute.device).eval(), compute.device
 
-    def see(self, images: Tensor) -> Seen:
+    def see(self, images: Tensor) -> FeatureBatch:
         """See ``Features``."""
         x = _rgb(images).to(self._device, torch.float32) / 255
         x = F.interpolate(x, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
         mean, spread = (x.new_tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         with torch.inference_mode():
             token = self._model(pixel_values=(x - mean) / spread).last_hidden_state[:, 0]
-        return Seen(token.double().cpu())
+        return FeatureBatch(token.double().cpu())
 
 
-def dinov2(compute: Compute) -> DinoV2:
+def dinov2(compute: ComputeConfig) -> DinoV2:
     """DINOv2's features.
 
     Args:

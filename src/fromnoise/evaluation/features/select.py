@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fromnoise.data import Data
-from fromnoise.evaluation.features.extractors import Features, Log, Watch, classifier, pixels, self_supervised
+from fromnoise.evaluation.features.extractors import Features, Log, OnProgress, classifier, pixels, self_supervised
 from fromnoise.evaluation.features.pretrained import dinov2, inception
-from fromnoise.utils.device import Compute
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
@@ -15,9 +15,9 @@ def choose(
     name: str | None,
     data: Data,
     *,
-    compute: Compute,
+    compute: ComputeConfig,
     log: Log = lambda line: None,
-    watch: Watch = lambda done, total: None,
+    on_step: OnProgress = lambda done, total: None,
 ) -> Features:
     """Features by name.
 
@@ -34,8 +34,8 @@ def choose(
     """
     name = name or ("self-supervised" if data.labels is None else "classifier")
     makers: dict[str, Callable[[], Features]] = {
-        "classifier": lambda: classifier(data, compute=compute, log=log, watch=watch),
-        "self-supervised": lambda: self_supervised(data, compute=compute, log=log, watch=watch),
+        "classifier": lambda: classifier(data, compute=compute, log=log, on_step=on_step),
+        "self-supervised": lambda: self_supervised(data, compute=compute, log=log, on_step=on_step),
         "pixels": lambda: pixels(data),
         "inception": lambda: inception(compute),
         "dinov2": lambda: dinov2(compute),

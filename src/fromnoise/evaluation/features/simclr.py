@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.data import Batch, Images, to_unit
-from fromnoise.evaluation.features.convnet import Plan, Trunk, train
-from fromnoise.utils.device import Compute
+from fromnoise.evaluation.features.convnet import ConvNet, TrainingPlan, train
+from fromnoise.utils.device import ComputeConfig
 
 VERSION = 1  # of network and training: another one does not read this one's files
 _TOLD = 64  # numbers that the head makes of an image
@@ -27,12 +27,14 @@ _PATCH = 3  # it lacks a patch of a third of the sides
 _AMONG = 256  # images from which one is told, for the mark
 
 
-def network(shape: tuple[int, int, int]) -> Trunk:
+def network(shape: tuple[int, int, int]) -> ConvNet:
     """A fresh network for images (C, H, W)."""
-    return Trunk(shape, lambda size: nn.Sequential(nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, _TOLD)))
+    return ConvNet(
+        shape, lambda size: nn.Sequential(nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, _TOLD))
+    )
 
 
-def fit(net: Trunk, images: Images, compute: Compute) -> Iterator[float]:
+def fit(net: ConvNet, images: Images, compute: ComputeConfig) -> Iterator[float]:
     """Train.
 
     Args:
@@ -50,13 +52,13 @@ def fit(net: Trunk, images: Images, compute: Compute) -> Iterator[float]:
     yield from train(net, images, plan(images), compute, loss)
 
 
-def plan(images: Images) -> Plan:
+def plan(images: Images) -> TrainingPlan:
     """How long it trains: on two views of an image, and on fewer of images larger than 32x32, which take longer."""
     _, height, width = images.shape
-    return Plan.of(len(images), views=2 * math.ceil(height * width / 32**2))
+    return TrainingPlan.of(len(images), views=2 * math.ceil(height * width / 32**2))
 
 
-def mark(net: Trunk, images: Images, compute: Compute) -> float:
+def mark(net: ConvNet, images: Images, compute: ComputeConfig) -> float:
     """Share of images that are told from 255 others by another view of them.
 
     Args:
@@ -71,7 +73,7 @@ def mark(net: Trunk, images: Images, compute: Compute) -> float:
     return float((torch.argmax(one @ other.T, 1).cpu() == torch.arange(len(pixels))).double().mean())
 
 
-def _told(net: Trunk, views: Tensor, compute: Compute) -> Tensor:
+def _told(net: ConvNet, views: Tensor, compute: ComputeConfig) -> Tensor:
     x = views.to(compute.device).contiguous(memory_format=compute.memory_format)
     with compute.autocast():
         return net(x)[1].float()

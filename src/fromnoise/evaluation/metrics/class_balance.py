@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.evaluation.features.extractors import Features, Seen
+from fromnoise.evaluation.features.extractors import FeatureBatch, Features
 from fromnoise.evaluation.metrics.frechet import Moments
 
 _SURE = 4.0  # standard errors
@@ -35,7 +35,7 @@ class Modes(ABC):
     what: str
 
     @abstractmethod
-    def of(self, seen: Seen) -> Tensor:
+    def of(self, seen: FeatureBatch) -> Tensor:
         """Which kind each image is, int64 (N,)."""
 
 
@@ -49,7 +49,7 @@ class Classes(Modes):
         """Take their names."""
         self.names = names
 
-    def of(self, seen: Seen) -> Tensor:
+    def of(self, seen: FeatureBatch) -> Tensor:
         """See ``Modes``.
 
         Raises:
@@ -80,12 +80,12 @@ class Clusters(Modes):
         self._centres = torch.from_numpy(np.asarray(means.cluster_centers_))
         self.names = tuple(str(i) for i in range(len(self._centres)))
 
-    def of(self, seen: Seen) -> Tensor:
+    def of(self, seen: FeatureBatch) -> Tensor:
         """See ``Modes``."""
         return torch.cdist(seen.features.double(), self._centres).argmin(1)
 
 
-def modes(features: Features, real: Seen) -> Modes:
+def modes(features: Features, real: FeatureBatch) -> Modes:
     """Classes where the features know them, else clusters of the real images."""
     return Classes(features.labels) if features.labels is not None else Clusters(real.features)
 

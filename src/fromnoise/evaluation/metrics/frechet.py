@@ -177,7 +177,7 @@ def split(x: Tensor, parts: int = 20) -> list[Moments]:
 
 
 @dataclass(frozen=True)
-class Votes:
+class ClassVotes:
     """Sums over a classifier's probabilities; the sum of two is that of both sets together.
 
     Attributes:
@@ -191,13 +191,13 @@ class Votes:
     certainty: float
 
     @staticmethod
-    def of(probabilities: Tensor) -> Votes:
+    def of(probabilities: Tensor) -> ClassVotes:
         """Of probabilities (N, K)."""
         p = probabilities.double()
-        return Votes(len(p), p.sum(0), float(torch.special.xlogy(p, p).sum()))
+        return ClassVotes(len(p), p.sum(0), float(torch.special.xlogy(p, p).sum()))
 
-    def __add__(self, other: Votes) -> Votes:
-        return Votes(self.n + other.n, self.classes + other.classes, self.certainty + other.certainty)
+    def __add__(self, other: ClassVotes) -> ClassVotes:
+        return ClassVotes(self.n + other.n, self.classes + other.classes, self.certainty + other.certainty)
 
     @property
     def score(self) -> float:
@@ -206,7 +206,7 @@ class Votes:
         return math.exp(self.certainty / self.n - float(torch.special.xlogy(marginal, marginal).sum()))
 
 
-def score(parts: Sequence[Votes]) -> Estimate:
+def score(parts: Sequence[ClassVotes]) -> Estimate:
     """Mean score of random parts of the samples and its standard error (Salimans et al. 2016; they took ten).
 
     On the Inception network it is the Inception Score; on another it names that one.

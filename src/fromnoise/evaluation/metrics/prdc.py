@@ -98,7 +98,7 @@ def _kernel(x: Tensor, y: Tensor, yy: _Sums) -> Estimate:
 
 
 @dataclass(frozen=True)
-class Neighbourhoods:
+class Manifold:
     """How samples and real images lie among each other.
 
     Attributes:
@@ -131,7 +131,7 @@ def _apart(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
 
 
-def neighbourhoods(real: Tensor, samples: Tensor, k: int = 5, limit: int = 10_000) -> Neighbourhoods:
+def neighbourhoods(real: Tensor, samples: Tensor, k: int = 5, limit: int = 10_000) -> Manifold:
     """Precision, recall, density and coverage.
 
     Args:
@@ -149,7 +149,7 @@ def neighbourhoods(real: Tensor, samples: Tensor, k: int = 5, limit: int = 10_00
     return Reference(real[:limit], k).neighbourhoods(samples[:limit])
 
 
-def _neighbourhoods(real: Tensor, samples: Tensor, k: int, around_real: Tensor) -> Neighbourhoods:
+def _neighbourhoods(real: Tensor, samples: Tensor, k: int, around_real: Tensor) -> Manifold:
     around_samples = _radii(samples, k)
     inside = torch.zeros(len(samples), dtype=torch.float64, device=real.device)
     recalled, covered = [], []
@@ -159,9 +159,7 @@ def _neighbourhoods(real: Tensor, samples: Tensor, k: int, around_real: Tensor) 
         inside += (apart < radii[:, None]).sum(0)
         recalled.append((apart < around_samples).any(1))
         covered.append(apart.min(1).values < radii)
-    return Neighbourhoods(
-        share(inside > 0), share(torch.cat(recalled)), Estimate.of(inside / k), share(torch.cat(covered))
-    )
+    return Manifold(share(inside > 0), share(torch.cat(recalled)), Estimate.of(inside / k), share(torch.cat(covered)))
 
 
 @final
@@ -184,6 +182,6 @@ class Reference:
         """See ``kernel``."""
         return _kernel(x.double(), self.vectors, self._sums)
 
-    def neighbourhoods(self, samples: Tensor) -> Neighbourhoods:
+    def neighbourhoods(self, samples: Tensor) -> Manifold:
         """See ``neighbourhoods``."""
         return _neighbourhoods(self.vectors, samples.double(), self.k, self._around)

@@ -27,7 +27,7 @@ class _Norm(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class How:
+class NormOptions:
     """What stays the same: the number of groups, eps, and whether SiLU follows."""
 
     groups: int
@@ -54,7 +54,7 @@ def fused(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    how: How,
+    options: NormOptions,
     plus: Tensor | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
@@ -71,7 +71,7 @@ def fused(
         shift: (B, C).
     """
     told = [v if v is None else v.float().contiguous() for v in (plus, scale, shift)]
-    return _Fused.apply(x, weight.float(), bias.float(), *told, how)
+    return _Fused.apply(x, weight.float(), bias.float(), *told, options)
 
 
 class _Fused(torch.autograd.Function):
@@ -84,14 +84,14 @@ class _Fused(torch.autograd.Function):
         plus: Tensor | None,
         scale: Tensor | None,
         shift: Tensor | None,
-        how: How,
+        options: NormOptions,
     ) -> Tensor:
         mean, inverse = (x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(2))
         out = torch.empty_like(x, memory_format=torch.channels_last)
         told = (weight, bias, plus, scale, shift)
-        _library(x).forward(ctypes.byref(_norm(x, told, mean, inverse, how)), ctypes.c_void_p(out.data_ptr()))
+        _library(x).forward(ctypes.byref(_norm(x, told, mean, inverse, options)), ctypes.c_void_p(out.data_ptr()))
         ctx.save_for_backward(x, *told, mean, inverse)
-        ctx.how = how
+        ctx.options = options
         return out
 
     @staticmethod
@@ -102,7 +102,7 @@ class _Fused(torch.autograd.Function):
         into = torch.empty_like(x, memory_format=torch.channels_last)
         first, second = torch.empty_like(mean), torch.empty_like(mean)
         third = torch.empty_like(mean) if plus is not None else None
-        norm = _norm(x, (weight, bias, plus, scale, shift), mean, inverse, ctx.how)
+        norm = _norm(x, (weight, bias, plus, scale, shift), mean, inverse, ctx.options)
         pointers = [ctypes.c_void_p(_at(v)) for v in (grad, into, first, second, third)]
         if _library(x).backward(ctypes.byref(norm), *pointers):
             raise MemoryError("no memory left for the gradient of a normalisation")
@@ -130,14 +130,14 @@ def _at(v: Tensor | None) -> int | None:
     return None if v is None else v.data_ptr()
 
 
-def _norm(x: Tensor, told: tuple[Tensor | None, ...], mean: Tensor, inverse: Tensor, how: How) -> _Norm:
+def _norm(x: Tensor, told: tuple[Tensor | None, ...], mean: Tensor, inverse: Tensor, options: NormOptions) -> _Norm:
     """The C structure; it holds no reference, so what it points at must outlive the call."""
     weight, bias, plus, scale, shift = told
     strides = [v.stride(0) if v is not None else 0 for v in (plus, scale)]
     batch, channels, height, width = x.shape
     return _Norm(
         *map(_at, (x, weight, bias, plus, scale, shift, mean, inverse)),
-        *(batch, height * width, channels, how.groups, *strides),
-        how.eps,
-        int(how.act),
+        *(batch, height * width, channels, options.groups, *strides),
+        options.eps,
+        int(options.act),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fromnoise.clustering.split_merge import Belief, distances, exchange, revive
+from fromnoise.clustering.split_merge import Responsibilities, distances, exchange, revive
 from fromnoise.data import MemoryImages
 
 SIZES = {"disc": 60, "bars": 60, "left": 25, "right": 20}
@@ -42,7 +42,7 @@ def test_two_in_one_are_parted():
     images, kind = kinds()
     clusters = torch.tensor([0, 0, 2, 3])[kind]
     q = believed_in(clusters)
-    belief = Belief(q, -0.5 * q.log())
+    belief = Responsibilities(q, -0.5 * q.log())
     moved = exchange(belief, farther(clusters, [(2, 3)]), images, 0.75, 0.5, set(), 0)
     assert moved == ((2, 3, 0),)
     now = belief.q.argmax(1)
@@ -66,7 +66,7 @@ def test_what_is_even_stays():
         (mixed, [(2, 3)], 0.75, {0}),
         (mixed, [(2, 3)], 0.0, set()),
     ):
-        belief = Belief(believed_in(clusters), torch.zeros(len(clusters), 4, dtype=torch.float64))
+        belief = Responsibilities(believed_in(clusters), torch.zeros(len(clusters), 4, dtype=torch.float64))
         before = belief.q.clone()
         nats = farther(clusters, near)
         if near == [(1, 3)]:
@@ -87,7 +87,7 @@ def test_an_emptied_cluster_comes_back():
     """It takes a part of the largest; not if it may stay empty."""
     images, kind = kinds()
     clusters = torch.tensor([0, 0, 2, 2])[kind]
-    belief = Belief(believed_in(clusters, 3), torch.zeros(len(kind), 3, dtype=torch.float64))
+    belief = Responsibilities(believed_in(clusters, 3), torch.zeros(len(kind), 3, dtype=torch.float64))
     before = belief.q.clone()
     assert revive(belief, images, 0.0, 0) == () and torch.equal(belief.q, before)
     assert revive(belief, images, 0.1, 0) == (1,)

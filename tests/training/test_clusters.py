@@ -9,9 +9,9 @@ import torch
 
 from fromnoise.checkpoint import load_model, save_model
 from fromnoise.config import load
-from fromnoise.data import MemoryImages, Stream, to_unit
-from fromnoise.data.pseudo_labels import Centres
-from fromnoise.diffusion import Untold
+from fromnoise.data import BatchStream, MemoryImages, to_unit
+from fromnoise.data.pseudo_labels import PseudoLabels
+from fromnoise.diffusion import Unconditional
 from fromnoise.pipeline import collect, draw
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.utils.device import choose
@@ -22,24 +22,24 @@ def sought(sizes, count):
     levels = torch.linspace(20, 230, len(sizes)).repeat_interleave(torch.tensor(sizes))
     noise = torch.randn(len(levels), 1, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = (levels[:, None, None, None] + noise).byte()
-    centres = Centres(count, (1, 8, 8))
-    found = fit_pseudo_labels.find(centres, Stream(MemoryImages(pixels), seed=4), seed=4)
-    return found, centres, centres.of(to_unit(pixels))
+    pseudo_labels = PseudoLabels(count, (1, 8, 8))
+    found = fit_pseudo_labels.find(pseudo_labels, BatchStream(MemoryImages(pixels), seed=4), seed=4)
+    return found, pseudo_labels, pseudo_labels.of(to_unit(pixels))
 
 
 def test_what_lies_apart_is_found():
     """Three groups of known sizes: each is one cluster, of its share."""
     sizes = [100, 300, 600]
-    found, centres, which = sought(sizes, 3)
+    found, pseudo_labels, which = sought(sizes, 3)
     assert found == 3 and len(which.unique()) == 3
     assert [len(part.unique()) for part in which.split(sizes)] == [1, 1, 1]
-    assert torch.allclose(centres.share.sort().values, torch.tensor([0.1, 0.3, 0.6]))
+    assert torch.allclose(pseudo_labels.share.sort().values, torch.tensor([0.1, 0.3, 0.6]))
 
 
 def test_few_images_make_few_clusters():
     """One for every hundred, and at least one; the rest is not dealt out."""
-    found, centres, which = sought([fit_pseudo_labels.EACH, fit_pseudo_labels.EACH], 5)
-    assert found == 2 and which.max() == 1 and centres.share[2:].sum() == 0
+    found, pseudo_labels, which = sought([fit_pseudo_labels.EACH, fit_pseudo_labels.EACH], 5)
+    assert found == 2 and which.max() == 1 and pseudo_labels.share[2:].sum() == 0
     assert sought([30], 5)[0] == 1
 
 
@@ -53,10 +53,10 @@ def told(make):
     return trainer, lines
 
 
-def pictures(model, ids, seed=0, **how):
+def pictures(model, ids, seed=0, **config):
     compute = choose("cpu", "fp32")
     compute.place(model.denoiser.eval())
-    settings = model.recipe.sample.model_copy(update=how)
+    settings = model.recipe.sample.model_copy(update=config)
     return collect(draw(model, settings, compute, ids=ids, seed=seed))
 
 
@@ -66,8 +66,10 @@ def test_the_network_learns_the_clusters_of_its_images(told):
     assert any("8 clusters" in line for line in lines)
     pixels = trainer.stream.batch(range(4)).pixels
     x0, cond = trainer._images(pixels, None)
-    assert torch.equal(cond, trainer.model.denoiser.centres.of(x0))
-    assert len(trainer.model.denoiser.centres.of(to_unit(trainer.data.train.get(torch.arange(500)))).unique()) == 8
+    assert torch.equal(cond, trainer.model.denoiser.pseudo_labels.of(x0))
+    assert (
+        len(trainer.model.denoiser.pseudo_labels.of(to_unit(trainer.data.train.get(torch.arange(500)))).unique()) == 8
+    )
 
 
 def test_a_file_brings_them_back(told, tmp_path):
@@ -76,7 +78,7 @@ def test_a_file_brings_them_back(told, tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(path, trainer.model, trainer.weights(), {"step": 6})
     again = load_model(path).model
-    assert torch.equal(again.denoiser.centres.place, trainer.model.denoiser.centres.place)
+    assert torch.equal(again.denoiser.pseudo_labels.place, trainer.model.denoiser.pseudo_labels.place)
     mine = dataclasses.replace(trainer.model, denoiser=trainer.averaged)
     ids = torch.arange(6)
     assert torch.equal(pictures(again, ids).images, pictures(mine, ids).images)
@@ -97,7 +99,7 @@ def test_pictures_are_of_clusters_by_number(told):
     trainer, _ = told
     model = trainer.model
     drawn = pictures(model, torch.arange(12))
-    assert torch.equal(drawn.labels, model.denoiser.centres.deal(0, torch.arange(12)))
+    assert torch.equal(drawn.labels, model.denoiser.pseudo_labels.deal(0, torch.arange(12)))
     assert torch.equal(drawn.images[5:7], pictures(model, torch.arange(5, 7)).images)
     heard = []
     net = model.denoiser.net
@@ -116,6 +118,8 @@ def test_labels_come_before_clusters():
 def test_a_classifier_s_labels_are_no_clusters(told):
     """Guided by a classifier the model is asked for classes, of which its clusters know nothing."""
     model = told[0].model
-    heeding = dataclasses.replace(model, facts=dataclasses.replace(model.facts, labels=tuple("0123456789")))
-    how = model.recipe.sample.model_copy(update={"clip": False})
-    assert isinstance(heeding.guided(how), Untold) and not isinstance(model.guided(how), Untold)
+    heeding = dataclasses.replace(
+        model, dataset_info=dataclasses.replace(model.dataset_info, labels=tuple("0123456789"))
+    )
+    config = model.recipe.sample.model_copy(update={"clip": False})
+    assert isinstance(heeding.guided(config), Unconditional) and not isinstance(model.guided(config), Unconditional)

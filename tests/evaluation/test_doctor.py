@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fromnoise import config as recipes
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.schedules import linear
 from fromnoise.diffusion.targets import X0, Eps, V
 from fromnoise.evaluation import doctor, run_checks
@@ -188,10 +188,12 @@ def test_variances_are_the_principal_ones():
 
 def test_a_loss_that_a_linear_denoiser_beats(digits):
     """1 is what a network of zeros has for eps; a trained one is far below the line."""
-    model = build(recipes.load("digits", {"loss.weighting": "simple", "diffusion.target": "eps"}), Facts((1, 8, 8)))
+    model = build(
+        recipes.load("digits", {"loss.weighting": "simple", "diffusion.target": "eps"}), DatasetInfo((1, 8, 8))
+    )
     assert keys(run_checks.of_loss(reports([1.0]), model, digits)) == ["loss"]
     assert keys(run_checks.of_loss(reports([0.05]), model, digits)) == []
-    other = build(recipes.load("digits", {"loss.weighting": "min-snr"}), Facts((1, 8, 8)))
+    other = build(recipes.load("digits", {"loss.weighting": "min-snr"}), DatasetInfo((1, 8, 8)))
     assert keys(run_checks.of_loss(reports([9.0]), other, digits)) == []  # not comparable, so nothing is said
 
 
@@ -214,9 +216,9 @@ def test_clipped_samples(judge, halves):
         ({"rule": "ancestral", "steps": 1000}, "ddim", 50),
     ],
 )
-def test_a_run_is_examined_by_its_own_rule(own, rule, steps):
+def test_a_run_is_examined_by_its_own_rule(own, sampler, steps):
     """A short rule of another kind would blame the run for what its own rule does well."""
     told = {f"sample.{key}": value for key, value in own.items()} | {"sample.clip": False, "diffusion.steps": 1000}
-    how = doctor.drawing(build(recipes.load("digits", told), Facts((1, 8, 8))))
-    assert (how.rule, how.steps, how.clip) == (rule, steps, False)
-    assert how.grid == own.get("grid", how.grid)
+    config = doctor.drawing(build(recipes.load("digits", told), DatasetInfo((1, 8, 8))))
+    assert (config.sampler, config.steps, config.clip) == (sampler, steps, False)
+    assert config.grid == own.get("grid", config.grid)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from fromnoise import config as recipes
 from fromnoise.model import build
-from fromnoise.training.run import facts, open_data
+from fromnoise.training.run import dataset_info, open_data
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import choose
 
@@ -48,7 +48,7 @@ def make():
         recipe = recipes.load("digits", TINY | ({"train.steps": steps} if steps else {}) | dotted)
         if "d" not in data:
             data["d"] = open_data(recipe, lambda line: None)
-        model = build(recipe, facts(recipe, data["d"]))
+        model = build(recipe, dataset_info(recipe, data["d"]))
         return Trainer(model, data["d"], choose("cpu", precision), Accelerator(cpu=True), last_good, log)
 
     return trainer

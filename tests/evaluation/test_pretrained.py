@@ -10,7 +10,7 @@ import torch
 
 from fromnoise.evaluation.features import pretrained
 from fromnoise.evaluation.metrics import frechet, prdc
-from fromnoise.evaluation.metrics.frechet import Moments, Votes
+from fromnoise.evaluation.metrics.frechet import ClassVotes, Moments
 from fromnoise.utils.device import choose
 from fromnoise.utils.errors import UserError
 
@@ -104,5 +104,5 @@ def test_fid_kid_and_is_are_torch_fidelity_s(real_data, monkeypatch):
     assert prdc.kernel(x.features, y.features).value == pytest.approx(
         theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6
     )
-    score = frechet.score([Votes.of(p) for p in x.probabilities.tensor_split(10)])
+    score = frechet.score([ClassVotes.of(p) for p in x.probabilities.tensor_split(10)])
     assert score.value == pytest.approx(theirs["inception_score_mean"], rel=1e-3)

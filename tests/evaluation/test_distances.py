@@ -121,7 +121,7 @@ def test_torch_fidelity_agrees():
     theirs = kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=200, verbose=False)
     assert prdc.kernel(x, y).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
     theirs = isc_features_to_metric(x, splits=10, shuffle=False)
-    found = frechet.score([frechet.Votes.of(p) for p in x.softmax(1).tensor_split(10)])
+    found = frechet.score([frechet.ClassVotes.of(p) for p in x.softmax(1).tensor_split(10)])
     assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
 
 
@@ -144,9 +144,9 @@ def test_frechet_of_known_gaussians():
 
 def test_scores_of_sure_and_of_ignorant_classifiers():
     """K classes told surely and equally often: K. Nothing told: 1."""
-    sure = frechet.Votes.of(torch.eye(8).repeat(50, 1))
+    sure = frechet.ClassVotes.of(torch.eye(8).repeat(50, 1))
     assert frechet.score([sure, sure]).value == pytest.approx(8) and frechet.score([sure, sure]).n == 800
-    assert frechet.Votes.of(torch.full((100, 8), 1 / 8)).score == pytest.approx(1)
+    assert frechet.ClassVotes.of(torch.full((100, 8), 1 / 8)).score == pytest.approx(1)
 
 
 def test_the_score_as_published():
@@ -154,8 +154,8 @@ def test_the_score_as_published():
     p = torch.rand(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = (p / p.sum(1, keepdim=True)).numpy()
     expected = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
-    assert frechet.Votes.of(torch.from_numpy(p)).score == pytest.approx(expected, rel=1e-9)
-    merged = frechet.Votes.of(torch.from_numpy(p[:7])) + frechet.Votes.of(torch.from_numpy(p[7:]))
+    assert frechet.ClassVotes.of(torch.from_numpy(p)).score == pytest.approx(expected, rel=1e-9)
+    merged = frechet.ClassVotes.of(torch.from_numpy(p[:7])) + frechet.ClassVotes.of(torch.from_numpy(p[7:]))
     assert merged.score == pytest.approx(expected, rel=1e-9)
 
 
@@ -206,9 +206,7 @@ def test_the_frechet_distance_s_error_and_limit():
     """Over repeated draws the error is the spread, and the limit is near the distance of endless samples."""
     reference = Moments.of(draws(200_000, 6, 1))
     endless = frechet.frechet(Moments.of(draws(200_000, 6, 2, 1.3, 0.2)), reference)
-    found = [
-        frechet.frechet_from(frechet.split(draws(400, 6, 10 + i, 1.3, 0.2), 10), reference) for i in range(120)
-    ]
+    found = [frechet.frechet_from(frechet.split(draws(400, 6, 10 + i, 1.3, 0.2), 10), reference) for i in range(120)]
     values, limits = [f.value for f in found], [f.limit for f in found]
     assert math.sqrt(np.mean([f.error**2 for f in found])) == pytest.approx(np.std(values), rel=0.25)
     bias, left = np.mean(values) - endless, np.mean(limits) - endless

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks import Pulfer, Simple
+from fromnoise.networks import PulferUNet, SimpleUNet
 
 Weights = Mapping[str, Tensor]
 
@@ -95,7 +95,7 @@ def pulfer_literal(w: Weights, x: Tensor, step: Tensor) -> Tensor:
 
 def test_pulfer_has_the_published_size() -> None:
     """506,852 trainable parameters, 606,852 numbers with the table of sinusoids, which is not trained."""
-    net = Pulfer()
+    net = PulferUNet()
     assert count(net) == 506_852
     assert sum(v.numel() for v in net.state_dict().values()) == 606_852
     assert net.table.shape == (1000, 100)
@@ -104,7 +104,7 @@ def test_pulfer_has_the_published_size() -> None:
 
 def test_pulfer_layer_for_layer() -> None:
     """The module equals the table of its layers, in double precision."""
-    net = drawn(Pulfer()).double()
+    net = drawn(PulferUNet()).double()
     x, step = torch.randn(3, 1, 28, 28, dtype=torch.float64), torch.tensor([0.0, 17.0, 999.0])
     with torch.no_grad():
         expected = pulfer_literal(net.state_dict(), x, step.double())
@@ -113,8 +113,8 @@ def test_pulfer_layer_for_layer() -> None:
 
 def test_pulfer_between_steps() -> None:
     """Half a step on, the network sees the mean of two rows; beyond the ends, the end."""
-    net = drawn(Pulfer())
-    assert isinstance(net, Pulfer)
+    net = drawn(PulferUNet())
+    assert isinstance(net, PulferUNet)
     x = torch.randn(1, 1, 28, 28)
     with torch.no_grad():
         half, first, last = (net(x, torch.tensor([t])) for t in (41.5, 0.0, 999.0))
@@ -127,7 +127,7 @@ def test_pulfer_between_steps() -> None:
 
 def test_pulfer_keeps_its_size() -> None:
     """Built for one size it says so when given another, and refuses classes."""
-    net = Pulfer()
+    net = PulferUNet()
     with pytest.raises(ValueError, match="28 x 28 pixels, not 32 x 28"):
         net(torch.zeros(1, 1, 32, 28), torch.zeros(1))
     with pytest.raises(ValueError, match="no classes"):
@@ -135,12 +135,12 @@ def test_pulfer_keeps_its_size() -> None:
     wrongs: list[dict[str, Any]] = [{"channels": 0}, {"size": (28, 0)}, {"steps": 0}, {"time_dim": 0}]
     for wrong in wrongs:
         with pytest.raises(ValueError, match="too small"):
-            Pulfer(**wrong)
+            PulferUNet(**wrong)
 
 
 def test_pulfer_gradients_without_gaps() -> None:
     """Every parameter has a gradient, as several processes need; the norm that is not used has zeros."""
-    net = drawn(Pulfer()).train()
+    net = drawn(PulferUNet()).train()
     net(torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])).square().sum().backward()
     for name, p in net.named_parameters():
         assert p.grad is not None, name
@@ -153,7 +153,7 @@ def test_tutorial_nets_take_any_size(height: int, width: int, channels: int) -> 
     """HF#3630, DD#232, DD#42: any size and channel count, square or not."""
     x, clock = torch.randn(2, channels, height, width), torch.tensor([3.0, 4.5])
     with torch.no_grad():
-        for net in (Pulfer(channels, size=(height, width)), Simple(channels)):
+        for net in (PulferUNet(channels, size=(height, width)), SimpleUNet(channels)):
             out = net(x, clock)
             assert out.shape == x.shape
             assert out.isfinite().all()
@@ -194,13 +194,13 @@ def test_simple_has_the_published_size() -> None:
 
     blocks = [(1, 32), (32, 64), (64, 128), (128, 128), (256, 64), (128, 32), (64, 32)]
     expected = (32 * 32 + 32) + sum(block(*b) for b in blocks) + (32 + 1)
-    assert count(Simple()) == expected
+    assert count(SimpleUNet()) == expected
     assert round(expected / 1e6, 2) == 0.86
 
 
 def test_simple_layer_for_layer() -> None:
     """The module equals the table of its layers."""
-    net = drawn(Simple())
+    net = drawn(SimpleUNet())
     x, step = torch.randn(3, 1, 28, 28), torch.tensor([0.0, 17.5, 999.0])
     with torch.no_grad():
         torch.testing.assert_close(net(x, step), simple_literal(net.state_dict(), x, step), atol=1e-4, rtol=1e-4)
@@ -208,15 +208,15 @@ def test_simple_layer_for_layer() -> None:
 
 def test_simple_gradients_and_classes() -> None:
     """Every parameter is of use; classes are refused."""
-    net = drawn(Simple()).train()
+    net = drawn(SimpleUNet()).train()
     net(torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
     with pytest.raises(ValueError, match="no classes"):
         net(torch.zeros(1, 1, 28, 28), torch.zeros(1), torch.tensor([1]))
 
 
-@pytest.mark.parametrize("make", [Pulfer, Simple])
-def test_tutorial_nets_in_every_precision(make: type[Pulfer] | type[Simple]) -> None:
+@pytest.mark.parametrize("make", [PulferUNet, SimpleUNet])
+def test_tutorial_nets_in_every_precision(make: type[PulferUNet] | type[SimpleUNet]) -> None:
     """float64 agrees to rounding, bfloat16 autocast is finite and near, channels_last changes nothing."""
     net = drawn(make())
     x, clock = torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])
@@ -232,8 +232,8 @@ def test_tutorial_nets_in_every_precision(make: type[Pulfer] | type[Simple]) -> 
     assert (half.float() - single).std() < 0.1 * single.std()
 
 
-@pytest.mark.parametrize("make", [Pulfer, Simple])
-def test_tutorial_nets_keep_images_apart(make: type[Pulfer] | type[Simple]) -> None:
+@pytest.mark.parametrize("make", [PulferUNet, SimpleUNet])
+def test_tutorial_nets_keep_images_apart(make: type[PulferUNet] | type[SimpleUNet]) -> None:
     """What one image gives has no derivative with respect to another."""
     x = torch.randn(3, 1, 28, 28, requires_grad=True)
     drawn(make())(x, torch.tensor([1.0, 2.0, 3.0]))[1].sum().backward()
@@ -243,7 +243,7 @@ def test_tutorial_nets_keep_images_apart(make: type[Pulfer] | type[Simple]) -> N
 
 def test_the_memory_layout_does_not_matter():
     """Channels last takes another way through the LayerNorm, to the same numbers and slopes."""
-    net, x = Pulfer(2, size=(28, 28)), torch.randn(3, 2, 28, 28)
+    net, x = PulferUNet(2, size=(28, 28)), torch.randn(3, 2, 28, 28)
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))

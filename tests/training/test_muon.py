@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise import config
+from fromnoise import config as recipes
 from fromnoise.training.muon import Muon, orthogonal, orthogonal_bf16
-from fromnoise.training.optim import Mover
+from fromnoise.training.optim import OptimizerStep
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 20), (3, 20, 8), (2, 16, 16)])
@@ -80,26 +80,26 @@ def test_it_reaches_a_minimum_that_it_can_see():
     g = torch.Generator().manual_seed(0)
     x, truth = torch.randn(256, 16, generator=g) * torch.logspace(0, -1.5, 16), torch.randn(16, 8, generator=g)
     net = nn.Linear(16, 8, bias=False)
-    how = config.TrainRecipe(steps=200, optimizer="muon")
-    mover, losses = Mover(how, net), []
+    config = recipes.TrainConfig(steps=200, optimizer="muon")
+    optimizer_step, losses = OptimizerStep(config, net), []
     for step in range(200):
         loss = (net(x) - x @ truth).square().mean()
         loss.backward()
         losses.append(float(loss.detach()))
-        mover.step(0.3 * (1 - step / 200))
-        mover.forget()
+        optimizer_step.step(0.3 * (1 - step / 200))
+        optimizer_step.forget()
     assert losses[-1] < losses[0] / 100
 
 
 def test_matrices_go_to_muon_and_the_rest_to_adam():
     """Embeddings are tables of vectors, not maps."""
     net = nn.ModuleDict({"conv": nn.Conv2d(4, 8, 3), "table": nn.Embedding(3, 8), "norm": nn.GroupNorm(2, 8)})
-    mover = Mover(config.TrainRecipe(steps=1, optimizer="muon"), net)
+    optimizer_step = OptimizerStep(recipes.TrainConfig(steps=1, optimizer="muon"), net)
     for p in net.parameters():
         p.grad = torch.ones_like(p)
-    mover.step(1e-3)
-    keys = {place.rpartition(".")[0]: set() for place in mover.state()}
-    for place in mover.state():
+    optimizer_step.step(1e-3)
+    keys = {place.rpartition(".")[0]: set() for place in optimizer_step.state()}
+    for place in optimizer_step.state():
         keys[place.rpartition(".")[0]].add(place.rpartition(".")[2])
     assert keys.pop("conv.weight") == {"momentum"}
     assert all(kind == {"step", "exp_avg", "exp_avg_sq"} for kind in keys.values())

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from fromnoise import config as recipes
 from fromnoise.data import Data, MemoryImages, to_unit
-from fromnoise.data.dataset_info import Facts
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.oracles import GaussianMixture
-from fromnoise.diffusion.schedules import Level
+from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.evaluation import findings, memorization
 from fromnoise.evaluation.memorization import Lengths
 from fromnoise.evaluation.metrics.frechet import Estimate
-from fromnoise.evaluation.sources import Real, Sampler
+from fromnoise.evaluation.sources import ModelSource, RealImages
 from fromnoise.model import Model, build
 from fromnoise.utils.device import choose
 
@@ -28,12 +28,12 @@ CPU = choose("cpu", "fp32")
 class Known(GaussianMixture):
     """Stands where a network would."""
 
-    learned_spread, centres = False, None
+    learned_variance, pseudo_labels = False, None
 
     def __call__(self, x, level, cond=None, previous=None):
         """All images are at one level."""
-        one = [getattr(level, field.name).flatten()[0] for field in dataclasses.fields(Level)]
-        return super().__call__(x, Level(*one), cond, previous)
+        one = [getattr(level, field.name).flatten()[0] for field in dataclasses.fields(NoiseLevel)]
+        return super().__call__(x, NoiseLevel(*one), cond, previous)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def exact(data: Data, learned: str) -> Model:
         mixture = Known(torch.ones(len(x)), x, 0.003 * torch.eye(16).expand(len(x), 16, 16))
     else:
         mixture = Known(torch.ones(1), x.mean(0)[None], torch.cov(x.T)[None] + 0.003 * torch.eye(16))
-    model = build(recipes.load("digits", {"train.seed": 0}), Facts((1, 4, 4), fingerprint=data.fingerprint))
+    model = build(recipes.load("digits", {"train.seed": 0}), DatasetInfo((1, 4, 4), fingerprint=data.fingerprint))
     return dataclasses.replace(model, denoiser=mixture)  # called as a Denoiser is
 
 
@@ -71,7 +71,7 @@ def test_bits_are_told_in_single_precision(data):
     """A run that draws in bf16 has the bits of one that does not."""
     small = {"width": 8, "multipliers": [1], "groups": 4, "attention": [], "heads": 1, "zero_output": False}
     told = {f"network.{key}": value for key, value in small.items()}
-    model = build(recipes.load("digits", told), Facts((1, 4, 4), fingerprint=data.fingerprint))
+    model = build(recipes.load("digits", told), DatasetInfo((1, 4, 4), fingerprint=data.fingerprint))
     model.denoiser.eval()
     one, other = (memorization.lengths(model, data, c, 4, lambda more: None) for c in (CPU, choose("cpu", "bf16")))
     assert one == other
@@ -116,10 +116,10 @@ def test_a_gap_that_is_sure_and_large(gap, told):
 def test_only_models_that_learned_from_these_images(data):
     """Not pictures, nor models of other images or of another split; each model once."""
     model = exact(data, "the kind")
-    other = dataclasses.replace(model, facts=dataclasses.replace(model.facts, fingerprint="0"))
+    other = dataclasses.replace(model, dataset_info=dataclasses.replace(model.dataset_info, fingerprint="0"))
     split = dataclasses.replace(model, recipe=recipes.load("digits", {"data.holdout": 0.5}))
-    subjects = [Real("pictures", data.held_out)] + [
-        Sampler(name, m, m.recipe.sample, CPU, 20)
+    subjects = [RealImages("pictures", data.held_out)] + [
+        ModelSource(name, m, m.recipe.sample, CPU, 20)
         for name, m in {"a": model, "b": model, "other": other, "split": split}.items()
     ]
     said: list[str] = []

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from fromnoise import config as recipes
 from fromnoise.clustering.em import EM, Round, witness
 from fromnoise.clustering.fit import aligned, model_of, prepare
-from fromnoise.clustering.init import believed
+from fromnoise.clustering.init import one_hot_responsibilities
 from fromnoise.diffusion.likelihood.e_step import posterior, shares
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import choose
@@ -70,7 +70,7 @@ def test_rounds_come_when_they_should():
     assert [r.step for r in found] == [6, 9, 12] and em.finished
     assert found[0].change is None and found[1].change is not None
     assert math.isfinite(found[2].bound.value) and sum(found[2].shares) == pytest.approx(1)
-    assert [em.temperature(n) for n in (1, 3)] == [em.how.temperature, em.how.temperature_last]
+    assert [em.temperature(n) for n in (1, 3)] == [em.config.temperature, em.config.temperature_last]
 
 
 def test_images_are_told_what_q_says():
@@ -135,7 +135,7 @@ def test_stopped_within_an_e_step(monkeypatch):
 def test_ten_random_beginnings():
     """No cluster is lost, and the bound never falls by more than its error."""
     for seed in range(10):
-        q = believed(torch.randint(3, (IMAGES,), generator=torch.Generator().manual_seed(seed)), 3)
+        q = one_hot_responsibilities(torch.randint(3, (IMAGES,), generator=torch.Generator().manual_seed(seed)), 3)
         em = make(q=q, train_seed=seed, train_steps=60, cluster_rounds=3, cluster_temperature=1.0, cluster_first=3)
         found = rounds(em)
         assert min(found[-1].shares) > 0.02 and sum(found[-1].shares) == pytest.approx(1)

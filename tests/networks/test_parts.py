@@ -127,7 +127,7 @@ def test_attention_does_not_know_places() -> None:
 
 def test_halving_pads_as_tensorflow() -> None:
     """SAME at stride 2 and even sides: the window of output (i, j) begins at pixel (2i, 2j)."""
-    halve = layers.Halve(1)
+    halve = layers.Downsample(1)
     x = torch.randn(1, 1, 6, 8)
     for row in range(3):
         for column in range(3):
@@ -143,7 +143,7 @@ def test_halving_pads_as_tensorflow() -> None:
 
 def test_doubling_repeats_pixels() -> None:
     """With the identity as convolution each pixel becomes a square of four."""
-    double = layers.Double(2)
+    double = layers.Upsample(2)
     nn.init.dirac_(double.conv.weight)
     nn.init.zeros_(double.conv.bias)  # pyright: ignore[reportArgumentType]
     x = torch.randn(1, 2, 3, 4)
@@ -209,7 +209,7 @@ def test_residual_block_written_out() -> None:
     """Both ways of joining the time, in functional torch."""
     x, time = torch.randn(2, 8, 4, 4), torch.randn(2, 12)
     for scale_shift in (False, True):
-        block = layers.Residual(8, 4, 12, groups=2, eps=1e-5, scale_shift=scale_shift)
+        block = layers.ResidualBlock(8, 4, 12, groups=2, eps=1e-5, scale_shift=scale_shift)
         for norm in (block.norm1, block.norm2):
             nn.init.normal_(norm.weight)
             nn.init.normal_(norm.bias)

@@ -60,10 +60,12 @@ def test_the_classifier_learns_and_is_kept(striped, tmp_path, monkeypatch):
     """Trained once; read the second time, with the same features to the bit; nothing in the file executes."""
     monkeypatch.setattr(convnet, "_EPOCHS", 20)
     lines, steps = [], []
-    first = extractors.classifier(striped, compute=CPU, log=lines.append, watch=lambda done, total: steps.append(done))
+    first = extractors.classifier(
+        striped, compute=CPU, log=lines.append, on_step=lambda done, total: steps.append(done)
+    )
     assert first.accuracy > 0.95 and f"{first.accuracy:.2%}" in lines[0]
-    assert steps == list(range(1, convnet.Plan.of(320).steps + 1))
-    again = extractors.classifier(striped, compute=CPU, watch=lambda done, total: pytest.fail("trained again"))
+    assert steps == list(range(1, convnet.TrainingPlan.of(320).steps + 1))
+    again = extractors.classifier(striped, compute=CPU, on_step=lambda done, total: pytest.fail("trained again"))
     images = striped.held_out.get(torch.arange(80))
     assert torch.equal(first.of(images), again.of(images)) and again.accuracy == first.accuracy
     assert first.of(images).shape == (80, first.size) and first.of(images).dtype == torch.float64
@@ -85,7 +87,7 @@ def test_another_split_and_a_damaged_file_are_trained_anew(striped, tmp_path, mo
     for file in files:
         file.write_bytes(file.read_bytes()[:-9])
     steps = []
-    extractors.classifier(striped, compute=CPU, watch=lambda done, total: steps.append(done))
+    extractors.classifier(striped, compute=CPU, on_step=lambda done, total: steps.append(done))
     assert steps
 
 
@@ -156,10 +158,12 @@ def test_self_supervised_features_are_learned_and_kept(striped, monkeypatch):
     bare = Data(striped.train, striped.held_out, None, striped.shape, striped.fingerprint, 0)
     monkeypatch.setattr(convnet, "_EPOCHS", 8)
     steps, lines = [], []
-    first = extractors.self_supervised(bare, compute=CPU, log=lines.append, watch=lambda done, total: steps.append(total))
+    first = extractors.self_supervised(
+        bare, compute=CPU, log=lines.append, on_step=lambda done, total: steps.append(total)
+    )
     assert first.mark > 0.1 and f"{first.mark:.1%}" in lines[0]  # 1/80 by chance
     assert len(steps) == steps[0]
-    again = extractors.self_supervised(bare, compute=CPU, watch=lambda done, total: pytest.fail("trained again"))
+    again = extractors.self_supervised(bare, compute=CPU, on_step=lambda done, total: pytest.fail("trained again"))
     images = striped.held_out.get(torch.arange(80))
     assert torch.equal(first.of(images), again.of(images)) and again.mark == first.mark
     assert first.of(images).shape == (80, first.size) and first.see(images).probabilities is None

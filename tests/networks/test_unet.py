@@ -223,7 +223,7 @@ def test_channels_last_flows_through(options: dict[str, Any]) -> None:
     net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     strayed = []
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+    def on_step(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def see(module: nn.Module, args: tuple[Tensor]) -> None:
             if not args[0].is_contiguous(memory_format=torch.channels_last):
                 strayed.append(name)
@@ -232,7 +232,7 @@ def test_channels_last_flows_through(options: dict[str, Any]) -> None:
 
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.register_forward_pre_hook(watch(name))
+            module.register_forward_pre_hook(on_step(name))
     with torch.no_grad():
         out = net(x.to(memory_format=torch.channels_last), clock)
     assert not strayed

@@ -12,7 +12,7 @@ from fromnoise.evaluation.measurement import MIRRORED, tally
 from fromnoise.evaluation.metrics import class_balance, frechet, prdc
 from fromnoise.evaluation.metrics.frechet import Moments
 from fromnoise.evaluation.metrics.nearest import Nearest
-from fromnoise.evaluation.sources import Real
+from fromnoise.evaluation.sources import RealImages
 
 
 def found(measurement) -> dict[str, set[str]]:
@@ -190,7 +190,10 @@ def test_distances_are_those_of_the_features(judge, space, train, halves):
 def test_batches_do_not_matter(halves, size):
     """The same moments in the same parts from batches of any size."""
     images, pixels = MemoryImages(halves[0]), Pixels((1, 8, 8))
-    whole, cut = tally(Real("a", images, batch=10_000), pixels), tally(Real("a", images, batch=size), pixels)
+    whole, cut = (
+        tally(RealImages("a", images, batch=10_000), pixels),
+        tally(RealImages("a", images, batch=size), pixels),
+    )
     assert [p.n for p in whole.parts] == [p.n for p in cut.parts] and len(cut.parts) == 20
     for a, b in zip(whole.parts, cut.parts, strict=True):
         torch.testing.assert_close(a.scatter, b.scatter, rtol=1e-9, atol=1e-9)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fromnoise.data import Data, MemoryImages, load
-from fromnoise.evaluation.features import extractors
+from fromnoise.evaluation.features import convnet, extractors
 from fromnoise.evaluation.measurement import Measurement, measure
-from fromnoise.evaluation.sources import Real
+from fromnoise.evaluation.sources import RealImages
 from fromnoise.utils.device import choose
 
 
@@ -43,8 +43,8 @@ def halves(digits) -> tuple[Tensor, MemoryImages]:
 def judge(digits, space, halves) -> Callable[..., Measurement]:
     """``judge({"name": uint8 images, ...})`` against the training digits."""
 
-    def judging(samples: dict[str, Tensor], by: extractors.Features | None = None) -> Measurement:
-        subjects = [Real(name, MemoryImages(images)) for name, images in samples.items()]
-        return measure(subjects, Real("training", digits.train), halves[1], by or space)
+    def self_evaluation(samples: dict[str, Tensor], by: extractors.Features | None = None) -> Measurement:
+        subjects = [RealImages(name, MemoryImages(images)) for name, images in samples.items()]
+        return measure(subjects, RealImages("training", digits.train), halves[1], by or space)
 
-    return judging
+    return self_evaluation

@@ -7,11 +7,11 @@ import time
 import pytest
 import torch
 
-from fromnoise import config
-from fromnoise.data.dataset_info import Facts
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training import autosize
-from fromnoise.training.cost import Estimate, estimate
+from fromnoise.training.cost import CostEstimate, estimate
 from fromnoise.training.muon import Muon
 from fromnoise.utils.device import choose
 
@@ -24,7 +24,7 @@ FITTED = {"train.minutes": 3}
 )
 def test_patches_and_levels_follow_the_side(side, patch, multipliers, attention):
     """The finest level about 16 pixels wide, the coarsest attends."""
-    chosen = autosize.shaped(config.load("fast", FITTED), (3, side, side)).network
+    chosen = autosize.shaped(recipes.load("fast", FITTED), (3, side, side)).network
     assert (chosen.patch, chosen.multipliers, chosen.attention) == (patch, multipliers, attention)
 
 
@@ -33,17 +33,17 @@ def machine(monkeypatch, speed):
 
     def estimate(model, compute, images):
         square = model.recipe.network.width**2
-        return Estimate(500 * square, square / speed, 0.0)
+        return CostEstimate(500 * square, square / speed, 0.0)
 
     monkeypatch.setattr(autosize, "estimate", estimate)
     return choose("cpu", "fp32")
 
 
 def chosen(monkeypatch, speed, minutes, **over):
-    made = config.load("fast", {"train.minutes": minutes} | over)
+    made = recipes.load("fast", {"train.minutes": minutes} | over)
     said = []
     compute = machine(monkeypatch, speed)
-    return autosize.fit(made, Facts((1, 28, 28)), 60_000, compute, said.append), said
+    return autosize.fit(made, DatasetInfo((1, 28, 28)), 60_000, compute, said.append), said
 
 
 def test_the_widest_network_that_sees_enough_images(monkeypatch):
@@ -71,14 +71,14 @@ def test_what_the_user_says_stays(monkeypatch):
 def test_a_run_that_goes_on_keeps_its_network(monkeypatch):
     """Whatever the machine is like by then."""
     found, _ = chosen(monkeypatch, 1e4, 3.0)
-    again = autosize.taken(config.load("fast", {"train.minutes": 60}), found)
+    again = autosize.taken(recipes.load("fast", {"train.minutes": 60}), found)
     assert again.network == found.network and again.train.minutes == 60
 
 
 def test_an_estimate_counts_the_optimiser_and_leaves_the_weights(monkeypatch):
     """A step is more than its gradients; weights that were measured are those that train."""
-    made = config.load("fast", {"train.minutes": 1, "network.width": 16})
-    model, compute = build(made, Facts((1, 28, 28))), choose("cpu")
+    made = recipes.load("fast", {"train.minutes": 1, "network.width": 16})
+    model, compute = build(made, DatasetInfo((1, 28, 28))), choose("cpu")
     before = {name: t.clone() for name, t in model.denoiser.state_dict().items()}
     monkeypatch.setattr(Muon, "step", lambda self: time.sleep(0.5))
     assert estimate(model, compute, images=64).step_seconds > 0.5  # the gradients alone take a tenth

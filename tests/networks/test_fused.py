@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fromnoise.networks import layers
 from fromnoise.networks.kernels import build
-from fromnoise.networks.kernels.group_norm import How, fused, usable
+from fromnoise.networks.kernels.group_norm import NormOptions, fused, usable
 from fromnoise.networks.unet import UNet
 
 
@@ -26,14 +26,14 @@ def one_thread():
 needed = pytest.mark.skipif(build.library("norm") is None, reason="needs Linux, gcc and torch's OpenMP")
 
 
-def plain(x: Tensor, weight: Tensor, bias: Tensor, how: How, told: list[Tensor | None]) -> Tensor:
+def plain(x: Tensor, weight: Tensor, bias: Tensor, config: NormOptions, told: list[Tensor | None]) -> Tensor:
     plus, scale, shift = told
     if plus is not None:
         x = x + plus[:, :, None, None]
-    y = torch.group_norm(x, how.groups, weight, bias, how.eps)
+    y = torch.group_norm(x, config.groups, weight, bias, config.eps)
     if scale is not None and shift is not None:
         y = y * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
-    return F.silu(y) if how.act else y
+    return F.silu(y) if config.act else y
 
 
 def inputs(shape: tuple[int, ...], which: str, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -56,17 +56,17 @@ def test_value_and_gradients(dtype: torch.dtype, shape: tuple[int, ...], groups:
     """As torch's in float64, to 1e-6 in float32 and to the rounding of what comes out in bfloat16."""
     leaves, told = inputs(shape, which, dtype)
     given = leaves + [v for v in told if v is not None]
-    how, results = How(groups, 1e-5, act), []
+    config, results = NormOptions(groups, 1e-5, act), []
     for cast in (dtype, torch.float64):
         mine = [v.detach().clone().to(cast if cast == torch.float64 else v.dtype).requires_grad_() for v in given]
         rest = iter(mine[3:])
         parts = [None if v is None else next(rest) for v in told]
         if cast == dtype:
             assert usable(mine[0])
-            y = fused(*mine[:3], how, *parts)
+            y = fused(*mine[:3], config, *parts)
             assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
         else:
-            y = plain(*mine[:3], how, parts)
+            y = plain(*mine[:3], config, parts)
         weight = torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y.dtype)
         results.append([y.detach(), *torch.autograd.grad(y, mine, weight)])
     limit = 1e-6 if dtype == torch.float32 else 6e-3
@@ -79,7 +79,7 @@ def test_a_group_of_one_value() -> None:
     """It has no spread: what comes out is SiLU of the bias, and nothing flows back."""
     x = torch.randn(1, 8, 1, 1).to(memory_format=torch.channels_last).requires_grad_()
     bias = torch.randn(8)
-    out = fused(x, torch.ones(8), bias, How(8, 1e-5, True))
+    out = fused(x, torch.ones(8), bias, NormOptions(8, 1e-5, True))
     torch.testing.assert_close(out.flatten(), F.silu(bias))
     (slope,) = torch.autograd.grad(out.sum(), x)
     assert float(slope.abs().max()) < 1e-3
@@ -89,11 +89,11 @@ def test_a_group_of_one_value() -> None:
 def test_depends_on_the_image_alone() -> None:
     """An image's output and gradient are the same bits in any batch and with any number of threads."""
     (x, weight, bias), told = inputs((6, 16, 9, 9), "both", torch.float32)
-    how, found = How(4, 1e-5, True), []
+    config, found = NormOptions(4, 1e-5, True), []
     for threads, part in ((1, slice(None)), (2, slice(None)), (1, slice(2, 3))):
         torch.set_num_threads(threads)
         mine = x[part].clone(memory_format=torch.channels_last).requires_grad_()
-        out = fused(mine, weight, bias, how, *[v if v is None else v[part] for v in told])
+        out = fused(mine, weight, bias, config, *[v if v is None else v[part] for v in told])
         (slope,) = torch.autograd.grad(out.square().sum(), mine)
         found.append((out.detach(), slope) if part != slice(None) else (out.detach()[2:3], slope[2:3]))
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
@@ -104,10 +104,10 @@ def test_not_a_number_shows() -> None:
     """A NaN spoils its own group, and no other image."""
     (x, weight, bias), told = inputs((2, 8, 4, 4), "nothing", torch.float32)
     x[0, 0, 1, 1] = torch.nan
-    out = fused(x, weight, bias, How(2, 1e-5, True), *told)
+    out = fused(x, weight, bias, NormOptions(2, 1e-5, True), *told)
     assert out[0, :4].isnan().all() and out[0, 4:].isfinite().all() and out[1].isfinite().all()
     far = torch.tensor([-1e30, -200.0, -88.0, 0.0, 88.0, 200.0, 1e30])
-    y = fused(torch.zeros(1, 7, 1, 1), torch.ones(7), far, How(7, 1e-5, True)).flatten()
+    y = fused(torch.zeros(1, 7, 1, 1), torch.ones(7), far, NormOptions(7, 1e-5, True)).flatten()
     torch.testing.assert_close(y, F.silu(far), atol=1e-7, rtol=1e-6)
 
 
