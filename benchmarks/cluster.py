@@ -55,13 +55,13 @@ def main() -> None:
 
 def measured(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Scores]:
     """All ways on one set with one seed, from the file where they are kept if they are."""
-    asked = {"data.source": spec, "train.seed": seed, "cluster.count": CLASSES, "cluster.start": args.start}
+    asked = {"data.source": spec, "train.seed": seed, "clustering.count": CLASSES, "clustering.start": args.start}
     asked |= {"train.minutes": args.minutes} if args.minutes else {}
     asked |= {"train.steps": args.steps} if args.steps else {}
     asked |= {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
     recipe = recipes.load("mixture", asked)
     task = prepare(recipe, args.n, lambda line: None)
-    seen = functools.cache(lambda: train_encoder(task.data.train, recipe.cluster, choose("cpu", "fp32"), seed))
+    seen = functools.cache(lambda: train_encoder(task.data.train, recipe.clustering, choose("cpu", "fp32"), seed))
     own = args.start == "encoder"
     ways: dict[str, Callable[[], dict[str, Scores]]] = {"baselines": lambda: baselines(task, seed)}
     if not args.baselines:
@@ -107,7 +107,7 @@ def mixture(recipe: recipes.Recipe, out: Path, limit: int, seen: Seen | None) ->
     found = sort(recipe, out, limit=limit, first=seen.q if seen else None, device="cpu", precision="fp32")
     if found.signal:
         raise SystemExit(f"{out} is not finished: give the same command again")
-    start = f"first sorting, {recipe.cluster.start}"
+    start = f"first sorting, {recipe.clustering.start}"
     return {start: scored(found.start, found.task), f"EM from {start}": scored(found.q.argmax(1), found.task)}
 
 

@@ -27,7 +27,7 @@ from fromnoise.diffusion.likelihood.code_length import StepProposal
 from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
 from fromnoise.evaluation.features.extractors import classifier
 from fromnoise.pipeline import collect, draw
-from fromnoise.training.run_dir import RunDir
+from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig, choose
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     print(
         f"{args.run}, step {loaded.progress['step']:,}, {args.n} of its {len(images.task.index):,} images", flush=True
     )
-    cost(EStep.of(loaded.model, recipe.cluster.count, compute, recipe.train.seed + 1), images, args.steps)
+    cost(EStep.of(loaded.model, recipe.clustering.count, compute, recipe.train.seed + 1), images, args.steps)
     judge(loaded, compute, images, args.samples)
 
 

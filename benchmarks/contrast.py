@@ -33,7 +33,7 @@ SMALL = {
     "network.conditioning": "scale-shift",
     "network.zero_output": True,
     "network.patch": 2,
-    "sample.rule": "ddim",
+    "sample.sampler": "ddim",
     "sample.clip": False,
     "loss.times": "stratified",
     "loss.weighting": "simple",

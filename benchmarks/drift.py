@@ -16,9 +16,9 @@ from header import header
 from torch import Tensor
 
 from fromnoise.checkpoint import load_model
+from fromnoise.config.datasets import open_data
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import image_io
-from fromnoise.training.run import open_data
 from fromnoise.utils.device import choose
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     loaded, compute = load_model(args.run), choose()
     compute.place(loaded.model.denoiser)
     own = loaded.model.recipe.sample.model_copy(
-        update={"rule": "ancestral", "steps": None, "grid": "uniform", "variance": 1.0}  # as published
+        update={"sampler": "ancestral", "steps": None, "grid": "uniform", "variance": 1.0}  # as published
     )
     data = open_data(loaded.model.recipe, lambda line: None)
     real = data.train.get(torch.arange(min(10_000, len(data.train))))

@@ -19,6 +19,7 @@ from header import header
 from torch import Tensor
 
 from fromnoise import checkpoint
+from fromnoise.config.datasets import open_data
 from fromnoise.data import to_unit
 from fromnoise.diffusion import DDIM, Noise, sampling, schedules, start, trajectory
 from fromnoise.diffusion.inverse.operators import Mask, Operator, blur, downsample
@@ -27,7 +28,6 @@ from fromnoise.editing import EditRun, restore
 from fromnoise.model import Model, solver
 from fromnoise.pipeline import collect
 from fromnoise.reporting import image_io
-from fromnoise.training.run import open_data
 from fromnoise.utils.device import choose
 
 # name, effort, evaluations a step
@@ -95,7 +95,7 @@ def images(model: Model, x0: Tensor, operator: Operator, budget: int, what: str)
     print(f"{what}: {n} held-out images, {budget} evaluations each")
     drawn = {}
     for name, iterations, cost in METHODS:
-        config = model.recipe.sample.model_copy(update={"rule": "ddim", "eta": 1.0, "steps": max(2, budget // cost)})
+        config = model.recipe.sample.model_copy(update={"sampler": "ddim", "eta": 1.0, "steps": max(2, budget // cost)})
         begun, tries = time.perf_counter(), []
         for seed in range(4):
             brush = EditRun(model, config, compute, torch.arange(n), seed, None, n)

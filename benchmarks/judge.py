@@ -50,7 +50,7 @@ NETWORK = {
     "train.evaluations": 4,
     "ema.decays": [],
     "ema.widths": [0.1],
-    "sample.rule": "dpmpp-2m",
+    "sample.sampler": "dpmpp-2m",
     "sample.steps": 20,
     "sample.count": 0,
 }

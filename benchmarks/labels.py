@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise import checkpoint
+from fromnoise.config.datasets import open_data
 from fromnoise.data import Data, to_unit
 from fromnoise.model import Model
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import image_io
-from fromnoise.training.run import open_data
 from fromnoise.utils.device import choose
 
 

@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from header import header
 
 from fromnoise import config as recipes
+from fromnoise.config.datasets import dataset_info, open_data
 from fromnoise.data import to_unit
 from fromnoise.model import build
-from fromnoise.training.run import dataset_info, open_data
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import choose
 

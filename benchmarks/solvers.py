@@ -1,6 +1,6 @@
 """Distance against evaluations: every rule on one trained model, and the grids of the best.
 
-python benchmarks/solvers.py RUN [-n N] [--many N] [--evaluations 5,10,20] [--rules NAME,...] [--grids] [--rows FILE]
+python benchmarks/solvers.py RUN [-n N] [--many N] [--evaluations 5,10,20] [--samplers NAME,...] [--grids] [--rows FILE]
     [--picture PNG]
 
 All rules draw from the same noise; an evaluation is one call of the network an image (heun and pc make two a step).
@@ -24,6 +24,7 @@ from header import header
 
 from fromnoise.checkpoint import load_model
 from fromnoise.config import SamplingConfig
+from fromnoise.config.datasets import open_data
 from fromnoise.data import order
 from fromnoise.evaluation.features.select import choose as choose_features
 from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
@@ -31,7 +32,6 @@ from fromnoise.evaluation.metrics.prdc import Reference
 from fromnoise.model import Model
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import plots
-from fromnoise.training.run import open_data
 from fromnoise.utils.device import choose
 
 TWICE = {"heun", "pc"}
@@ -48,7 +48,7 @@ def way(model: Model, sampler: str, evaluations: int, grid: str) -> SamplingConf
     steps = max(1, (evaluations + 1) // 2) if sampler in TWICE else evaluations
     if model.schedule.steps is not None and steps > model.schedule.steps:
         return None
-    changes = {"rule": sampler, "steps": steps, "grid": grid, "guidance": 1.0, "eta": 0.0}
+    changes = {"sampler": sampler, "steps": steps, "grid": grid, "guidance": 1.0, "eta": 0.0}
     return model.recipe.sample.model_copy(update=changes)
 
 
@@ -87,7 +87,7 @@ def cell(row: Row) -> str:
 
 def usual(row: Row) -> bool:
     """Whether a row is on its rule's usual grid."""
-    return row["grid"] == GRID.get(row["rule"], "logsnr")
+    return row["grid"] == GRID.get(row["sampler"], "logsnr")
 
 
 def show(rows: list[Row], grids: bool) -> None:
@@ -96,7 +96,7 @@ def show(rows: list[Row], grids: bool) -> None:
     mine = [r for r in rows if usual(r)]
     print("| rule | " + " | ".join(map(str, counts)) + " |\n|---" + "|---" * len(counts) + "|")
     for sampler in RULES:
-        found = {r["evaluations"]: r for r in mine if r["rule"] == sampler}
+        found = {r["evaluations"]: r for r in mine if r["sampler"] == sampler}
         cells = [cell(found[c]) if c in found else "" for c in counts]
         if found:
             print(f"| {sampler} | " + " | ".join(cells) + " |")
@@ -109,7 +109,7 @@ def show(rows: list[Row], grids: bool) -> None:
             + "|"
         )
         for sampler in RULES:
-            of = {(r["grid"], r["evaluations"]): r for r in rows if r["rule"] == sampler}
+            of = {(r["grid"], r["evaluations"]): r for r in rows if r["sampler"] == sampler}
             if all((g, c) in of for g in GRIDS for c in FEW):
                 cells = [", ".join(cell(of[g, c]) for c in FEW) for g in GRIDS]
                 print(f"| {sampler} | " + " | ".join(cells) + " |")
@@ -119,7 +119,7 @@ def plot(rows: list[Row], floor: Row, path: Path) -> None:
     """Every rule's curve, on its usual grid."""
     made, (axes,) = plots.figure()
     for sampler in RULES:
-        mine = sorted((r for r in rows if r["rule"] == sampler and usual(r)), key=lambda r: r["evaluations"])
+        mine = sorted((r for r in rows if r["sampler"] == sampler and usual(r)), key=lambda r: r["evaluations"])
         axes.plot(
             [r["evaluations"] for r in mine], [r["kernel"] for r in mine], marker="o", markersize=3, label=sampler
         )
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=512)
     parser.add_argument("--many", type=int, default=128)
     parser.add_argument("--evaluations", default="5,10,20,50,100,250,1000")
-    parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--samplers", default=",".join(RULES))
     parser.add_argument("--grids", action="store_true", help="every grid, at few evaluations")
     parser.add_argument("--rows", type=Path, default=Path("solvers.jsonl"))
     parser.add_argument("--picture", type=Path)
@@ -153,9 +153,9 @@ def main() -> None:
     for sampler, count, grid in wanted:
         rows = read(args.rows)
         config = way(model, sampler, count, grid)
-        if config is None or any((r["rule"], r["evaluations"], r["grid"]) == (sampler, count, grid) for r in rows):
+        if config is None or any((r["sampler"], r["evaluations"], r["grid"]) == (sampler, count, grid) for r in rows):
             continue
-        row = {"rule": sampler, "evaluations": count, "grid": grid} | measure(
+        row = {"sampler": sampler, "evaluations": count, "grid": grid} | measure(
             config, args.many if count >= MANY else args.n
         )
         with args.rows.open("a", encoding="utf-8") as out:

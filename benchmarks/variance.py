@@ -18,9 +18,10 @@ from header import header
 
 from fromnoise import config as recipes
 from fromnoise.checkpoint import load_model
+from fromnoise.config.datasets import open_data
 from fromnoise.evaluation.likelihood import Measure
 from fromnoise.evaluation.metrics.frechet import Estimate
-from fromnoise.training.run import open_data, train
+from fromnoise.training.run import train
 from fromnoise.utils.device import choose
 
 COMMON = {

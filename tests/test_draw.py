@@ -34,8 +34,8 @@ def pictures(model, ids, batch, **config):
 
 
 @pytest.mark.parametrize(
-    "how",
-    [{}, {"rule": "ancestral", "variance": 1.0}, {"eta": 0.0, "guidance": 3.0}],
+    "config",
+    [{}, {"sampler": "ancestral", "variance": 1.0}, {"eta": 0.0, "guidance": 3.0}],
     ids=["ddim", "ancestral", "guided"],
 )
 def test_the_batch_does_not_matter(model, config):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fromnoise.data import to_unit
-from fromnoise.editing.interpolation import between, rate_and_distortion, shared, slerp
+from fromnoise.editing.interpolation import between, shared, slerp
+from fromnoise.evaluation.progressive_coding import rate_and_distortion
 from fromnoise.utils.errors import UserError
 from test_bits import measure, pixels
 

@@ -14,26 +14,22 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports itself and the rows above its own, never a row below nor its neighbours.
 ROWS = (
-    {"", "errors", "diffusion", "nets", "recipes"},
-    {"disk", "compute"},
-    {"data", "recipe"},
-    {"facts"},
+    {"", "registry", "diffusion", "networks", "recipes"},
+    {"utils"},
+    {"data", "config"},
     {"model"},
-    {"checkpoint", "draw", "pictures", "plots"},
-    {"metrics"},
-    {"bits"},
-    {"latents", "edit", "guide"},
-    {"train"},
-    {"judge"},
-    {"cluster"},
+    {"checkpoint", "pipeline", "reporting"},
+    {"editing", "evaluation"},
+    {"training"},
+    {"clustering"},
     {"cli"},
     {"__main__"},
 )
 # What the paper and the networks may use besides the standard library and themselves.
-ALONE = {"diffusion": {"torch"}, "nets": {"torch"}}
-BESIDES = {("fromnoise.diffusion.ode", "scipy")}  # the adaptive solver, imported where it is used
+ALONE = {"diffusion": {"torch"}, "networks": {"torch"}}
+BESIDES = {("fromnoise.diffusion.likelihood.ode", "scipy")}  # the adaptive solver, imported where it is used
 EXECUTES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-LIGHT = {"fromnoise", "fromnoise.errors", "fromnoise.cli"}
+LIGHT = {"fromnoise", "fromnoise.utils", "fromnoise.utils.errors", "fromnoise.cli"}
 
 
 def named(path: Path) -> tuple[str, bool]:
@@ -172,18 +168,22 @@ def test_the_paper_is_explained(path):
 @pytest.mark.parametrize(
     ("module", "source", "wrong"),
     [
-        ("fromnoise.diffusion.rules", "import numpy", "numpy"),
-        ("fromnoise.diffusion.rules", "from fromnoise.nets import unet", "fromnoise.nets"),
-        ("fromnoise.diffusion.rules", "from fromnoise import nets", "fromnoise.nets"),
-        ("fromnoise.diffusion.rules", "from fromnoise.errors import UserError", "fromnoise.errors"),
-        ("fromnoise.diffusion.rules", "from ..nets import unet", "fromnoise.nets"),
-        ("fromnoise.nets.unet", "from fromnoise.diffusion.schedule import Level", "fromnoise.diffusion.schedule"),
-        ("fromnoise.nets.unet", "import einops", "einops"),
-        ("fromnoise.data.load", "from fromnoise import recipe", "fromnoise.recipe"),
-        ("fromnoise.recipe", "import fromnoise.model", "fromnoise.model"),
+        ("fromnoise.diffusion.samplers.base", "import numpy", "numpy"),
+        ("fromnoise.diffusion.samplers.base", "from fromnoise.networks import unet", "fromnoise.networks"),
+        ("fromnoise.diffusion.samplers.base", "from fromnoise import networks", "fromnoise.networks"),
+        ("fromnoise.diffusion.samplers.base", "from fromnoise.utils.errors import UserError", "fromnoise.utils.errors"),
+        ("fromnoise.diffusion.samplers.base", "from ...networks import unet", "fromnoise.networks"),
+        (
+            "fromnoise.networks.unet",
+            "from fromnoise.diffusion.schedules import NoiseLevel",
+            "fromnoise.diffusion.schedules",
+        ),
+        ("fromnoise.networks.unet", "import einops", "einops"),
+        ("fromnoise.data.load", "from fromnoise import config", "fromnoise.config"),
+        ("fromnoise.config", "import fromnoise.model", "fromnoise.model"),
         ("fromnoise.model", "def f():\n    from fromnoise.checkpoint import read", "fromnoise.checkpoint"),
-        ("fromnoise.draw", "from fromnoise.pictures import grid", "fromnoise.pictures"),
-        ("fromnoise.train.run", "from fromnoise.cli import main", "fromnoise.cli"),
+        ("fromnoise.pipeline", "from fromnoise.reporting import grid", "fromnoise.reporting"),
+        ("fromnoise.training.run", "from fromnoise.cli import main", "fromnoise.cli"),
         ("fromnoise.attic", "import os", "ROWS"),
     ],
 )
@@ -194,7 +194,10 @@ def test_an_import_up_is_seen(module, source, wrong):
 
 def test_an_import_down_is_fine():
     """And can hold."""
-    assert upward("import math, torch\nfrom torch import nn\nfrom . import schedule", "fromnoise.diffusion.rules") == []
+    assert (
+        upward("import math, torch\nfrom torch import nn\nfrom . import schedule", "fromnoise.diffusion.samplers.base")
+        == []
+    )
     assert upward("from fromnoise import __version__, model", "fromnoise.checkpoint") == []
 
 
@@ -228,8 +231,8 @@ def test_what_only_sounds_like_it_is_fine():
     "source",
     [
         "import torch",
-        "from fromnoise import recipe",
-        "from fromnoise.recipe import load",
+        "from fromnoise import config",
+        "from fromnoise.config import load",
         "try:\n    import numpy\nexcept: pass",
     ],
 )

@@ -97,7 +97,7 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
 
 def describe(recipe: Recipe, dataset_info: DatasetInfo) -> dict[str, Any]:
     """What a header says of a model."""
-    return {"recipe": recipe.model_dump(mode="json", exclude_none=True), "facts": asdict(dataset_info)}
+    return {"recipe": recipe.model_dump(mode="json", exclude_none=True), "dataset": asdict(dataset_info)}
 
 
 def understand(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
@@ -107,7 +107,7 @@ def understand(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
         Damaged: it does not describe a model.
     """
     try:
-        dataset_info = header["facts"]
+        dataset_info = header["dataset"]
         labels = tuple(dataset_info["labels"]) if dataset_info["labels"] is not None else None
         channels, height, width = dataset_info["shape"]
         attributes = (

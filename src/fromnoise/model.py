@@ -185,7 +185,7 @@ def sampler(config: SamplingConfig, model: Model) -> base.Sampler:
         "dpmpp-2m-sde": multistep.DPMSolverPP(2, noisy=True),
         "unipc": multistep.UniPC(2),
         "ipndm": multistep.IPNDM(3),
-        "pc": base.PredictorCorrector(ancestral, config.snr),
+        "pc": base.PredictorCorrector(ancestral, config.langevin_snr),
         "sde": ode.ReverseSDE(),
     }[config.sampler]
     steps = config.steps or model.schedule.steps or 250
@@ -229,7 +229,7 @@ def build(recipe: Recipe, dataset_info: DatasetInfo, seed: int | None = None, de
         clock,
         self_conditioning=recipe.loss.self_conditioning,
         learned_variance=recipe.diffusion.learned_variance,
-        pseudo_labels=PseudoLabels(recipe.clusters, dataset_info.shape) if recipe.clusters else None,
+        pseudo_labels=PseudoLabels(recipe.pseudo_labels, dataset_info.shape) if recipe.pseudo_labels else None,
     )
     return Model(recipe, dataset_info, denoiser, table)
 
@@ -289,7 +289,7 @@ def _network(recipe: Recipe, dataset_info: DatasetInfo) -> nn.Module:
         dropout=config.dropout,
         groups=config.groups,
         conditioning=config.conditioning,
-        classes=len(dataset_info.labels) if dataset_info.labels else recipe.clusters,
+        classes=len(dataset_info.labels) if dataset_info.labels else recipe.pseudo_labels,
         attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
         upsampling=config.upsampling,
         patch=config.patch,

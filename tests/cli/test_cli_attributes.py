@@ -47,6 +47,8 @@ def test_what_is_asked_is_drawn(right, shades):
     right("train", "images", "--data", shades, "--steps", 250, "--batch", 32, "--out", "run", *WORDS[:-2], *words)
     got = []
     for light in (20, 80):
-        right("sample", "run", "-n", 16, "--steps", 25, "--rule", "ddim", "--out", "x.npz", "--label", f"light={light}")
+        right(
+            "sample", "run", "-n", 16, "--steps", 25, "--sampler", "ddim", "--out", "x.npz", "--label", f"light={light}"
+        )
         got.append(100 * mean("x.npz") / 248)
     assert abs(got[0] - 20) < 12 and abs(got[1] - 80) < 12

@@ -119,14 +119,14 @@ def test_interpolate_asked_wrongly(wrong, run, paint, tmp_path, words, told):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--rule", "dpmpp-3m", "--steps", 2], ("dpmpp-3m", "at least 3 steps")),
-        (["--rule", "ipndm", "--steps", 1], "at least 3 steps"),
-        (["--rule", "unipc", "--steps", 1], "at least 2 steps"),
-        (["--rule", "unipc", "--steps", 1001], "1001 steps"),
-        (["--rule", "unipc", "--steps", 10, "--eta", 0.5], ("--eta", "unipc", "--rule ddim")),
-        (["--rule", "ddim", "--churn", 0.1], ("--churn", "--rule heun")),
-        (["--rule", "heun", "--snr", 0.1], ("--snr", "--rule pc")),
-        (["--rule", "ddim", "--variance", 1], ("--variance", "--rule ancestral")),
+        (["--sampler", "dpmpp-3m", "--steps", 2], ("dpmpp-3m", "at least 3 steps")),
+        (["--sampler", "ipndm", "--steps", 1], "at least 3 steps"),
+        (["--sampler", "unipc", "--steps", 1], "at least 2 steps"),
+        (["--sampler", "unipc", "--steps", 1001], "1001 steps"),
+        (["--sampler", "unipc", "--steps", 10, "--eta", 0.5], ("--eta", "unipc", "--sampler ddim")),
+        (["--sampler", "ddim", "--churn", 0.1], ("--churn", "--sampler heun")),
+        (["--sampler", "heun", "--langevin-snr", 0.1], ("--langevin-snr", "--sampler pc")),
+        (["--sampler", "ddim", "--variance", 1], ("--variance", "--sampler ancestral")),
     ],
 )
 def test_rules_and_steps_that_do_not_go_together(wrong, run, words, told):

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-FEW = ["--cluster.encoder_steps", "3", "--cluster.encoder_batch", "16", "--cluster.rounds", "2", "--steps", "4"]
-FEW += ["--diffusion.steps", "20", "--cluster.then", "1", "--network.patch", "2"]
+FEW = [
+    "--clustering.encoder_steps",
+    "3",
+    "--clustering.encoder_batch",
+    "16",
+    "--clustering.rounds",
+    "2",
+    "--steps",
+    "4",
+]
+FEW += ["--diffusion.steps", "20", "--clustering.then", "1", "--network.patch", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +127,8 @@ def test_a_labelled_model_is_a_classifier(right, told_run):
         (["digits", "-q", "9", "-n", "5", "--steps", "2"], ("5 images", "9 clusters", "smaller -q")),
         (["nowhere", "-q", "3"], ("nowhere",)),
         (["digits", "-q", "3", "--given", "no.csv"], ("no.csv", "index and label")),
-        (["digits", "-q", "3", "--cluster.start", "magic"], ("cluster.start", "encoder")),
-        (["digits", "-q", "3", "--cluster.rouns", "2"], ("cluster.rouns", "cluster.rounds")),
+        (["digits", "-q", "3", "--clustering.start", "magic"], ("clustering.start", "encoder")),
+        (["digits", "-q", "3", "--clustering.rouns", "2"], ("clustering.rouns", "clustering.rounds")),
         (["digits", "-q", "3", "--json", "x.txt"], ("x.txt", ".json")),
     ],
     ids=lambda w: " ".join(w) if isinstance(w, list) else "",

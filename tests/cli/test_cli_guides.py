@@ -11,7 +11,7 @@ from fromnoise.checkpoint import save_model
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 
-EXACTLY = ["--precision", "fp32", "--steps", "6", "-n", "4", "--no-clip", "--rule", "ddim", "--eta", "0"]
+EXACTLY = ["--precision", "fp32", "--steps", "6", "-n", "4", "--no-clip", "--sampler", "ddim", "--eta", "0"]
 
 
 @pytest.fixture(scope="module")

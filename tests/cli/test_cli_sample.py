@@ -60,7 +60,9 @@ def test_one_file_is_enough(right, paint, small, tmp_path):
     assert (before[0] == after[0]).all() and before[1].tolist() == after[1].tolist() == [1] * 5
 
 
-@pytest.mark.parametrize("rule", [["--rule", "ancestral"], ["--rule", "ddim"], ["--rule", "ddim", "--eta", "1"]])
+@pytest.mark.parametrize(
+    "sampler", [["--sampler", "ancestral"], ["--sampler", "ddim"], ["--sampler", "ddim", "--eta", "1"]]
+)
 def test_more_pictures_leave_the_first_alone(sample, sampler):
     """Ten are the first ten of twenty-five."""
     ten, more = sample("a.npz", "-n", 10, *sampler), sample("b.npz", "-n", 25, *sampler)
@@ -91,13 +93,13 @@ def test_the_seed_is_all(sample):
 
 def test_the_flags_reach_the_sampler(sample):
     """Each changes the pictures."""
-    base = ["-n", 4, "--rule", "ancestral"]
+    base = ["-n", 4, "--sampler", "ancestral"]
     plain = sample("a.npz", *base, "--variance", 0)
     for i, words in enumerate(
-        (["--rule", "ddim", "--eta", 0], ["--steps", 5], ["--grid", "quadratic"], ["--variance", 1], ["--no-clip"])
+        (["--sampler", "ddim", "--eta", 0], ["--steps", 5], ["--grid", "quadratic"], ["--variance", 1], ["--no-clip"])
     ):
         assert not near(plain, sample(f"{i}.npz", *base, *words)), words
-    ddim = ["-n", 4, "--rule", "ddim", "--eta"]
+    ddim = ["-n", 4, "--sampler", "ddim", "--eta"]
     assert not near(sample("e.npz", *ddim, 0), sample("f.npz", *ddim, 1))
 
 

@@ -94,7 +94,7 @@ def test_a_picture_is_no_model(wrong, run):
         (["--first", "99999999999999999999"], ("--first", "too large")),
         (["--steps", "0"], ("--steps 0", "1")),
         (["--steps", "5000"], ("5000", "1000")),
-        (["--rule", "eular"], ("--rule", "euler", "ddim")),
+        (["--sampler", "eular"], ("--sampler", "euler", "ddim")),
         (["--grid", "log"], ("--grid", "log", "uniform")),
         (["--eta", "1.5"], ("--eta", "1.5")),
         (["--eta", "nan"], ("--eta", "nan")),

@@ -20,7 +20,7 @@ from fromnoise.utils.device import choose
 
 TINY = {
     "data.source": "digits",
-    "cluster.warmup": 0.5,
+    "clustering.warmup": 0.5,
     "network.width": 8,
     "network.multipliers": [1],
     "network.groups": 4,
@@ -31,8 +31,8 @@ TINY = {
     "train.evaluations": 1,
     "diffusion.steps": 50,
     "sample.steps": 3,
-    "cluster.count": 3,
-    "cluster.rounds": 3,
+    "clustering.count": 3,
+    "clustering.rounds": 3,
 }
 IMAGES = 60
 

@@ -76,7 +76,7 @@ def test_order(name):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
-@pytest.mark.parametrize("rule", [DPMSolverPP(1), UniPC(1), IPNDM(1), Heun()], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("sampler", [DPMSolverPP(1), UniPC(1), IPNDM(1), Heun()], ids=lambda r: type(r).__name__)
 def test_first_step_is_ddim(sampler):
     """Without a past, and without a second evaluation, every solver is DDIM(0); so is a step to the clean image."""
     true, x = mixture(), start((2,), Noise(1, torch.arange(5)), LIKE)
@@ -98,7 +98,7 @@ def test_first_step_of_the_sde_is_ancestral():
 
 
 @pytest.mark.parametrize(
-    "rule",
+    "sampler",
     [
         DPMSolverPP(2, noisy=True),
         Heun(COSINE, 0.05),
@@ -127,7 +127,7 @@ def test_a_mixture_is_reproduced(sampler):
 
 
 @pytest.mark.parametrize(
-    "rule",
+    "sampler",
     [UniPC(2), DPMSolverPP(3), IPNDM(4), Heun(schedules.linear(1000), 0.1), DPMSolverPP(2, noisy=True)],
     ids=lambda r: type(r).__name__,
 )
@@ -140,7 +140,7 @@ def test_bits_do_not_depend_on_the_batch(sampler):
 
 
 @pytest.mark.parametrize(
-    "rule",
+    "sampler",
     [r for r, _ in ORDERS.values()] + [DPMSolverPP(2, noisy=True), PredictorCorrector(DDIM())],
     ids=lambda r: type(r).__name__,
 )

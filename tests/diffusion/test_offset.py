@@ -47,7 +47,7 @@ def exact(mean, covariance, noise):
     return denoise
 
 
-@pytest.mark.parametrize("rule", [DDIM(0.0), Ancestral(0.0)], ids=["ddim", "ancestral"])
+@pytest.mark.parametrize("sampler", [DDIM(0.0), Ancestral(0.0)], ids=["ddim", "ancestral"])
 def test_a_model_of_offset_noise_is_sampled_with_it(sampler):
     """A Gaussian comes back with its covariance; from plain noise its brightness would vary too little."""
     rng = np.random.default_rng(0)

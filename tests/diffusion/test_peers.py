@@ -140,7 +140,9 @@ class Mended(DPMSolverMultistepScheduler):
 
 
 @pytest.mark.parametrize(("total", "steps", "spacing"), CASES)
-@pytest.mark.parametrize(("kind", "order", "rule"), MULTISTEP, ids=lambda v: str(v) if not hasattr(v, "step") else "")
+@pytest.mark.parametrize(
+    ("kind", "order", "sampler"), MULTISTEP, ids=lambda v: str(v) if not hasattr(v, "step") else ""
+)
 def test_multistep(total, steps, spacing, kind, order, sampler):
     """The last two states of unipc 3, which theirs takes at lower order by choice, are not compared."""
     config = {**betas(total), "solver_order": order, "timestep_spacing": spacing, "lower_order_final": kind == "unipc"}
@@ -191,7 +193,7 @@ def in_sigma(theirs, steps: int) -> list[int]:
 
 @pytest.mark.parametrize(("total", "steps", "spacing"), CASES)
 @pytest.mark.parametrize(
-    ("made", "rule"), [(EulerDiscreteScheduler, DDIM(0.0)), (HeunDiscreteScheduler, Heun())], ids=["euler", "heun"]
+    ("made", "sampler"), [(EulerDiscreteScheduler, DDIM(0.0)), (HeunDiscreteScheduler, Heun())], ids=["euler", "heun"]
 )
 def test_in_sigma(total, steps, spacing, made, sampler):
     """Euler in sigma/alpha is DDIM(0); Heun compared after each second evaluation. Theirs hold x/alpha."""

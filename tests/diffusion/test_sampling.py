@@ -64,14 +64,14 @@ def check_mixture(sampler, n: int, steps: int, loudness: float = 1.0) -> None:
                 within(got, float(s[i, j]), variance_fraction, len(mine), f"covariance {k} {i}{j}")
 
 
-@pytest.mark.parametrize("rule", [Ancestral(0.0), DDIM(0.0)], ids=str)
+@pytest.mark.parametrize("sampler", [Ancestral(0.0), DDIM(0.0)], ids=str)
 def test_a_mixture_is_reproduced(sampler):
     """All 1,000 steps: their discretisation is below the standard errors of 2,000 samples."""
     check_mixture(sampler, 2_000, 1_000)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [Ancestral(1.0), Ancestral(0.5), DDIM(0.5)], ids=str)
+@pytest.mark.parametrize("sampler", [Ancestral(1.0), Ancestral(0.5), DDIM(0.5)], ids=str)
 def test_a_mixture_is_reproduced_by_the_other_rules(sampler):
     """As above, with the standard errors of 3,000 samples."""
     check_mixture(sampler, 3_000, 1_000)
@@ -93,7 +93,7 @@ def test_few_steps_are_near(steps, off):
     assert float((share - true.weights).abs().max()) < off
 
 
-@pytest.mark.parametrize("rule", [Ancestral(1.0), DDIM(0.0), DDIM(1.0)], ids=str)
+@pytest.mark.parametrize("sampler", [Ancestral(1.0), DDIM(0.0), DDIM(1.0)], ids=str)
 def test_bits_do_not_depend_on_the_batch(sampler):
     """Batches of 1, 7 and 64 give the same bits with an exact denoiser."""
     true, levels, ids = mixture(), uniform(schedules.linear(1000), 15), torch.arange(64)

@@ -87,7 +87,7 @@ def test_black_and_white_come_back():
 
 
 @pytest.mark.parametrize(
-    "rule",
+    "sampler",
     [
         Ancestral(0.0),
         Ancestral(1.0),

@@ -209,11 +209,11 @@ def test_clipped_samples(judge, halves):
 
 
 @pytest.mark.parametrize(
-    ("own", "rule", "steps"),
+    ("own", "sampler", "steps"),
     [
-        ({"rule": "dpmpp-2m", "steps": 20, "grid": "logsnr"}, "dpmpp-2m", 20),  # as the run draws
-        ({"rule": "heun", "steps": 80}, "ddim", 50),
-        ({"rule": "ancestral", "steps": 1000}, "ddim", 50),
+        ({"sampler": "dpmpp-2m", "steps": 20, "grid": "logsnr"}, "dpmpp-2m", 20),  # as the run draws
+        ({"sampler": "heun", "steps": 80}, "ddim", 50),
+        ({"sampler": "ancestral", "steps": 1000}, "ddim", 50),
     ],
 )
 def test_a_run_is_examined_by_its_own_rule(own, sampler, steps):

@@ -10,8 +10,8 @@ import pytest
 from accelerate import Accelerator
 
 from fromnoise import config as recipes
+from fromnoise.config.datasets import dataset_info, open_data
 from fromnoise.model import build
-from fromnoise.training.run import dataset_info, open_data
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import choose
 

@@ -111,8 +111,8 @@ def test_pictures_are_of_clusters_by_number(told):
 
 def test_labels_come_before_clusters():
     """A recipe that asks for both is told the labels."""
-    assert load("digits", {"data.clusters": 8}).clusters == 8
-    assert load("digits", {"data.clusters": 8, "data.labels": True}).clusters == 0
+    assert load("digits", {"data.pseudo_labels": 8}).pseudo_labels == 8
+    assert load("digits", {"data.pseudo_labels": 8, "data.labels": True}).pseudo_labels == 0
 
 
 def test_a_classifier_s_labels_are_no_clusters(told):

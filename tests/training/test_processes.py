@@ -15,7 +15,7 @@ from fromnoise import checkpoint
 def launched(run_command, out, launcher, *words):
     command, environment = run_command
     same = ("--steps", "10", "--network.dropout", "0", "--ema.decays", "[0.9, 0.5]", "--train.batch", "16")
-    plain = command(out, *same, "--data.clusters", "8", "--precision", "fp32", *words)
+    plain = command(out, *same, "--data.pseudo_labels", "8", "--precision", "fp32", *words)
     full = [*launcher, *plain[1:]] if launcher else plain
     done = subprocess.run(full, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -143,7 +143,7 @@ def test_other_images_are_told(tmp_path, run_command):
     assert train(run_command, out, steps=4).wait(timeout=120) == 0
     for state in (out / "state").glob("*.safetensors"):
         tensors, header = checkpoint.read(state)
-        header["facts"]["shape"] = [1, 9, 9]
+        header["dataset"]["shape"] = [1, 9, 9]
         checkpoint.write(state, tensors, {k: v for k, v in header.items() if k not in ("format", "version")})
     process = train(run_command, out, steps=8)
     _, error = process.communicate(timeout=120)

@@ -65,7 +65,7 @@ def _sorted(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult
 
     named = {"minutes": "train.minutes", "steps": "train.steps", "seed": "train.seed"}
     asked = {key: value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
-    asked |= {"data.source": args.data, "cluster.count": count, "data.labels": True}
+    asked |= {"data.source": args.data, "clustering.count": count, "data.labels": True}
     asked |= {key: value(text) for key, text in args.dotted.items()}
     recipe = recipes.load(args.recipe, asked)
     return sort(recipe, out, limit=args.limit, given=args.given, device=args.device, precision=args.precision)

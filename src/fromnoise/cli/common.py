@@ -47,7 +47,7 @@ def data_of(model: Model, spec: str | None, log: Callable[[str], None]) -> Data:
     Raises:
         UserError: as ``data.load``.
     """
-    from fromnoise.training.run import open_data
+    from fromnoise.config.datasets import open_data
 
     channels, height, width = model.dataset_info.shape
     own = model.recipe.data

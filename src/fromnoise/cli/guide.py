@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fromnoise.checkpoint import load_model
+    from fromnoise.config.datasets import open_data
     from fromnoise.training import noisy_classifier as guides
-    from fromnoise.training.run import open_data
     from fromnoise.utils.device import choose
     from fromnoise.utils.files import check_file
 

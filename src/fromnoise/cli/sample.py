@@ -30,10 +30,10 @@ rules:
 
 examples:
   fromnoise sample runs/digits -n 100 --out digits.png --gif reverse.gif
-  fromnoise sample model.safetensors -n 1000 --rule ddim --steps 50 --out samples.npz
+  fromnoise sample model.safetensors -n 1000 --sampler ddim --steps 50 --out samples.npz
   fromnoise sample runs/flowers -n 500 --out folder/"""
 
-_OWNERS = {"variance": ("ancestral", "pc"), "eta": ("ddim",), "churn": ("heun",), "snr": ("pc",)}
+_OWNERS = {"variance": ("ancestral", "pc"), "eta": ("ddim",), "churn": ("heun",), "langevin_snr": ("pc",)}
 """Which rules heed a flag."""
 
 
@@ -51,13 +51,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--gif", metavar="FILE", type=Path, help="also the reverse process as a GIF")
     add("--strip", metavar="FILE", type=Path, help="also the reverse process as a strip, a PNG")
-    add("--rule", metavar="NAME", help="what a step does: see below")
+    add("--sampler", metavar="NAME", help="what a step does: see below")
     add("--steps", metavar="K", type=int, help="steps; heun and pc evaluate the network twice in each")
     add("--grid", metavar="NAME", help="uniform (or trailing), quadratic, logsnr, karras or leading")
     add("--variance", metavar="F", type=float, help="of ancestral and pc: 0 small to 1 large")
     add("--eta", type=float, help="of ddim: 0 deterministic to 1 ancestral")
     add("--churn", metavar="G", type=float, help="of heun: share by which the noise is raised before each step")
-    add("--snr", metavar="R", type=float, help="of pc: how long a Langevin step is")
+    add("--langevin-snr", metavar="R", type=float, help="of pc: how long a Langevin step is")
     add("--seed", metavar="S", type=int, default=0, help="picture i depends on (seed, i) alone")
     add("--first", metavar="I", type=int, default=0, help="number of the first picture")
     add("--seeds", metavar="I,J,...", help="only the pictures of these numbers, as in 3,17,204")
@@ -95,11 +95,13 @@ def run(args: argparse.Namespace) -> int:
             check_file(each, ending)
     loaded = load_model(args.model)
     config = guidance_flags.settings(
-        loaded.model.recipe.sample, args, "rule", "steps", "grid", "variance", "eta", "churn", "snr"
+        loaded.model.recipe.sample, args, "sampler", "steps", "grid", "variance", "eta", "churn", "langevin_snr"
     )
     for flag, owners in _OWNERS.items():
         if getattr(args, flag) is not None and config.sampler not in owners:
-            raise UserError(f"--{flag} says nothing to rule {config.sampler}: leave it out, or take --rule {owners[0]}")
+            raise UserError(
+                f"--{flag} says nothing to rule {config.sampler}: leave it out, or take --sampler {owners[0]}"
+            )
     guidance_flags.check_labels(args, loaded.model)
     compute = choose(args.device, args.precision)
     compute.place(loaded.model.denoiser)

@@ -100,11 +100,11 @@ def _data(args: argparse.Namespace) -> Image:
 def _forward(args: argparse.Namespace) -> Image:
     from fromnoise import config as recipes
     from fromnoise.checkpoint import load_model
+    from fromnoise.config.datasets import dataset_info, open_data
     from fromnoise.data import order
     from fromnoise.model import build
     from fromnoise.pipeline import noised
     from fromnoise.reporting import image_io
-    from fromnoise.training.run import dataset_info, open_data
 
     where = Path(args.source)
     is_run = where.is_dir() or where.suffix == ".safetensors"
@@ -166,8 +166,8 @@ def _rate(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from fromnoise.data import order
-    from fromnoise.editing.interpolation import rate_and_distortion
     from fromnoise.evaluation.likelihood import Measure
+    from fromnoise.evaluation.progressive_coding import rate_and_distortion
     from fromnoise.reporting import plots
     from fromnoise.utils.files import check_file
 

@@ -85,7 +85,7 @@ def _show(recipe: Any, args: argparse.Namespace) -> int:
 
     compute = choose(args.device, args.precision)
     data = open_data(recipe, lambda line: print(f"# {line}", file=sys.stderr))
-    if recipe.train.fit:
+    if recipe.train.autosize:
         recipe = fit(
             recipe,
             dataset_info(recipe, data),

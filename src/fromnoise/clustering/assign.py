@@ -19,7 +19,7 @@ from fromnoise.utils.device import ComputeConfig
 
 def search_of(model: Model, first: int | None, then: int | None, keep: int | None) -> EStepConfig:
     """How much each image is looked at: as its recipe says, but for what is given."""
-    config = model.recipe.cluster
+    config = model.recipe.clustering
     return EStepConfig(
         config.first if first is None else first,
         config.then if then is None else then,
@@ -66,11 +66,11 @@ def assign(
     if mixture and mixture["plan"]:
         plan = StepProposal(torch.tensor(mixture["plan"], dtype=torch.float64))
     else:
-        plan = sorter.plan(images, model.recipe.cluster.finest)
+        plan = sorter.plan(images, model.recipe.clustering.finest)
     even = [1 / len(names)] * len(names)
     shares = torch.tensor(mixture["shares"] if mixture else even, dtype=torch.float64)
     q = torch.empty(len(images), len(names), dtype=torch.float64)
     for ids, found in sorter.compare(images, plan, search):
-        q[ids] = e_step.posterior(found.nats, shares, model.recipe.cluster.temperature_last if mixture else 1.0)
+        q[ids] = e_step.posterior(found.nats, shares, model.recipe.clustering.temperature_last if mixture else 1.0)
         on_progress(len(ids))
     return Assignments(rows[chosen], q, names, labels[chosen] if labels is not None else None, data.labels)

@@ -186,7 +186,7 @@ class EM:
             given: clusters that are known and stay, int64 (N,); -1 where unknown.
         """
         self.trainer, self.given = trainer, given
-        self.config = trainer.model.recipe.cluster
+        self.config = trainer.model.recipe.clustering
         self.images = trainer.data.train
         self.state = EMState.begin(self._respected(q), self.config)
         self._stopped = False

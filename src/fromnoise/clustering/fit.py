@@ -20,12 +20,13 @@ from fromnoise import checkpoint
 from fromnoise.clustering.em import EM, Round, respected
 from fromnoise.clustering.init import begin
 from fromnoise.config import Recipe
+from fromnoise.config.datasets import open_data
 from fromnoise.data import Data, Images, MemoryImages, order
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
+from fromnoise.run_dir import RunDir
 from fromnoise.training.previews import Previews
-from fromnoise.training.run import open_data, signals, status
-from fromnoise.training.run_dir import RunDir
+from fromnoise.training.run import signals, status
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import ComputeConfig, choose
 from fromnoise.utils.errors import UserError
@@ -95,8 +96,8 @@ def prepare(recipe: Recipe, limit: int | None, log: Log) -> Task:
     index = images.rows[chosen]
     if len(chosen) < len(images):
         images = MemoryImages(images.get(chosen))
-    if len(images) < recipe.cluster.count:
-        raise UserError(f"{len(images)} images cannot make {recipe.cluster.count} clusters: take a smaller -q")
+    if len(images) < recipe.clustering.count:
+        raise UserError(f"{len(images)} images cannot make {recipe.clustering.count} clusters: take a smaller -q")
     images.labels = torch.zeros(len(images), dtype=torch.int64)  # the clusters that they will be told
     rows, others = data.held_out.rows, data.held_out.labels if data.labels is not None else None
     one_split = not bool(torch.isin(rows, data.train.rows).any())
@@ -115,7 +116,7 @@ def fitted(recipe: Recipe, task: Task) -> Recipe:
 
 def model_of(recipe: Recipe, task: Task, names: tuple[str, ...] | None = None) -> Model:
     """A fresh model that is told clusters, called by number unless they have names."""
-    names = names or tuple(map(str, range(recipe.cluster.count)))
+    names = names or tuple(map(str, range(recipe.clustering.count)))
     return build(recipe, DatasetInfo(task.data.shape, names, task.data.fingerprint))
 
 
@@ -153,14 +154,14 @@ def sort(
     task = prepare(recipe, limit, log)
     recipe = fitted(recipe, task)
     folder.check(recipe)
-    table, names = read_given(given, task, recipe.cluster.count) if given else ({}, None)
+    table, names = read_given(given, task, recipe.clustering.count) if given else ({}, None)
     known = known_of(task.index, table) if given else None
     model = model_of(recipe, task, names)
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
     trainer = Trainer(model, task.data, compute, accelerator, folder.load_state, log)
     folder.open(recipe)
     log(
-        f"{len(task.index):,} images into {recipe.cluster.count} clusters; {model.parameters:,} parameters; "
+        f"{len(task.index):,} images into {recipe.clustering.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
     )
     em, rounds = _begun(trainer, folder, compute, known, first, log)
@@ -197,8 +198,8 @@ def _begun(
         return em, header["em"]["rounds"]
     began = time.monotonic()
     if first is None:
-        with _bar(f"a first sorting by {recipe.cluster.start}") as bar:
-            q = begin(images, recipe.cluster, compute, recipe.train.seed, lambda share: _to(bar, share))
+        with _bar(f"a first sorting by {recipe.clustering.start}") as bar:
+            q = begin(images, recipe.clustering, compute, recipe.train.seed, lambda share: _to(bar, share))
     else:
         q = first
     trainer.progress.seconds = time.monotonic() - began  # it is part of a budget in minutes

@@ -37,7 +37,7 @@ def held_out(found: ClusteringResult) -> Tensor:
     """F of held-out images, with the steps and the noise that every model is measured by, float64 (N,)."""
     images = found.task.data.held_out
     ids = torch.linspace(0, len(images) - 1, min(_IMAGES, len(images))).long()
-    config = found.model.recipe.cluster
+    config = found.model.recipe.clustering
     sorter = EStep.of(found.model, config.count, found.compute, found.model.recipe.train.seed)
     steps = sorter.code.steps
     plan = StepProposal.uniform(steps).only(torch.arange(1, steps + 1) > config.finest * steps)

@@ -82,8 +82,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 def _unfit(values: dict[str, Any], said: dict[str, Any]) -> None:
     """What the user says is not chosen for them."""
     train = values.get("train")
-    if isinstance(train, dict) and isinstance(train.get("fit"), list) and "train.fit" not in said:
-        train["fit"] = [key for key in train["fit"] if key not in said]
+    if isinstance(train, dict) and isinstance(train.get("autosize"), list) and "train.autosize" not in said:
+        train["autosize"] = [key for key in train["autosize"] if key not in said]
 
 
 def change(recipe: Recipe, values: dict[str, Any]) -> Recipe:

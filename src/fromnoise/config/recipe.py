@@ -39,8 +39,8 @@ class Recipe(Part):
     train: TrainConfig = TrainConfig(steps=10_000)
     ema: EMAConfig = EMAConfig()
     sample: SamplingConfig = SamplingConfig()
-    judge: EvaluationConfig = EvaluationConfig()
-    cluster: ClusteringConfig = ClusteringConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
@@ -77,7 +77,7 @@ class Recipe(Part):
             raise ValueError("train.weight_decay is of AdamW: set train.optimizer adamw, or leave it out")
         if self.data.labels and self.data.attributes:
             raise ValueError("a model is told labels or attributes: set one of data.labels and data.attributes")
-        told = self.data.labels or self.data.attributes or self.clusters
+        told = self.data.labels or self.data.attributes or self.pseudo_labels
         if self.sample.guidance != 1 and not told:
             raise ValueError("sample.guidance needs a model that is told labels: set data.labels true, or leave it out")
         if self.network.kind != "unet" and (told or self.loss.self_conditioning or self.diffusion.learned_variance):
@@ -88,9 +88,9 @@ class Recipe(Part):
         return self
 
     @property
-    def clusters(self) -> int:
+    def pseudo_labels(self) -> int:
         """How many clusters of the data the model is told at most: none, if it is told labels or attributes."""
-        return 0 if self.data.labels or self.data.attributes else self.data.clusters
+        return 0 if self.data.labels or self.data.attributes else self.data.pseudo_labels
 
     def _agree_on_zero_terminal(self, continuous: bool) -> None:
         if continuous or self.diffusion.steps < 2:

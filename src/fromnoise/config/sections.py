@@ -47,7 +47,7 @@ class DataConfig(Part):
     """condition the model on the labels of the data"""
     attributes: bool = False
     """condition the model on numbers of each image, from a labels.csv beside them, in place of classes"""
-    clusters: Annotated[int, Field(ge=0)] = 0
+    pseudo_labels: Annotated[int, Field(ge=0)] = 0
     """told neither, tell the model which of at most this many clusters an image is in, and draw them by their shares"""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """share held out when the data have no test split of their own"""
@@ -177,7 +177,7 @@ class TrainConfig(Part):
     """share of the budget after which it falls"""
     clip: Positive | None = None
     """norm to which gradients are clipped"""
-    fit: tuple[Literal["network.width", "network.patch", "network.multipliers", "network.attention"], ...] = ()
+    autosize: tuple[Literal["network.width", "network.patch", "network.multipliers", "network.attention"], ...] = ()
     """keys that are chosen by the size of the images, the budget and the speed of this machine when a run begins"""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     """of weights, order, noise and flips"""
@@ -234,7 +234,7 @@ class SamplingConfig(Part):
     """of ddim: 0 deterministic, 1 ancestral"""
     churn: NotNegative = 0.0
     """of heun: share by which the noise is raised before each step"""
-    snr: Positive = 0.16
+    langevin_snr: Positive = 0.16
     """of pc: how long a Langevin step is"""
     clip: bool = True
     """clip x_0 to the range of pixels at each step"""

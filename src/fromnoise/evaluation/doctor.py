@@ -15,7 +15,7 @@ from fromnoise.evaluation.measurement import LEAST, measure
 from fromnoise.evaluation.resolve import real_images
 from fromnoise.evaluation.sources import ModelSource, RealImages
 from fromnoise.model import Model
-from fromnoise.training.run_dir import RunDir
+from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig
 
 _STEPS = 50  # at most, by which samples are drawn for the examination

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from fromnoise.checkpoint import LoadedModel, load_model
 from fromnoise.config import SamplingConfig
+from fromnoise.config.datasets import open_data
 from fromnoise.data import Data, load
 from fromnoise.evaluation.sources import ImageSource, ModelSource, Processes, RealImages, pictures_of
-from fromnoise.training.run import open_data
-from fromnoise.training.run_dir import RunDir
+from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 

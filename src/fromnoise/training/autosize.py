@@ -25,7 +25,7 @@ def shaped(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
     The finest level is about 16 pixels wide, the coarsest 7 or 8, which attends; smaller images keep their pixels.
 
     Args:
-        recipe: those of ``network.patch``, ``multipliers`` and ``attention`` that ``train.fit`` names are chosen.
+        recipe: those of ``network.patch``, ``multipliers`` and ``attention`` that ``train.autosize`` names are chosen.
         shape: (C, H, W) of the images.
     """
     side = math.sqrt(shape[1] * shape[2])
@@ -37,13 +37,13 @@ def shaped(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
         "network.multipliers": tuple(2**level for level in range(levels)),
         "network.attention": (coarsest,),
     }
-    return change(recipe, {key: v for key, v in chosen.items() if key in recipe.train.fit})
+    return change(recipe, {key: v for key, v in chosen.items() if key in recipe.train.autosize})
 
 
 def fit(
     recipe: Recipe, dataset_info: DatasetInfo, images: int, compute: ComputeConfig, log: Callable[[str], None]
 ) -> Recipe:
-    """The recipe with the keys that ``train.fit`` names chosen.
+    """The recipe with the keys that ``train.autosize`` names chosen.
 
     Args:
         recipe: whose budget counts; one in steps, epochs or images takes the width that it has.
@@ -54,7 +54,7 @@ def fit(
     """
     recipe = shaped(recipe, dataset_info.shape)
     seconds = Budget.of(recipe.train, images).seconds
-    if "network.width" not in recipe.train.fit or seconds is None:
+    if "network.width" not in recipe.train.autosize or seconds is None:
         return recipe
     best, told = None, ""
     for width in WIDTHS:
@@ -71,4 +71,4 @@ def fit(
 
 def taken(recipe: Recipe, before: Recipe) -> Recipe:
     """The recipe with what was chosen when the run began."""
-    return change(recipe, {key: get(before, key) for key in recipe.train.fit})
+    return change(recipe, {key: get(before, key) for key in recipe.train.autosize})

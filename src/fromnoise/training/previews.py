@@ -16,7 +16,7 @@ from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model import Model
 from fromnoise.pipeline import Pictures, collect, draw, noised
 from fromnoise.reporting import image_io
-from fromnoise.training.run_dir import RunDir
+from fromnoise.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import ComputeConfig
 

@@ -20,14 +20,13 @@ from tqdm import tqdm
 
 from fromnoise import checkpoint
 from fromnoise.config import Recipe
-from fromnoise.data import Data, load
-from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.config.datasets import dataset_info, open_data
 from fromnoise.model import build
+from fromnoise.run_dir import RunDir
 from fromnoise.training import autosize
 from fromnoise.training.distributed import same_step
 from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
-from fromnoise.training.run_dir import RunDir
 from fromnoise.training.self_evaluation import SelfEvaluation
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import choose
@@ -47,40 +46,6 @@ class Outcome:
     folder: Path
     step: int
     signal: int
-
-
-def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
-    """The images of a recipe.
-
-    Raises:
-        UserError: no source is named, or as ``data.load``; or labels were asked of data that have none.
-    """
-    d = recipe.data
-    if not d.source:
-        raise UserError(
-            "say what to learn from: --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named set)"
-        )
-    data = load(
-        d.source,
-        size=d.size,
-        channels=d.channels,
-        holdout=d.holdout,
-        seed=recipe.train.seed,
-        memory_limit=int(d.memory_gb * 2**30),
-        workers=d.workers,
-        attributes=d.attributes,
-        log=log,
-    )
-    if d.labels and data.labels is None:
-        raise UserError(
-            f"{d.source} has no labels: put the images of each class in a folder of its own, or leave out data.labels"
-        )
-    return data
-
-
-def dataset_info(recipe: Recipe, data: Data) -> DatasetInfo:
-    """What the model must know of its data."""
-    return DatasetInfo(data.shape, data.labels if recipe.data.labels else None, data.fingerprint, data.attributes)
 
 
 def train(
@@ -109,11 +74,11 @@ def train(
             tqdm.write(line, file=sys.stderr)
             folder.log(line)
 
-    if recipe.train.fit and folder.recipe_file.exists():
+    if recipe.train.autosize and folder.recipe_file.exists():
         recipe = autosize.taken(recipe, folder.recipe())
     folder.check(recipe)
     data = open_data(recipe, log)
-    if recipe.train.fit and not folder.recipe_file.exists():
+    if recipe.train.autosize and not folder.recipe_file.exists():
         # the first process's clock decides for all
         mine = autosize.fit(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
         recipe = broadcast_object_list([mine])[0]
@@ -167,7 +132,7 @@ def _resume(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> Non
 def _loop(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], None]) -> None:
     recipe = trainer.recipe
     previews = Previews(folder, trainer.compute)
-    self_evaluation = SelfEvaluation(trainer, folder, log) if main and trainer.model.recipe.judge.times else None
+    self_evaluation = SelfEvaluation(trainer, folder, log) if main and trainer.model.recipe.evaluation.times else None
     waiting: list[dict[str, Any]] = []
     saved = time.monotonic()
 

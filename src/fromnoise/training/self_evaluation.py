@@ -17,7 +17,7 @@ from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
 from fromnoise.evaluation.metrics.prdc import Reference
 from fromnoise.model import Model
 from fromnoise.pipeline import collect, draw
-from fromnoise.training.run_dir import RunDir
+from fromnoise.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.errors import UserError
 
@@ -40,7 +40,7 @@ class SelfEvaluation:
         Raises:
             UserError: the features cannot be had.
         """
-        self._trainer, self._how = trainer, trainer.model.recipe.judge
+        self._trainer, self._how = trainer, trainer.model.recipe.evaluation
         name = None if self._how.features == "auto" else self._how.features
         self._space = choose(name, trainer.data, compute=trainer.compute, log=log)
         train = trainer.data.train

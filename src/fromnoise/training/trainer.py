@@ -89,7 +89,7 @@ class Trainer:
             found = fit_pseudo_labels.agreed(
                 self.model.denoiser.pseudo_labels, self.stream, self.recipe.seed, self.accelerator
             )
-            self._log(f"{found} clusters of the images, which the model is told: data.clusters")
+            self._log(f"{found} clusters of the images, which the model is told: data.pseudo_labels")
 
     # ---- the loop
 

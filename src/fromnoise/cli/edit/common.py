@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="PATH", type=Path, required=True, help=".png, .npz, anything else is a folder of PNGs")
     add("-n", dest="count", metavar="N", type=int, default=1, help="how many ways to do it")
     add("--steps", metavar="K", type=int, help="steps of the whole way from noise")
-    add("--rule", metavar="NAME", help="what a step does: see fromnoise sample --help")
+    add("--sampler", metavar="NAME", help="what a step does: see fromnoise sample --help")
     add("--grid", metavar="NAME", help="where the steps are: see fromnoise sample --help")
     add("--seed", metavar="S", type=int, default=0, help="picture i depends on (seed, i) alone")
     add("--any-size", action="store_true", help="take a picture of another size than the model learned from")
@@ -60,7 +60,7 @@ def brush(args: argparse.Namespace) -> EditRun:
             raise UserError(f"{flag} {number} is too small: take at least 1")
     image_io.check_writable(args.out)
     model = load_model(args.model).model
-    config = guidance_flags.settings(model.recipe.sample, args, "rule", "steps", "grid")
+    config = guidance_flags.settings(model.recipe.sample, args, "sampler", "steps", "grid")
     guidance_flags.check_labels(args, model)
     compute = choose(args.device, args.precision)
     compute.place(model.denoiser)

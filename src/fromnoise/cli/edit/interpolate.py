@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--points", metavar="N", type=int, default=9, help="pictures a row, the ends among them")
     add("--flow", action="store_true", help="along the probability flow, on the sphere")
     add("--steps", metavar="K", type=int, help="steps of the whole way from noise")
-    add("--rule", metavar="NAME", help="what a step down does: see fromnoise sample --help")
+    add("--sampler", metavar="NAME", help="what a step down does: see fromnoise sample --help")
     add("--grid", metavar="NAME", help="where the steps are: see fromnoise sample --help")
     add("--seed", metavar="S", type=int, default=0, help="of the noise")
     add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     depths = times("--depth", args.depth)
     check_file(args.out, ".png")
     model = load_model(args.model).model
-    config = guidance_flags.settings(model.recipe.sample, args, "rule", "steps", "grid")
+    config = guidance_flags.settings(model.recipe.sample, args, "sampler", "steps", "grid")
     ends = [load_picture(path, model.dataset_info.shape[0])[0] for path in (args.image, args.to)]
     for path, end in zip((args.image, args.to), ends, strict=True):
         _check_size(path, tuple(end.shape[1:]), model.dataset_info.shape[1:])

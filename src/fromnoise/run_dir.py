@@ -30,7 +30,7 @@ _FREE = (
         "quality",
     ),
 )  # what may change when a run goes on
-_FREE_PARTS = ("sample.", "judge.")
+_FREE_PARTS = ("sample.", "evaluation.")
 _KEEP = 2
 
 

@@ -1,0 +1,44 @@
+"""The images that a recipe names, and what a model must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fromnoise.config.recipe import Recipe
+from fromnoise.data import Data, load
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.utils.errors import UserError
+
+
+def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
+    """The images of a recipe.
+
+    Raises:
+        UserError: no source is named, or as ``data.load``; or labels were asked of data that have none.
+    """
+    d = recipe.data
+    if not d.source:
+        raise UserError(
+            "say what to learn from: --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named set)"
+        )
+    data = load(
+        d.source,
+        size=d.size,
+        channels=d.channels,
+        holdout=d.holdout,
+        seed=recipe.train.seed,
+        memory_limit=int(d.memory_gb * 2**30),
+        workers=d.workers,
+        attributes=d.attributes,
+        log=log,
+    )
+    if d.labels and data.labels is None:
+        raise UserError(
+            f"{d.source} has no labels: put the images of each class in a folder of its own, or leave out data.labels"
+        )
+    return data
+
+
+def dataset_info(recipe: Recipe, data: Data) -> DatasetInfo:
+    """What the model must know of its data."""
+    return DatasetInfo(data.shape, data.labels if recipe.data.labels else None, data.fingerprint, data.attributes)
