@@ -28,31 +28,31 @@ from accelerate import Accelerator
 from header import header
 from torch import Tensor
 
-from fromnoise import recipe as recipes
-from fromnoise.bits import Measure, some
-from fromnoise.cluster.em import Sorter
-from fromnoise.compute import choose
+from fromnoise import config as recipes
+from fromnoise.evaluation.likelihood import Measure, some
+from fromnoise.clustering.em import EStep
+from fromnoise.utils.device import choose
 from fromnoise.data import Data, MemoryImages, to_pixels
-from fromnoise.diffusion.membership import Search, posterior
-from fromnoise.diffusion.ode import RungeKutta
-from fromnoise.draw import draw
+from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
+from fromnoise.diffusion.likelihood.ode import RungeKutta
+from fromnoise.pipeline import draw
 from fromnoise.model import Model, build
-from fromnoise.train.run import facts, open_data
-from fromnoise.train.trainer import Trainer
+from fromnoise.config.datasets import dataset_info, open_data
+from fromnoise.training.trainer import Trainer
 
 STEPS, SAMPLES, SAMPLE_STEPS, CODED, SORTED = 60, 16, 12, 8, 64
 SAMPLERS = "ancestral ddim euler heun dpmpp-2m dpmpp-3m dpmpp-2m-sde unipc ipndm pc sde".split()
 
 # ---- of fromnoise: to be changed with its names
 
-_ALL = {"train.steps": STEPS, "train.report_every": 1, "train.evaluations": 1, "train.previews": 0, "train.fit": []}
+_ALL = {"train.steps": STEPS, "train.report_every": 1, "train.evaluations": 1, "train.previews": 0, "train.autosize": []}
 _FAST = {"network.width": 16, "network.patch": 2, "network.attention": [7], "train.batch": 16}
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     # key in the record: recipe, what is changed of it, classes or clusters that it is told (0: none, so no E-step)
     "digits": ("digits", {"network.width": 16, "train.batch": 32}, 0),
     "digits-labels": ("digits", {"network.width": 16, "train.batch": 32, "data.labels": True}, 10),
     "mnist-labels": ("mixture", {"network.width": 16, "network.patch": 4, "train.batch": 32}, 10),
-    "mnist-clusters": ("fast", {"data.source": "mnist", "data.clusters": 8, **_FAST}, 8),
+    "mnist-clusters": ("fast", {"data.source": "mnist", "data.pseudo_labels": 8, **_FAST}, 8),
 }
 
 
@@ -66,7 +66,7 @@ def opened(key: str) -> tuple[recipes.Recipe, Data]:
 def trainer_of(recipe: recipes.Recipe, data: Data, precision: str) -> Trainer:
     """A trainer that has not begun; ``precision`` is fp32 or bf16."""
     accelerator = Accelerator(cpu=True, mixed_precision="no", device_placement=False)
-    trainer = Trainer(build(recipe, facts(recipe, data)), data, choose("cpu", precision), accelerator)
+    trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, choose("cpu", precision), accelerator)
     trainer.find_clusters()
     return trainer
 
@@ -87,8 +87,8 @@ def tensors(trainer: Trainer) -> dict[str, list[Tensor]]:
 
 def samples(trainer: Trainer, model: Model, sampler: str) -> tuple[Tensor, Tensor]:
     """Pictures by a rule of ``SAMPLERS`` with its defaults, told and guided as the recipe says: uint8, and floats."""
-    how = model.recipe.sample.model_copy(update={"rule": sampler, "steps": SAMPLE_STEPS})
-    *_, last = draw(model, how, trainer.compute, ids=torch.arange(SAMPLES), seed=1)
+    config = model.recipe.sample.model_copy(update={"sampler": sampler, "steps": SAMPLE_STEPS})
+    *_, last = draw(model, config, trainer.compute, ids=torch.arange(SAMPLES), seed=1)
     return to_pixels(last.step.x), last.step.x
 
 
@@ -102,9 +102,9 @@ def bits(trainer: Trainer, model: Model) -> tuple[Tensor, Tensor]:
 def memberships(trainer: Trainer, model: Model, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """An E-step of held-out images: the plan of the steps (T,), the bounds (N, K) and the responsibilities (N, K)."""
     pixels = trainer.data.held_out.get(torch.arange(SORTED))
-    sorter = Sorter.of(model, classes, trainer.compute, 2)
-    plan = sorter.plan(MemoryImages(pixels[:CODED]), 0.3)
-    parts = sorter.compare(MemoryImages(pixels), plan, Search(first=1, then=6, keep=3, sure=0.999))
+    e_step = EStep.of(model, classes, trainer.compute, 2)
+    plan = e_step.plan(MemoryImages(pixels[:CODED]), 0.3)
+    parts = e_step.compare(MemoryImages(pixels), plan, EStepConfig(first=1, then=6, keep=3, sure=0.999))
     nats = torch.cat([found.nats for _, found in parts])
     return plan.probability, nats, posterior(nats, torch.full((classes,), 1 / classes, dtype=torch.float64))
 

@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
         import sys, torch
         from pathlib import Path
         from fromnoise import checkpoint
-        from fromnoise.errors import UserError
+        from fromnoise.utils.errors import UserError
         path = Path(sys.argv[1])
         checkpoint.write(path, {"w": torch.ones(10)}, {"kind": "small"})
         try:

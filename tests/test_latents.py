@@ -49,7 +49,7 @@ def test_samples_share_what_they_branched_from():
 @pytest.mark.parametrize("flow", [False, True])
 def test_interpolation_near_the_image_ends_at_the_ends(flow, pixels):
     """From a shallow depth both ends come back, nearly, and the middle is neither."""
-    m = measure(sample_rule="ddim")
+    m = measure(sample_sampler="ddim")
     out = between(m.model, m.model.recipe.sample, m.compute, pixels[:2], 0.05, 5, flow=flow)
     assert out.shape == (5, 1, 4, 4) and out.dtype == torch.uint8
     off = [float((to_unit(out[i]) - to_unit(pixels[j])).abs().mean()) for i, j in ((0, 0), (4, 1))]

@@ -29,7 +29,7 @@ def mean(path):
 
 def test_flags_and_files(right, wrong, shades):
     """A short run; its file knows the attributes; unknown ones are told in one line."""
-    right("train", "images", "--data", shades, "--steps", 2, "--out", "run", *WORDS, "--sample.rule", "ddim")
+    right("train", "images", "--data", shades, "--steps", 2, "--out", "run", *WORDS, "--sample.sampler", "ddim")
     words = ["sample", "run", "-n", 2, "--steps", 2]
     right(*words, "--out", "x.npz", "--label", "light=20")
     right(*words, "--out", "y.npz", "--label", "light = 20, noise=1", "--guidance", 2)

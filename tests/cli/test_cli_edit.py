@@ -20,7 +20,7 @@ def colour_run(tmp_path_factory):
     for i in range(12):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(place / "data" / f"{i}.png")
     words = ["train", "images", "--data", place / "data", "--data.size", "8", "--steps", "3", "--out", place / "run"]
-    said = call(*words, *SMALL, "--sample.rule", "ddim")
+    said = call(*words, *SMALL, "--sample.sampler", "ddim")
     assert said.code == 0, said.err
     return place / "run"
 

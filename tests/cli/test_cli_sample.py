@@ -48,7 +48,7 @@ def test_one_file_is_enough(right, paint, small, tmp_path):
     """The model alone, elsewhere, after run and data are gone, draws the same pictures (ID#41, DD#185)."""
     paint(tmp_path / "data", [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(6)], 9, 11)
     words = ["--data", "data", "--data.labels", "true", "--data.size", "[9, 11]", "--steps", 2, "--out", "run", *small]
-    right("train", "images", *words, "--sample.rule", "ancestral")
+    right("train", "images", *words, "--sample.sampler", "ancestral")
     right("sample", "run", "-n", 5, "--out", "before.npz", "--label", "dog")
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path / "elsewhere" / "mine.safetensors")

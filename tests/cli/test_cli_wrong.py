@@ -70,7 +70,7 @@ def test_a_key_below_a_value(wrong):
         (["--seed", "x"], ("train.seed", "x")),
         (["--seed", str(10**20)], ("train.seed",)),
         (["--sample.steps", "5000"], ("5000", "1000")),
-        (["--sample.rule", "dddim"], ("sample.sampler", "dddim", "'ddim'")),
+        (["--sample.sampler", "dddim"], ("sample.sampler", "dddim", "'ddim'")),
         (["--sample.eta", "2"], ("sample.eta",)),
         (["--data.size", "0"], ("data.size",)),
         (["--data.size", "[8]"], ("data.size",)),

@@ -56,7 +56,7 @@ def test_targets_say_x0_where_there_is_noise_alone(target):
         level = ZERO.at(torch.full((5,), t), like=x0)
         out = target.of(x0, eps, level)
         assert torch.allclose(target.x0(level.noisy(x0, eps), out, level), x0, atol=1e-9)
-        assert bool(out.isfinite().all()) and bool(target.gain(level).isfinite().all())
+        assert bool(out.isfinite().all()) and bool(target.snr_weight(level).isfinite().all())
 
 
 def flat(table, n=4_000, steps=1000):

@@ -47,7 +47,7 @@ def test_few_images_make_few_clusters():
 def told(make):
     """A trainer whose model knows eight clusters, after some steps, and what it logged."""
     lines = []
-    trainer = make(steps=6, data_clusters=8, log=lines.append)
+    trainer = make(steps=6, data_pseudo_labels=8, log=lines.append)
     trainer.find_clusters()
     list(trainer.run())
     return trainer, lines
@@ -88,7 +88,7 @@ def test_a_resumed_run_keeps_them(told, make):
     """Also in the averaged weights, which pictures are drawn with."""
     trainer, _ = told
     tensors, header = trainer.state()
-    other = make(steps=6, data_clusters=8)
+    other = make(steps=6, data_pseudo_labels=8)
     other.resume({k: v.clone() for k, v in tensors.items()}, header)
     for name, t in trainer.weights().items():
         assert torch.equal(t, other.weights()[name]), name
