@@ -382,7 +382,8 @@ def test_precisions_and_memory_formats() -> None:
         single = net(x, t)
         with torch.autocast("cpu", torch.bfloat16):
             half = net(x, t)
-        last = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), t)
+        net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        last = net(x.to(memory_format=torch.channels_last), t)
         double = net.double()(x.double(), t.double())
     assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=0)
