@@ -54,7 +54,7 @@ class LucidrainsUNet(nn.Module):
             width: channels after the stem.
             multipliers: of ``width``, one per level, finest first.
             full_attention: per level, softmax attention instead of linear attention; None: on the last level alone.
-                The middle always has softmax attention.
+                The middle always has softmax attention, in torch's fused (flash) form.
             heads: attention heads.
             head_dim: channels per head.
             memory_kv: learned key/value pairs that each attention layer adds to those of the pixels.
@@ -181,7 +181,7 @@ class _Level(nn.Module):
 class _RMSNorm(nn.Module):
     """Normalization of each pixel over its channels: sqrt(C) g x / max(|x|, 1e-12).
 
-    Source: Zhang and Sennrich 2019, eq. 4, with the norm in place of the root mean square.
+    Source: Zhang and Sennrich 2019, "Root mean square layer normalization".
     """
 
     def __init__(self, channels: int) -> None:
@@ -259,7 +259,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, heads, N, d).
 
-    Source: Shen et al. 2021, "Efficient attention", eq. 4.
+    Source: Shen et al. 2021, "Efficient attention: attention with linear complexities".
     """
     context = k.softmax(dim=2).transpose(2, 3) @ v
     return (q.softmax(dim=3) * q.shape[3] ** -0.5) @ context
