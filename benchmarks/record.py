@@ -29,23 +29,29 @@ from header import header
 from torch import Tensor
 
 from fromnoise import config as recipes
-from fromnoise.evaluation.likelihood import Measure, some
 from fromnoise.clustering.em import EStep
-from fromnoise.utils.device import choose
+from fromnoise.config.datasets import dataset_info, open_data
 from fromnoise.data import Data, MemoryImages, to_pixels
 from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
 from fromnoise.diffusion.likelihood.ode import RungeKutta
-from fromnoise.pipeline import draw
+from fromnoise.evaluation.likelihood import Measure, some
 from fromnoise.model import Model, build
-from fromnoise.config.datasets import dataset_info, open_data
+from fromnoise.pipeline import draw
 from fromnoise.training.trainer import Trainer
+from fromnoise.utils.device import choose
 
 STEPS, SAMPLES, SAMPLE_STEPS, CODED, SORTED = 60, 16, 12, 8, 64
 SAMPLERS = "ancestral ddim euler heun dpmpp-2m dpmpp-3m dpmpp-2m-sde unipc ipndm pc sde".split()
 
 # ---- of fromnoise: to be changed with its names
 
-_ALL = {"train.steps": STEPS, "train.report_every": 1, "train.evaluations": 1, "train.previews": 0, "train.autosize": []}
+_ALL = {
+    "train.steps": STEPS,
+    "train.report_every": 1,
+    "train.evaluations": 1,
+    "train.previews": 0,
+    "train.autosize": [],
+}
 _FAST = {"network.width": 16, "network.patch": 2, "network.attention": [7], "train.batch": 16}
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     # key in the record: recipe, what is changed of it, classes or clusters that it is told (0: none, so no E-step)

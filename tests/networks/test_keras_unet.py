@@ -9,7 +9,7 @@ import torch
 from keras_unet import KerasUNet
 from torch import Tensor
 
-from fromnoise.nets import UNet
+from fromnoise.networks import UNet
 
 pytestmark = pytest.mark.xfail(raises=TypeError, strict=True, reason="UNet has no option attention_residual yet")
 

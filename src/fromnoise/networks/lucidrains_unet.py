@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.nets.layers import ceil_to, crop_to, pad_to, sinusoid
+from fromnoise.networks.layers import ceil_to, crop_to, pad_to, sinusoid
 
 
 class LucidrainsUNet(nn.Module):
