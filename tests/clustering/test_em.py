@@ -65,7 +65,7 @@ def rounds(em: EM, stop_after: int | None = None) -> list[Round]:
 
 def test_rounds_come_when_they_should():
     """After the warm-up, evenly, and the last when the budget is used."""
-    em = make(cluster_warmup=0.5)
+    em = make(clustering_warmup=0.5)
     found = rounds(em)
     assert [r.step for r in found] == [6, 9, 12] and em.finished
     assert found[0].change is None and found[1].change is not None
@@ -136,7 +136,9 @@ def test_ten_random_beginnings():
     """No cluster is lost, and the bound never falls by more than its error."""
     for seed in range(10):
         q = one_hot_responsibilities(torch.randint(3, (IMAGES,), generator=torch.Generator().manual_seed(seed)), 3)
-        em = make(q=q, train_seed=seed, train_steps=60, cluster_rounds=3, cluster_temperature=1.0, cluster_first=3)
+        em = make(
+            q=q, train_seed=seed, train_steps=60, clustering_rounds=3, clustering_temperature=1.0, clustering_first=3
+        )
         found = rounds(em)
         assert min(found[-1].shares) > 0.02 and sum(found[-1].shares) == pytest.approx(1)
         for r in found[1:]:
