@@ -3,11 +3,7 @@
     @register("sampler", "my-sampler")
     @dataclass(frozen=True)
     class MySampler(Sampler):
-        \"\"\"One line of help.
-
-        Args:
-            strength: help of the option ``--strength``.
-        \"\"\"
+        \"\"\"First line: the help of the component. An Args section: the help of its options.\"\"\"
 
         strength: float = 0.5
 
