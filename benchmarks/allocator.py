@@ -17,11 +17,11 @@ import torch
 from header import header
 
 from fromnoise import config as recipes
-from fromnoise.cli.environment import keep_memory
+from fromnoise.cli.environment import keep_freed_memory
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training.autosize import shaped
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 SHAPE, BATCH, STEPS = (1, 28, 28), 64, 8
 
@@ -58,9 +58,9 @@ def one(width: int, threads: int, keep: bool) -> tuple[float, float]:
     """Processor seconds and page faults of a step."""
     torch.set_num_threads(threads)
     if keep:
-        keep_memory()
+        keep_freed_memory()
     model = build(shaped(recipes.load("fast", {"network.width": width}), SHAPE), DatasetInfo(SHAPE))
-    choose("cpu", "fp32").place(model.denoiser)
+    select_device("cpu", "fp32").to_device(model.denoiser)
     net, x = model.denoiser.net, torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
 
     def step() -> None:

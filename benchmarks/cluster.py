@@ -25,7 +25,7 @@ from fromnoise.clustering.encoder import Seen
 from fromnoise.clustering.fit import Task, prepare, sort
 from fromnoise.clustering.init import train_encoder
 from fromnoise.clustering.scores import Scores
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 from fromnoise.utils.files import write_atomic
 
 CLASSES = 10
@@ -61,7 +61,9 @@ def measured(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Scores
     asked |= {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
     recipe = recipes.load("mixture", asked)
     task = prepare(recipe, args.n, lambda line: None)
-    seen = functools.cache(lambda: train_encoder(task.data.train, recipe.clustering, choose("cpu", "fp32"), seed))
+    seen = functools.cache(
+        lambda: train_encoder(task.data.train, recipe.clustering, select_device("cpu", "fp32"), seed)
+    )
     own = args.start == "encoder"
     ways: dict[str, Callable[[], dict[str, Scores]]] = {"baselines": lambda: baselines(task, seed)}
     if not args.baselines:

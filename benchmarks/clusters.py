@@ -28,7 +28,7 @@ from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
 from fromnoise.evaluation.features.extractors import classifier
 from fromnoise.pipeline import collect, draw
 from fromnoise.run_dir import RunDir
-from fromnoise.utils.device import ComputeConfig, choose
+from fromnoise.utils.device import ComputeConfig, select_device
 
 
 def main() -> None:
@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=8, help="of an E-step, each under a noise and its negative")
     args = parser.parse_args()
-    loaded, compute = checkpoint.load_model(args.run), choose("cpu", "fp32")
-    compute.place(loaded.model.denoiser)
+    loaded, compute = checkpoint.load_model(args.run), select_device("cpu", "fp32")
+    compute.to_device(loaded.model.denoiser)
     recipe = loaded.model.recipe
     images = Believed.of(args.run, recipe, args.n)
     print(header())
@@ -102,7 +102,7 @@ def cost(sorter: EStep, images: Believed, steps: int) -> None:
 def judge(loaded: checkpoint.LoadedModel, compute: ComputeConfig, images: Believed, count: int) -> None:
     """The share of each cluster's samples that the classifier gives to the cluster's most frequent class."""
     data = load(loaded.model.recipe.data.source, log=lambda line: None)
-    assert images.task.labels is not None and data.labels is not None
+    assert images.task.labels is not None and data.class_names is not None
     judge = classifier(data, compute=compute)
     mostly = majority(images.tensors["q"].argmax(1), images.task.labels)
     made = collect(
@@ -115,9 +115,9 @@ def judge(loaded: checkpoint.LoadedModel, compute: ComputeConfig, images: Believ
     print(
         f"{count} samples, by {judge.about}: {float(right.double().mean()):.4f} of their cluster's most frequent class"
     )
-    for k, name in enumerate(loaded.model.dataset_info.labels or ()):
+    for k, name in enumerate(loaded.model.dataset_info.class_names or ()):
         share = float(right[made.labels == k].double().mean())
-        print(f"  cluster {name}, mostly {data.labels[int(mostly[k])]}: {share:.2f}")
+        print(f"  cluster {name}, mostly {data.class_names[int(mostly[k])]}: {share:.2f}")
 
 
 if __name__ == "__main__":

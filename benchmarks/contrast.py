@@ -19,7 +19,7 @@ from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
 from fromnoise.pipeline import draw
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 SMALL = {
     "diffusion.schedule": "linear",
@@ -49,8 +49,8 @@ KINDS = {
 def learn(kind: dict[str, object], share: float, side: int, steps: int, seed: int = 0) -> Model:
     """A model of flat images, white by ``share`` and else black."""
     model = build(recipes.load("unet", SMALL | kind), DatasetInfo((1, side, side)), seed=seed)
-    compute = choose("cpu", "fp32")
-    compute.place(model.denoiser)
+    compute = select_device("cpu", "fp32")
+    compute.to_device(model.denoiser)
     objective = model.objective()
     optimizer = torch.optim.Adam(model.denoiser.parameters(), 2e-3)
     for step in range(steps):
@@ -69,7 +69,7 @@ def learn(kind: dict[str, object], share: float, side: int, steps: int, seed: in
 def brightness(model: Model, n: int, steps: int = 50) -> Tensor:
     """Mean of each of ``n`` drawn images, -1 black to 1 white, before they are rounded to pixels."""
     config = model.recipe.sample.model_copy(update={"steps": steps})
-    drawn = draw(model, config, choose("cpu", "fp32"), ids=torch.arange(n), batch=200)
+    drawn = draw(model, config, select_device("cpu", "fp32"), ids=torch.arange(n), batch=200)
     return torch.cat([d.step.x for d in drawn if d.last]).double().mean((1, 2, 3))
 
 

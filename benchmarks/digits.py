@@ -66,14 +66,14 @@ def main() -> None:
 
     from fromnoise.checkpoint import load_model
     from fromnoise.pipeline import collect, draw
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", default="runs/digits")
     parser.add_argument("-n", type=int, default=500)
     args = parser.parse_args()
-    loaded, compute = load_model(args.run), choose()
-    compute.place(loaded.model.denoiser)
+    loaded, compute = load_model(args.run), select_device()
+    compute.to_device(loaded.model.denoiser)
     own = loaded.model.recipe.sample
     drawn = collect(draw(loaded.model, own, compute, ids=torch.arange(args.n)))
     print(header())

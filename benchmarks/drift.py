@@ -16,10 +16,10 @@ from header import header
 from torch import Tensor
 
 from fromnoise.checkpoint import load_model
-from fromnoise.config.datasets import open_data
+from fromnoise.config.recipe_data import open_data
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import image_io
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=256)
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
-    loaded, compute = load_model(args.run), choose()
-    compute.place(loaded.model.denoiser)
+    loaded, compute = load_model(args.run), select_device()
+    compute.to_device(loaded.model.denoiser)
     own = loaded.model.recipe.sample.model_copy(
         update={"sampler": "ancestral", "steps": None, "grid": "uniform", "variance": 1.0}  # as published
     )

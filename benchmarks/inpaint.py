@@ -19,8 +19,8 @@ from header import header
 from torch import Tensor
 
 from fromnoise import checkpoint
-from fromnoise.config.datasets import open_data
-from fromnoise.data import to_unit
+from fromnoise.config.recipe_data import open_data
+from fromnoise.data import to_float
 from fromnoise.diffusion import DDIM, Noise, sampling, schedules, start, trajectory
 from fromnoise.diffusion.inverse.operators import Mask, Operator, blur, downsample
 from fromnoise.diffusion.oracles import GaussianMixture
@@ -28,7 +28,7 @@ from fromnoise.editing import EditRun, restore
 from fromnoise.model import Model, solver
 from fromnoise.pipeline import collect
 from fromnoise.reporting import image_io
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 # name, effort, evaluations a step
 METHODS = [
@@ -85,8 +85,8 @@ def gaussian(n: int, budget: int) -> None:
 
 def images(model: Model, x0: Tensor, operator: Operator, budget: int, what: str) -> dict[str, Tensor]:
     """The table of one problem on real images; the drawn images of each method."""
-    compute = choose()
-    compute.place(model.denoiser)
+    compute = select_device()
+    compute.to_device(model.denoiser)
     y, n = operator.forward(x0), len(x0)
     size = (x0.shape[-2], x0.shape[-1])
     unseen = torch.ones_like(x0, dtype=torch.bool)
@@ -99,7 +99,7 @@ def images(model: Model, x0: Tensor, operator: Operator, budget: int, what: str)
         begun, tries = time.perf_counter(), []
         for seed in range(4):
             brush = EditRun(model, config, compute, torch.arange(n), seed, None, n)
-            tries.append(to_unit(collect(restore(brush, operator, y, size, name, iterations)).images))
+            tries.append(to_float(collect(restore(brush, operator, y, size, name, iterations)).images))
         spent = time.perf_counter() - begun
 
         def error(x: Tensor) -> float:
@@ -133,7 +133,7 @@ def main() -> None:
     model = checkpoint.load_model(args.run).model
     data = open_data(model.recipe, lambda line: None)
     pixels = data.held_out.get(torch.arange(args.n))
-    x0 = to_unit(pixels)
+    x0 = to_float(pixels)
     _, height, width = data.shape
     hole = torch.ones(height, width, dtype=torch.bool)
     hole[height // 4 : -(height // 4), width // 4 : -(width // 4)] = False

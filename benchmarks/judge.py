@@ -26,7 +26,7 @@ from fromnoise.evaluation.measurement import measure
 from fromnoise.evaluation.sources import RealImages
 from fromnoise.reporting import image_io
 from fromnoise.training.run import train
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 STEPS = (10, 30, 120, 400)
 NETWORK = {
@@ -77,7 +77,7 @@ def main() -> None:
             f"had in {time.perf_counter() - begun:.0f} s ({time.process_time() - worked:.0f} s of processor)"
         )
     data = load("mnist")
-    config = resolve.Drawing(args.n, 0, None, 200, choose())
+    config = resolve.Drawing(args.n, 0, None, 200, select_device())
     begun, worked = time.perf_counter(), time.process_time()
     subjects = resolve.subjects([str(r) for r in runs], {}, data, config, False)
     found = measure(subjects, RealImages("training images", data.train), data.held_out, classifiers["mnist"])

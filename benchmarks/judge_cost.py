@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from header import header
 
-from fromnoise.data import load, order
+from fromnoise.data import load, shuffled_indices
 from fromnoise.evaluation.features import extractors
 
 
@@ -80,7 +80,7 @@ def part(words: list[str]) -> None:
 def others(spec: str, count: int, path: Path) -> Path:
     """So many pictures in an .npz: training images with a little noise, so that nothing is found at once."""
     images = load(spec).train
-    pixels = images.get(order(len(images), 1, range(count)))
+    pixels = images.get(shuffled_indices(len(images), 1, range(count)))
     noise = torch.randint(-8, 9, pixels.shape, generator=torch.Generator().manual_seed(0))
     np.savez(path, images=(pixels + noise).clamp(0, 255).to(torch.uint8).numpy())
     return path

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise import checkpoint
-from fromnoise.config.datasets import open_data
-from fromnoise.data import Data, to_unit
+from fromnoise.config.recipe_data import open_data
+from fromnoise.data import Data, to_float
 from fromnoise.model import Model
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import image_io
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 
 def network(channels: int, classes: int) -> nn.Sequential:
@@ -55,7 +55,7 @@ def learn(data: Data, classes: int, steps: int) -> nn.Sequential:
     for _ in range(steps):
         chosen = torch.randint(len(data.train), (128,))
         assert data.train.labels is not None
-        loss = F.cross_entropy(net(to_unit(data.train.get(chosen))), data.train.labels[chosen], label_smoothing=0.05)
+        loss = F.cross_entropy(net(to_float(data.train.get(chosen))), data.train.labels[chosen], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -66,7 +66,7 @@ def learn(data: Data, classes: int, steps: int) -> nn.Sequential:
 @torch.no_grad()
 def found(net: nn.Sequential, pixels: Tensor) -> Tensor:
     """The class of each image."""
-    return torch.cat([net(to_unit(part)).argmax(1) for part in pixels.split(500)])
+    return torch.cat([net(to_float(part)).argmax(1) for part in pixels.split(500)])
 
 
 def told(name: str, right: Tensor, labels: Tensor, names: tuple[str, ...]) -> str:
@@ -90,9 +90,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     loaded = checkpoint.load_model(args.run)
-    model, compute = loaded.model, choose()
-    compute.place(model.denoiser)
-    names = model.dataset_info.labels
+    model, compute = loaded.model, select_device()
+    compute.to_device(model.denoiser)
+    names = model.dataset_info.class_names
     assert names is not None, "this run knows no labels"
     data = open_data(model.recipe, lambda line: None)
     if args.classifier and args.classifier.exists():
@@ -118,7 +118,7 @@ def show(model: Model, guidance: float, args: argparse.Namespace, net: nn.Sequen
     config = model.recipe.sample.model_copy(update={"guidance": guidance})
     config = config.model_copy(update={"steps": args.steps}) if args.steps else config
     begun = time.perf_counter()
-    made = collect(draw(model, config, choose(), ids=torch.arange(args.n), label="all", batch=250))
+    made = collect(draw(model, config, select_device(), ids=torch.arange(args.n), label="all", batch=250))
     spent = time.perf_counter() - begun
     assert made.labels is not None
     line = told(

@@ -27,7 +27,7 @@ from torch import Tensor
 from fromnoise import config as recipes
 from fromnoise.checkpoint import load_model
 from fromnoise.config import change
-from fromnoise.data import Data, load, order
+from fromnoise.data import Data, load, shuffled_indices
 from fromnoise.diffusion import Autoguidance, Unconditional
 from fromnoise.evaluation.features import extractors
 from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
@@ -36,7 +36,7 @@ from fromnoise.model import Wrapper, no_wrapper
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import image_io
 from fromnoise.training.run import train
-from fromnoise.utils.device import ComputeConfig, choose
+from fromnoise.utils.device import ComputeConfig, select_device
 
 
 def value(word: str) -> Any:
@@ -59,7 +59,7 @@ class Judge:
     def of(data: Data, compute: ComputeConfig) -> Judge:
         """By 10,000 training images."""
         seen = extractors.classifier(data, compute=compute)
-        chosen = torch.as_tensor(order(len(data.train), 0, range(min(10_000, len(data.train)))))
+        chosen = torch.as_tensor(shuffled_indices(len(data.train), 0, range(min(10_000, len(data.train)))))
         real = seen.of(data.train.get(chosen))
         return Judge(seen, Moments.of(real), Reference(real))
 
@@ -80,15 +80,15 @@ def drawn(folder: Path, weak: Path, words: str, compute: ComputeConfig, count: i
     settings = {key: value(word) for key, _, word in (w.partition("=") for w in words.split())}
     count, scale = settings.pop("n", count), settings.pop("weak", None)
     model = load_model(folder).model
-    compute.place(model.denoiser)
+    compute.to_device(model.denoiser)
     wrap: Wrapper = no_wrapper
     if scale is not None:
         bad = load_model(weak).model.denoiser
-        compute.place(bad)
+        compute.to_device(bad)
         heard = Unconditional(bad) if bad.pseudo_labels is None else bad  # runs of one seed know the same clusters
         wrap = lambda denoise: Autoguidance(denoise, heard, scale)  # noqa: E731
     config = change(model.recipe, {f"sample.{key}": v for key, v in settings.items()}).sample
-    label = "all" if model.dataset_info.labels is not None else None
+    label = "all" if model.dataset_info.class_names is not None else None
     begun = time.perf_counter()
     steps = draw(model, config, compute, ids=torch.arange(count), batch=128, wrap=wrap, label=label)
     images = collect(steps).images
@@ -111,10 +111,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/quality"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    compute = choose(args.device)
+    compute = select_device(args.device)
     data = load(args.data)
     judge = Judge.of(data, compute)
-    places = torch.as_tensor(order(len(data.held_out), 0, range(min(args.n, len(data.held_out)))))
+    places = torch.as_tensor(shuffled_indices(len(data.held_out), 0, range(min(args.n, len(data.held_out)))))
     floor = judge(data.held_out.get(places))
     print(header())
     print(compute.describe())

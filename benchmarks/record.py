@@ -30,15 +30,15 @@ from torch import Tensor
 
 from fromnoise import config as recipes
 from fromnoise.clustering.em import EStep
-from fromnoise.config.datasets import dataset_info, open_data
-from fromnoise.data import Data, MemoryImages, to_pixels
+from fromnoise.config.recipe_data import dataset_info, open_data
+from fromnoise.data import Data, MemoryImages, to_uint8
 from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
 from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.likelihood import Measure, some
 from fromnoise.model import Model, build
 from fromnoise.pipeline import draw
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 STEPS, SAMPLES, SAMPLE_STEPS, CODED, SORTED = 60, 16, 12, 8, 64
 SAMPLERS = "ancestral ddim euler heun dpmpp-2m dpmpp-3m dpmpp-2m-sde unipc ipndm pc sde".split()
@@ -72,7 +72,7 @@ def opened(key: str) -> tuple[recipes.Recipe, Data]:
 def trainer_of(recipe: recipes.Recipe, data: Data, precision: str) -> Trainer:
     """A trainer that has not begun; ``precision`` is fp32 or bf16."""
     accelerator = Accelerator(cpu=True, mixed_precision="no", device_placement=False)
-    trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, choose("cpu", precision), accelerator)
+    trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, select_device("cpu", precision), accelerator)
     trainer.find_clusters()
     return trainer
 
@@ -95,7 +95,7 @@ def samples(trainer: Trainer, model: Model, sampler: str) -> tuple[Tensor, Tenso
     """Pictures by a rule of ``SAMPLERS`` with its defaults, told and guided as the recipe says: uint8, and floats."""
     config = model.recipe.sample.model_copy(update={"sampler": sampler, "steps": SAMPLE_STEPS})
     *_, last = draw(model, config, trainer.compute, ids=torch.arange(SAMPLES), seed=1)
-    return to_pixels(last.step.x), last.step.x
+    return to_uint8(last.step.x), last.step.x
 
 
 def bits(trainer: Trainer, model: Model) -> tuple[Tensor, Tensor]:

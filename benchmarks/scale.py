@@ -29,7 +29,7 @@ from fromnoise.data import Data, MemoryImages
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 BASE = {
     "network.width": 32,
@@ -57,7 +57,7 @@ def made(config: dict[str, Any]) -> Trainer:
     recipe = recipes.load("unet", BASE | changes)
     pixels = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8)
     data = Data(MemoryImages(pixels), MemoryImages(pixels[:2]), None, (1, side, side), "", 0)
-    compute = choose(config["device"])
+    compute = select_device(config["device"])
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
     return Trainer(build(recipe, DatasetInfo((1, side, side))), data, compute, accelerator)
 
@@ -157,7 +157,7 @@ def main() -> None:
     sets = [usual | {"side": 8, "count": count, "steps": 4 * args.steps} for count in listed(args.sets)]
     rows += sets
     print(header())
-    print(choose(args.device).describe())
+    print(select_device(args.device).describe())
     print("| side | batch | images | recompute | processes | s a step | outside | memory MB |\n" + "|---" * 8 + "|")
     found = []
     for config, processes in [(row, 1) for row in rows] + [(usual, count) for count in listed(args.processes)]:

@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from header import header
 
 from fromnoise import config as recipes
-from fromnoise.config.datasets import dataset_info, open_data
-from fromnoise.data import to_unit
+from fromnoise.config.recipe_data import dataset_info, open_data
+from fromnoise.data import to_float
 from fromnoise.model import build
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 # whatever the recipe's own training is: what was measured stays what is measured
 TRAINING = {"train.batch": 128, "train.optimizer": "adam", "train.lr": 2e-3, "train.warmup": 50}
@@ -30,7 +30,7 @@ TRAINING = {"train.batch": 128, "train.optimizer": "adam", "train.lr": 2e-3, "tr
 def measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
     """Held-out loss without and with an estimate to condition on, and seconds of training."""
     data = open_data(recipe, lambda line: None)
-    compute = choose("cpu", "fp32")
+    compute = select_device("cpu", "fp32")
     trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, compute, Accelerator(cpu=True))
     begun = time.perf_counter()
     for _ in trainer.run():
@@ -40,7 +40,7 @@ def measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
     objective = trainer.model.objective()
     objective.denoiser = trainer.averaged
     held = data.held_out
-    x0 = to_unit(held.get(torch.arange(len(held))))
+    x0 = to_float(held.get(torch.arange(len(held))))
     losses = []
     for guess in (False, True):
         with torch.no_grad():

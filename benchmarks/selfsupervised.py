@@ -19,7 +19,7 @@ from header import header
 from torch import Tensor
 from torch.nn import functional as F
 
-from fromnoise.data import Data, load, order
+from fromnoise.data import Data, load, shuffled_indices
 from fromnoise.evaluation.features import extractors
 from fromnoise.evaluation.metrics.frechet import Estimate, Moments, frechet_from, split
 from fromnoise.evaluation.metrics.prdc import Reference
@@ -69,7 +69,7 @@ FAULTS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] =
 
 def spoilt(data: Data, n: int) -> dict[str, list[tuple[float, Tensor]]]:
     """Samples by fault, with its strength."""
-    places = order(len(data.held_out), 0, range(min(n, len(data.held_out))))
+    places = shuffled_indices(len(data.held_out), 0, range(min(n, len(data.held_out))))
     x = data.held_out.get(places)
     out = {name: [(level, spoil(x, level)) for level in levels] for name, (spoil, levels) in FAULTS.items()}
     if data.held_out.labels is not None:
@@ -97,7 +97,7 @@ def main() -> None:
         spent = f"{time.perf_counter() - begun:.0f} s ({time.process_time() - worked:.0f} s of processor)"
         print(f"\n{name}: {own.about}, had in {spent}")
         samples = spoilt(data, args.n)
-        some = data.train.get(order(len(data.train), 0, range(min(_REFERENCE, len(data.train)))))
+        some = data.train.get(shuffled_indices(len(data.train), 0, range(min(_REFERENCE, len(data.train)))))
         for space in (own, extractors.pixels(data)):
             real = space.of(some)
             moments, reference = Moments.of(real), Reference(real[: args.n])

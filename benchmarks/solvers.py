@@ -24,15 +24,15 @@ from header import header
 
 from fromnoise.checkpoint import load_model
 from fromnoise.config import SamplingConfig
-from fromnoise.config.datasets import open_data
-from fromnoise.data import order
+from fromnoise.config.recipe_data import open_data
+from fromnoise.data import shuffled_indices
 from fromnoise.evaluation.features.select import choose as choose_features
 from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
 from fromnoise.evaluation.metrics.prdc import Reference
 from fromnoise.model import Model
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import plots
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 TWICE = {"heun", "pc"}
 GRID = {"ancestral": "uniform", "ddim": "uniform"}  # the others: logsnr
@@ -54,11 +54,11 @@ def way(model: Model, sampler: str, evaluations: int, grid: str) -> SamplingConf
 
 def judge(run: str, most: int) -> tuple[Model, Callable[[SamplingConfig, int], Row], Callable[[int], Row]]:
     """The model, what measures a way of sampling it with n samples, and the floor of n held-out images."""
-    model, compute = load_model(run).model, choose()
-    compute.place(model.denoiser)
+    model, compute = load_model(run).model, select_device()
+    compute.to_device(model.denoiser)
     data = open_data(model.recipe, lambda line: None)
     seen = choose_features(None, data, compute=compute, log=print)
-    chosen = torch.as_tensor(order(len(data.train), 0, range(min(10_000, len(data.train)))))
+    chosen = torch.as_tensor(shuffled_indices(len(data.train), 0, range(min(10_000, len(data.train)))))
     real = seen.of(data.train.get(chosen))
     moments, reference = Moments.of(real), Reference(real)
 
@@ -76,7 +76,7 @@ def judge(run: str, most: int) -> tuple[Model, Callable[[SamplingConfig, int], R
     def measure(config: SamplingConfig, n: int) -> Row:
         return told(seen.of(collect(draw(model, config, compute, ids=torch.arange(n), batch=128)).images))
 
-    held_out = seen.of(data.held_out.get(torch.as_tensor(order(len(data.held_out), 0, range(most)))))
+    held_out = seen.of(data.held_out.get(torch.as_tensor(shuffled_indices(len(data.held_out), 0, range(most)))))
     return model, measure, lambda n: told(held_out[:n])
 
 

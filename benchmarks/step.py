@@ -39,7 +39,7 @@ from fromnoise.networks import layers
 from fromnoise.networks.kernels.build import library
 from fromnoise.training.ema import EMA
 from fromnoise.training.optim import OptimizerStep
-from fromnoise.utils.device import ComputeConfig, choose
+from fromnoise.utils.device import ComputeConfig, select_device
 
 SIDE = 32
 OURS = {
@@ -73,7 +73,7 @@ class Entry:
 def ours(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     """Our U-Net, objective, optimiser and average."""
     model = build(recipes.load("unet", OURS), DatasetInfo((1, SIDE, SIDE)))
-    compute.place(model.denoiser)
+    compute.to_device(model.denoiser)
     if compiled:
         model.denoiser.net.compile()
     objective, config = model.objective(), model.recipe.train
@@ -196,7 +196,7 @@ def of_lucidrains(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
 def convolution(compute: ComputeConfig, batch: int) -> tuple[Callable[[], Any], float]:
     """What the machine can do: forward and backward of one convolution, and its FLOPs."""
     layer = nn.Conv2d(64, 64, 3, padding=1, bias=False, device=compute.device, dtype=compute.dtype)
-    compute.place(layer)
+    compute.to_device(layer)
     x: Tensor = torch.randn(batch, 64, SIDE, SIDE, device=compute.device, dtype=compute.dtype)
     x = x.contiguous(memory_format=compute.memory_format).requires_grad_()
     y = torch.randn_like(x)
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    auto = choose(args.device)
+    auto = select_device(args.device)
     precisions = (args.precisions or ("fp32,bf16" if auto.dtype == torch.bfloat16 else "fp32")).split(",")
     makers = [of_diffusers, ours]
     if auto.device.type == "cpu" and not args.compile and library("norm") is not None:
@@ -235,7 +235,7 @@ def main() -> None:
     entries: dict[tuple[str, str], Entry] = {}
     peaks: dict[str, tuple[Callable[[], Any], float, list[float]]] = {}
     for precision in precisions:
-        compute = choose(args.device, precision)
+        compute = select_device(args.device, precision)
         peaks[precision] = (*convolution(compute, args.batch), [])
         for make in makers:
             torch.manual_seed(0)

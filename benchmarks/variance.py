@@ -18,11 +18,11 @@ from header import header
 
 from fromnoise import config as recipes
 from fromnoise.checkpoint import load_model
-from fromnoise.config.datasets import open_data
+from fromnoise.config.recipe_data import open_data
 from fromnoise.evaluation.likelihood import Measure
 from fromnoise.evaluation.metrics.frechet import Estimate
 from fromnoise.training.run import train
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 COMMON = {
     "data.source": "digits",
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("-n", type=int, default=90)
     args = parser.parse_args()
-    gains, compute = [], choose("cpu", "fp32")
+    gains, compute = [], select_device("cpu", "fp32")
     rows = []
     for seed in range(3):
         bits = {}
@@ -72,7 +72,7 @@ def main() -> None:
                 recipes.load("unet", COMMON | keys | {"train.seed": seed, "train.steps": args.steps}), out, device="cpu"
             )
             model = load_model(out).model
-            compute.place(model.denoiser)
+            compute.to_device(model.denoiser)
             data = open_data(model.recipe, lambda line: None)
             pixels = data.held_out.get(torch.arange(min(args.n, len(data.held_out))))
             for variance in (None,) if kind == "learned" else (0.0, 1.0):

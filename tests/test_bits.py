@@ -13,7 +13,7 @@ from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.likelihood import Measure, Piece, gaps
 from fromnoise.evaluation.metrics.frechet import Estimate
 from fromnoise.model import build
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
 
 SMALL = {
@@ -32,8 +32,8 @@ def measure(batch: int = 8, **over) -> Measure:
     """Of a fresh network, on grey 4x4 images."""
     recipe = recipes.load("digits", SMALL | {key.replace("_", ".", 1): value for key, value in over.items()})
     model = build(recipe, DatasetInfo((1, 4, 4)))
-    compute = choose("cpu", "fp32")
-    compute.place(model.denoiser).eval()
+    compute = select_device("cpu", "fp32")
+    compute.to_device(model.denoiser).eval()
     return Measure(model, compute, batch=batch)
 
 

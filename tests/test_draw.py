@@ -9,7 +9,7 @@ from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.pipeline import collect, draw, noised
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
 
 SMALL = {"network.width": 16, "network.groups": 4, "network.attention": [4], "loss.self_conditioning": True}
@@ -29,7 +29,7 @@ def model():
 def pictures(model, ids, batch, **config):
     """Finished pictures as floats, before they are rounded to pixels."""
     told = model.recipe.sample.model_copy(update={"steps": 12, **config})
-    steps = draw(model, told, choose("cpu", "fp32"), ids=ids, seed=3, label="all", batch=batch)
+    steps = draw(model, told, select_device("cpu", "fp32"), ids=ids, seed=3, label="all", batch=batch)
     return torch.cat([drawn.step.x for drawn in steps if drawn.last])
 
 
@@ -67,19 +67,19 @@ def test_a_batch_too_large_for_memory_is_halved(model):
 
     config = model.recipe.sample.model_copy(update={"steps": 3})
     options = {"ids": torch.arange(20), "seed": 3, "label": "all", "batch": 16}
-    found = collect(draw(model, config, choose("cpu", "fp32"), wrap=tight(5), **options), frames=3)
-    want = collect(draw(model, config, choose("cpu", "fp32"), **options))
+    found = collect(draw(model, config, select_device("cpu", "fp32"), wrap=tight(5), **options), frames=3)
+    want = collect(draw(model, config, select_device("cpu", "fp32"), **options))
     assert int((found.images.int() - want.images.int()).abs().max()) <= 1
     assert torch.equal(found.labels, want.labels)
     assert sizes[:3] == [16, 8, 4] and max(sizes[3:]) <= 4 and len(found.frames) == 3
     with pytest.raises(UserError, match="memory"):
-        collect(draw(model, config, choose("cpu", "fp32"), wrap=tight(0), **options))
+        collect(draw(model, config, select_device("cpu", "fp32"), wrap=tight(0), **options))
 
 
 def test_frames_are_equally_spaced_and_end_with_the_picture(model):
     """Of the first batch only."""
     config = model.recipe.sample.model_copy(update={"steps": 20})
-    kept = collect(draw(model, config, choose("cpu", "fp32"), ids=torch.arange(9), batch=4), frames=5)
+    kept = collect(draw(model, config, select_device("cpu", "fp32"), ids=torch.arange(9), batch=4), frames=5)
     assert kept.images.shape == (9, 1, 8, 8) and kept.images.dtype == torch.uint8
     assert len(kept.frames) == 5 and all(f.shape == (4, 1, 8, 8) for f in kept.frames)
     assert torch.equal(kept.frames[-1], kept.images[:4])
@@ -91,9 +91,9 @@ def test_mistakes_are_told_at_once(model):
     """Before anything is drawn."""
     config = model.recipe.sample
     with pytest.raises(UserError, match="label"):
-        draw(model, config, choose("cpu"), ids=torch.arange(2), label="c")
+        draw(model, config, select_device("cpu"), ids=torch.arange(2), label="c")
     with pytest.raises(UserError, match="1001"):
-        draw(model, config.model_copy(update={"steps": 1001}), choose("cpu"), ids=torch.arange(2))
+        draw(model, config.model_copy(update={"steps": 1001}), select_device("cpu"), ids=torch.arange(2))
 
 
 def test_forward_process_ends_in_the_images_and_in_noise(model):
@@ -109,5 +109,5 @@ def test_forward_process_ends_in_the_images_and_in_noise(model):
 def test_guidance_alone_deals_out_the_classes(model):
     """Guiding to nothing would cost twice and do nothing."""
     config = model.recipe.sample.model_copy(update={"steps": 2, "guidance": 3.0})
-    kept = collect(draw(model, config, choose("cpu", "fp32"), ids=torch.arange(4)))
+    kept = collect(draw(model, config, select_device("cpu", "fp32"), ids=torch.arange(4)))
     assert kept.labels.tolist() == [0, 1, 0, 1]

@@ -14,7 +14,7 @@ from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.networks import NoisyClassifier
 from fromnoise.training import noisy_classifier
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 TINY = {"network.width": 8, "network.multipliers": [1], "network.groups": 4, "network.attention": []}
 
@@ -83,7 +83,7 @@ def test_it_learns(model):
     """Clean digits are told apart, noise is not, and it knows that."""
     data = load("digits")
     train_encoder = noisy_classifier.begin(model, data)
-    for _ in noisy_classifier.learn(train_encoder, model, data, choose("cpu", "fp32"), steps=200, batch=64):
+    for _ in noisy_classifier.learn(train_encoder, model, data, select_device("cpu", "fp32"), steps=200, batch=64):
         pass
     x0 = data.held_out.get(torch.arange(len(data.held_out))).float() / 127.5 - 1
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fromnoise.data import to_unit
+from fromnoise.data import to_float
 from fromnoise.editing.interpolation import between, shared, slerp
 from fromnoise.evaluation.progressive_coding import rate_and_distortion
 from fromnoise.utils.errors import UserError
@@ -41,7 +41,7 @@ def test_samples_share_what_they_branched_from():
     m = measure()
     config = m.model.recipe.sample
     rows = shared(m.model, config, m.compute, [1.0, 0.05], 6)
-    apart = [to_unit(row).var(0).mean() for row in rows]
+    apart = [to_float(row).var(0).mean() for row in rows]
     assert all(row.shape == (6, 1, 4, 4) for row in rows) and apart[1] < 0.5 * apart[0]
     assert len({tuple(image.flatten().tolist()) for image in rows[0]}) == 6
 
@@ -52,8 +52,8 @@ def test_interpolation_near_the_image_ends_at_the_ends(flow, pixels):
     m = measure(sample_sampler="ddim")
     out = between(m.model, m.model.recipe.sample, m.compute, pixels[:2], 0.05, 5, flow=flow)
     assert out.shape == (5, 1, 4, 4) and out.dtype == torch.uint8
-    off = [float((to_unit(out[i]) - to_unit(pixels[j])).abs().mean()) for i, j in ((0, 0), (4, 1))]
-    assert max(off) < 0.25 < float((to_unit(out[2]) - to_unit(pixels[0])).abs().mean())
+    off = [float((to_float(out[i]) - to_float(pixels[j])).abs().mean()) for i, j in ((0, 0), (4, 1))]
+    assert max(off) < 0.25 < float((to_float(out[2]) - to_float(pixels[0])).abs().mean())
 
 
 def test_what_cannot_be_interpolated(pixels):

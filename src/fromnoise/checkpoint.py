@@ -95,12 +95,12 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
     return digest.hexdigest()
 
 
-def describe(recipe: Recipe, dataset_info: DatasetInfo) -> dict[str, Any]:
+def model_header(recipe: Recipe, dataset_info: DatasetInfo) -> dict[str, Any]:
     """What a header says of a model."""
     return {"recipe": recipe.model_dump(mode="json", exclude_none=True), "dataset": asdict(dataset_info)}
 
 
-def understand(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
+def parse_header(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
     """What ``describe`` wrote.
 
     Raises:
@@ -108,13 +108,13 @@ def understand(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
     """
     try:
         dataset_info = header["dataset"]
-        labels = tuple(dataset_info["labels"]) if dataset_info["labels"] is not None else None
+        class_names = tuple(dataset_info["class_names"]) if dataset_info["class_names"] is not None else None
         channels, height, width = dataset_info["shape"]
         attributes = (
             tuple(Attribute(**a) for a in dataset_info["attributes"]) if dataset_info.get("attributes") else None
         )
         return parse(header["recipe"]), DatasetInfo(
-            (channels, height, width), labels, dataset_info["fingerprint"], attributes
+            (channels, height, width), class_names, dataset_info["fingerprint"], attributes
         )
     except (KeyError, TypeError, ValueError):
         raise DamagedFile("this file's header does not describe a model of ours") from None
@@ -126,7 +126,7 @@ def save_model(path: Path, model: Model, weights: dict[str, Tensor], progress: d
     Raises:
         UserError: as ``write_atomic``.
     """
-    write(path, weights, {"kind": "model", "progress": progress, **describe(model.recipe, model.dataset_info)})
+    write(path, weights, {"kind": "model", "progress": progress, **model_header(model.recipe, model.dataset_info)})
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def load_model(run: str | Path) -> LoadedModel:
     tensors, header = read(path)
     if header.get("kind") != "model":
         raise UserError(f"{path} is a state for resuming, not a model: take the model.safetensors beside it")
-    recipe, dataset_info = understand(header)
+    recipe, dataset_info = parse_header(header)
     model = build(recipe, dataset_info)
     try:
         model.denoiser.load_state_dict(tensors)

@@ -94,7 +94,7 @@ class Model:
             wrap_last: around all but the limits to the range of pixels, at every level.
         """
         data = self.recipe.data
-        clusters = self.denoiser.pseudo_labels is not None and self.dataset_info.labels is None
+        clusters = self.denoiser.pseudo_labels is not None and self.dataset_info.class_names is None
         told = data.labels or data.attributes or clusters
         plain: Denoise = (
             self.denoiser if told else guidance.Unconditional(self.denoiser)
@@ -289,7 +289,7 @@ def _network(recipe: Recipe, dataset_info: DatasetInfo) -> nn.Module:
         dropout=config.dropout,
         groups=config.groups,
         conditioning=config.conditioning,
-        classes=len(dataset_info.labels) if dataset_info.labels else recipe.pseudo_labels,
+        classes=len(dataset_info.class_names) if dataset_info.class_names else recipe.pseudo_labels,
         attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
         upsampling=config.upsampling,
         patch=config.patch,

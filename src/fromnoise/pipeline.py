@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data import to_pixels, to_unit
-from fromnoise.data.dataset_info import cond
+from fromnoise.data import to_float, to_uint8
+from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.samplers.base import Sampler
@@ -94,10 +94,10 @@ def draw(
     Raises:
         UserError: impossible steps, size or an unknown label, at once.
     """
-    if label is None and config.guidance != 1 and model.dataset_info.labels is not None:
+    if label is None and config.guidance != 1 and model.dataset_info.class_names is not None:
         label = "all"  # guidance without a label would guide to nothing, at twice the cost
     shape = model.shape(size)
-    prediction = cond(model.dataset_info, label, ids)
+    prediction = conditioning_for(model.dataset_info, label, ids)
     course = SamplingRun(
         model.guided(config, wrap),
         sampler(config, model),
@@ -186,10 +186,10 @@ def collect(
         if frames and not images:
             wanted = wanted or set(torch.linspace(0, step.total - 1, min(frames, step.total)).round().int().tolist())
             if step.index in wanted:
-                kept.frames.append(to_pixels(step.prediction.x0 if estimates else step.x).cpu())
+                kept.frames.append(to_uint8(step.prediction.x0 if estimates else step.x).cpu())
                 kept.times.append(float((step.level_t if estimates else step.level_s).t))
         if drawn.last:
-            images.append(to_pixels(step.x).cpu())
+            images.append(to_uint8(step.x).cpu())
             if drawn.cond is not None:
                 labels.append(drawn.cond)
     kept.images = torch.cat(images).contiguous()
@@ -214,6 +214,6 @@ def noised(
     Returns:
         uint8 (B, C, H, W) for each time, and the times.
     """
-    x0 = to_unit(pixels)
+    x0 = to_float(pixels)
     eps = Noise(seed, torch.arange(len(x0))).normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
-    return [to_pixels(schedule.at(t).noisy(x0, eps)) for t in times], list(times)
+    return [to_uint8(schedule.at(t).noisy(x0, eps)) for t in times], list(times)

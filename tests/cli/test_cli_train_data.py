@@ -105,7 +105,7 @@ def test_labels_from_folders(learn, right, tmp_path, paint):
     """By their names."""
     paint(tmp_path / "some", [f"{c}/{i}.png" for c in ("cat", "dog", "owl") for i in range(4)])
     learn("some", "--data.labels", "true")
-    assert checkpoint.load_model(tmp_path / "run").model.dataset_info.labels == ("cat", "dog", "owl")
+    assert checkpoint.load_model(tmp_path / "run").model.dataset_info.class_names == ("cat", "dog", "owl")
     right("sample", "run", "-n", 3, "--out", "y.npz", "--label", "Owl,cat", "--steps", 2)
     with np.load("y.npz") as file:
         assert file["labels"].tolist() == [2, 0, 2]
@@ -115,7 +115,7 @@ def test_labels_that_are_not_asked_for(learn, tmp_path, paint):
     """Make no difference: the model is told none."""
     paint(tmp_path / "some", [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(4)])
     learn("some")
-    assert checkpoint.load_model(tmp_path / "run").model.dataset_info.labels is None
+    assert checkpoint.load_model(tmp_path / "run").model.dataset_info.class_names is None
 
 
 def test_a_path_with_odd_characters(learn, tmp_path, paint):

@@ -16,7 +16,7 @@ from fromnoise.clustering.fit import aligned, model_of, prepare
 from fromnoise.clustering.init import one_hot_responsibilities
 from fromnoise.diffusion.likelihood.e_step import posterior, shares
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 TINY = {
     "data.source": "digits",
@@ -48,7 +48,7 @@ def make(given=None, q=None, **over) -> EM:
     dotted = {key.replace("_", ".", 1): value for key, value in over.items()}
     recipe = recipes.load("mixture", TINY | dotted)
     task = copy.deepcopy(loaded())
-    trainer = Trainer(model_of(recipe, task), task.data, choose("cpu", "fp32"), Accelerator(cpu=True))
+    trainer = Trainer(model_of(recipe, task), task.data, select_device("cpu", "fp32"), Accelerator(cpu=True))
     return EM(trainer, torch.full((IMAGES, 3), 1 / 3, dtype=torch.float64) if q is None else q, given)
 
 

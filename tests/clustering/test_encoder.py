@@ -11,7 +11,7 @@ from sklearn.metrics import mutual_info_score
 from fromnoise.clustering.encoder import Encoder, information, learn, moved, see
 from fromnoise.clustering.scores import Scores
 from fromnoise.data import MemoryImages
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 
 def test_information_of_sure_clusters_is_scikit_learns():
@@ -65,7 +65,7 @@ def test_learns_easy_shapes_the_same_way_twice():
     for _ in range(2):
         torch.manual_seed(1)
         net = Encoder((1, 12, 12), 3)
-        assert len(list(learn(net, MemoryImages(x), choose("cpu", "fp32"), steps=40, batch=100))) == 40
-        found.append(see(net, MemoryImages(x), choose("cpu", "fp32")).q)
+        assert len(list(learn(net, MemoryImages(x), select_device("cpu", "fp32"), steps=40, batch=100))) == 40
+        found.append(see(net, MemoryImages(x), select_device("cpu", "fp32")).q)
     assert torch.equal(*found)
     assert Scores.of(found[0].argmax(1), labels).accuracy > 0.95

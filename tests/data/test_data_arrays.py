@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fromnoise.data import Source, open_source
-from fromnoise.data.sources import open_parts
+from fromnoise.data.spec import open_parts
 from fromnoise.utils.errors import UserError
 
 RNG = np.random.default_rng(3)
@@ -166,7 +166,7 @@ def test_which_array_holds_the_images(tmp_path: Path) -> None:
 def test_labels(tmp_path: Path, labels: np.ndarray, names: tuple, codes: list, keys: tuple[str, str]) -> None:
     """Numbers or words, one an image."""
     source = open_source(saved(tmp_path, **{keys[0]: PICTURES, keys[1]: labels}))
-    assert source.labels == names and [source.label(i) for i in range(5)] == codes
+    assert source.class_names == names and [source.label(i) for i in range(5)] == codes
 
 
 @pytest.mark.parametrize("labels", [np.zeros(4, dtype=int), np.zeros((5, 2), dtype=int), np.zeros(5)])
@@ -188,7 +188,9 @@ def test_splits_in_one_file(tmp_path: Path, naming: str) -> None:
     for k, split in enumerate(("train", "test", "val")):
         source = open_source(f"{path}:{split}")
         assert np.array_equal(all_of(source), PICTURES + k)
-        assert source.labels == tuple("0123456") and [source.label(i) for i in range(5)] == [k + i for i in range(5)]
+        assert source.class_names == tuple("0123456") and [source.label(i) for i in range(5)] == [
+            k + i for i in range(5)
+        ]
 
 
 def test_a_large_npy_stays_on_the_disk(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_idx(tmp_path: Path, packed: bool) -> None:
     (tmp_path / f"train-labels-idx1-ubyte{ending}").write_bytes(wrap(idx(tags)))
     (tmp_path / f"t10k-images-idx3-ubyte{ending}").write_bytes(wrap(idx(digits[:2])))
     source = open_source(str(tmp_path / f"train-images-idx3-ubyte{ending}"))
-    assert np.array_equal(all_of(source), digits) and source.labels == ("0", "1", "4")
+    assert np.array_equal(all_of(source), digits) and source.class_names == ("0", "1", "4")
     assert list(open_parts(str(tmp_path))) == ["train", "test"]
     assert np.array_equal(all_of(open_source(f"{tmp_path}:test")), digits[:2])
 
@@ -258,7 +260,7 @@ def test_the_bundled_digits() -> None:
 
     bunch: Any = load_digits()
     source = open_source("digits")
-    assert len(source) == 1797 and source.labels == tuple("0123456789")
+    assert len(source) == 1797 and source.class_names == tuple("0123456789")
     assert [source.label(i) for i in range(1797)] == bunch["target"].tolist()
     got = all_of(source)
     assert got.shape == (1797, 8, 8) and got.dtype == np.uint8

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fromnoise.data import Source, open_source
-from fromnoise.data.sources import open_parts
+from fromnoise.data.spec import open_parts
 from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
@@ -43,7 +43,7 @@ def contents(source: Source) -> dict[str, tuple[str | None, int]]:
     found = {}
     for i in range(len(source)):
         label = source.label(i)
-        found[source.name(i)] = (None if label is None else (source.labels or ())[label], source.size(i))
+        found[source.name(i)] = (None if label is None else (source.class_names or ())[label], source.size(i))
     return found
 
 
@@ -62,7 +62,7 @@ def test_sub_folders_are_classes(tmp_path: Path, write: Writer, opened: Opener) 
     """The first level is the class, in sorted order, however deep the picture lies."""
     write(tmp_path / "set", ["dog/1.png", "cat/x/2.png", "ant/3.png", "dog/y/z/4.png"])
     source = opened(tmp_path / "set")
-    assert source.labels == ("ant", "cat", "dog")
+    assert source.class_names == ("ant", "cat", "dog")
     assert [(n, c) for n, (c, _) in contents(source).items()] == [
         ("ant/3.png", "ant"),
         ("cat/x/2.png", "cat"),
@@ -77,7 +77,7 @@ def test_splits_and_then_classes(tmp_path: Path, write: Writer, opened: Opener) 
     assert contents(opened(tmp_path / "set", "train")).keys() == {"Train/cat/1.png", "Train/dog/2.png"}
     for split, expected in (("validation", "dog"), ("val", "dog"), ("test", "eel")):
         source = opened(tmp_path / "set", split)
-        assert source.labels == ("cat", "dog", "eel")
+        assert source.class_names == ("cat", "dog", "eel")
         assert [c for c, _ in contents(source).values()] == [expected]
     everything = opened(tmp_path / "set", "all")
     assert [c for c, _ in contents(everything).values()] == ["cat", "dog", "dog", "eel"]
@@ -86,7 +86,7 @@ def test_splits_and_then_classes(tmp_path: Path, write: Writer, opened: Opener) 
 def test_a_class_may_be_called_train(tmp_path: Path, write: Writer, opened: Opener) -> None:
     """Among cars and ships, train is a class."""
     write(tmp_path / "set", ["train/1.png", "car/2.png", "ship/3.png"])
-    assert opened(tmp_path / "set").labels == ("car", "ship", "train")
+    assert opened(tmp_path / "set").class_names == ("car", "ship", "train")
 
 
 def test_a_split_without_classes(tmp_path: Path, write: Writer, opened: Opener) -> None:
@@ -99,9 +99,9 @@ def test_a_split_without_classes(tmp_path: Path, write: Writer, opened: Opener) 
 def test_one_class_is_no_class(tmp_path: Path, write: Writer, opened: Opener) -> None:
     """Pictures in one sub-folder are pictures, and a folder around everything says nothing."""
     write(tmp_path / "set", ["images/1.png", "images/2.png"])
-    assert opened(tmp_path / "set").labels is None
+    assert opened(tmp_path / "set").class_names is None
     write(tmp_path / "two", ["around/a/1.png", "around/b/2.png"])
-    assert opened(tmp_path / "two").labels == ("a", "b")
+    assert opened(tmp_path / "two").class_names == ("a", "b")
 
 
 def test_pictures_beside_the_splits_are_named(tmp_path: Path, write: Writer, opened: Opener, lines: list[str]) -> None:

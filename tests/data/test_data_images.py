@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fromnoise.data import prepare
-from fromnoise.data.images import depth_of, scale_of, size_of
+from fromnoise.data.decoding import channels_needed, display_size, scale_of
 from fromnoise.utils.errors import UserError
 
 RNG = np.random.default_rng(7)
@@ -135,7 +135,7 @@ def test_palette_to_grey_and_with_alpha() -> None:
     picture = Image.fromarray(indices, "P")
     picture.putpalette(np.repeat(greys, 3).tobytes())
     picture = through_file(picture, "PNG")
-    assert depth_of(picture) == 1
+    assert channels_needed(picture) == 1
     assert np.array_equal(prepare(picture, 6, 6, 1)[0], greys[indices])
     assert np.array_equal(prepare(picture, 6, 6, 2)[0], greys[indices])
 
@@ -180,7 +180,7 @@ def test_sixteen_bits_in_other_orders(mode: str) -> None:
     raw = deep.astype({"I;16B": ">u2", "I;16L": "<u2", "I": "=i4"}[mode])
     picture = Image.frombytes(mode, (4, 5), raw.tobytes())
     assert np.array_equal(prepare(picture, 5, 4, 1), prepare(Image.fromarray(deep), 5, 4, 1))
-    assert depth_of(picture) == 1
+    assert channels_needed(picture) == 1
 
 
 def test_floats() -> None:
@@ -214,7 +214,7 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation
     picture = through_file(Image.fromarray(array), kind, exif=exif)
     expected = upright(array)
-    assert size_of(picture) == expected.shape
+    assert display_size(picture) == expected.shape
     got = prepare(picture, expected.shape[0], expected.shape[1], 1)[0]
     assert np.abs(got.astype(int) - expected).max() <= 6
 
@@ -289,11 +289,13 @@ def test_channels_that_a_picture_needs() -> None:
     """Grey stored as colour is grey; one coloured pixel is not (HF#10677)."""
     grey = noise(5, 5)
     stored = np.stack([grey] * 3, axis=-1)
-    assert depth_of(grey) == depth_of(stored) == depth_of(Image.fromarray(stored)) == 1
-    assert depth_of(Image.fromarray(grey)) == depth_of(Image.fromarray(np.dstack([grey, grey]), "LA")) == 1
+    assert channels_needed(grey) == channels_needed(stored) == channels_needed(Image.fromarray(stored)) == 1
+    assert (
+        channels_needed(Image.fromarray(grey)) == channels_needed(Image.fromarray(np.dstack([grey, grey]), "LA")) == 1
+    )
     stored[2, 2, 1] ^= 1
-    assert depth_of(stored) == depth_of(Image.fromarray(stored)) == 3
-    assert depth_of(noise(5, 5, 4)) == 4 and depth_of(noise(5, 5, 2)) == 2
+    assert channels_needed(stored) == channels_needed(Image.fromarray(stored)) == 3
+    assert channels_needed(noise(5, 5, 4)) == 4 and channels_needed(noise(5, 5, 2)) == 2
 
 
 def test_usual_ranges() -> None:

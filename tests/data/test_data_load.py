@@ -129,7 +129,7 @@ def test_streamed_is_in_memory(tmp_path: Path, write: Writer) -> None:
     for a, b in ((kept.train, read.train), (kept.held_out, read.held_out)):
         assert torch.equal(everything(a), everything(b))
         assert a.labels is not None and b.labels is not None and torch.equal(a.labels, b.labels)
-    assert kept.labels == read.labels == ("a", "b", "c")
+    assert kept.class_names == read.class_names == ("a", "b", "c")
 
 
 def test_the_memory_limit_is_in_bytes(tmp_path: Path, write: Writer) -> None:
@@ -205,7 +205,7 @@ def test_labels_follow_their_pictures(tmp_path: Path, limit: int) -> None:
             Image.fromarray(np.full((4, 4), 40 * k + i, dtype=np.uint8)).save(path)
     (tmp_path / "ant" / "2.png").write_bytes(b"bad")
     data = load(str(tmp_path), holdout=0.3, memory_limit=limit)
-    assert data.labels == ("ant", "bee", "cow")
+    assert data.class_names == ("ant", "bee", "cow")
     for part in (data.train, data.held_out):
         assert part.labels is not None and part.labels.dtype == torch.int64
         assert torch.equal(everything(part)[:, 0, 0, 0].long() // 40, part.labels)
@@ -215,7 +215,7 @@ def test_labels_that_are_not_whole_are_left_out(tmp_path: Path, write: Writer, l
     """A picture outside the class folders: no labels, and the log says so."""
     write(tmp_path, ["a/1.png", "b/2.png", "3.png"])
     data = load(str(tmp_path), log=lines.append)
-    assert data.labels is None and data.train.labels is None and data.held_out.labels is None
+    assert data.class_names is None and data.train.labels is None and data.held_out.labels is None
     assert any("no label" in line for line in lines)
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from fromnoise.data import NAMES, load, named, open_source
-from fromnoise.data.sources import open_parts
+from fromnoise.data.spec import open_parts
 from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
@@ -58,7 +58,7 @@ def test_the_users_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
     parts = open_parts("mnist")
     assert list(parts) == ["train", "test"] and [len(p) for p in parts.values()] == [8, 4]
-    assert parts["train"].labels == tuple("0123456789") and parts["test"].label(0) == TAGS[8]
+    assert parts["train"].class_names == tuple("0123456789") and parts["test"].label(0) == TAGS[8]
     assert not (tmp_path / "cache").exists()
 
 
@@ -69,7 +69,7 @@ def test_then_the_net_and_then_the_cache(
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
     source = open_source("fashion_mnist:test", log=lines.append)
     assert np.array_equal(np.stack([np.asarray(source.read(i)) for i in range(4)]), DIGITS[8:])
-    assert source.labels is not None and source.labels[3] == "thing 3"
+    assert source.class_names is not None and source.class_names[3] == "thing 3"
     assert len([line for line in lines if "fetching" in line]) == 4
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["fashion_mnist"]
     for file in net.iterdir():
@@ -137,8 +137,8 @@ def test_cifar10_has_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         pq.write_table(pa.table({"img": rows, "label": tags}), tmp_path / "cifar10" / f"{split}-0.parquet")
     monkeypatch.setenv("FROMNOISE_DATA", str(tmp_path))
     train, test = open_source("cifar10:train"), open_source("cifar10:test")
-    assert train.labels is not None and train.labels[train.label(0) or 0] == "truck"
-    assert test.labels is not None and test.labels[test.label(0) or 0] == "cat"
+    assert train.class_names is not None and train.class_names[train.label(0) or 0] == "truck"
+    assert test.class_names is not None and test.class_names[test.label(0) or 0] == "cat"
 
 
 def test_flowers_are_unpacked_into_splits_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_flowers_are_unpacked_into_splits_and_classes(tmp_path: Path, monkeypatc
             number = int(part.name(i)[-9:-4])
             numbers.add(number)
             code = part.label(i)
-            assert part.labels == ("003", "077") and code is not None
+            assert part.class_names == ("003", "077") and code is not None
             assert int(("003", "077")[code]) == labels[number - 1]
             assert np.abs(np.asarray(part.read(i)).astype(int) - number * 5).max() <= 2
     assert numbers == set(range(1, 41))
@@ -187,7 +187,7 @@ def test_flowers_from_an_archive_of_ones_own(tmp_path: Path, monkeypatch: pytest
             archive.write(file, file.relative_to(tmp_path / "set"))
     monkeypatch.setenv("FROMNOISE_DATA", str(tmp_path))
     data = load("flowers102")
-    assert (len(data.train), len(data.held_out), data.labels) == (2, 1, ("001", "002"))
+    assert (len(data.train), len(data.held_out), data.class_names) == (2, 1, ("001", "002"))
 
 
 def test_every_fetched_file_is_checked() -> None:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromnoise.data import flips, order
-from fromnoise.data.order import permutation, splitmix
+from fromnoise.data import flip_mask, shuffled_indices
+from fromnoise.data.shuffling import permutation, splitmix
 
 MASK = (1 << 64) - 1
 
@@ -67,7 +67,7 @@ def test_splitmix_by_place_is_splitmix_in_turn(state: int, count: int) -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 1000])
 def test_each_epoch_is_a_permutation(n: int) -> None:
     """Every picture once an epoch, and not in the order of the epoch before."""
-    epochs = order(n, 5, range(4 * n)).reshape(4, n)
+    epochs = shuffled_indices(n, 5, range(4 * n)).reshape(4, n)
     for epoch in epochs:
         assert sorted(epoch.tolist()) == list(range(n))
     if n >= 10:
@@ -78,16 +78,19 @@ def test_each_epoch_is_a_permutation(n: int) -> None:
 @given(st.integers(1, 30), st.integers(0, 2**32), st.lists(st.integers(0, 500), min_size=1, max_size=40))
 def test_by_position_is_in_turn(n: int, seed: int, positions: list[int]) -> None:
     """Whatever positions are asked for, in whatever order, the sequence is one."""
-    whole = order(n, seed, range(501))
-    assert torch.equal(order(n, seed, torch.tensor(positions)), whole[positions])
-    assert torch.equal(flips(seed, torch.tensor(positions)), flips(seed, range(501))[positions])
+    whole = shuffled_indices(n, seed, range(501))
+    assert torch.equal(shuffled_indices(n, seed, torch.tensor(positions)), whole[positions])
+    assert torch.equal(flip_mask(seed, torch.tensor(positions)), flip_mask(seed, range(501))[positions])
 
 
 def test_far_along() -> None:
     """A position beyond 2^40 costs what position 0 costs, and is where it should be."""
     n, start = 7, 7 * (2**40)
-    assert sorted(order(n, 0, range(start, start + n)).tolist()) == list(range(n))
-    assert order(n, 0, torch.tensor([start + 3])).item() == order(n, 0, range(start, start + n))[3].item()
+    assert sorted(shuffled_indices(n, 0, range(start, start + n)).tolist()) == list(range(n))
+    assert (
+        shuffled_indices(n, 0, torch.tensor([start + 3])).item()
+        == shuffled_indices(n, 0, range(start, start + n))[3].item()
+    )
 
 
 def test_seeds_and_epochs_differ() -> None:
@@ -106,7 +109,7 @@ def test_all_orders_are_equally_likely() -> None:
 def test_one_in_two_is_mirrored() -> None:
     """Fair, and independent of the neighbour, of the next seed and of parity: within 5 standard errors."""
     n = 100_000
-    a, b = flips(0, range(n)).double(), flips(1, range(n)).double()
+    a, b = flip_mask(0, range(n)).double(), flip_mask(1, range(n)).double()
     bound = 5 * 0.5 / n**0.5
     assert abs(a.mean() - 0.5) < bound and abs(a[::2].mean() - 0.5) < 1.5 * bound
     for x, y in ((a[1:], a[:-1]), (a, b), (a[1:], b[:-1])):
@@ -116,8 +119,8 @@ def test_one_in_two_is_mirrored() -> None:
 def test_the_same_picture_is_not_always_mirrored() -> None:
     """A flip belongs to the position and not to the picture, so over epochs it is seen both ways."""
     n = 8
-    mirrored = flips(3, range(64 * n)).reshape(64, n)
-    places = order(n, 3, range(64 * n)).reshape(64, n)
+    mirrored = flip_mask(3, range(64 * n)).reshape(64, n)
+    places = shuffled_indices(n, 3, range(64 * n)).reshape(64, n)
     for picture in range(n):
         seen = mirrored[places == picture]
         assert seen.any() and not seen.all()

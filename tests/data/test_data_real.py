@@ -44,15 +44,15 @@ def everything(images: Images) -> np.ndarray:
 def test_the_sets_in_the_format_of_mnist(place: Path, name: str, first: str) -> None:
     """Every pixel and label, train and test; MNIST begins with a 5, Fashion-MNIST with an ankle boot."""
     data = load(name)
-    assert data.shape == (1, 28, 28) and data.skipped == 0 and data.labels is not None
+    assert data.shape == (1, 28, 28) and data.skipped == 0 and data.class_names is not None
     for images, part, n in ((data.train, "train", 60000), (data.held_out, "t10k", 10000)):
         pixels = gzip.decompress(need(place / name / f"{part}-images-idx3-ubyte.gz").read_bytes())
         tags = gzip.decompress(need(place / name / f"{part}-labels-idx1-ubyte.gz").read_bytes())
         assert len(images) == n
         assert everything(images).tobytes() == pixels[16:]
         assert images.labels is not None and bytes(images.labels.tolist()) == tags[8:]
-    assert data.train.labels is not None and data.labels[int(data.train.labels[0])] == first
-    assert np.bincount(data.train.labels.numpy()).sum() == 60000 and len(data.labels) == 10
+    assert data.train.labels is not None and data.class_names[int(data.train.labels[0])] == first
+    assert np.bincount(data.train.labels.numpy()).sum() == 60000 and len(data.class_names) == 10
 
 
 def test_cifar10(place: Path) -> None:
@@ -61,7 +61,7 @@ def test_cifar10(place: Path) -> None:
     file = next(need(place / "cifar10").glob("test-*.parquet"))
     table = pq.read_table(file).to_pylist()
     data = load("cifar10")
-    assert data.shape == (3, 32, 32) and data.labels is not None and data.labels[9] == "truck"
+    assert data.shape == (3, 32, 32) and data.class_names is not None and data.class_names[9] == "truck"
     pictures = np.stack([np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))) for row in table])
     assert np.array_equal(everything(data.held_out), pictures.transpose(0, 3, 1, 2))
     assert data.held_out.labels is not None and data.held_out.labels.tolist() == [row["label"] for row in table]
@@ -73,7 +73,7 @@ def test_flowers(place: Path) -> None:
     path = need(place / "flowers102_64.zip")
     data = load("flowers102")
     assert data.shape == (3, 64, 64) and data.skipped == 0
-    assert data.labels == tuple(f"{k:03d}" for k in range(1, 103))
+    assert data.class_names == tuple(f"{k:03d}" for k in range(1, 103))
     with zipfile.ZipFile(path) as archive:
         names = sorted(n for n in archive.namelist() if n.startswith("test/"))
         first = np.asarray(Image.open(io.BytesIO(archive.read(names[0]))))
@@ -88,5 +88,5 @@ def test_flowers(place: Path) -> None:
 def test_emoji(place: Path) -> None:
     """A .zip without classes: 3,583 pictures, a seeded part held out."""
     data = load(str(need(place / "emoji_64.zip")))
-    assert data.shape == (3, 64, 64) and data.labels is None
+    assert data.shape == (3, 64, 64) and data.class_names is None
     assert len(data.train) + len(data.held_out) == 3583 and len(data.held_out) == round(0.05 * 3583)

@@ -49,7 +49,7 @@ def test_labels(folder, name, text):
     """By path or by name, in the order of the classes; folders' names are not asked."""
     source = data.open_source(str(folder(name, text)))
     assert labels_of(source) == {"a.png": 0, "b.png": 1, "c.png": 0, "d.png": 1}
-    assert source.labels in (("cat", "dog"), ("x", "y"), ("5", "7"))
+    assert source.class_names in (("cat", "dog"), ("x", "y"), ("5", "7"))
 
 
 def test_labels_in_a_zip(folder, tmp_path):
@@ -71,7 +71,7 @@ def test_labels_in_a_zip(folder, tmp_path):
 def test_attributes(folder, name, text):
     """Each image with its own, whatever was held out, in their own units; means and deviations are told."""
     loaded = data.load(str(folder(name, text)), attributes=True, seed=3)
-    assert [a.name for a in loaded.attributes] == ["age", "height"] and loaded.labels is None
+    assert [a.name for a in loaded.attributes] == ["age", "height"] and loaded.class_names is None
     for images in (loaded.train, loaded.held_out):
         place = images.get(torch.arange(len(images)))[:, 0, 0, 0].float() / 10
         want = torch.stack([10 + 10 * place, 1.5 + place / 10], 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fromnoise.data import open_source
-from fromnoise.data.sources import parse
+from fromnoise.data.spec import parse
 from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise.data import Batch, BatchStream, Images, MemoryImages, Source, StreamedImages, load, order
+from fromnoise.data import Batch, BatchStream, Images, MemoryImages, Source, StreamedImages, load, shuffled_indices
 from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
@@ -87,7 +87,7 @@ def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
 def test_a_batch_holds_what_its_indices_say(images: Images, workers: int) -> None:
     """Pixels, mirrored or not, and labels belong to the indices, and the indices to the positions."""
     for batch in take(BatchStream(images, 2, True, workers), 6, 0, 5):
-        assert torch.equal(batch.indices, order(N, 2, batch.positions))
+        assert torch.equal(batch.indices, shuffled_indices(N, 2, batch.positions))
         assert batch.labels is not None and torch.equal(batch.labels, LABELS[batch.indices])
         for picture, index in zip(batch.pixels, batch.indices, strict=True):
             assert torch.equal(picture, PIXELS[index]) or torch.equal(picture, PIXELS[index].flip(-1))
@@ -196,7 +196,7 @@ def test_the_next_readable_picture_stands_in(workers: int) -> None:
     images = StreamedImages(Recorder((4, 5, 12)), torch.arange(N), SHAPE, LABELS, lines.append)
     stand_in = {4: 6, 5: 6, 12: 0}
     for batch in take(BatchStream(images, 1, False, workers), 9, 0, 7):
-        expected = [stand_in.get(i, i) for i in order(N, 1, batch.positions).tolist()]
+        expected = [stand_in.get(i, i) for i in shuffled_indices(N, 1, batch.positions).tolist()]
         assert batch.indices.tolist() == expected
         assert torch.equal(batch.pixels, PIXELS[expected])
         assert batch.labels is not None and torch.equal(batch.labels, LABELS[expected])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fromnoise.data import Source, load, open_source, tables
-from fromnoise.data.sources import open_parts
+from fromnoise.data.spec import open_parts
 from fromnoise.utils.errors import UserError
 
 pa = pytest.importorskip("pyarrow")
@@ -48,7 +48,7 @@ def test_a_parquet_file(tmp_path: Path, content: list) -> None:
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
     source = open_source(str(tmp_path / "x.parquet"))
     assert np.array_equal(all_of(source), PICTURES)
-    assert source.labels == ("0", "2", "5") and codes(source) == [1, 0, 0, 2, 1, 2]
+    assert source.class_names == ("0", "2", "5") and codes(source) == [1, 0, 0, 2, 1, 2]
     assert source.name(3) == "row 3 of x.parquet" and source.size(3) == len(png(PICTURES[3]))
 
 
@@ -56,7 +56,7 @@ def test_words_as_labels(tmp_path: Path) -> None:
     """A column of words named class."""
     pq.write_table(pa.table({"class": list("babcab"), "jpg": structs()}), tmp_path / "x.parquet")
     source = open_source(str(tmp_path / "x.parquet"))
-    assert source.labels == ("a", "b", "c") and codes(source) == [1, 0, 1, 2, 0, 1]
+    assert source.class_names == ("a", "b", "c") and codes(source) == [1, 0, 1, 2, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_folder_of_parquet_files(tmp_path: Path, names: tuple[str, ...]) -> No
     assert list(open_parts(str(tmp_path))) == ["train", "test"]
     train, test = (open_source(f"{tmp_path}:{split}") for split in ("train", "test"))
     assert np.array_equal(all_of(train), PICTURES[:4]) and np.array_equal(all_of(test), PICTURES[4:])
-    assert train.labels == test.labels == ("1", "2", "9")
+    assert train.class_names == test.class_names == ("1", "2", "9")
     assert codes(train) == [0, 1, 1, 0] and codes(test) == [2, 0]
 
 
@@ -85,7 +85,7 @@ def test_files_without_splits(tmp_path: Path) -> None:
     for k, name in enumerate(("strain.parquet", "latest.parquet")):
         pq.write_table(pa.table({"image": structs(slice(3 * k, 3 * k + 3))}), tmp_path / name)
     parts = open_parts(str(tmp_path))
-    assert list(parts) == ["all"] and len(parts["all"]) == 6 and parts["all"].labels is None
+    assert list(parts) == ["all"] and len(parts["all"]) == 6 and parts["all"].class_names is None
 
 
 def test_no_pictures_and_no_parquet(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_set_of_the_hub(hub: list) -> None:
     """Image and label columns are found by their features, splits by their names."""
     source = open_source("hub:owner/name:train")
     assert np.array_equal(all_of(source), PICTURES[:4])
-    assert source.labels == ("cat", "dog") and codes(source) == [1, 0, 0, 1]
+    assert source.class_names == ("cat", "dog") and codes(source) == [1, 0, 0, 1]
     assert codes(open_source("hub:owner/name:test")) == [None, None]
     open_source("hub:owner/name/config")
     assert hub == [("owner/name", None), ("owner/name", None), ("owner/name", "config")]

@@ -12,7 +12,7 @@ from fromnoise.data import Data, MemoryImages, load
 from fromnoise.evaluation.features import convnet, extractors
 from fromnoise.evaluation.measurement import Measurement, measure
 from fromnoise.evaluation.sources import RealImages
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def space(digits, tmp_path_factory) -> extractors.Classifier:
     patch = pytest.MonkeyPatch()
     patch.setenv("FROMNOISE_CACHE", str(tmp_path_factory.mktemp("cache")))
     patch.setattr(convnet, "_EPOCHS", 6)
-    learned = extractors.classifier(digits, compute=choose("cpu", "fp32"))
+    learned = extractors.classifier(digits, compute=select_device("cpu", "fp32"))
     patch.undo()
     return learned
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fromnoise.data import Data, MemoryImages, load
 from fromnoise.evaluation.features import convnet, extractors, select, simclr
 from fromnoise.evaluation.metrics import frechet, prdc
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
 
 
@@ -36,7 +36,7 @@ def striped() -> Data:
     return Data(train, held_out, ("a", "b", "c", "d"), (3, 7, 12), "f00d", 0)
 
 
-CPU = choose("cpu", "fp32")
+CPU = select_device("cpu", "fp32")
 
 
 def test_pixels_are_the_pixels():
@@ -80,7 +80,7 @@ def test_another_split_and_a_damaged_file_are_trained_anew(striped, tmp_path, mo
     """What was held out then may be trained on now."""
     monkeypatch.setattr(convnet, "_EPOCHS", 1)
     extractors.classifier(striped, compute=CPU)
-    swapped = Data(striped.held_out, striped.train, striped.labels, striped.shape, striped.fingerprint, 0)
+    swapped = Data(striped.held_out, striped.train, striped.class_names, striped.shape, striped.fingerprint, 0)
     extractors.classifier(swapped, compute=CPU)
     files = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len(files) == 2

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from fromnoise import config as recipes
-from fromnoise.data import Data, MemoryImages, to_unit
+from fromnoise.data import Data, MemoryImages, to_float
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.oracles import GaussianMixture
 from fromnoise.diffusion.schedules import NoiseLevel
@@ -20,9 +20,9 @@ from fromnoise.evaluation.memorization import Lengths
 from fromnoise.evaluation.metrics.frechet import Estimate
 from fromnoise.evaluation.sources import ModelSource, RealImages
 from fromnoise.model import Model, build
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
-CPU = choose("cpu", "fp32")
+CPU = select_device("cpu", "fp32")
 
 
 class Known(GaussianMixture):
@@ -45,7 +45,7 @@ def data(digits) -> Data:
 
 def exact(data: Data, learned: str) -> Model:
     """A model whose density is known: a narrow Gaussian around each training image, or one around all of them."""
-    x = to_unit(data.train.get(torch.arange(len(data.train)))).flatten(1)
+    x = to_float(data.train.get(torch.arange(len(data.train)))).flatten(1)
     if learned == "each image":
         mixture = Known(torch.ones(len(x)), x, 0.003 * torch.eye(16).expand(len(x), 16, 16))
     else:
@@ -73,7 +73,9 @@ def test_bits_are_told_in_single_precision(data):
     told = {f"network.{key}": value for key, value in small.items()}
     model = build(recipes.load("digits", told), DatasetInfo((1, 4, 4), fingerprint=data.fingerprint))
     model.denoiser.eval()
-    one, other = (memorization.lengths(model, data, c, 4, lambda more: None) for c in (CPU, choose("cpu", "bf16")))
+    one, other = (
+        memorization.lengths(model, data, c, 4, lambda more: None) for c in (CPU, select_device("cpu", "bf16"))
+    )
     assert one == other
 
 

@@ -11,10 +11,10 @@ import torch
 from fromnoise.evaluation.features import pretrained
 from fromnoise.evaluation.metrics import frechet, prdc
 from fromnoise.evaluation.metrics.frechet import ClassVotes, Moments
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
 
-CPU = choose("cpu", "fp32")
+CPU = select_device("cpu", "fp32")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_fid_kid_and_is_are_torch_fidelity_s(real_data, monkeypatch):
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
     from fromnoise.data import load
 
-    compute = choose()
+    compute = select_device()
     try:
         space = pretrained.inception(compute)
     except UserError as e:

@@ -10,10 +10,10 @@ import pytest
 from accelerate import Accelerator
 
 from fromnoise import config as recipes
-from fromnoise.config.datasets import dataset_info, open_data
+from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 TINY = {
     "train.optimizer": "adamw",
@@ -49,7 +49,7 @@ def make():
         if "d" not in data:
             data["d"] = open_data(recipe, lambda line: None)
         model = build(recipe, dataset_info(recipe, data["d"]))
-        return Trainer(model, data["d"], choose("cpu", precision), Accelerator(cpu=True), last_good, log)
+        return Trainer(model, data["d"], select_device("cpu", precision), Accelerator(cpu=True), last_good, log)
 
     return trainer
 

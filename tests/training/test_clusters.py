@@ -9,12 +9,12 @@ import torch
 
 from fromnoise.checkpoint import load_model, save_model
 from fromnoise.config import load
-from fromnoise.data import BatchStream, MemoryImages, to_unit
+from fromnoise.data import BatchStream, MemoryImages, to_float
 from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import Unconditional
 from fromnoise.pipeline import collect, draw
 from fromnoise.training import fit_pseudo_labels
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 
 def sought(sizes, count):
@@ -24,7 +24,7 @@ def sought(sizes, count):
     pixels = (levels[:, None, None, None] + noise).byte()
     pseudo_labels = PseudoLabels(count, (1, 8, 8))
     found = fit_pseudo_labels.find(pseudo_labels, BatchStream(MemoryImages(pixels), seed=4), seed=4)
-    return found, pseudo_labels, pseudo_labels.of(to_unit(pixels))
+    return found, pseudo_labels, pseudo_labels.of(to_float(pixels))
 
 
 def test_what_lies_apart_is_found():
@@ -54,8 +54,8 @@ def told(make):
 
 
 def pictures(model, ids, seed=0, **config):
-    compute = choose("cpu", "fp32")
-    compute.place(model.denoiser.eval())
+    compute = select_device("cpu", "fp32")
+    compute.to_device(model.denoiser.eval())
     settings = model.recipe.sample.model_copy(update=config)
     return collect(draw(model, settings, compute, ids=ids, seed=seed))
 
@@ -68,7 +68,7 @@ def test_the_network_learns_the_clusters_of_its_images(told):
     x0, cond = trainer._images(pixels, None)
     assert torch.equal(cond, trainer.model.denoiser.pseudo_labels.of(x0))
     assert (
-        len(trainer.model.denoiser.pseudo_labels.of(to_unit(trainer.data.train.get(torch.arange(500)))).unique()) == 8
+        len(trainer.model.denoiser.pseudo_labels.of(to_float(trainer.data.train.get(torch.arange(500)))).unique()) == 8
     )
 
 
@@ -119,7 +119,7 @@ def test_a_classifier_s_labels_are_no_clusters(told):
     """Guided by a classifier the model is asked for classes, of which its clusters know nothing."""
     model = told[0].model
     heeding = dataclasses.replace(
-        model, dataset_info=dataclasses.replace(model.dataset_info, labels=tuple("0123456789"))
+        model, dataset_info=dataclasses.replace(model.dataset_info, class_names=tuple("0123456789"))
     )
     config = model.recipe.sample.model_copy(update={"clip": False})
     assert isinstance(heeding.guided(config), Unconditional) and not isinstance(model.guided(config), Unconditional)

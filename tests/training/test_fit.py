@@ -13,7 +13,7 @@ from fromnoise.model import build
 from fromnoise.training import autosize
 from fromnoise.training.cost import CostEstimate, estimate
 from fromnoise.training.muon import Muon
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 
 FITTED = {"train.minutes": 3}
 
@@ -36,7 +36,7 @@ def machine(monkeypatch, speed):
         return CostEstimate(500 * square, square / speed, 0.0)
 
     monkeypatch.setattr(autosize, "estimate", estimate)
-    return choose("cpu", "fp32")
+    return select_device("cpu", "fp32")
 
 
 def chosen(monkeypatch, speed, minutes, **over):
@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_keeps_its_network(monkeypatch):
 def test_an_estimate_counts_the_optimiser_and_leaves_the_weights(monkeypatch):
     """A step is more than its gradients; weights that were measured are those that train."""
     made = recipes.load("fast", {"train.minutes": 1, "network.width": 16})
-    model, compute = build(made, DatasetInfo((1, 28, 28))), choose("cpu")
+    model, compute = build(made, DatasetInfo((1, 28, 28))), select_device("cpu")
     before = {name: t.clone() for name, t in model.denoiser.state_dict().items()}
     monkeypatch.setattr(Muon, "step", lambda self: time.sleep(0.5))
     assert estimate(model, compute, images=64).step_seconds > 0.5  # the gradients alone take a tenth

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from fromnoise import __version__
 from fromnoise.cli import assign, bits, cluster, doctor, edit, evaluate, guide, recipes, sample, show, train
-from fromnoise.cli.environment import settle
+from fromnoise.cli.environment import set_environment
 from fromnoise.utils.errors import UserError
 
 VERBS = {
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code: 0, 2 for a user's mistake, 128 + n after signal n."""
-    settle()
+    set_environment()
     words, dotted = _dotted(list(sys.argv[1:] if argv is None else argv))
     top = parser()
     if words and not words[0].startswith("-") and words[0] not in VERBS:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.common import at_least, data_of, write_json
+from fromnoise.cli.common import check_minimum, load_model_data, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Assign."""
     from fromnoise.utils.errors import UserError
 
-    at_least(("-n", args.limit, 1), ("--first", args.first, 1), ("--then", args.then, 0), ("--keep", args.keep, 1))
+    check_minimum(("-n", args.limit, 1), ("--first", args.first, 1), ("--then", args.then, 0), ("--keep", args.keep, 1))
     if args.out.suffix not in (".csv", ".parquet"):
         raise UserError(f"{args.out} would not be what its name says: take a name that ends in .csv or .parquet")
     import time
@@ -57,19 +57,19 @@ def run(args: argparse.Namespace) -> int:
 
     from fromnoise.checkpoint import load_model
     from fromnoise.clustering.assign import assign, search_of
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
     check_file(args.out)
     if args.json is not None:
         check_file(args.json, ".json")
     loaded = load_model(args.model)
-    if loaded.model.dataset_info.labels is None:
+    if loaded.model.dataset_info.class_names is None:
         raise UserError(f"{args.model} was told no clusters nor classes: fromnoise cluster makes a model that is")
     search = search_of(loaded.model, args.first, args.then, args.keep)
-    compute = choose(args.device, args.precision)
-    compute.place(loaded.model.denoiser)
-    data = data_of(loaded.model, args.data, print)
+    compute = select_device(args.device, args.precision)
+    compute.to_device(loaded.model.denoiser)
+    data = load_model_data(loaded.model, args.data, print)
     begun = time.perf_counter()
     with tqdm(unit="image") as bar:
         table = assign(loaded, data, compute, search, args.limit, args.seed, bar.update)

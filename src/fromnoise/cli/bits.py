@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.common import at_least, data_of, write_json
+from fromnoise.cli.common import check_minimum, load_model_data, write_json
 
 if TYPE_CHECKING:
     from fromnoise.data import Images
@@ -47,24 +47,24 @@ def run(args: argparse.Namespace) -> int:
     """Measure."""
     from fromnoise.utils.errors import UserError
 
-    at_least(("-n", args.count, 2), ("--flow", args.flow, 0), ("--flow-steps", args.flow_steps, 1))
-    at_least(("--probes", args.probes, 1), ("--batch", args.batch, 1))
+    check_minimum(("-n", args.count, 2), ("--flow", args.flow, 0), ("--flow-steps", args.flow_steps, 1))
+    check_minimum(("--probes", args.probes, 1), ("--batch", args.batch, 1))
     if args.visits != "all" and not (args.visits.isdecimal() and int(args.visits) > 0):
         raise UserError(f"--visits {args.visits} is no number of steps: take 1 or more, or all")
     if args.tolerance is not None and not 0 < args.tolerance < 1:
         raise UserError(f"--tolerance {args.tolerance:g} must lie between 0 and 1, such as 1e-4")
     from fromnoise.checkpoint import load_model
     from fromnoise.evaluation.likelihood import Measure
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
     for path, ending in ((args.plot, ".png"), (args.json, ".json")):
         if path is not None:
             check_file(path, ending)
     model = load_model(args.model).model
-    compute = choose(args.device, args.precision)
-    data = data_of(model, args.data, print)
-    compute.place(model.denoiser)
+    compute = select_device(args.device, args.precision)
+    data = load_model_data(model, args.data, print)
+    compute.to_device(model.denoiser)
     measure = Measure(model, compute, args.seed, args.batch)
     pieces: dict[str, Images] = {"held out": data.held_out}
     if data.fingerprint == model.dataset_info.fingerprint:

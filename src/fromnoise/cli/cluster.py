@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fromnoise.cli.common import at_least, write_json
+from fromnoise.cli.common import check_minimum, write_json
 
 if TYPE_CHECKING:
     from fromnoise.clustering.fit import ClusteringResult
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.utils.errors import UserError
     from fromnoise.utils.files import check_file
 
-    at_least(("-n", args.limit, 2))
-    counts = parsing.span("-q", args.count, 2)
+    check_minimum(("-n", args.limit, 2))
+    counts = parsing.parse_range("-q", args.count, 2)
     if args.json is not None:
         check_file(args.json, ".json")
     if args.given is not None and not args.given.is_file():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fromnoise.model import Model
 
 
-def at_least(*limits: tuple[str, int | None, int]) -> None:
+def check_minimum(*limits: tuple[str, int | None, int]) -> None:
     """Check (flag, number, least) each.
 
     Raises:
@@ -24,7 +24,7 @@ def at_least(*limits: tuple[str, int | None, int]) -> None:
             raise UserError(f"{flag} {number} is too small: take at least {least}")
 
 
-def times(flag: str, text: str) -> list[float]:
+def parse_times(flag: str, text: str) -> list[float]:
     """Times t in (0, 1], with commas.
 
     Raises:
@@ -41,13 +41,13 @@ def times(flag: str, text: str) -> list[float]:
     return found
 
 
-def data_of(model: Model, spec: str | None, log: Callable[[str], None]) -> Data:
+def load_model_data(model: Model, spec: str | None, log: Callable[[str], None]) -> Data:
     """Images in the shape that a model draws: of ``spec``, or those of its own recipe, held out as when it trained.
 
     Raises:
         UserError: as ``data.load``.
     """
-    from fromnoise.config.datasets import open_data
+    from fromnoise.config.recipe_data import open_data
 
     channels, height, width = model.dataset_info.shape
     own = model.recipe.data

@@ -31,13 +31,13 @@ def run(args: argparse.Namespace) -> int:
     """Examine."""
     from dataclasses import asdict
 
-    from fromnoise.cli.common import at_least, write_json
+    from fromnoise.cli.common import check_minimum, write_json
     from fromnoise.evaluation import doctor
     from fromnoise.evaluation.resolve import is_run
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
-    at_least(("-n", args.count, 0), ("--size", args.size, 1))
+    check_minimum(("-n", args.count, 0), ("--size", args.size, 1))
     if args.json is not None:
         check_file(args.json, ".json")
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
 
     if is_run(args.patient):
-        found = doctor.of_run(args.patient, choose(args.device, args.precision), args.count, log)
+        found = doctor.of_run(args.patient, select_device(args.device, args.precision), args.count, log)
     else:
         found = doctor.of_spec(args.patient, args.size, log)
     for finding in found:

@@ -6,17 +6,17 @@ import ctypes
 import os
 
 
-def settle() -> None:
+def set_environment() -> None:
     """Set what must be set before torch is imported; what the user has set stays."""
     # threads that spin while they wait slow each other down many times over where the cores have other work too; for
     # a moment they may, which saves waking them between the short operations of a small network
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not any(key.startswith("MALLOC_") for key in os.environ):
-        keep_memory()
+        keep_freed_memory()
 
 
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed, which is wanted again a step later (benchmarks/allocator.py)."""
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -60,10 +60,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge."""
-    from fromnoise.cli.common import at_least
+    from fromnoise.cli.common import check_minimum
     from fromnoise.utils.errors import UserError
 
-    at_least(
+    check_minimum(
         ("-n", args.count, 10), ("--bits", args.bits or None, 2), ("--batch", args.batch, 1), ("--size", args.size, 1)
     )
     from accelerate import Accelerator
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     from fromnoise.evaluation import resolve
     from fromnoise.evaluation.sources import Processes
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file, check_folder
 
     out = args.out or _free(args.subjects)
@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
     sweep = resolve.parse_sweep(args.sweep)
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no", device_placement=False)
     main, world = accelerator.is_main_process, accelerator.num_processes
-    compute = choose(str(accelerator.device) if args.device is None or world > 1 else args.device, args.precision)
+    compute = select_device(
+        str(accelerator.device) if args.device is None or world > 1 else args.device, args.precision
+    )
     processes = Processes(accelerator.process_index, world, lambda batch: cast("Tensor", accelerator.gather(batch)))
 
     def log(line: str) -> None:

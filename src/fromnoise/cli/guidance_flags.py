@@ -55,8 +55,8 @@ def _classifier(args: argparse.Namespace, model: Model, compute: ComputeConfig) 
     guide = guides.load(args.classifier, model)
     if args.label is None:
         raise UserError("--classifier guides to a label: name one with --label, or all")
-    compute.place(guide)
-    heeding = replace(model, dataset_info=replace(model.dataset_info, labels=guide.dataset_info.labels))
+    compute.to_device(guide)
+    heeding = replace(model, dataset_info=replace(model.dataset_info, class_names=guide.dataset_info.class_names))
     return heeding, lambda denoise: ClassifierGuidance(denoise, guide, args.classifier_scale)
 
 
@@ -69,8 +69,12 @@ def _autoguidance(args: argparse.Namespace, model: Model, compute: ComputeConfig
         return no_wrapper
     weak = load_model(args.autoguide).model
     _check_alike(weak, model, args.autoguide)
-    compute.place(weak.denoiser)
-    bad = weak.denoiser if weak.dataset_info.told or _same_clusters(weak, model) else Unconditional(weak.denoiser)
+    compute.to_device(weak.denoiser)
+    bad = (
+        weak.denoiser
+        if weak.dataset_info.is_conditional or _same_clusters(weak, model)
+        else Unconditional(weak.denoiser)
+    )
     return lambda denoise: Autoguidance(denoise, bad, args.autoguidance)
 
 
@@ -89,7 +93,7 @@ def _check_alike(weak: Model, model: Model, name: str) -> None:
     t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
     for what, here, there in (
         ("images", model.dataset_info.shape, weak.dataset_info.shape),
-        ("labels", model.dataset_info.labels, weak.dataset_info.labels),
+        ("labels", model.dataset_info.class_names, weak.dataset_info.class_names),
         ("attributes", model.dataset_info.attributes, weak.dataset_info.attributes),
         ("noise levels", model.schedule.logsnr(t).tolist(), weak.schedule.logsnr(t).tolist()),
     ):
@@ -130,5 +134,9 @@ def check_labels(args: argparse.Namespace, model: Model) -> None:
     """
     from fromnoise.utils.errors import UserError
 
-    if args.guidance not in (None, 1) and not model.dataset_info.told and model.denoiser.pseudo_labels is None:
+    if (
+        args.guidance not in (None, 1)
+        and not model.dataset_info.is_conditional
+        and model.denoiser.pseudo_labels is None
+    ):
         raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")

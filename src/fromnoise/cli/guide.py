@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fromnoise.checkpoint import load_model
-    from fromnoise.config.datasets import open_data
+    from fromnoise.config.recipe_data import open_data
     from fromnoise.training import noisy_classifier as guides
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
     check_file(args.out, ".safetensors")
@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     guide = guides.begin(model, data)
     losses: list[float] = []
     with tqdm(
-        guides.learn(guide, model, data, choose(args.device, args.precision), steps=args.steps, batch=args.batch),
+        guides.learn(
+            guide, model, data, select_device(args.device, args.precision), steps=args.steps, batch=args.batch
+        ),
         total=args.steps,
         unit="step",
     ) as bar:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fromnoise.utils.errors import UserError
 
 
-def pair(flag: str, word: str, between: str) -> tuple[int, int]:
+def parse_pair(flag: str, word: str, between: str) -> tuple[int, int]:
     """Two whole numbers from 0, as ``a,b``.
 
     Raises:
@@ -17,19 +17,19 @@ def pair(flag: str, word: str, between: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def size(flag: str, word: str) -> tuple[int, int]:
+def parse_size(flag: str, word: str) -> tuple[int, int]:
     """Height and width, as ``32`` or ``32x48``.
 
     Raises:
         UserError: they are not, or not from 1 to 16384.
     """
-    found = pair(flag, word if "x" in word else f"{word}x{word}", "x")
+    found = parse_pair(flag, word if "x" in word else f"{word}x{word}", "x")
     if not 1 <= min(found) <= max(found) <= 16384:
         raise UserError(f"{flag} {word} is no size of a picture: take sides from 1 to 16384")
     return found
 
 
-def listed(flag: str, word: str) -> list[int]:
+def parse_list(flag: str, word: str) -> list[int]:
     """Whole numbers from 0 with commas between them.
 
     Raises:
@@ -41,7 +41,7 @@ def listed(flag: str, word: str) -> list[int]:
     return [int(p) for p in parts]
 
 
-def span(flag: str, word: str, least: int) -> list[int]:
+def parse_range(flag: str, word: str, least: int) -> list[int]:
     """One whole number, or several as ``5:20`` (at most six of them, evenly) or ``5:20:5``.
 
     Raises:

@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fromnoise.checkpoint import load_model
-    from fromnoise.data.dataset_info import cond
+    from fromnoise.data.dataset_info import conditioning_for
     from fromnoise.pipeline import collect, draw
     from fromnoise.reporting import image_io
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
     image_io.check_writable(args.out)
@@ -103,13 +103,13 @@ def run(args: argparse.Namespace) -> int:
                 f"--{flag} says nothing to rule {config.sampler}: leave it out, or take --sampler {owners[0]}"
             )
     guidance_flags.check_labels(args, loaded.model)
-    compute = choose(args.device, args.precision)
-    compute.place(loaded.model.denoiser)
+    compute = select_device(args.device, args.precision)
+    compute.to_device(loaded.model.denoiser)
     model, wrap = guidance_flags.wrap(args, loaded.model, compute)
     ids = _numbers(args, model)
     count = len(ids)
-    cond(model.dataset_info, args.label, ids)  # an unknown label is told of before the bar is drawn
-    size = parsing.size("--size", args.size) if args.size else None
+    conditioning_for(model.dataset_info, args.label, ids)  # an unknown label is told of before the bar is drawn
+    size = parsing.parse_size("--size", args.size) if args.size else None
     begun = time.perf_counter()
     steps = draw(
         model, config, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
@@ -117,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=-(-count // args.batch) * (len(model.levels(config)) - 1), unit="step") as bar:
         drawn = collect(steps, frames=100 if args.gif or args.strip else 0, on_step=lambda step: bar.update())
     spent = time.perf_counter() - begun
-    labels = drawn.labels if args.label is not None and model.dataset_info.labels is not None else None
-    names = model.dataset_info.labels if args.label == "all" else None
+    labels = drawn.labels if args.label is not None and model.dataset_info.class_names is not None else None
+    names = model.dataset_info.class_names if args.label == "all" else None
     image_io.save_images(drawn.images, args.out, labels, ids.tolist(), names)
     print(f"{count} pictures in {spent:.1f} s ({spent / count:.3g} s each): {args.out}")
     if args.gif:
@@ -141,8 +141,12 @@ def _numbers(args: argparse.Namespace, model: Model) -> Tensor:
     from fromnoise.utils.errors import UserError
 
     if args.seeds is not None:
-        return torch.tensor(parsing.listed("--seeds", args.seeds))
-    each = 8 * len(model.dataset_info.labels) if args.label == "all" and model.dataset_info.labels is not None else 64
+        return torch.tensor(parsing.parse_list("--seeds", args.seeds))
+    each = (
+        8 * len(model.dataset_info.class_names)
+        if args.label == "all" and model.dataset_info.class_names is not None
+        else 64
+    )
     count = args.count if args.count is not None else each
     if args.first + count > 2**63 - 1:
         raise UserError(f"--first {args.first} is too large: the numbers of the pictures end at 2^63")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.common import at_least, data_of, times, write_json
+from fromnoise.cli.common import check_minimum, load_model_data, parse_times, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.reporting import image_io
     from fromnoise.utils.files import check_file
 
-    at_least(("-n", args.count, 1))
+    check_minimum(("-n", args.count, 1))
     check_file(args.out, ".png")
     if args.thing == "rate":
         _rate(args)
@@ -88,20 +88,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> Image:
-    from fromnoise.data import load, order
+    from fromnoise.data import load, shuffled_indices
     from fromnoise.reporting import image_io
 
     data = load(args.spec, size=args.size, seed=args.seed, log=print)
     count = min(args.count, len(data.train))
     print(f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}")
-    return image_io.grid(data.train.get(order(len(data.train), args.seed, range(count))))
+    return image_io.grid(data.train.get(shuffled_indices(len(data.train), args.seed, range(count))))
 
 
 def _forward(args: argparse.Namespace) -> Image:
     from fromnoise import config as recipes
     from fromnoise.checkpoint import load_model
-    from fromnoise.config.datasets import dataset_info, open_data
-    from fromnoise.data import order
+    from fromnoise.config.recipe_data import dataset_info, open_data
+    from fromnoise.data import shuffled_indices
     from fromnoise.model import build
     from fromnoise.pipeline import noised
     from fromnoise.reporting import image_io
@@ -112,24 +112,24 @@ def _forward(args: argparse.Namespace) -> Image:
     if args.data:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": args.data})})
     data = open_data(recipe, print)
-    pixels = data.train.get(order(len(data.train), args.seed, range(min(args.count, len(data.train)))))
+    pixels = data.train.get(shuffled_indices(len(data.train), args.seed, range(min(args.count, len(data.train)))))
     return image_io.forward_strip(*noised(build(recipe, dataset_info(recipe, data)).schedule, pixels, args.seed))
 
 
 def _open(args: argparse.Namespace) -> tuple[Model, SamplingConfig, ComputeConfig]:
     """The model of a run where it is to run, and its way of sampling with the steps that were asked for."""
     from fromnoise.checkpoint import load_model
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
 
     model = load_model(args.model).model
     config = model.recipe.sample
     steps = getattr(args, "steps", None)
     if steps is not None:
-        at_least(("--steps", steps, 1))
+        check_minimum(("--steps", steps, 1))
         config = config.model_copy(update={"steps": steps})
     model.levels(config)  # impossible steps are told of first
-    compute = choose(args.device, "fp32")
-    compute.place(model.denoiser)
+    compute = select_device(args.device, "fp32")
+    compute.to_device(model.denoiser)
     return model, config, compute
 
 
@@ -151,7 +151,7 @@ def _shared(args: argparse.Namespace) -> Image:
     from fromnoise.editing.interpolation import shared
     from fromnoise.reporting import image_io
 
-    depths = times("--depths", args.depths)
+    depths = parse_times("--depths", args.depths)
     model, config, compute = _open(args)
     rows = shared(model, config, compute, depths, args.count, args.seed)
     columns = list(torch.stack(rows, 1))  # a column a sample, a row a depth
@@ -165,7 +165,7 @@ def _rate(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from fromnoise.data import order
+    from fromnoise.data import shuffled_indices
     from fromnoise.evaluation.likelihood import Measure
     from fromnoise.evaluation.progressive_coding import rate_and_distortion
     from fromnoise.reporting import plots
@@ -174,9 +174,9 @@ def _rate(args: argparse.Namespace) -> None:
     if args.json:
         check_file(args.json, ".json")
     model, _, compute = _open(args)
-    images = data_of(model, args.data, print).held_out
-    chosen = torch.as_tensor(order(len(images), args.seed, range(min(args.count, len(images)))))
-    labels = images.labels[chosen] if model.dataset_info.labels is not None and images.labels is not None else None
+    images = load_model_data(model, args.data, print).held_out
+    chosen = torch.as_tensor(shuffled_indices(len(images), args.seed, range(min(args.count, len(images)))))
+    labels = images.labels[chosen] if model.dataset_info.class_names is not None and images.labels is not None else None
     measure = Measure(model, compute, args.seed)
     with tqdm(total=measure.code().steps, unit="step") as bar:
         found = rate_and_distortion(measure, images.get(chosen), labels, bar.update)

@@ -81,9 +81,9 @@ def _show(recipe: Any, args: argparse.Namespace) -> int:
     from fromnoise.training.cost import estimate
     from fromnoise.training.optim import Budget
     from fromnoise.training.run import dataset_info, open_data
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
 
-    compute = choose(args.device, args.precision)
+    compute = select_device(args.device, args.precision)
     data = open_data(recipe, lambda line: print(f"# {line}", file=sys.stderr))
     if recipe.train.autosize:
         recipe = fit(

@@ -9,7 +9,7 @@ import torch
 from fromnoise.checkpoint import LoadedModel
 from fromnoise.clustering.em import EStep
 from fromnoise.clustering.results import Assignments
-from fromnoise.data import Data, MemoryImages, order
+from fromnoise.data import Data, MemoryImages, shuffled_indices
 from fromnoise.diffusion.likelihood import e_step
 from fromnoise.diffusion.likelihood.code_length import StepProposal
 from fromnoise.diffusion.likelihood.e_step import EStepConfig
@@ -50,16 +50,16 @@ def assign(
         tick: told how many images more are done.
     """
     model = loaded.model
-    names = model.dataset_info.labels or ()
+    names = model.dataset_info.class_names or ()
     parts = [data.train]
     if not set(data.train.rows.tolist()) & set(data.held_out.rows.tolist()):
         parts.append(data.held_out)
     rows = torch.cat([part.rows for part in parts])
-    labels = torch.cat([part.labels for part in parts if part.labels is not None]) if data.labels else None
+    labels = torch.cat([part.labels for part in parts if part.labels is not None]) if data.class_names else None
     pixels = torch.cat([part.get(torch.arange(len(part))) for part in parts])
     chosen = rows.argsort()
     if limit is not None and limit < len(chosen):
-        chosen = chosen[order(len(chosen), seed, range(limit)).sort().values]
+        chosen = chosen[shuffled_indices(len(chosen), seed, range(limit)).sort().values]
     images = MemoryImages(pixels, rows=chosen)
     sorter = EStep.of(model, len(names), compute, seed)
     mixture = loaded.progress.get("mixture")
@@ -73,4 +73,4 @@ def assign(
     for ids, found in sorter.compare(images, plan, search):
         q[ids] = e_step.posterior(found.nats, shares, model.recipe.clustering.temperature_last if mixture else 1.0)
         on_progress(len(ids))
-    return Assignments(rows[chosen], q, names, labels[chosen] if labels is not None else None, data.labels)
+    return Assignments(rows[chosen], q, names, labels[chosen] if labels is not None else None, data.class_names)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fromnoise.clustering.split_merge import Responsibilities, exchange, revive
 from fromnoise.config import ClusteringConfig
-from fromnoise.data import Images, to_unit
+from fromnoise.data import Images, to_float
 from fromnoise.diffusion.likelihood import e_step
 from fromnoise.diffusion.likelihood.code_length import ELBO, StepProposal
 from fromnoise.diffusion.likelihood.e_step import Comparison, EStepConfig
@@ -168,7 +168,7 @@ class EStep:
             yield ids, found
 
     def _unit(self, images: Images, ids: Tensor) -> Tensor:
-        return to_unit(images.get(ids).to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
+        return to_float(images.get(ids).to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
 
 
 class EM:

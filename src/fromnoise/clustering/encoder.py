@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.clustering.baselines import kmeans
-from fromnoise.data import BatchStream, Images, to_unit
+from fromnoise.data import BatchStream, Images, to_float
 from fromnoise.utils.device import ComputeConfig
 
 SIZE = 128
@@ -132,14 +132,14 @@ def learn(
         seed: of the order and of the views.
         lr: learning rate; it falls to 0 over the second half.
     """
-    compute.place(encoder).train()
+    compute.to_device(encoder).train()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr, weight_decay=1e-3)
     stream = BatchStream(images, seed)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50, 2 * (1 - step / steps))
         drawn = stream.batch(range(step * batch, (step + 1) * batch))
-        x = to_unit(drawn.pixels)
+        x = to_float(drawn.pixels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((seed << 24) + step)
             views = torch.cat([moved(x, 0.25), moved(x, 1.0)])
@@ -195,7 +195,7 @@ def see(encoder: Encoder, images: Images, compute: ComputeConfig) -> EncoderOutp
     """Features and clusters of all images."""
     best, features, said = int(encoder.information.argmax()), [], []
     for ids in torch.arange(len(images)).split(_EVALUATE):
-        x = to_unit(images.get(ids).to(compute.device)).contiguous(memory_format=compute.memory_format)
+        x = to_float(images.get(ids).to(compute.device)).contiguous(memory_format=compute.memory_format)
         seen, coarse, _ = encoder(x)
         features.append(seen.cpu())
         said.append(coarse[:, best].cpu().double())

@@ -20,15 +20,15 @@ from fromnoise import checkpoint
 from fromnoise.clustering.em import EM, Round, respected
 from fromnoise.clustering.init import begin
 from fromnoise.config import Recipe
-from fromnoise.config.datasets import open_data
-from fromnoise.data import Data, Images, MemoryImages, order
+from fromnoise.config.recipe_data import open_data
+from fromnoise.data import Data, Images, MemoryImages, shuffled_indices
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
 from fromnoise.run_dir import RunDir
 from fromnoise.training.previews import Previews
 from fromnoise.training.run import signals, status
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import ComputeConfig, choose
+from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
 
@@ -91,19 +91,19 @@ def prepare(recipe: Recipe, limit: int | None, log: Log) -> Task:
     images = data.train
     chosen = torch.arange(len(images))
     if limit is not None and limit < len(images):
-        chosen = order(len(images), recipe.train.seed, range(limit)).sort().values
-    labels = images.labels[chosen] if images.labels is not None and data.labels is not None else None
+        chosen = shuffled_indices(len(images), recipe.train.seed, range(limit)).sort().values
+    labels = images.labels[chosen] if images.labels is not None and data.class_names is not None else None
     index = images.rows[chosen]
     if len(chosen) < len(images):
         images = MemoryImages(images.get(chosen))
     if len(images) < recipe.clustering.count:
         raise UserError(f"{len(images)} images cannot make {recipe.clustering.count} clusters: take a smaller -q")
     images.labels = torch.zeros(len(images), dtype=torch.int64)  # the clusters that they will be told
-    rows, others = data.held_out.rows, data.held_out.labels if data.labels is not None else None
+    rows, others = data.held_out.rows, data.held_out.labels if data.class_names is not None else None
     one_split = not bool(torch.isin(rows, data.train.rows).any())
     rest = (data.held_out, rows, others) if one_split and limit is None else None
     data.held_out.labels = None
-    return Task(replace(data, train=images, labels=None), index, labels, data.labels, rest)
+    return Task(replace(data, train=images, class_names=None), index, labels, data.class_names, rest)
 
 
 def fitted(recipe: Recipe, task: Task) -> Recipe:
@@ -150,7 +150,7 @@ def sort(
         tqdm.write(line, file=sys.stderr)
         folder.log(line)
 
-    compute = choose(device, precision)
+    compute = select_device(device, precision)
     task = prepare(recipe, limit, log)
     recipe = fitted(recipe, task)
     folder.check(recipe)
@@ -186,7 +186,7 @@ def _begun(
     state = folder.load_state()
     if state is not None:
         tensors, header = state
-        _, was = checkpoint.understand(header)
+        _, was = checkpoint.parse_header(header)
         now = trainer.model.dataset_info
         if (was.shape, was.fingerprint, len(tensors["em.q"])) != (now.shape, now.fingerprint, len(images)):
             raise UserError(f"{folder.path} sorts other images: choose another --out")
@@ -228,7 +228,7 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> Non
         waiting.clear()
         tensors, header = trainer.state()
         header |= {"em": {"done": em.state.rounds, "rounds": rounds}}
-        header |= checkpoint.describe(trainer.model.recipe, trainer.model.dataset_info)
+        header |= checkpoint.model_header(trainer.model.recipe, trainer.model.dataset_info)
         folder.save_state(trainer.progress.step, tensors | em.tensors(), header)
         beliefs = {"shares": em.state.shares.tolist(), "plan": em.state.plan.tolist()}
         checkpoint.save_model(

@@ -90,7 +90,7 @@ def assignments(found: ClusteringResult) -> Assignments:
         order = torch.cat([index, task.rest[1]]).argsort()
         index, q = torch.cat([index, task.rest[1]])[order], torch.cat([q, found.rest])[order]
         labels = torch.cat([labels, task.rest[2]])[order] if labels is not None and task.rest[2] is not None else None
-    return Assignments(index, q, found.model.dataset_info.labels or (), labels, task.names)
+    return Assignments(index, q, found.model.dataset_info.class_names or (), labels, task.names)
 
 
 def leave(found: ClusteringResult, out: Path, command: str) -> list[Path]:
@@ -197,7 +197,7 @@ def rounds(lines: Sequence[dict[str, Any]]) -> Table:
 def previews(found: ClusteringResult) -> Image:
     """Four blocks side by side, a row a cluster in each."""
     sure, which = found.q.max(1)
-    images, names = found.task.data.train, found.model.dataset_info.labels or ()
+    images, names = found.task.data.train, found.model.dataset_info.class_names or ()
     most, least, means = [], [], []
     for k in range(len(names)):
         members = (which == k).nonzero().flatten()
@@ -216,7 +216,7 @@ def previews(found: ClusteringResult) -> Image:
 
 def samples(found: ClusteringResult, each: int) -> Tensor:
     """Drawn pictures, uint8 (Q each, C, H, W), cluster after cluster."""
-    clusters = len(found.model.dataset_info.labels or ())
+    clusters = len(found.model.dataset_info.class_names or ())
     made = collect(
         draw(found.model, found.model.recipe.sample, found.compute, ids=torch.arange(each * clusters), label="all")
     )
@@ -250,7 +250,7 @@ def map_of(found: ClusteringResult) -> Image:
     plane = TSNE(2, perplexity=away, init="pca", random_state=0).fit_transform(points)
     made, (axes,) = plots.figure(width=7, height=6)
     which = found.q[picked].argmax(1).numpy()
-    for k, name in enumerate(found.model.dataset_info.labels or ()):
+    for k, name in enumerate(found.model.dataset_info.class_names or ()):
         mine = np.flatnonzero(which == k)
         if len(mine):
             axes.scatter(*plane[mine].T, s=6, label=name)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fromnoise.data.base import Source
 from fromnoise.data.batches import Batch, BatchStream
 from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages
-from fromnoise.data.images import prepare
+from fromnoise.data.decoding import prepare
 from fromnoise.data.load import load
-from fromnoise.data.order import flips, order
-from fromnoise.data.pixels import to_pixels, to_unit
-from fromnoise.data.sources import NAMES, open_source
+from fromnoise.data.pixels import to_float, to_uint8
+from fromnoise.data.shuffling import flip_mask, shuffled_indices
+from fromnoise.data.source import Source
+from fromnoise.data.spec import NAMES, open_source
 
 __all__ = [
     "NAMES",
@@ -22,11 +22,11 @@ __all__ = [
     "Source",
     "BatchStream",
     "StreamedImages",
-    "flips",
+    "flip_mask",
     "load",
     "open_source",
-    "order",
+    "shuffled_indices",
     "prepare",
-    "to_pixels",
-    "to_unit",
+    "to_uint8",
+    "to_float",
 ]

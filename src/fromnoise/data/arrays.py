@@ -14,8 +14,8 @@ from typing import Any, final
 
 import numpy as np
 
-from fromnoise.data.base import SPLITS, Log, Parts, Source, encode
-from fromnoise.data.images import scale_of, to_bytes
+from fromnoise.data.decoding import scale_of, to_bytes
+from fromnoise.data.source import SPLITS, Log, Parts, Source, encode
 from fromnoise.utils.errors import UserError
 
 _CHUNK = 1 << 24  # numbers looked at together

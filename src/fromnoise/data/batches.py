@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.data.dataset import Images, MemoryImages
-from fromnoise.data.order import flips, order
+from fromnoise.data.shuffling import flip_mask, shuffled_indices
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class BatchStream:
         Args:
             positions: from 0 on, no end; in any order.
         """
-        pixels, indices = self.images.take(order(len(self.images), self._seed, positions))
+        pixels, indices = self.images.take(shuffled_indices(len(self.images), self._seed, positions))
         if self._flip:
-            mirrored = flips(self._seed, positions)
+            mirrored = flip_mask(self._seed, positions)
             pixels[mirrored] = pixels[mirrored].flip(-1)
         labels = None if self.images.labels is None else self.images.labels[indices]
         where = torch.arange(positions.start, positions.stop) if isinstance(positions, range) else positions

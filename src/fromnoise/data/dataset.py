@@ -14,8 +14,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from fromnoise.data.base import Log, Source, default_log
-from fromnoise.data.images import prepare
+from fromnoise.data.decoding import prepare
+from fromnoise.data.source import Log, Source, default_log
 from fromnoise.utils.errors import UserError
 
 Shape = tuple[int, int, int]
@@ -156,7 +156,7 @@ class Data:
     Attributes:
         train: to learn from.
         held_out: never learned from.
-        labels: names of the classes; None if pictures have none.
+        class_names: names of the classes; None if the images have none.
         shape: channels, height, width.
         fingerprint: hexadecimal digits that change when the data do.
         skipped: pictures left out because they could not be read.
@@ -165,7 +165,7 @@ class Data:
 
     train: Images
     held_out: Images
-    labels: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None
     shape: Shape
     fingerprint: str
     skipped: int
@@ -182,7 +182,7 @@ def why(error: Exception) -> str:
 
 
 @contextmanager
-def opened(source: Source, i: int) -> Iterator[Image.Image | np.ndarray]:
+def open_image(source: Source, i: int) -> Iterator[Image.Image | np.ndarray]:
     """Picture ``i`` of a source; its file is closed at the end."""
     picture = source.read(i)
     try:
@@ -196,7 +196,7 @@ def decode(source: Source, i: int, shape: Shape) -> np.ndarray | str:
     """Picture ``i`` of a source as uint8 (C, H, W); or in words why it cannot be read."""
     channels, height, width = shape
     try:
-        with opened(source, i) as picture:
+        with open_image(source, i) as picture:
             return prepare(picture, height, width, channels)
     except UserError:
         raise

@@ -18,28 +18,28 @@ class DatasetInfo:
 
     Attributes:
         shape: (C, H, W) of the images.
-        labels: names of the classes that it was told; None if it was told none.
+        class_names: names of the classes that the model is conditioned on; None if it is not.
         fingerprint: of the data, "" if unknown.
         attributes: the numbers that it was told in place of a class; None if it was told none.
     """
 
     shape: tuple[int, int, int]
-    labels: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
     fingerprint: str = ""
     attributes: tuple[Attribute, ...] | None = None
 
     @property
-    def told(self) -> bool:
+    def is_conditional(self) -> bool:
         """Whether the model was told anything of its images."""
-        return self.labels is not None or self.attributes is not None
+        return self.class_names is not None or self.attributes is not None
 
-    def classes(self, label: str) -> int:
+    def class_index(self, label: str) -> int:
         """The class that ``label`` names, by name or number.
 
         Raises:
             UserError: the model knows no labels, or not this one.
         """
-        labels = self.labels
+        labels = self.class_names
         if labels is None:
             raise UserError(
                 "this model was trained without labels: leave out --label, or train with --data.labels true"
@@ -53,7 +53,7 @@ class DatasetInfo:
         raise UserError(f"this model knows no label {label!r}: it knows {shown}")
 
 
-def cond(dataset_info: DatasetInfo, label: str | None, ids: Tensor) -> Tensor | None:
+def conditioning_for(dataset_info: DatasetInfo, label: str | None, ids: Tensor) -> Tensor | None:
     """Classes of the samples ``ids``: ``label`` names one, several with commas or "all", dealt out in turn.
 
     None where none was asked. To a model of attributes ``label`` says ``age=30,height=1.8``; those left out are at
@@ -67,11 +67,11 @@ def cond(dataset_info: DatasetInfo, label: str | None, ids: Tensor) -> Tensor | 
     if dataset_info.attributes is not None:
         return _attributes(dataset_info.attributes, label).expand(len(ids), -1)
     if label is None:
-        return None if dataset_info.labels is None else torch.full_like(ids, -1)
-    if label == "all" and dataset_info.labels is not None:
-        known = torch.arange(len(dataset_info.labels))
+        return None if dataset_info.class_names is None else torch.full_like(ids, -1)
+    if label == "all" and dataset_info.class_names is not None:
+        known = torch.arange(len(dataset_info.class_names))
     else:
-        known = torch.tensor([dataset_info.classes(part.strip()) for part in label.split(",")])
+        known = torch.tensor([dataset_info.class_index(part.strip()) for part in label.split(",")])
     return known[ids % len(known)]
 
 

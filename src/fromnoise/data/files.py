@@ -15,8 +15,8 @@ from typing import NoReturn, final
 
 from PIL import Image
 
-from fromnoise.data.base import SPLITS, Log, Parts, Source, encode
 from fromnoise.data.sidecar import Sidecar, find
+from fromnoise.data.source import SPLITS, Log, Parts, Source, encode
 from fromnoise.utils.errors import UserError
 
 IMAGES = {

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.data.base import Log, Source, default_log, pick
-from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages, decode, opened, why
-from fromnoise.data.images import depth_of, size_of
-from fromnoise.data.order import permutation
-from fromnoise.data.sources import open_parts, parse
+from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages, decode, open_image, why
+from fromnoise.data.decoding import channels_needed, display_size
+from fromnoise.data.shuffling import permutation
+from fromnoise.data.source import Log, Source, default_log, pick
+from fromnoise.data.spec import open_parts, parse
 from fromnoise.utils.errors import UserError
 
 _LOOK = 1024  # pictures looked at before size and channels are chosen
@@ -60,7 +60,7 @@ class _Part:
 
 def _labels(source: Source) -> Tensor | None:
     """The class of each picture; None unless every picture has one."""
-    if source.labels is None:
+    if source.class_names is None:
         return None
     codes = [source.label(i) for i in range(len(source))]
     return None if None in codes else torch.tensor(codes, dtype=torch.int64)
@@ -104,10 +104,10 @@ def _examine(sources: Sequence[Source], spec: str, channels: int | None) -> tupl
     for source in sources:
         for i in np.unique(np.linspace(0, len(source) - 1, min(len(source), _LOOK)).astype(int)).tolist():
             try:
-                with opened(source, i) as picture:
-                    size = size_of(picture)
+                with open_image(source, i) as picture:
+                    size = display_size(picture)
                     if channels is None and depth < 2:
-                        depth = max(depth, depth_of(picture))
+                        depth = max(depth, channels_needed(picture))
                 sizes.append(size)
             except Exception as error:  # a broken file makes a decoder raise anything
                 first = first or f"{source.name(i)}: {why(error)}"
@@ -201,7 +201,7 @@ def _digest(parts: Sequence[_Part], shape: Shape) -> str:
     """Of labels and pixels; of the names and sizes of the files where the pixels are not at hand."""
     sha = hashlib.sha256(repr(shape).encode())
     for part in parts:
-        sha.update(repr((part.source.labels, len(part.rows))).encode())
+        sha.update(repr((part.source.class_names, len(part.rows))).encode())
         if part.labels is not None:
             sha.update(part.labels.numpy().astype("<f4" if part.labels.is_floating_point() else "<i8").tobytes())
         if part.pixels is not None:
@@ -263,7 +263,7 @@ def load(
             f"'{spec}' has no attributes of every image: lay a labels.csv with a column of file names and columns of "
             "numbers beside the images"
         )
-    if sources[0].labels is not None and parts[0].labels is None:
+    if sources[0].class_names is not None and parts[0].labels is None:
         log("some images have no label, so the labels are left out")
     total = sum(len(source) for source in sources)
     decoder = _Decoder(shape, total, workers, progress)
@@ -280,6 +280,6 @@ def load(
     grade = {1: "grey", 3: "colour"}.get(shape[0], f"{shape[0]} channels")
     where = "in memory" if in_memory else "decoded as they are used"
     log(f"{len(train)} images of {shape[1]}x{shape[2]}, {grade}; {len(held_out)} held out ({words}); {where}")
-    labels = None if parts[0].labels is None or attributes else sources[0].labels
+    labels = None if parts[0].labels is None or attributes else sources[0].class_names
     described = _described(sources[0], train.labels) if attributes and train.labels is not None else None
     return Data(train, held_out, labels, shape, _digest(parts, shape), len(decoder.bad), described)

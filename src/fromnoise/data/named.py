@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import final
 
 from fromnoise.data.arrays import idx_files, open_digits, open_idx
-from fromnoise.data.base import Log, Parts
 from fromnoise.data.files import is_image, open_folder, open_zip, walk
+from fromnoise.data.source import Log, Parts
 from fromnoise.data.tables import open_parquet
 from fromnoise.utils.errors import UserError
 

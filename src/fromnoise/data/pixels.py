@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def to_unit(pixels: Tensor) -> Tensor:
+def to_float(pixels: Tensor) -> Tensor:
     """Bytes to [-1, 1]: ``x / 127.5 - 1``.
 
     Args:
@@ -18,7 +18,7 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def to_pixels(x: Tensor) -> Tensor:
+def to_uint8(x: Tensor) -> Tensor:
     """[-1, 1] to the nearest byte, ``round((x + 1) 127.5)``, what lies outside clamped.
 
     A number that is not a number becomes 0, mid-grey, as a cast would turn it into anything.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from PIL import Image
 
-from fromnoise.data.base import SPLITS, Log, Parts, Source, encode
+from fromnoise.data.source import SPLITS, Log, Parts, Source, encode
 from fromnoise.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fromnoise.data import prepare
-from fromnoise.data.images import depth_of, size_of
+from fromnoise.data.decoding import channels_needed, display_size
 from fromnoise.utils.errors import UserError
 
 
@@ -28,9 +28,9 @@ def load_picture(path: Path, channels: int) -> Tensor:
         UserError: it cannot be read, or has channels that the model does not draw.
     """
     picture = _opened(path)
-    height, width = size_of(picture)
+    height, width = display_size(picture)
     with_alpha = picture.has_transparency_data
-    has = 4 if with_alpha else depth_of(picture)
+    has = 4 if with_alpha else channels_needed(picture)
     if has > channels:
         names = {1: "grey", 3: "colour", 4: "transparency"}
         raise UserError(
@@ -54,7 +54,7 @@ def load_mask(path: Path, size: tuple[int, int]) -> Tensor:
         UserError: it cannot be read, is of another size, or keeps all or nothing.
     """
     picture = _opened(path)
-    own = size_of(picture)
+    own = display_size(picture)
     if own != size:
         raise UserError(
             f"the mask {path} is {own[0]}x{own[1]} and the picture {size[0]}x{size[1]}: they must be of one size"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data import to_pixels, to_unit
+from fromnoise.data import to_float, to_uint8
 from fromnoise.diffusion.likelihood.ode import Flow, RungeKutta
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Sampler
@@ -35,7 +35,7 @@ def _down(
     noise: Noise,
 ) -> Tensor:
     """Follow a rule down ``levels`` from ``x``."""
-    cond = torch.full((len(x),), -1, device=x.device) if model.dataset_info.labels is not None else None
+    cond = torch.full((len(x),), -1, device=x.device) if model.dataset_info.class_names is not None else None
     with torch.inference_mode(), compute.autocast():
         for reached in trajectory(model.guided(config), step, levels, x, noise, cond):
             x = reached.x
@@ -69,7 +69,7 @@ def shared(
             x = _down(model, compute, config, step, levels[: at + 1], x, one)
         # other seeds below the branch than above it: sample 0 must not go on with the noise that led there
         x = _down(model, compute, config, step, levels[at:], x.expand(count, -1, -1, -1), Noise(seed + 1, ids))
-        out.append(to_pixels(x).cpu())
+        out.append(to_uint8(x).cpu())
     return out
 
 
@@ -109,7 +109,7 @@ def between(
         raise UserError(f"the pictures are {tuple(ends.shape[1:])}, the model draws {model.dataset_info.shape}")
     if not 0 < depth <= 1:
         raise UserError(f"--depth {depth:g} is no time: take one in (0, 1]")
-    x0 = to_unit(ends.to(compute.device)).contiguous(memory_format=compute.memory_format)
+    x0 = to_float(ends.to(compute.device)).contiguous(memory_format=compute.memory_format)
     share = torch.linspace(0, 1, points, device=x0.device, dtype=x0.dtype).reshape(-1, 1, 1, 1)
     levels = model.levels(config)
     at = min(range(len(levels) - 1), key=lambda i: abs(float(levels[i].t) - depth))
@@ -118,7 +118,7 @@ def between(
     eps = Noise(seed, torch.arange(2)).normal(model.dataset_info.shape, Stream.EPS, like=x0)
     a, b = levels[at].noisy(x0, eps).split(1)
     same = Noise(seed, torch.zeros(points, dtype=torch.long))
-    return to_pixels(
+    return to_uint8(
         _down(model, compute, config, sampler(config, model), levels[at:], (1 - share) * a + share * b, same)
     ).cpu()
 
@@ -128,14 +128,14 @@ def _between_by_flow(
 ) -> Tensor:
     carrier = Flow(model.denoiser, model.schedule, RungeKutta())
     level = min(level, carrier.last, key=lambda v: float(v.t))
-    cond = torch.full((len(x0),), -1, device=x0.device) if model.dataset_info.labels is not None else None
+    cond = torch.full((len(x0),), -1, device=x0.device) if model.dataset_info.class_names is not None else None
     with compute.autocast():
         a, b = carrier.between(x0, carrier.first, level, cond).split(1)
         mixed = slerp(a, b, share)
         told = torch.full((len(mixed),), -1, device=x0.device) if cond is not None else None
         x = carrier.between(mixed, level, carrier.first, told)
     last = [carrier.first, model.schedule.at(0.0)]
-    return to_pixels(_down(model, compute, config, DDIM(), last, x, Noise(0, torch.arange(len(x))))).cpu()
+    return to_uint8(_down(model, compute, config, DDIM(), last, x, Noise(0, torch.arange(len(x))))).cpu()
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

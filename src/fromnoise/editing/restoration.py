@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data.dataset_info import cond
+from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.inverse.operators import Operator
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.sampling import start
@@ -56,7 +56,7 @@ class EditRun:
             self.model.levels(config),
             self.model.noise(config, self.ids, self.seed),
             begin,
-            cond(self.model.dataset_info, self.label, self.ids),
+            conditioning_for(self.model.dataset_info, self.label, self.ids),
         )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromnoise.data import Data, Images, Source, order
-from fromnoise.data.dataset import opened
-from fromnoise.data.images import size_of
+from fromnoise.data import Data, Images, Source, shuffled_indices
+from fromnoise.data.dataset import open_image
+from fromnoise.data.decoding import display_size
 from fromnoise.evaluation.features.extractors import Pixels
 from fromnoise.evaluation.findings import Finding
 from fromnoise.evaluation.metrics.frechet import share
@@ -47,7 +47,7 @@ def of_data(examined: Examined) -> Iterator[Finding]:
 
 
 def _some(images: Images, count: int) -> Tensor:
-    return images.get(order(len(images), 0, range(min(count, len(images)))))
+    return images.get(shuffled_indices(len(images), 0, range(min(count, len(images)))))
 
 
 def _range(images: Tensor) -> Iterator[Finding]:
@@ -90,8 +90,8 @@ def _sizes(examined: Examined) -> Iterator[Finding]:
     cut = enlarged = seen = 0
     for i in torch.linspace(0, len(source) - 1, count).long().tolist():
         try:
-            with opened(source, i) as picture:
-                h, w = size_of(picture)
+            with open_image(source, i) as picture:
+                h, w = display_size(picture)
         except Exception:  # a broken file makes a decoder raise anything; it is counted as unreadable
             continue
         ratio = (h * width) / (w * height)
@@ -113,10 +113,10 @@ def _sizes(examined: Examined) -> Iterator[Finding]:
 
 
 def _classes(data: Data) -> Iterator[Finding]:
-    if data.labels is None or data.train.labels is None:
+    if data.class_names is None or data.train.labels is None:
         return
-    counts = torch.bincount(data.train.labels, minlength=len(data.labels))
-    poor = [data.labels[i] for i in torch.nonzero(counts < counts.double().mean() / 10).flatten().tolist()]
+    counts = torch.bincount(data.train.labels, minlength=len(data.class_names))
+    poor = [data.class_names[i] for i in torch.nonzero(counts < counts.double().mean() / 10).flatten().tolist()]
     if poor:
         shown = ", ".join(poor[:6]) + (", ..." if len(poor) > 6 else "")
         yield Finding(
@@ -129,7 +129,7 @@ def _doubles(data: Data) -> Iterator[Finding]:
     pixels, train = Pixels(data.shape), min(_AMONG, len(data.train))
     queries, held = (pixels.of(_some(images, _QUERIES)) for images in (data.train, data.held_out))
     own, leaked = Nearest(queries, 22), Nearest(held, 21)
-    places = order(len(data.train), 0, range(train))
+    places = shuffled_indices(len(data.train), 0, range(train))
     for first in range(0, train, 1024):
         block = pixels.of(data.train.get(places[first : first + 1024]))
         own.update(block, first)

@@ -58,7 +58,7 @@ def of_run(run: str | Path, compute: ComputeConfig, count: int, log: Log) -> lis
     if count and len(data.held_out) < LEAST:
         log(f"no samples are drawn: {len(data.held_out)} held-out images are too few to compare with")
     elif count:
-        compute.place(model.denoiser)
+        compute.to_device(model.denoiser)
         subject = ModelSource("samples", model, drawing(model), compute, count)
         log(f"drawing {count:,} samples takes about {subject.seconds():.0f} s")
         measured = measure([subject], RealImages("training", data.train), data.held_out, extractors.pixels(data))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data import Images, order, to_unit
-from fromnoise.data.dataset_info import cond
+from fromnoise.data import Images, shuffled_indices, to_float
+from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.likelihood.code_length import ELBO, SampledTerms, StepProposal, bin_of, geometric
 from fromnoise.diffusion.likelihood.ode import Flow, Solver
 from fromnoise.diffusion.rng import Noise
@@ -105,12 +105,14 @@ def some(images: Images, model: Model, count: int, seed: int = 0) -> tuple[Tenso
         uint8 (N, C, H, W); and their classes or attributes, as of nothing told where they are not known, or None for
         a model that is never told any.
     """
-    chosen = order(len(images), seed, range(min(count, len(images))))
+    chosen = shuffled_indices(len(images), seed, range(min(count, len(images))))
     pixels, labels = images.get(chosen), images.labels
-    if not model.dataset_info.told:
+    if not model.dataset_info.is_conditional:
         return pixels, None
     known = labels is not None and labels.is_floating_point() == (model.dataset_info.attributes is not None)
-    return pixels, labels[chosen] if labels is not None and known else cond(model.dataset_info, None, chosen)
+    return pixels, labels[chosen] if labels is not None and known else conditioning_for(
+        model.dataset_info, None, chosen
+    )
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ class Measure:
         """``work(x0, noise, cond)`` of each batch."""
         out = []
         for ids in torch.arange(len(pixels)).split(self.batch):
-            x0 = to_unit(pixels[ids].to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
+            x0 = to_float(pixels[ids].to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
             cond = labels[ids].to(self.compute.device) if labels is not None else None
             with torch.no_grad(), self.compute.autocast():
                 out.append(work(x0, Noise(self.seed, ids), cond))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromnoise.data import to_unit
+from fromnoise.data import to_float
 from fromnoise.diffusion.rng import Noise
 from fromnoise.evaluation.likelihood import Measure
 
@@ -55,7 +55,7 @@ def rate_and_distortion(
         tick: told of progress.
     """
     code, device = measure.code(), measure.compute.device
-    x0 = to_unit(pixels.to(device)).contiguous(memory_format=measure.compute.memory_format)
+    x0 = to_float(pixels.to(device)).contiguous(memory_format=measure.compute.memory_format)
     cond = labels.to(device) if labels is not None else None
     unit = 1 / (math.log(2) * x0[0].numel())
     rate = unit * float(code.prior(x0).mean())

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fromnoise.checkpoint import LoadedModel, load_model
 from fromnoise.config import SamplingConfig
-from fromnoise.config.datasets import open_data
+from fromnoise.config.recipe_data import open_data
 from fromnoise.data import Data, load
 from fromnoise.evaluation.sources import ImageSource, ModelSource, Processes, RealImages, pictures_of
 from fromnoise.run_dir import RunDir
@@ -99,7 +99,7 @@ def subjects(
 
 
 def _samplers(name: str, loaded: LoadedModel, sweep: Mapping[str, Sequence[str]], config: Drawing) -> list[ImageSource]:
-    config.compute.place(loaded.model.denoiser)
+    config.compute.to_device(loaded.model.denoiser)
     reports = RunDir(loaded.path.parent).read_reports()
     training = (float(reports[-1]["clock"]["seconds"]), int(reports[-1]["images"])) if reports else None
     out: list[ImageSource] = []

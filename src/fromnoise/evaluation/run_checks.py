@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromnoise.data import Data, order, to_unit
+from fromnoise.data import Data, shuffled_indices, to_float
 from fromnoise.diffusion.schedules import Schedule
 from fromnoise.evaluation.findings import Finding
 from fromnoise.model import Model
@@ -81,7 +81,9 @@ def of_loss(reports: Reports, model: Model, data: Data) -> Iterator[Finding]:
     if not measured or config.metric != "mse" or config.weighting != "simple" or target not in linear_losses:
         return
     count = min(_IMAGES, len(data.train))
-    bar = linear_losses[target](variances(data.train.get(order(len(data.train), 0, range(count)))), model.schedule)
+    bar = linear_losses[target](
+        variances(data.train.get(shuffled_indices(len(data.train), 0, range(count)))), model.schedule
+    )
     if measured[-1] > bar:
         yield Finding(
             "loss",
@@ -99,7 +101,7 @@ def variances(images: Tensor) -> Tensor:
     Returns:
         float64 (C H W,).
     """
-    x = to_unit(images).double().flatten(1)
+    x = to_float(images).double().flatten(1)
     x = x - x.mean(0)
     if x.shape[1] > _WIDEST:
         return x.square().sum(0) / (len(x) - 1)

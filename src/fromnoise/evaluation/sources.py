@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data import Images, Shape, StreamedImages, open_source, order, to_pixels
-from fromnoise.data.dataset import opened
-from fromnoise.data.images import size_of
+from fromnoise.data import Images, Shape, StreamedImages, open_source, shuffled_indices, to_uint8
+from fromnoise.data.dataset import open_image
+from fromnoise.data.decoding import display_size
 from fromnoise.model import Model
 from fromnoise.pipeline import SampleStep, draw
 from fromnoise.utils.device import ComputeConfig
@@ -88,14 +88,14 @@ class RealImages(ImageSource):
 
     def get(self, numbers: Tensor) -> Tensor:
         """Images by their number in this order, uint8 (B, C, H, W)."""
-        every = order(len(self._images), self._seed, range(self.count))
+        every = shuffled_indices(len(self._images), self._seed, range(self.count))
         return self._images.get(every[numbers])
 
     def batches(self) -> Iterator[Tensor]:
         """See ``ImageSource``."""
         for start in range(0, self.count, self._batch):
             places = range(start, min(self.count, start + self._batch))
-            yield self._images.get(order(len(self._images), self._seed, places))
+            yield self._images.get(shuffled_indices(len(self._images), self._seed, places))
 
 
 def pictures_of(spec: str, shape: Shape, resize: bool = False) -> Images:
@@ -112,8 +112,8 @@ def pictures_of(spec: str, shape: Shape, resize: bool = False) -> Images:
     source = open_source(spec)
     if len(source) == 0:
         raise UserError(f"'{spec}' holds no images")
-    with opened(source, 0) as picture:
-        height, width = size_of(picture)
+    with open_image(source, 0) as picture:
+        height, width = display_size(picture)
     if (height, width) != shape[1:] and not resize:
         raise UserError(
             f"the pictures of {spec} are {height}x{width} and the real ones {shape[1]}x{shape[2]}: "
@@ -174,7 +174,7 @@ class ModelSource(ImageSource):
         """
         self.name, self.count = name, count
         self._model, self._how, self._compute, self._seed, self._batch = model, config, compute, seed, batch
-        self._label = label if label is not None or model.dataset_info.labels is None else "all"
+        self._label = label if label is not None or model.dataset_info.class_names is None else "all"
         self._training, self._processes = training, processes or Processes()
         self._seen, self._spent = 0, 0.0
         self._steps(torch.arange(0))  # tells mistakes at once
@@ -194,7 +194,7 @@ class ModelSource(ImageSource):
     def _draw(self, ids: Tensor) -> Tensor:
         handle = self._model.denoiser.net.register_forward_hook(self._count)
         try:
-            return torch.cat([to_pixels(drawn.step.x) for drawn in self._steps(ids) if drawn.last])
+            return torch.cat([to_uint8(drawn.step.x) for drawn in self._steps(ids) if drawn.last])
         finally:
             handle.remove()
 
@@ -231,7 +231,7 @@ class ModelSource(ImageSource):
 
         model, device = self._model, self._compute.device
         x = torch.zeros(1, *model.dataset_info.shape, device=device)
-        told = torch.zeros(1, dtype=torch.int64, device=device) if model.dataset_info.labels is not None else None
+        told = torch.zeros(1, dtype=torch.int64, device=device) if model.dataset_info.class_names is not None else None
         with FlopCounterMode(display=False) as counter:
             model.denoiser(x, model.schedule.at(0.5, like=x), told)
         return float(counter.get_total_flops())

@@ -1,6 +1,6 @@
 """Pictures of pictures: grids, strips, GIFs and loss curves, and the files they go to.
 
-Images are uint8 tensors (N, C, H, W), as ``data.to_pixels`` makes them.
+Images are uint8 tensors (N, C, H, W), as ``data.to_uint8`` makes them.
 """
 
 from __future__ import annotations

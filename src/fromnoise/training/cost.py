@@ -39,12 +39,12 @@ def estimate(model: Model, compute: ComputeConfig, images: int = 4) -> CostEstim
     """
     recipe = model.recipe.train
     images = min(images, recipe.batch)
-    compute.place(model.denoiser).train()
+    compute.to_device(model.denoiser).train()
     objective = model.objective()
     x0 = torch.zeros(images, *model.dataset_info.shape, device=compute.device).contiguous(
         memory_format=compute.memory_format
     )
-    told = model.dataset_info.labels is not None or model.denoiser.pseudo_labels is not None
+    told = model.dataset_info.class_names is not None or model.denoiser.pseudo_labels is not None
     cond = torch.zeros(images, dtype=torch.long, device=compute.device) if told else None
     kept: dict[int, int] = {}
 

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from fromnoise.data import BatchStream, to_unit
+from fromnoise.data import BatchStream, to_float
 from fromnoise.data.pseudo_labels import PseudoLabels
 
 EACH = 100
@@ -37,7 +37,7 @@ def find(pseudo_labels: PseudoLabels, stream: BatchStream, seed: int) -> int:
     from sklearn.cluster import KMeans
 
     parts = torch.arange(min(_MOST, len(stream.images))).split(1000)
-    points = torch.cat([pseudo_labels.small(to_unit(stream.batch(part).pixels)) for part in parts])
+    points = torch.cat([pseudo_labels.small(to_float(stream.batch(part).pixels)) for part in parts])
     count = max(1, min(len(pseudo_labels.share), len(points) // EACH))
     found = KMeans(count, n_init="auto", random_state=seed % 2**32).fit(points.numpy())  # auto: one try
     pseudo_labels.settle(torch.from_numpy(found.cluster_centers_), points)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise import checkpoint
-from fromnoise.data import BatchStream, Data, to_unit
+from fromnoise.data import BatchStream, Data, to_float
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.denoiser import TimestepConditioning
 from fromnoise.diffusion.rng import Noise, Stream
@@ -34,7 +34,7 @@ class Guide(nn.Module):
         """
         super().__init__()
         self.dataset_info = dataset_info
-        self.net = NoisyClassifier(dataset_info.shape[0], len(dataset_info.labels or ()))
+        self.net = NoisyClassifier(dataset_info.shape[0], len(dataset_info.class_names or ()))
         self.clock = TimestepConditioning(steps or 1000)
 
     def forward(self, x: Tensor, level: NoiseLevel) -> Tensor:
@@ -56,20 +56,20 @@ def begin(model: Model, data: Data) -> Guide:
     Raises:
         UserError: the data have no labels, or are of another shape.
     """
-    if data.labels is None:
+    if data.class_names is None:
         raise UserError("a classifier needs data with labels: put the images of each class in a folder of its own")
     if data.shape != model.dataset_info.shape:
         raise UserError(f"the model draws images of {model.dataset_info.shape} and the data are of {data.shape}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.recipe.train.seed)
-        return Guide(replace(model.dataset_info, labels=data.labels, attributes=None), model.schedule.steps)
+        return Guide(replace(model.dataset_info, class_names=data.class_names, attributes=None), model.schedule.steps)
 
 
 def learn(
     guide: Guide, model: Model, data: Data, compute: ComputeConfig, *, steps: int, batch: int = 128, lr: float = 2e-3
 ) -> Iterator[Lesson]:
     """Teach a guide: cross-entropy under the model's noise at its own times, AdamW, the rate falling to 0."""
-    compute.place(guide)
+    compute.to_device(guide)
     optimizer = torch.optim.AdamW(guide.parameters(), lr, weight_decay=0.01)
     stream = BatchStream(data.train, model.recipe.train.seed, model.recipe.data.flip)
     guide.train()
@@ -90,7 +90,7 @@ def _loss(
     guide: Guide, model: Model, pixels: Tensor, labels: Tensor, positions: Tensor, compute: ComputeConfig
 ) -> Tensor:
     """Cross-entropy of each image, (B,)."""
-    x0 = to_unit(pixels.to(compute.device)).contiguous(memory_format=compute.memory_format)
+    x0 = to_float(pixels.to(compute.device)).contiguous(memory_format=compute.memory_format)
     noise = Noise(model.recipe.train.seed, positions)
     level = model.schedule.at(model.schedule.time_from_uniform(noise.uniform(Stream.TIME)), like=x0)
     with compute.autocast():
@@ -104,7 +104,7 @@ def save(path: Path, guide: Guide, model: Model) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    header = {"kind": "guide", **checkpoint.describe(model.recipe, guide.dataset_info)}
+    header = {"kind": "guide", **checkpoint.model_header(model.recipe, guide.dataset_info)}
     checkpoint.write(path, guide.net.state_dict(), header)
 
 
@@ -119,10 +119,10 @@ def load(path: Path, model: Model) -> Guide:
     tensors, header = checkpoint.read(path)
     if header.get("kind") != "guide":
         raise UserError(f"{path} is no classifier of noisy images: fromnoise guide makes one")
-    recipe, dataset_info = checkpoint.understand(header)
+    recipe, dataset_info = checkpoint.parse_header(header)
     if dataset_info.shape != model.dataset_info.shape or recipe.diffusion != model.recipe.diffusion:
         raise UserError(f"the classifier {path} was made for a model of other images or noise: make one for this model")
-    if model.dataset_info.labels not in (None, dataset_info.labels):
+    if model.dataset_info.class_names not in (None, dataset_info.class_names):
         raise UserError(f"the classifier {path} knows other labels than the model: make one for this model")
     guide = Guide(dataset_info, model.schedule.steps)
     guide.net.load_state_dict(tensors)

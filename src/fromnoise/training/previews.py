@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data import Data, order
+from fromnoise.data import Data, shuffled_indices
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model import Model
 from fromnoise.pipeline import Pictures, collect, draw, noised
@@ -34,7 +34,9 @@ class Previews:
     def data(self, model: Model, data: Data) -> None:
         """The first batch, and images of it under more and more noise."""
         recipe = model.recipe.train
-        first = data.train.get(order(len(data.train), recipe.seed, range(min(64, recipe.batch, len(data.train)))))
+        first = data.train.get(
+            shuffled_indices(len(data.train), recipe.seed, range(min(64, recipe.batch, len(data.train))))
+        )
         image_io.save(image_io.grid(first), self.folder.samples / "first_batch.png")
         image_io.save(
             image_io.forward_strip(*noised(model.schedule, first[:6], recipe.seed)), self.folder.path / "forward.png"
@@ -71,7 +73,7 @@ class Previews:
         with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
             drawn = self._draw(trainer, trainer.averaged, config, config.count, bar)
         out = self.folder.path
-        names = trainer.model.dataset_info.labels
+        names = trainer.model.dataset_info.class_names
         image_io.save_images(drawn.images, out / "samples.png", drawn.labels, names=names)
         image_io.gif([f[:25] for f in drawn.frames], out / "reverse.gif")
         image_io.save(image_io.reverse_strip([f[:6] for f in drawn.frames], drawn.times), out / "reverse.png")
@@ -82,7 +84,7 @@ class Previews:
     ) -> Pictures:
         own = trainer.model
         model = Model(own.recipe, own.dataset_info, denoiser.eval(), own.schedule)
-        label = "all" if own.dataset_info.labels is not None else None
+        label = "all" if own.dataset_info.class_names is not None else None
         steps = draw(model, config, self.compute, ids=torch.arange(count), seed=own.recipe.train.seed, label=label)
         if bar is None:
             return collect(steps)

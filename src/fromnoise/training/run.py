@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fromnoise import checkpoint
 from fromnoise.config import Recipe
-from fromnoise.config.datasets import dataset_info, open_data
+from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build
 from fromnoise.run_dir import RunDir
 from fromnoise.training import autosize
@@ -29,7 +29,7 @@ from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
 from fromnoise.training.self_evaluation import SelfEvaluation
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import choose
+from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
 
 
@@ -66,7 +66,9 @@ def train(
     # of accelerate only the processes: device, precision and the size of a batch are the recipe's and ours
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", device_placement=False)
     main = accelerator.is_main_process
-    compute = choose(str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision)
+    compute = select_device(
+        str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision
+    )
     folder = RunDir(out)
 
     def log(line: str) -> None:
@@ -111,9 +113,9 @@ def train(
 def _resume(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> None:
     state = folder.load_state()
     if state is not None:
-        _, was = checkpoint.understand(state[1])
+        _, was = checkpoint.parse_header(state[1])
         now = trainer.model.dataset_info
-        for what, before, here in (("shape", was.shape, now.shape), ("labels", was.labels, now.labels)):
+        for what, before, here in (("shape", was.shape, now.shape), ("labels", was.class_names, now.class_names)):
             if before != here:
                 raise UserError(
                     f"{folder.path} was trained on images of {what} {before}, not {here}: choose another --out"
@@ -144,7 +146,7 @@ def _loop(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], Non
         folder.save_state(
             trainer.progress.step,
             tensors,
-            header | checkpoint.describe(trainer.model.recipe, trainer.model.dataset_info),
+            header | checkpoint.model_header(trainer.model.recipe, trainer.model.dataset_info),
         )
         checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step})
 

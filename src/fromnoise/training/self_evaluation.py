@@ -11,7 +11,7 @@ import torch
 
 from fromnoise import checkpoint
 from fromnoise.config import SamplingConfig
-from fromnoise.data import order
+from fromnoise.data import shuffled_indices
 from fromnoise.evaluation.features.select import choose
 from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
 from fromnoise.evaluation.metrics.prdc import Reference
@@ -44,7 +44,7 @@ class SelfEvaluation:
         name = None if self._how.features == "auto" else self._how.features
         self._space = choose(name, trainer.data, compute=trainer.compute, log=log)
         train = trainer.data.train
-        places = order(len(train), 0, range(min(_REFERENCE, len(train)))).split(_BATCH)
+        places = shuffled_indices(len(train), 0, range(min(_REFERENCE, len(train)))).split(_BATCH)
         seen = [self._space.of(train.get(part)) for part in places]
         self._moments = reduce(Moments.__add__, map(Moments.of, seen))
         self._vectors = Reference(torch.cat(seen)[:_KERNEL])
@@ -63,7 +63,7 @@ class SelfEvaluation:
         model = Model(own.recipe, own.dataset_info, trainer.averaged.eval(), own.schedule)
         steps = min(self._how.steps, own.schedule.steps or self._how.steps)
         config = SamplingConfig(sampler="ddim", steps=steps, clip=own.recipe.sample.clip)
-        label = "all" if own.dataset_info.labels is not None else None
+        label = "all" if own.dataset_info.class_names is not None else None
         ids = torch.arange(self._how.count)
         images = collect(draw(model, config, trainer.compute, ids=ids, label=label, batch=_BATCH)).images
         features = self._space.of(images)

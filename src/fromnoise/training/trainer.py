@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from fromnoise.data import Batch, BatchStream, Data, order, to_unit
+from fromnoise.data import Batch, BatchStream, Data, shuffled_indices, to_float
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.losses import LossTerms, loss_by_time, self_condition_mask
 from fromnoise.model import Model
@@ -72,7 +72,7 @@ class Trainer:
         self.progress = TrainingProgress()
         self.stopping = self._asked = False
         self._parts = recipe.accumulate
-        compute.place(model.denoiser)
+        compute.to_device(model.denoiser)
         self.ema = EMA(model.recipe.ema, model.denoiser, Fraction(len(data.train), recipe.batch))
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
         self.optimizer_step = OptimizerStep(recipe, model.denoiser, compute.dtype)
@@ -191,12 +191,12 @@ class Trainer:
 
     def _images(self, pixels: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Images in [-1, 1] where the network is, and what the model is told of them."""
-        x0 = to_unit(pixels.to(self.compute.device, non_blocking=True)).contiguous(
+        x0 = to_float(pixels.to(self.compute.device, non_blocking=True)).contiguous(
             memory_format=self.compute.memory_format
         )
         if self.model.denoiser.pseudo_labels is not None:
             return x0, self.model.denoiser.pseudo_labels.of(x0)
-        if not self.model.dataset_info.told or labels is None:
+        if not self.model.dataset_info.is_conditional or labels is None:
             return x0, None
         return x0, labels.to(self.compute.device, non_blocking=True)
 
@@ -279,7 +279,9 @@ class Trainer:
         self._held_out.denoiser = denoiser
         held_out, losses, times = self.data.held_out, [], []
         count = min(self.recipe.held_out, len(held_out))
-        chosen = torch.as_tensor(order(len(held_out), self.recipe.seed, range(count)))  # sets often lie class by class
+        chosen = torch.as_tensor(
+            shuffled_indices(len(held_out), self.recipe.seed, range(count))
+        )  # sets often lie class by class
         for places in torch.arange(count).split(max(1, self.recipe.batch // self.recipe.accumulate)):
             ids = chosen[places]
             x0, cond = self._images(held_out.get(ids), held_out.labels[ids] if held_out.labels is not None else None)

@@ -35,7 +35,7 @@ class ComputeConfig:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
             yield
 
-    def place(self, module: nn.Module) -> nn.Module:
+    def to_device(self, module: nn.Module) -> nn.Module:
         """Move a network here, in its memory format."""
         return module.to(self.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
@@ -46,7 +46,7 @@ class ComputeConfig:
         return f"{name} in {str(self.dtype).removeprefix('torch.')}{threads}"
 
 
-def choose(device: str | torch.device | None = None, precision: str = "auto") -> ComputeConfig:
+def select_device(device: str | torch.device | None = None, precision: str = "auto") -> ComputeConfig:
     """The hardware at hand.
 
     Args:

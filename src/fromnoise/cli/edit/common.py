@@ -52,7 +52,7 @@ def brush(args: argparse.Namespace) -> EditRun:
     from fromnoise.checkpoint import load_model
     from fromnoise.editing import EditRun
     from fromnoise.reporting import image_io
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
     from fromnoise.utils.errors import UserError
 
     for flag, number in (("-n", args.count), ("--batch", args.batch)):
@@ -62,8 +62,8 @@ def brush(args: argparse.Namespace) -> EditRun:
     model = load_model(args.model).model
     config = guidance_flags.settings(model.recipe.sample, args, "sampler", "steps", "grid")
     guidance_flags.check_labels(args, model)
-    compute = choose(args.device, args.precision)
-    compute.place(model.denoiser)
+    compute = select_device(args.device, args.precision)
+    compute.to_device(model.denoiser)
     model, wrap = guidance_flags.wrap(args, model, compute)
     return EditRun(model, config, compute, torch.arange(args.count), args.seed, args.label, args.batch, wrap)
 

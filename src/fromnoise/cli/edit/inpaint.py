@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fill in."""
-    from fromnoise.data import to_unit
+    from fromnoise.data import to_float
     from fromnoise.diffusion.inverse.operators import Mask
     from fromnoise.editing import load_mask, load_picture, restore
 
@@ -31,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     size = (pixels.shape[-2], pixels.shape[-1])
     operator = Mask(load_mask(args.mask, size))
     common.check_size(args, made, size)
-    steps = restore(made, operator, operator.forward(to_unit(pixels)), size, args.method, args.iterations)
+    steps = restore(made, operator, operator.forward(to_float(pixels)), size, args.method, args.iterations)
     return common.finish(args, made, steps)

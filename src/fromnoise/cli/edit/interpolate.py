@@ -37,23 +37,23 @@ def run(args: argparse.Namespace) -> int:
 
     from fromnoise.checkpoint import load_model
     from fromnoise.cli import guidance_flags
-    from fromnoise.cli.common import at_least, times
+    from fromnoise.cli.common import check_minimum, parse_times
     from fromnoise.editing import load_picture
     from fromnoise.editing.interpolation import between
     from fromnoise.reporting import image_io
-    from fromnoise.utils.device import choose
+    from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
-    at_least(("--points", args.points, 2))
-    depths = times("--depth", args.depth)
+    check_minimum(("--points", args.points, 2))
+    depths = parse_times("--depth", args.depth)
     check_file(args.out, ".png")
     model = load_model(args.model).model
     config = guidance_flags.settings(model.recipe.sample, args, "sampler", "steps", "grid")
     ends = [load_picture(path, model.dataset_info.shape[0])[0] for path in (args.image, args.to)]
     for path, end in zip((args.image, args.to), ends, strict=True):
         _check_size(path, tuple(end.shape[1:]), model.dataset_info.shape[1:])
-    compute = choose(args.device, "fp32")
-    compute.place(model.denoiser)
+    compute = select_device(args.device, "fp32")
+    compute.to_device(model.denoiser)
     rows = [
         between(model, config, compute, torch.stack(ends), t, args.points, flow=args.flow, seed=args.seed)
         for t in depths

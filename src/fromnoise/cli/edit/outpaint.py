@@ -22,17 +22,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Continue."""
-    from fromnoise.cli.parsing import pair, size
-    from fromnoise.data import to_unit
+    from fromnoise.cli.parsing import parse_pair, parse_size
+    from fromnoise.data import to_float
     from fromnoise.diffusion.inverse.operators import Mask
     from fromnoise.editing import canvas, load_picture, restore
 
     made = common.brush(args)
     channels, height, width = made.model.dataset_info.shape
     pixels = load_picture(args.image, channels)
-    whole = size("--size", args.size) if args.size else (height, width)
-    sheet, kept = canvas(pixels, whole, pair("--at", args.at, ",") if args.at else None)
+    whole = parse_size("--size", args.size) if args.size else (height, width)
+    sheet, kept = canvas(pixels, whole, parse_pair("--at", args.at, ",") if args.at else None)
     common.check_size(args, made, whole)
     operator = Mask(kept)
-    steps = restore(made, operator, operator.forward(to_unit(sheet)), whole, args.method, args.iterations)
+    steps = restore(made, operator, operator.forward(to_float(sheet)), whole, args.method, args.iterations)
     return common.finish(args, made, steps)

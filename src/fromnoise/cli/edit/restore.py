@@ -31,18 +31,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restore."""
-    from fromnoise.data import to_pixels, to_unit
+    from fromnoise.data import to_float, to_uint8
     from fromnoise.editing import load_picture, restore
 
     made = common.brush(args)
     channels = made.model.dataset_info.shape[0]
     lost = _lost(args, channels)
-    given = to_unit(load_picture(args.image, channels if args.degrade else lost.channels))
+    given = to_float(load_picture(args.image, channels if args.degrade else lost.channels))
     height, width = given.shape[-2:]
     size = (height, width) if args.degrade else (height * lost.factor, width * lost.factor)
     common.check_size(args, made, size)
     operator = lost.operator(*size)
-    y = to_unit(to_pixels(operator.forward(given))) if args.degrade else given
+    y = to_float(to_uint8(operator.forward(given))) if args.degrade else given
     return common.finish(args, made, restore(made, operator, y, size, args.method, args.iterations))
 
 

@@ -21,10 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Vary."""
-    from fromnoise.data import to_unit
+    from fromnoise.data import to_float
     from fromnoise.editing import load_picture, vary
 
     made = common.brush(args)
     pixels = load_picture(args.image, made.model.dataset_info.shape[0])
     common.check_size(args, made, (pixels.shape[-2], pixels.shape[-1]))
-    return common.finish(args, made, vary(made, to_unit(pixels), args.depth))
+    return common.finish(args, made, vary(made, to_float(pixels), args.depth))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.data import Batch, BatchStream, Images, to_unit
+from fromnoise.data import Batch, BatchStream, Images, to_float
 from fromnoise.utils.device import ComputeConfig
 
 SIZE = 128  # of the features
@@ -98,7 +98,7 @@ def train(
     Returns:
         A generator that yields the loss after each step; the network is ready, in eval mode, when it ends.
     """
-    compute.place(net).train()
+    compute.to_device(net).train()
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=plan.steps + 1, pct_start=0.2)
     stream = BatchStream(images, seed)
@@ -134,7 +134,7 @@ def fit(net: ConvNet, images: Images, plan: TrainingPlan, compute: ComputeConfig
 
     def loss(batch: Batch) -> Tensor:
         assert batch.labels is not None
-        x = to_unit(_shifted(batch.pixels).to(compute.device)).contiguous(memory_format=compute.memory_format)
+        x = to_float(_shifted(batch.pixels).to(compute.device)).contiguous(memory_format=compute.memory_format)
         with compute.autocast():
             _, logits = net(x)
         return F.cross_entropy(logits.float(), batch.labels.to(compute.device), label_smoothing=0.05)
@@ -157,7 +157,7 @@ def accuracy(net: ConvNet, images: Images, compute: ComputeConfig) -> float:
     assert images.labels is not None
     right = 0
     for ids in torch.arange(len(images)).split(_EVALUATE):
-        x = to_unit(images.get(ids).to(compute.device)).contiguous(memory_format=compute.memory_format)
+        x = to_float(images.get(ids).to(compute.device)).contiguous(memory_format=compute.memory_format)
         with torch.inference_mode():
             right += int((net(x)[1].argmax(1).cpu() == images.labels[ids]).sum())
     return right / len(images)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fromnoise import checkpoint
-from fromnoise.data import Data, to_unit
+from fromnoise.data import Data, to_float
 from fromnoise.data.named import cache_folder
 from fromnoise.evaluation.features import convnet, simclr
-from fromnoise.utils.device import ComputeConfig, choose
+from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 
 _PIXELS = 1024  # features of the pixels, at most
@@ -122,12 +122,12 @@ class Learned(Features):
 
     def __init__(self, net: convnet.ConvNet, compute: ComputeConfig) -> None:
         """Take a trained network, in eval mode."""
-        self._net, self._compute = compute.place(net).eval(), compute
+        self._net, self._compute = compute.to_device(net).eval(), compute
 
     @final
     def told(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and what the head says, float64 (B, .) each; in float32 whatever the precision of the rest."""
-        x = to_unit(images.to(self._compute.device)).contiguous(memory_format=self._compute.memory_format)
+        x = to_float(images.to(self._compute.device)).contiguous(memory_format=self._compute.memory_format)
         with torch.inference_mode():
             features, head = self._net(x)
         return features.double().cpu(), head.double().cpu()
@@ -200,9 +200,9 @@ def classifier(
     Raises:
         UserError: the images have no labels, or the cache cannot be written.
     """
-    if data.labels is None or data.train.labels is None:
+    if data.class_names is None or data.train.labels is None:
         raise UserError("a classifier needs labels, and these images have none: take --features self-supervised")
-    compute, classes = compute or choose(), data.labels
+    compute, classes = compute or select_device(), data.class_names
     config = _Training(
         "classifier",
         convnet.VERSION,
@@ -235,7 +235,7 @@ def self_supervised(
     Raises:
         UserError: the cache cannot be written.
     """
-    compute = compute or choose()
+    compute = compute or select_device()
     config = _Training(
         "self-supervised",
         simclr.VERSION,
@@ -293,7 +293,7 @@ def _place(config: _Training, data: Data) -> Path:
     """Where the network of a set lies: another set, split or way of training is another file."""
     count = len(data.train)
     some = data.train.get(torch.linspace(0, count - 1, min(64, count)).long())  # the split is not in the fingerprint
-    dataset_info = (data.fingerprint, data.shape, data.labels, count, config.version, some.numpy().tobytes())
+    dataset_info = (data.fingerprint, data.shape, data.class_names, count, config.version, some.numpy().tobytes())
     return cache_folder() / config.kind / f"{hashlib.sha256(repr(dataset_info).encode()).hexdigest()[:20]}.safetensors"
 
 

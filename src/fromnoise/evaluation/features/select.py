@@ -32,7 +32,7 @@ def choose(
     Raises:
         UserError: unknown, or not to be had.
     """
-    name = name or ("self-supervised" if data.labels is None else "classifier")
+    name = name or ("self-supervised" if data.class_names is None else "classifier")
     makers: dict[str, Callable[[], Features]] = {
         "classifier": lambda: classifier(data, compute=compute, log=log, on_step=on_step),
         "self-supervised": lambda: self_supervised(data, compute=compute, log=log, on_step=on_step),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.data import Batch, Images, to_unit
+from fromnoise.data import Batch, Images, to_float
 from fromnoise.evaluation.features.convnet import ConvNet, TrainingPlan, train
 from fromnoise.utils.device import ComputeConfig
 
@@ -97,9 +97,9 @@ def view(pixels: Tensor) -> Tensor:
         pixels: uint8 (B, C, H, W).
 
     Returns:
-        float32, as ``to_unit`` gives them.
+        float32, as ``to_float`` gives them.
     """
-    x = to_unit(pixels)
+    x = to_float(pixels)
     count, _, height, width = x.shape
     turn, zoom, stretch, right, down = 2 * torch.rand(5, count) - 1
     turn, stretch, zoom = _TURN * turn, _STRETCH**stretch, 1 - (1 - _ZOOM) * (zoom + 1) / 2

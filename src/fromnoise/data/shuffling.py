@@ -44,7 +44,7 @@ def _as_array(positions: range | Tensor) -> np.ndarray:
     return positions.detach().cpu().numpy().astype(np.int64)
 
 
-def order(n: int, seed: int, positions: range | Tensor) -> Tensor:
+def shuffled_indices(n: int, seed: int, positions: range | Tensor) -> Tensor:
     """Which picture stands at each position.
 
     Args:
@@ -84,7 +84,7 @@ def splitmix(start: int, counters: np.ndarray) -> np.ndarray:
     return _mix(np.uint64(start & _WORD) + (counters + np.uint64(1)) * np.uint64(_GOLDEN))
 
 
-def flips(seed: int, positions: range | Tensor) -> Tensor:
+def flip_mask(seed: int, positions: range | Tensor) -> Tensor:
     """Whether the picture at each position is mirrored; one in two is.
 
     Args:

@@ -42,12 +42,12 @@ class Source(ABC):
             labels: names of the classes; a single class says nothing and counts as none.
             codes: the class of each picture, an index into ``labels``; None where it is unknown.
         """
-        self.labels = labels if labels is not None and len(labels) > 1 else None
+        self.class_names = labels if labels is not None and len(labels) > 1 else None
         self._codes = codes
 
     def label(self, i: int) -> int | None:
         """The class of picture ``i``, an index into ``labels``; None if there is none."""
-        return None if self.labels is None or self._codes is None else self._codes[i]
+        return None if self.class_names is None or self._codes is None else self._codes[i]
 
     def values(self, i: int) -> tuple[float, ...] | None:
         """The attributes of picture ``i``; None if they are not known."""
@@ -84,7 +84,7 @@ class Joined(Source):
 
     def __init__(self, sources: Sequence[Source]) -> None:
         """Join; the labels stay if every source has the same."""
-        super().__init__(sources[0].labels if len({s.labels for s in sources}) == 1 else None)
+        super().__init__(sources[0].class_names if len({s.class_names for s in sources}) == 1 else None)
         self.attributes = sources[0].attributes if len({s.attributes for s in sources}) == 1 else ()
         self._sources = list(sources)
         self._ends = list(accumulate(len(s) for s in sources))
@@ -100,7 +100,7 @@ class Joined(Source):
     def label(self, i: int) -> int | None:
         """As the source of that picture says."""
         source, j = self._at(i)
-        return None if self.labels is None else source.label(j)
+        return None if self.class_names is None else source.label(j)
 
     def values(self, i: int) -> tuple[float, ...] | None:
         """As the source of that picture says."""

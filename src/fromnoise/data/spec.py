@@ -21,9 +21,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fromnoise.data.arrays import idx_files, open_idx, open_npy, open_npz
-from fromnoise.data.base import Log, Parts, Source, default_log, nearest, pick
 from fromnoise.data.files import is_image, open_folder, open_zip, walk, what
 from fromnoise.data.named import NAMES, open_named
+from fromnoise.data.source import Log, Parts, Source, default_log, nearest, pick
 from fromnoise.data.tables import open_hub, open_parquet
 from fromnoise.utils.errors import UserError
 

@@ -32,7 +32,7 @@ def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
         attributes=d.attributes,
         log=log,
     )
-    if d.labels and data.labels is None:
+    if d.labels and data.class_names is None:
         raise UserError(
             f"{d.source} has no labels: put the images of each class in a folder of its own, or leave out data.labels"
         )
@@ -41,4 +41,4 @@ def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
 
 def dataset_info(recipe: Recipe, data: Data) -> DatasetInfo:
     """What the model must know of its data."""
-    return DatasetInfo(data.shape, data.labels if recipe.data.labels else None, data.fingerprint, data.attributes)
+    return DatasetInfo(data.shape, data.class_names if recipe.data.labels else None, data.fingerprint, data.attributes)

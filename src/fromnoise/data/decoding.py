@@ -127,7 +127,7 @@ def channels_of(array: np.ndarray) -> int:
     return 1 if array.ndim == 2 else array.shape[2]
 
 
-def size_of(picture: Image.Image | np.ndarray) -> tuple[int, int]:
+def display_size(picture: Image.Image | np.ndarray) -> tuple[int, int]:
     """Height and width as the picture is meant to be seen, from the header alone."""
     if isinstance(picture, np.ndarray):
         return picture.shape[0], picture.shape[1]
@@ -138,7 +138,7 @@ def size_of(picture: Image.Image | np.ndarray) -> tuple[int, int]:
     return (width, height) if tags.get(_ORIENTATION) in (5, 6, 7, 8) else (height, width)
 
 
-def depth_of(picture: Image.Image | np.ndarray) -> int:
+def channels_needed(picture: Image.Image | np.ndarray) -> int:
     """Channels that the picture needs: 1 if it is grey, however stored; an array keeps 2, 4 and more."""
     if isinstance(picture, np.ndarray):
         depth = channels_of(picture)
