@@ -20,13 +20,14 @@ from header import header
 from torch import Tensor
 
 from fromnoise import config as recipes
-from fromnoise.clustering.baselines import components, flat, gaussians, kmeans
-from fromnoise.clustering.encoder import Seen
+from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, gaussian_mixture, principal_components
+from fromnoise.clustering.encoder import EncoderOutput
 from fromnoise.clustering.fit import Task, prepare, sort
 from fromnoise.clustering.init import train_encoder
 from fromnoise.clustering.scores import Scores
 from fromnoise.utils.device import select_device
 from fromnoise.utils.files import write_atomic
+from fromnoise.utils.kmeans import kmeans
 
 CLASSES = 10
 
@@ -87,24 +88,26 @@ def measured(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Scores
 
 def baselines(task: Task, seed: int) -> dict[str, Scores]:
     """K-means on pixels; k-means and a mixture of Gaussians on 50 principal components."""
-    pixels = flat(task.data.train)
-    reduced = components(pixels)
+    pixels = flat_pixels(task.data.train)
+    reduced = principal_components(pixels)
     return {
-        "k-means, pixels": scored(kmeans(pixels, CLASSES, seed), task),
-        "k-means, PCA": scored(kmeans(reduced, CLASSES, seed), task),
-        "Gaussian mixture, PCA": scored(gaussians(reduced, CLASSES, seed), task),
+        "k-means, pixels": scored(kmeans(pixels, CLASSES, seed, KMEANS_RESTARTS).labels, task),
+        "k-means, PCA": scored(kmeans(reduced, CLASSES, seed, KMEANS_RESTARTS).labels, task),
+        "Gaussian mixture, PCA": scored(gaussian_mixture(reduced, CLASSES, seed), task),
     }
 
 
-def features(task: Task, seed: int, seen: Seen) -> dict[str, Scores]:
+def features(task: Task, seed: int, seen: EncoderOutput) -> dict[str, Scores]:
     """K-means and a mixture of Gaussians on the features of the encoder that EM begins with."""
     return {
-        "k-means, encoder": scored(kmeans(seen.features, CLASSES, seed), task),
-        "Gaussian mixture, encoder": scored(gaussians(components(seen.features, 20), CLASSES, seed), task),
+        "k-means, encoder": scored(kmeans(seen.features, CLASSES, seed, KMEANS_RESTARTS).labels, task),
+        "Gaussian mixture, encoder": scored(
+            gaussian_mixture(principal_components(seen.features, 20), CLASSES, seed), task
+        ),
     }
 
 
-def mixture(recipe: recipes.Recipe, out: Path, limit: int, seen: Seen | None) -> dict[str, Scores]:
+def mixture(recipe: recipes.Recipe, out: Path, limit: int, seen: EncoderOutput | None) -> dict[str, Scores]:
     """EM, and what it began with."""
     found = sort(recipe, out, limit=limit, first=seen.q if seen else None, device="cpu", precision="fp32")
     if found.signal:

@@ -1,4 +1,4 @@
-"""The usual ways: k-means and Gaussian mixtures on pixels or their principal components."""
+"""Classical clustering of pixels: principal components and mixtures of Gaussians; k-means is in ``utils.kmeans``."""
 
 from __future__ import annotations
 
@@ -6,42 +6,28 @@ import torch
 from torch import Tensor
 
 from fromnoise.data import Images
-from fromnoise.utils.errors import UserError
 
 COMPONENTS = 50
+KMEANS_RESTARTS = 4
 
 
-def flat(images: Images, ids: Tensor | None = None) -> Tensor:
-    """Pixels of all images, or of some, in [0, 1], float32 (N, D)."""
+def flat_pixels(images: Images, ids: Tensor | None = None) -> Tensor:
+    """Pixels of all images, or of the images ``ids``, in [0, 1], float32 (N, D)."""
     return images.get(torch.arange(len(images)) if ids is None else ids).flatten(1).float() / 255
 
 
-def components(points: Tensor, count: int = COMPONENTS) -> Tensor:
-    """Principal components, at most ``count``, as they are scaled by the data, (N, count)."""
+def principal_components(points: Tensor, count: int = COMPONENTS) -> Tensor:
+    """The first principal components without whitening, at most ``count`` of them, (N, count)."""
     from sklearn.decomposition import PCA
 
     count = min(count, *points.shape)
     return torch.from_numpy(PCA(count, svd_solver="randomized", random_state=0).fit_transform(points.numpy()))
 
 
-def kmeans(points: Tensor, clusters: int, seed: int, tries: int = 4) -> Tensor:
-    """The cluster of each point, int64 (N,), the best of several tries.
-
-    Raises:
-        UserError: there are fewer points than clusters.
-    """
-    from sklearn.cluster import KMeans
-
-    if len(points) < clusters:
-        raise UserError(f"{len(points)} images cannot make {clusters} clusters: take a smaller -q")
-    found = KMeans(clusters, n_init=tries, random_state=seed % 2**32).fit_predict(points.numpy())  # type: ignore[call-overload]
-    return torch.from_numpy(found).long()
-
-
-def gaussians(points: Tensor, clusters: int, seed: int) -> Tensor:
-    """The cluster of each point by a mixture of Gaussians with full covariances, int64 (N,)."""
+def gaussian_mixture(points: Tensor, clusters: int, seed: int) -> Tensor:
+    """The most likely component of each point under a mixture of full-covariance Gaussians, int64 (N,)."""
     from sklearn.mixture import GaussianMixture
 
-    spread = 1e-3 * float(points.double().var(0).mean())
-    model = GaussianMixture(clusters, reg_covar=spread, random_state=seed % 2**32, max_iter=60)
+    regularization = 1e-3 * float(points.double().var(0).mean())
+    model = GaussianMixture(clusters, reg_covar=regularization, random_state=seed % 2**32, max_iter=60)
     return torch.from_numpy(model.fit_predict(points.double().numpy())).long()

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from fromnoise.clustering import encoder
-from fromnoise.clustering.baselines import components, flat, kmeans
+from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, principal_components
 from fromnoise.config import ClusteringConfig
 from fromnoise.data import Images
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.kmeans import kmeans
 
 OnProgress = Callable[[float], object]
 """Told the share that is done."""
@@ -60,13 +61,17 @@ def _random(
 def _pixels(
     images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
 ) -> Tensor:
-    return one_hot_responsibilities(kmeans(flat(images), config.count, seed), config.count)
+    return one_hot_responsibilities(
+        kmeans(flat_pixels(images), config.count, seed, KMEANS_RESTARTS).labels, config.count
+    )
 
 
 def _pca(
     images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
 ) -> Tensor:
-    return one_hot_responsibilities(kmeans(components(flat(images)), config.count, seed), config.count)
+    return one_hot_responsibilities(
+        kmeans(principal_components(flat_pixels(images)), config.count, seed, KMEANS_RESTARTS).labels, config.count
+    )
 
 
 def train_encoder(
@@ -80,12 +85,12 @@ def train_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = encoder.Encoder(images.shape, config.count)
-    hints = encoder.Hints.of(components(flat(images)), config.count, seed)
+    targets = encoder.KMeansTargets.from_points(principal_components(flat_pixels(images)), config.count, seed)
     batch = min(config.encoder_batch, len(images))
-    lessons = encoder.learn(net, images, compute, steps=config.encoder_steps, batch=batch, hints=hints, seed=seed)
-    for step, _ in enumerate(lessons, 1):
+    losses = encoder.train(net, images, compute, steps=config.encoder_steps, batch=batch, targets=targets, seed=seed)
+    for step, _ in enumerate(losses, 1):
         on_progress(step / config.encoder_steps)
-    return encoder.see(net, images, compute)
+    return encoder.encode(net, images, compute)
 
 
 def _encoder(

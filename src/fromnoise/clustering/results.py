@@ -14,7 +14,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from fromnoise.clustering.baselines import components, flat
+from fromnoise.clustering.baselines import flat_pixels, principal_components
 from fromnoise.clustering.fit import ClusteringResult
 from fromnoise.clustering.scores import Scores, majority
 from fromnoise.data import Images
@@ -245,7 +245,7 @@ def map_of(found: ClusteringResult) -> Image:
     from sklearn.manifold import TSNE
 
     picked = torch.linspace(0, len(found.q) - 1, min(_MAP, len(found.q))).long()
-    points = components(flat(found.task.data.train, picked), 30).numpy()
+    points = principal_components(flat_pixels(found.task.data.train, picked), 30).numpy()
     away = min(_AWAY, max(1.0, (len(points) - 1) / 4))
     plane = TSNE(2, perplexity=away, init="pca", random_state=0).fit_transform(points)
     made, (axes,) = plots.figure(width=7, height=6)

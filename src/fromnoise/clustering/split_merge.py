@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.baselines import components, flat, gaussians, kmeans
+from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, gaussian_mixture, principal_components
 from fromnoise.clustering.init import one_hot_responsibilities
 from fromnoise.data import Images
+from fromnoise.utils.kmeans import kmeans
 
 _ALIKE = 0.25  # of all pairs of clusters, those nearest to each other may be joined
 _SMALLER = 0.2  # of a cluster that is cut in two, what the smaller part has at least
@@ -62,7 +63,8 @@ def revive(belief: Responsibilities, images: Images, least: float, seed: int) ->
         members = (belief.q.argmax(1) == largest).nonzero().flatten()
         if len(members) < 4:
             continue
-        half = members[kmeans(components(flat(images, members)), 2, seed) == 1]
+        points = principal_components(flat_pixels(images, members))
+        half = members[kmeans(points, 2, seed, KMEANS_RESTARTS).labels == 1]
         belief.give(cluster, half, largest)
         revived.append(cluster)
     return tuple(revived)
@@ -109,7 +111,7 @@ def exchange(
         members = (which == largest).nonzero().flatten()
         if not pairs or len(members) < 4 * _COMPONENTS:
             return tuple(done)
-        side = gaussians(components(flat(images, members), _COMPONENTS), 2, seed)
+        side = gaussian_mixture(principal_components(flat_pixels(images, members), _COMPONENTS), 2, seed)
         if side.double().mean() > 0.5:
             side = 1 - side
         fixed |= {largest}

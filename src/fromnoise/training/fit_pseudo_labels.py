@@ -8,6 +8,7 @@ from accelerate.utils import broadcast
 
 from fromnoise.data import BatchStream, to_float
 from fromnoise.data.pseudo_labels import PseudoLabels
+from fromnoise.utils.kmeans import kmeans
 
 EACH = 100
 """Images that a cluster has on average at least: of fewer images fewer clusters are found."""
@@ -34,11 +35,8 @@ def find(pseudo_labels: PseudoLabels, stream: BatchStream, seed: int) -> int:
     Returns:
         How many were found: at most one for every ``EACH`` images, at least one.
     """
-    from sklearn.cluster import KMeans
-
     parts = torch.arange(min(_MOST, len(stream.images))).split(1000)
     points = torch.cat([pseudo_labels.small(to_float(stream.batch(part).pixels)) for part in parts])
     count = max(1, min(len(pseudo_labels.share), len(points) // EACH))
-    found = KMeans(count, n_init="auto", random_state=seed % 2**32).fit(points.numpy())  # auto: one try
-    pseudo_labels.settle(torch.from_numpy(found.cluster_centers_), points)
+    pseudo_labels.settle(kmeans(points, count, seed).centroids, points)
     return count

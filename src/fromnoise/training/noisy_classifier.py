@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise import checkpoint
-from fromnoise.data import BatchStream, Data, to_float
+from fromnoise.data import Batch, BatchStream, Data, to_float
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.denoiser import TimestepConditioning
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model import Model
 from fromnoise.networks import NoisyClassifier
+from fromnoise.utils import fitting
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -69,21 +71,17 @@ def learn(
     guide: Guide, model: Model, data: Data, compute: ComputeConfig, *, steps: int, batch: int = 128, lr: float = 2e-3
 ) -> Iterator[Lesson]:
     """Teach a guide: cross-entropy under the model's noise at its own times, AdamW, the rate falling to 0."""
-    compute.to_device(guide)
-    optimizer = torch.optim.AdamW(guide.parameters(), lr, weight_decay=0.01)
     stream = BatchStream(data.train, model.recipe.train.seed, model.recipe.data.flip)
-    guide.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - step / steps) * min(1.0, (step + 1) / 50)
-        taken = stream.batch(range(step * batch, (step + 1) * batch))
-        assert taken.labels is not None  # ``begin`` has looked
-        loss = _loss(guide, model, taken.pixels, taken.labels, taken.positions, compute).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        yield Lesson(step + 1, float(loss.detach()))
-    guide.eval()
+
+    def loss(taken: Batch) -> Tensor:
+        assert taken.labels is not None  # ``begin`` has checked it
+        return _loss(guide, model, taken.pixels, taken.labels, taken.positions, compute).mean()
+
+    schedule = fitting.lr_by_step(lambda step: lr * (1 - step / steps) * min(1.0, (step + 1) / 50))
+    batches = islice(stream.iterate(0, batch), steps)
+    values = fitting.fit(guide, batches, loss, compute, lr_schedule=schedule, weight_decay=0.01)
+    for step, value in enumerate(values, 1):
+        yield Lesson(step, value)
 
 
 def _loss(

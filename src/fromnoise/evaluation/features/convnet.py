@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.data import Batch, BatchStream, Images, to_float
+from fromnoise.utils import fitting
 from fromnoise.utils.device import ComputeConfig
 
 SIZE = 128  # of the features
@@ -23,6 +25,37 @@ _EPOCHS = 60  # at most
 _BATCH = 128
 _SHIFT = 2  # pixels by which a 28x28 image is moved about, at most
 _EVALUATE = 512
+_PEAK_LR, _WEIGHT_DECAY = 4e-3, 0.01
+
+
+def conv_block(channels: int, out: int, kernel: int, stride: int) -> list[nn.Module]:
+    """A convolution that keeps the size at stride 1, batch normalization and a ReLU.
+
+    Args:
+        channels: input channels.
+        out: output channels.
+        kernel: side of the kernel, odd.
+        stride: of the convolution.
+    """
+    return [
+        nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU(),
+    ]
+
+
+def affine_warp(x: Tensor, matrices: Tensor) -> Tensor:
+    """Resample each image under its own affine map; outside the image the border repeats.
+
+    Args:
+        x: images (B, C, H, W).
+        matrices: maps from output to input coordinates, both in [-1, 1], (B, 2, 3).
+
+    Returns:
+        Bilinearly interpolated images, (B, C, H, W).
+    """
+    grid = F.affine_grid(matrices, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 class ConvNet(nn.Module):
@@ -42,7 +75,7 @@ class ConvNet(nn.Module):
         out = 32
         while True:
             for stride in (2, 1):
-                layers += [nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+                layers += conv_block(channels, out, 3, stride)
                 channels = out
             height, width = -(-height // 2), -(-width // 2)
             if max(height, width) <= 8:
@@ -98,20 +131,11 @@ def train(
     Returns:
         A generator that yields the loss after each step; the network is ready, in eval mode, when it ends.
     """
-    compute.to_device(net).train()
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=plan.steps + 1, pct_start=0.2)
-    stream = BatchStream(images, seed)
+    batches = islice(BatchStream(images, seed).iterate(0, plan.batch), plan.steps)
+    schedule = fitting.one_cycle(_PEAK_LR, plan.steps)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for step in range(plan.steps):
-            value = loss(stream.batch(range(step * plan.batch, (step + 1) * plan.batch)))
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            rate.step()
-            yield float(value.detach())
-    net.eval()
+        yield from fitting.fit(net, batches, loss, compute, lr_schedule=schedule, weight_decay=_WEIGHT_DECAY)
 
 
 def classifier(shape: tuple[int, int, int], classes: int) -> ConvNet:

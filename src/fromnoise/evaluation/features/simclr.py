@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.data import Batch, Images, to_float
-from fromnoise.evaluation.features.convnet import ConvNet, TrainingPlan, train
+from fromnoise.evaluation.features.convnet import ConvNet, TrainingPlan, affine_warp, train
 from fromnoise.utils.device import ComputeConfig
 
 VERSION = 1  # of network and training: another one does not read this one's files
@@ -106,8 +106,7 @@ def view(pixels: Tensor) -> Tensor:
     right, down = right * (1 - zoom), down * (1 - zoom)
     across = torch.stack([zoom * stretch * turn.cos(), -zoom * turn.sin(), right], 1)
     along = torch.stack([zoom * turn.sin(), zoom / stretch * turn.cos(), down], 1)
-    grid = F.affine_grid(torch.stack([across, along], 1), list(x.shape), align_corners=False)
-    moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    moved = affine_warp(x, torch.stack([across, along], 1))
     patch = max(1, max(height, width) // _PATCH)
     top, left = (torch.randint(n, (count, 1, 1)) - patch // 2 for n in (height, width))
     y, x_ = torch.arange(height)[:, None], torch.arange(width)

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fromnoise.evaluation.features.extractors import FeatureBatch, Features
 from fromnoise.evaluation.metrics.frechet import Moments
+from fromnoise.utils.kmeans import kmeans
 
 _SURE = 4.0  # standard errors
 _VISIBLE = 0.5  # of the deviation between real images: a careful eye sees it (Cohen 1988, section 2.2.3)
@@ -73,16 +73,13 @@ class Clusters(Modes):
             features: of real images, (N, D).
             count: how many; left out, one for 100 images, from 2 to 20.
         """
-        from sklearn.cluster import KMeans
-
         count = count or max(2, min(20, len(features) // 100))
-        means = KMeans(min(count, len(features)), random_state=0).fit(features.double().numpy())
-        self._centres = torch.from_numpy(np.asarray(means.cluster_centers_))
-        self.names = tuple(str(i) for i in range(len(self._centres)))
+        self._centroids = kmeans(features.double(), min(count, len(features)), seed=0).centroids
+        self.names = tuple(str(i) for i in range(len(self._centroids)))
 
     def of(self, seen: FeatureBatch) -> Tensor:
         """See ``Modes``."""
-        return torch.cdist(seen.features.double(), self._centres).argmin(1)
+        return torch.cdist(seen.features.double(), self._centroids).argmin(1)
 
 
 def modes(features: Features, real: FeatureBatch) -> Modes:
