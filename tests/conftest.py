@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fromnoise.networks import kernels
+
 # child processes and xdist workers share the cores
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -21,6 +23,12 @@ def _matplotlib(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels():
+    """From the first test on, so that results do not depend on whether an earlier test has trained."""
+    kernels.enable()
 
 
 @pytest.fixture(scope="session")

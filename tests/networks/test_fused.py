@@ -1,5 +1,6 @@
 """The normalisation in C against torch's own operations, in value, gradient and what it does not depend on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fromnoise.networks import layers
-from fromnoise.networks.kernels import build
+from fromnoise.networks import kernels, layers
+from fromnoise.networks.kernels import build, group_norm
 from fromnoise.networks.kernels.group_norm import NormOptions, fused, usable
 from fromnoise.networks.unet import UNet
 
@@ -21,6 +22,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def enabled():
+    before = kernels.enabled()
+    kernels.enable()
+    yield
+    if not before:
+        kernels.disable()
 
 
 needed = pytest.mark.skipif(build.library("norm") is None, reason="needs Linux, gcc and torch's OpenMP")
@@ -142,7 +152,7 @@ def test_left_to_torch() -> None:
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No gcc, a gcc that fails, or the switch: None, and no error."""
+    """No gcc, or a gcc that fails: None, and no error."""
     again = build.library.__wrapped__
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -151,8 +161,30 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     bad.write_text("#!/bin/sh\nexit 1\n")
     bad.chmod(0o755)
     assert again("norm") is None
-    monkeypatch.setenv("FROMNOISE_NATIVE", "0")
-    assert again("norm") is None
+
+
+def test_off_until_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are neither used nor compiled before ``enable``; FROMNOISE_KERNELS=0 keeps them off."""
+    x = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    calls: list[str] = []
+    monkeypatch.setattr(group_norm, "library", lambda name, *defines: calls.append(name))
+    kernels.disable()
+    assert not usable(x) and calls == []
+    monkeypatch.setenv("FROMNOISE_KERNELS", "0")
+    kernels.enable()
+    assert not usable(x) and calls == []
+    monkeypatch.delenv("FROMNOISE_KERNELS")
+    kernels.enable()
+    assert not usable(x) and calls == ["norm"]  # this library cannot be built
+
+
+@pytest.mark.parametrize(("switch", "expected"), [("1", "True"), ("0", "False"), ("", "False")])
+def test_environment_switch(switch: str, expected: str) -> None:
+    """FROMNOISE_KERNELS=1 enables the kernels without a call of ``enable``."""
+    line = "from fromnoise.networks import kernels; print(kernels.enabled())"
+    environment = os.environ | {"FROMNOISE_KERNELS": switch}
+    out = subprocess.run([sys.executable, "-c", line], env=environment, capture_output=True, check=True, text=True)
+    assert out.stdout.strip() == expected
 
 
 @needed
@@ -162,5 +194,5 @@ def test_kept_for_the_next_time(tmp_path: Path) -> None:
     environment = {"FROMNOISE_CACHE": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     both = [subprocess.Popen([sys.executable, "-c", line], env=environment) for _ in range(2)]
     assert [p.wait(120) for p in both] == [0, 0]
-    (left,) = (tmp_path / "native").iterdir()
+    (left,) = (tmp_path / "kernels").iterdir()
     assert left.suffix == ".so"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fromnoise.model import Model
+from fromnoise.networks import kernels
 from fromnoise.training.optim import OptimizerStep
 from fromnoise.utils.device import ComputeConfig
 
@@ -37,6 +38,7 @@ def estimate(model: Model, compute: ComputeConfig, images: int = 4) -> CostEstim
         compute: where it will train.
         images: taken at a time; the result is scaled to the recipe's batch.
     """
+    kernels.enable()  # as the trainer does
     recipe = model.recipe.train
     images = min(images, recipe.batch)
     compute.to_device(model.denoiser).train()

@@ -18,6 +18,7 @@ from fromnoise.data import Batch, BatchStream, Data, shuffled_indices, to_float
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.losses import LossTerms, loss_by_time, self_condition_mask
 from fromnoise.model import Model
+from fromnoise.networks import kernels
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.training.distributed import agree
 from fromnoise.training.ema import EMA
@@ -72,6 +73,7 @@ class Trainer:
         self.progress = TrainingProgress()
         self.stopping = self._asked = False
         self._parts = recipe.accumulate
+        kernels.enable()
         compute.to_device(model.denoiser)
         self.ema = EMA(model.recipe.ema, model.denoiser, Fraction(len(data.train), recipe.batch))
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)

@@ -1,6 +1,6 @@
-"""Compiles a small C file for this processor when it is first needed, and keeps it; without a compiler there is none.
+"""Compile a C file for this processor and cache the library; without a compiler torch's own operations run.
 
-It shares torch's own threads: its OpenMP calls go to the library that torch has loaded.
+The library uses torch's threads: its OpenMP calls go to the OpenMP library that torch has loaded.
 """
 
 from __future__ import annotations
@@ -20,18 +20,34 @@ _FLAGS = (
     "-ffp-contract=fast",  # multiply and add at once, which -std=c11 forbids
     *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
 )
-_SWITCH = "FROMNOISE_NATIVE"
+_SWITCH = "FROMNOISE_KERNELS"
+_state = {"enabled": os.environ.get(_SWITCH) == "1"}
+
+
+def enable() -> None:
+    """Use the C kernels in this process from now on, unless FROMNOISE_KERNELS is 0; the first use compiles them."""
+    _state["enabled"] = os.environ.get(_SWITCH) != "0"
+
+
+def disable() -> None:
+    """Use torch's own operations in this process from now on."""
+    _state["enabled"] = False
+
+
+def enabled() -> bool:
+    """Whether the C kernels are used where they can be compiled."""
+    return _state["enabled"]
 
 
 @functools.cache
 def library(name: str, *defines: str) -> ctypes.CDLL | None:
-    """The compiled ``name``.c beside this file, or None: not Linux, no gcc, no OpenMP of torch's, or switched off.
+    """Load ``name``.c from this folder, compiled; None where there is no Linux, no gcc or no OpenMP in torch.
 
     Args:
-        name: of the file.
-        defines: macros that are set.
+        name: name of the C file without its suffix.
+        defines: preprocessor macros to define.
     """
-    if os.environ.get(_SWITCH) == "0" or platform.system() != "Linux":
+    if platform.system() != "Linux":
         return None
     compiler, threads = shutil.which("gcc"), _openmp()
     if compiler is None or threads is None:
@@ -61,7 +77,7 @@ def _built(compiler: str, source: Path, defines: tuple[str, ...]) -> Path:
     text = source.read_bytes()
     said = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
     key = hashlib.sha256(b"\0".join([text, said, _processor(), *(d.encode() for d in (*_FLAGS, *defines))]))
-    folder = Path(os.environ.get("FROMNOISE_CACHE") or Path.home() / ".cache" / "fromnoise").expanduser() / "native"
+    folder = Path(os.environ.get("FROMNOISE_CACHE") or Path.home() / ".cache" / "fromnoise").expanduser() / "kernels"
     done = folder / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if done.exists():
         return done

@@ -1,4 +1,4 @@
-"""Group normalisation, what the time says, and SiLU in one visit to memory, on CPUs; see ``native/norm.c``."""
+"""Group normalisation, what the time says, and SiLU in one visit to memory, on CPUs; see ``norm.c``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromnoise.networks.kernels.build import library
+from fromnoise.networks.kernels.build import enabled, library
 
 _CHANNELS = 4096  # more would not fit the stack of a thread
 _LIBRARIES = {torch.float32: (), torch.bfloat16: ("BF16",)}
@@ -36,9 +36,10 @@ class NormOptions:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether ``fused`` takes these features: on a CPU, channels_last, an image for each thread, not being traced."""
+    """Whether ``fused`` can be used: enabled, on a CPU, channels_last, an image for each thread, not being traced."""
     return (
-        not torch.compiler.is_compiling()
+        enabled()
+        and not torch.compiler.is_compiling()
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype in _LIBRARIES
