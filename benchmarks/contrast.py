@@ -27,7 +27,7 @@ SMALL = {
     "network.multipliers": [1, 2],
     "network.blocks": 1,
     "network.blocks_up": 1,
-    "network.attention": [],
+    "network.attention_resolutions": [],
     "network.middle_attention": True,  # brightness is of the whole image
     "network.groups": 4,
     "network.conditioning": "scale-shift",

@@ -37,7 +37,7 @@ NETWORK = {
     "network.multipliers": [1, 2],
     "network.blocks": 1,
     "network.blocks_up": 1,
-    "network.attention": [7],
+    "network.attention_resolutions": [7],
     "network.patch": 2,
     "network.zero_output": True,
     "diffusion.schedule": "cosine",

@@ -52,7 +52,7 @@ _ALL = {
     "train.previews": 0,
     "train.autosize": [],
 }
-_FAST = {"network.width": 16, "network.patch": 2, "network.attention": [7], "train.batch": 16}
+_FAST = {"network.width": 16, "network.patch": 2, "network.attention_resolutions": [7], "train.batch": 16}
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     # key in the record: recipe, what is changed of it, classes or clusters that it is told (0: none, so no E-step)
     "digits": ("digits", {"network.width": 16, "train.batch": 32}, 0),

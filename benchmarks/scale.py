@@ -35,7 +35,7 @@ BASE = {
     "network.width": 32,
     "network.multipliers": [1, 2],
     "network.blocks": 2,
-    "network.attention": [],
+    "network.attention_resolutions": [],
     "network.middle_attention": False,
     "diffusion.schedule": "cosine",
     "data.flip": False,

@@ -47,7 +47,7 @@ OURS = {
     "network.width": 64,
     "network.multipliers": [1, 2, 2],
     "network.blocks": 2,
-    "network.attention": [16],
+    "network.attention_resolutions": [16],
     "network.middle_attention": True,
     "diffusion.schedule": "linear",
     "diffusion.target": "eps",
@@ -107,7 +107,7 @@ def without_c(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
 
     def plainly(do: Callable[[], Any]) -> Callable[[], Any]:
         def call() -> None:
-            with mock.patch.object(layers, "usable", lambda x: False):
+            with mock.patch.object(layers, "can_fuse", lambda x: False):
                 do()
 
         return call

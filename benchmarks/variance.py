@@ -31,7 +31,7 @@ COMMON = {
     "network.width": 32,
     "network.multipliers": [1, 2],
     "network.blocks": 1,
-    "network.attention": [],
+    "network.attention_resolutions": [],
     "network.dropout": 0.0,
     "network.zero_output": True,
     "diffusion.schedule": "cosine",

@@ -21,7 +21,7 @@ SMALL = {
     "network.multipliers": [1],
     "network.blocks": 1,
     "network.groups": 4,
-    "network.attention": [],
+    "network.attention_resolutions": [],
     "network.middle_attention": False,
     "diffusion.steps": 20,
     "sample.steps": 20,

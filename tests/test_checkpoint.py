@@ -23,7 +23,7 @@ from fromnoise.utils.errors import UserError
 TINY = {
     "network.width": 8,
     "network.multipliers": [1],
-    "network.attention": [],
+    "network.attention_resolutions": [],
     "network.groups": 4,
     "network.middle_attention": False,
 }

@@ -12,7 +12,7 @@ from fromnoise.pipeline import collect, draw, noised
 from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
 
-SMALL = {"network.width": 16, "network.groups": 4, "network.attention": [4], "loss.self_conditioning": True}
+SMALL = {"network.width": 16, "network.groups": 4, "network.attention_resolutions": [4], "loss.self_conditioning": True}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from fromnoise.networks import NoisyClassifier
 from fromnoise.training import noisy_classifier
 from fromnoise.utils.device import select_device
 
-TINY = {"network.width": 8, "network.multipliers": [1], "network.groups": 4, "network.attention": []}
+TINY = {"network.width": 8, "network.multipliers": [1], "network.groups": 4, "network.attention_resolutions": []}
 
 
 @pytest.fixture(scope="module")

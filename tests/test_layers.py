@@ -74,11 +74,13 @@ def upward(source: str, module: str, package: bool = False) -> list[str]:
     if row is None:
         return [f"{module} is in a room without a row: give {mine!r} one in ROWS"]
     below = set().union(*ROWS[:row])
+    if mine in ALONE:
+        below = {"registry"}
     wrong = []
     for name in modules(ast.parse(source), module, package):
         top = name.split(".")[0]
         if top == "fromnoise":
-            fine = room(name) == mine or (room(name) in below and mine not in ALONE)
+            fine = room(name) == mine or room(name) in below
         else:
             fine = mine not in ALONE or top in sys.stdlib_module_names or top in ALONE[mine] or (module, top) in BESIDES
         if not fine:

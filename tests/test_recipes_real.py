@@ -74,7 +74,7 @@ def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsy
 def test_other_sizes_of_real_sets(words, channels, tmp_path, real_data, capsys):
     """Odd and non-square sides, grey from colour, and labels."""
     small = [w for key, value in SMALL.items() for w in (f"--{key}", str(value))]
-    net = "--network.width 8 --network.groups 4 --network.multipliers [1,2] --network.attention []".split()
+    net = "--network.width 8 --network.groups 4 --network.multipliers [1,2] --network.attention_resolutions []".split()
     words = [w.replace("DATA", str(real_data)) for w in words]
     assert main(["train", "images", "--out", str(tmp_path), *small, *net, *words]) == 0, capsys.readouterr().err
     assert load_model(tmp_path).model.dataset_info.shape[0] == channels

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fromnoise import networks
+import fromnoise.networks  # noqa: F401  registers the networks
+from fromnoise import registry
 from fromnoise.config import DiffusionConfig, LossConfig, Recipe, SamplingConfig
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pseudo_labels import PseudoLabels
@@ -272,30 +273,14 @@ def _times(config: LossConfig, table: schedules.Schedule) -> time_samplers.TimeS
 def _network(recipe: Recipe, dataset_info: DatasetInfo) -> nn.Module:
     channels, height, width = dataset_info.shape
     config = recipe.network
-    if config.kind == "pulfer":
-        return networks.PulferUNet(channels, steps=recipe.diffusion.steps, size=(height, width))
-    if config.kind == "simple":
-        return networks.SimpleUNet(channels)
-    return networks.UNet(
-        channels * (2 if recipe.loss.self_conditioning else 1),
-        channels * (2 if recipe.diffusion.learned_variance else 1),
-        width=config.width,
-        multipliers=config.multipliers,
-        blocks=config.blocks,
-        blocks_up=config.blocks_up,
-        attention=networks.attention_levels(config.attention, height, width, config.multipliers, config.patch),
-        middle_attention=config.middle_attention,
-        heads=config.heads,
-        dropout=config.dropout,
-        groups=config.groups,
-        conditioning=config.conditioning,
+    return registry.build(
+        "network",
+        config.kind,
+        config.model_dump(exclude={"kind"}) if config.kind == "unet" else {},
+        in_channels=channels * (2 if recipe.loss.self_conditioning else 1),
+        out_channels=channels * (2 if recipe.diffusion.learned_variance else 1),
+        size=(height, width),
         classes=len(dataset_info.class_names) if dataset_info.class_names else recipe.pseudo_labels,
         attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
-        upsampling=config.upsampling,
-        patch=config.patch,
-        positions=config.positions,
-        time_dim=config.time_dim,
-        recompute=config.recompute,
-        init=config.init,
-        zero_output=config.zero_output,
+        timesteps=recipe.diffusion.steps,
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 from fromnoise.cli import main
 
 SMALL = [
-    *("--network.width", "8", "--network.multipliers", "[1]", "--network.groups", "4", "--network.attention", "[]"),
+    *("--network.width", "8", "--network.multipliers", "[1]", "--network.groups", "4"),
+    *("--network.attention_resolutions", "[]"),
     *("--network.heads", "1", "--network.middle_attention", "false", "--train.batch", "8", "--train.held_out", "8"),
     *("--train.evaluations", "1", "--train.previews", "0", "--sample.count", "2", "--sample.steps", "2"),
 ]

@@ -20,7 +20,7 @@ def heeding(tmp_path_factory):
     recipe = recipes.load(
         "digits",
         {"data.labels": True, "network.zero_output": False, "network.width": 8, "network.multipliers": [1]}
-        | {"network.groups": 4, "network.attention": [], "network.middle_attention": False},
+        | {"network.groups": 4, "network.attention_resolutions": [], "network.middle_attention": False},
     )
     model = build(recipe, DatasetInfo((1, 8, 8), tuple("0123456789")))
     with torch.no_grad():

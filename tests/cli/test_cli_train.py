@@ -68,7 +68,7 @@ def test_the_recipe_of_a_run(run, small):
     """Reads back as what was asked for."""
     kept = recipes.load(str(run / "recipe.toml"))
     assert kept.name == "digits" and kept.train.steps == 3 and kept.train.minutes is None
-    assert kept.network.width == 8 and kept.network.multipliers == (1,) and kept.network.attention == ()
+    assert kept.network.width == 8 and kept.network.multipliers == (1,) and kept.network.attention_resolutions == ()
 
 
 def test_previews(right, small, tmp_path):

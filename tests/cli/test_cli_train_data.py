@@ -79,7 +79,7 @@ def test_any_size(learn, tmp_path, paint, height, width, channels):
 def test_two_levels_on_a_size_that_does_not_halve(learn, tmp_path, paint):
     """A network that goes down twice."""
     paint(tmp_path / "some", [f"{i}.png" for i in range(4)], 13, 9)
-    images, _ = learn("some", "--network.multipliers", "[1, 2, 2]", "--network.attention", "[4]")
+    images, _ = learn("some", "--network.multipliers", "[1, 2, 2]", "--network.attention_resolutions", "[4]")
     assert images.shape == (2, 3, 13, 9)
 
 

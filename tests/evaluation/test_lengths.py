@@ -69,7 +69,7 @@ def test_what_was_learned_by_heart_is_found(data):
 
 def test_bits_are_told_in_single_precision(data):
     """A run that draws in bf16 has the bits of one that does not."""
-    small = {"width": 8, "multipliers": [1], "groups": 4, "attention": [], "heads": 1, "zero_output": False}
+    small = {"width": 8, "multipliers": [1], "groups": 4, "attention_resolutions": [], "heads": 1, "zero_output": False}
     told = {f"network.{key}": value for key, value in small.items()}
     model = build(recipes.load("digits", told), DatasetInfo((1, 4, 4), fingerprint=data.fingerprint))
     model.denoiser.eval()

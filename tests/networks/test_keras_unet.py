@@ -11,13 +11,12 @@ from torch import Tensor
 
 from fromnoise.networks import UNet
 
-pytestmark = pytest.mark.xfail(raises=TypeError, strict=True, reason="UNet has no option attention_residual yet")
-
 FLOWERS: dict[str, Any] = {
     "multipliers": (1, 2, 4, 8),
     "blocks": 2,
     "blocks_up": 3,
-    "attention": (2, 3),
+    "size": (64, 64),
+    "attention_resolutions": (16, 8),
     "groups": 8,
     "norm_eps": 1e-3,
     "attention_residual": "normalized",

@@ -86,7 +86,7 @@ def test_norm_act_is_torch() -> None:
     for same in (x, x.to(memory_format=torch.channels_last)):
         torch.testing.assert_close(layers.norm_act(same, norm), nn.SiLU()(norm(x)))
         torch.testing.assert_close(
-            layers.norm_act(same, norm, plus=shift), nn.SiLU()(norm(x + shift[:, :, None, None]))
+            layers.norm_act(same, norm, addend=shift), nn.SiLU()(norm(x + shift[:, :, None, None]))
         )
         torch.testing.assert_close(layers.norm_act(same, norm, scale=scale, shift=shift), told)
 
@@ -96,7 +96,7 @@ def test_groups_of_one_value() -> None:
     norm = nn.GroupNorm(4, 4).double()
     nn.init.normal_(norm.bias)
     x = torch.randn(1, 4, 1, 1, dtype=torch.float64)
-    torch.testing.assert_close(layers.normalise(x, norm)[0, :, 0, 0], norm.bias)
+    torch.testing.assert_close(layers.normalize(x, norm)[0, :, 0, 0], norm.bias)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -152,7 +152,7 @@ def test_doubling_repeats_pixels() -> None:
 
 def test_shuffling_makes_a_square_of_four_numbers_of_a_pixel() -> None:
     """With weights that pick out input 4 c + 2 i + j for output channel c, place (i, j) of the square."""
-    shuffle = layers.Shuffle(8, 2)
+    shuffle = layers.PixelShuffleUpsample(8, 2)
     nn.init.dirac_(shuffle.conv.weight)
     nn.init.zeros_(shuffle.conv.bias)  # pyright: ignore[reportArgumentType]
     x = torch.randn(1, 8, 3, 4)
@@ -166,7 +166,7 @@ def test_shuffling_makes_a_square_of_four_numbers_of_a_pixel() -> None:
 
 def test_position_says_where_a_pixel_lies() -> None:
     """Each pixel of an image its own, the same for all images, and the middle the same at any size."""
-    place = layers.Position(16)
+    place = layers.PositionEmbedding(16)
     added = place(torch.zeros(2, 16, 7, 5)).detach()
     assert torch.equal(added[0], added[1])
     pixels = added[0].flatten(1).T

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fromnoise.networks import UNet
 
-SMALL: dict[str, Any] = {"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "groups": 4, "attention": (1,)}
+SMALL: dict[str, Any] = {"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "groups": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +23,28 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def small(in_channels: int = 3, out_channels: int = 3, *, awake: bool = True, **options: Any) -> UNet:  # noqa: ANN401
-    """A tiny network; awake: with every parameter drawn, those that begin as zero included."""
+def small(
+    in_channels: int = 3,
+    out_channels: int = 3,
+    *,
+    levels: tuple[int, ...] = (1,),
+    perturb: bool = True,
+    **options: Any,  # noqa: ANN401
+) -> UNet:
+    """A network of a few thousand parameters, in evaluation mode.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        levels: with attention; at 64 x 64 pixels their sides are exact.
+        perturb: add noise to every parameter, so that none is zero.
+        options: of ``UNet``.
+    """
     torch.manual_seed(0)
-    net = UNet(in_channels, out_channels, **(SMALL | options)).eval()
-    if awake:
+    sides = tuple(64 // (options.get("patch", 1) * 2**level) for level in levels)
+    options = SMALL | {"size": (64, 64), "attention_resolutions": sides} | options
+    net = UNet(in_channels, out_channels, **options).eval()
+    if perturb:
         with torch.no_grad():
             for p in net.parameters():
                 p.add_(torch.randn_like(p), alpha=0.1)
@@ -47,7 +64,7 @@ def count(net: nn.Module) -> int:
 
 def test_ho2020_has_the_published_size() -> None:
     """35.7 M: the CIFAR-10 network of Ho et al. 2020, as counted in diffusers' port of its weights."""
-    net = UNet(3, 3, width=128, multipliers=(1, 2, 2, 2), attention=(1,), groups=32, dropout=0.1)
+    net = UNet(3, 3, width=128, multipliers=(1, 2, 2, 2), size=(32, 32), groups=32, dropout=0.1)
     assert count(net) == 35_746_307
 
 
@@ -66,7 +83,7 @@ def test_any_size_and_channels(height: int, width: int, patch: int, channels: in
 @pytest.mark.parametrize("size", [(28, 28), (100, 100), (300, 300), (128, 128), (48, 80), (1, 1), (31, 7)])
 def test_sizes_of_the_threads(size: tuple[int, int]) -> None:
     """HF#3630 (28), DD#232 (100), DD#66 (300), ID#131 (128), DD#42 (oblong): with four levels."""
-    net = small(1, 1, multipliers=(1, 1, 1, 2), attention=())
+    net = small(1, 1, multipliers=(1, 1, 1, 2), levels=())
     x, clock = batch(1, 1, *size)
     with torch.no_grad():
         assert net(x, clock).shape == x.shape
@@ -74,7 +91,7 @@ def test_sizes_of_the_threads(size: tuple[int, int]) -> None:
 
 def test_one_pixel_one_level() -> None:
     """The smallest picture in the smallest network: groups of one value."""
-    net = small(1, 1, multipliers=(1,), groups=8, attention=(0,))
+    net = small(1, 1, multipliers=(1,), groups=8, levels=(0,))
     assert net(*batch(1, 1, 1, 1)).shape == (1, 1, 1, 1)
 
 
@@ -91,13 +108,13 @@ def test_begins_at_exactly_zero() -> None:
     """With zero_output the untrained network predicts 0, bit for bit; without it does not."""
     for init in ("torch", "variance-scaling"):
         x, clock = batch(2, 3, 8, 8)
-        assert not small(awake=False, init=init)(x, clock).any()
-        assert small(awake=False, init=init, zero_output=False)(x, clock).any()
+        assert not small(perturb=False, init=init, zero_output=True)(x, clock).any()
+        assert small(perturb=False, init=init, zero_output=False)(x, clock).any()
 
 
 def test_blocks_begin_as_the_identity() -> None:
     """With zero_output a residual block and its attention pass on what they are given."""
-    net = small(awake=False, init="variance-scaling")
+    net = small(perturb=False, init="variance-scaling", zero_output=True)
     block, attend, _ = net.middle
     x, time = torch.randn(2, 16, 2, 2), torch.randn(2, 32)
     assert torch.equal(attend(block(x, time)), x)
@@ -143,7 +160,7 @@ def test_no_class_is_one_thing() -> None:
 def test_classes_have_to_be_there() -> None:
     """A class told to a network without any is refused; one beyond the last as well."""
     x, clock = batch(1, 3, 8, 8)
-    with pytest.raises(ValueError, match="knows no classes"):
+    with pytest.raises(ValueError, match="unconditional"):
         small()(x, clock, torch.tensor([0]))
     with pytest.raises(IndexError):
         small(classes=2)(x, clock, torch.tensor([2]))
@@ -198,7 +215,7 @@ def every_option() -> list[dict[str, Any]]:
         {"conditioning": "scale-shift", "classes": 3, "heads": 2},
         {"upsampling": "transposed", "patch": 2, "head_dim": 4},
         {"upsampling": "shuffle", "patch": 2, "positions": True},
-        {"blocks": 2, "blocks_up": 1, "middle_attention": False, "attention": ()},
+        {"blocks": 2, "blocks_up": 1, "middle_attention": False, "levels": ()},
         {"time_dim": 32, "hidden_dim": 20, "init": "variance-scaling", "dropout": 0.1},
     ]
 

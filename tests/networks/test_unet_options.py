@@ -8,15 +8,25 @@ import pytest
 
 from fromnoise.networks import UNet, attention_levels
 
+SMALL: dict[str, Any] = {
+    "size": (16, 16),
+    "width": 8,
+    "multipliers": (1, 2, 2),
+    "blocks": 1,
+    "groups": 4,
+    "attention_resolutions": (8,),
+}
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"width": 100, "groups": 32}, "groups=32 must divide width=100; the nearest that does is 25"),
-        ({"heads": 3}, "heads=3 must divide attended channels=16; the nearest that does is 2"),
-        ({"head_dim": 32}, "head_dim=32 must divide attended channels=16; the nearest that does is 16"),
-        ({"attention": (3,)}, "levels from 0 to 2"),
-        ({"attention": (-1,)}, "levels from 0 to 2"),
+        ({"heads": 3}, "heads=3 must divide channels of the attention=16; the nearest that does is 2"),
+        ({"head_dim": 32}, "head_dim=32 must divide channels of the attention=16; the nearest that does is 16"),
+        ({"attention_resolutions": (0,)}, "attention_resolutions=(0,) must be positive"),
+        ({"size": None}, "attention_resolutions=(8,) are in pixels of the images: give their size=(H, W)"),
+        ({"attention_residual": "none"}, "attention_residual='none' is not known; use input or normalized"),
         ({"multipliers": ()}, "levels=0"),
         ({"multipliers": (1, 0)}, "multipliers=0"),
         ({"blocks": 0}, "blocks=0"),
@@ -35,7 +45,7 @@ from fromnoise.networks import UNet, attention_levels
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     """Each mistake says what and names the mend."""
     with pytest.raises(ValueError) as error:
-        UNet(3, 3, **({"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "groups": 4, "attention": (1,)} | options))
+        UNet(3, 3, **(SMALL | options))
     assert message in str(error.value)
 
 

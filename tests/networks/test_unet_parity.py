@@ -103,7 +103,7 @@ def diffusers_net(
 def test_ho2020() -> None:
     """The CIFAR-10 network of Ho et al. 2020, 35.7 M parameters."""
     theirs = diffusers_net(128, (1, 2, 2, 2), (1,), layers_per_block=2, attention_head_dim=None, norm_num_groups=32)
-    ours = UNet(3, 3, width=128, multipliers=(1, 2, 2, 2), attention=(1,), groups=32, dropout=0.1).eval()
+    ours = UNet(3, 3, width=128, multipliers=(1, 2, 2, 2), size=(32, 32), groups=32, dropout=0.1).eval()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     ours.load_state_dict(copied(theirs, ours))
     x, step = torch.randn(2, 3, 32, 32), torch.tensor([0, 731])
@@ -145,7 +145,10 @@ def test_relatives(
     """Other options, at an oblong size and a fractional clock."""
     width, multipliers, attention = shape
     theirs = diffusers_net(width, multipliers, attention, **theirs_options)
-    ours = UNet(3, 3, width=width, multipliers=multipliers, attention=attention, **ours_options).eval()
+    sides = tuple(64 // 2**level for level in attention)
+    ours = UNet(
+        3, 3, size=(64, 64), width=width, multipliers=multipliers, attention_resolutions=sides, **ours_options
+    ).eval()
     ours.load_state_dict(copied(theirs, ours))
     x, clock = torch.randn(2, 3, 16, 24), torch.tensor([3.5, 900.0])
     cond = torch.tensor([0, 4]) if ours.labels is not None else None

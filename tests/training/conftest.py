@@ -23,7 +23,7 @@ TINY = {
     "network.multipliers": [1],
     "network.blocks": 1,
     "network.groups": 4,
-    "network.attention": [],
+    "network.attention_resolutions": [],
     "network.middle_attention": False,
     "network.dropout": 0.1,
     "train.batch": 16,

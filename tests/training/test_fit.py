@@ -25,7 +25,7 @@ FITTED = {"train.minutes": 3}
 def test_patches_and_levels_follow_the_side(side, patch, multipliers, attention):
     """The finest level about 16 pixels wide, the coarsest attends."""
     chosen = autosize.shaped(recipes.load("fast", FITTED), (3, side, side)).network
-    assert (chosen.patch, chosen.multipliers, chosen.attention) == (patch, multipliers, attention)
+    assert (chosen.patch, chosen.multipliers, chosen.attention_resolutions) == (patch, multipliers, attention)
 
 
 def machine(monkeypatch, speed):
@@ -65,7 +65,7 @@ def test_what_the_user_says_stays(monkeypatch):
     """Keys that are named on the command line are not chosen."""
     found, said = chosen(monkeypatch, 1e4, 3.0, **{"network.width": 64, "network.patch": 1})
     assert (found.network.width, found.network.patch, said) == (64, 1, [])
-    assert found.network.attention == (7,)
+    assert found.network.attention_resolutions == (7,)
 
 
 def test_a_run_that_goes_on_keeps_its_network(monkeypatch):

@@ -90,7 +90,7 @@ def test_in_bfloat16(make, plain):
 
 def test_without_c(make, plain, monkeypatch):
     """Torch's own normalisation: the losses agree to 1e-4, and resumed is uninterrupted."""
-    monkeypatch.setattr(layers, "usable", lambda x: False)
+    monkeypatch.setattr(layers, "can_fuse", lambda x: False)
     reports = uninterrupted(make, (5,))
     torch.testing.assert_close(torch.tensor([r.loss for r in reports]), plain, rtol=1e-4, atol=0)
 

@@ -70,8 +70,8 @@ class NetworkConfig(Part):
     """residual blocks a level on the way down"""
     blocks_up: Count | None = None
     """the same on the way up; left out: one more"""
-    attention: tuple[Count, ...] = (16,)
-    """sides in pixels of the levels that attend"""
+    attention_resolutions: tuple[Count, ...] = (16,)
+    """sides, in pixels, of the feature maps that get self-attention"""
     middle_attention: bool = True
     """attend at the coarsest level, between the two ways"""
     heads: Count = 1
@@ -177,7 +177,9 @@ class TrainConfig(Part):
     """share of the budget after which it falls"""
     clip: Positive | None = None
     """norm to which gradients are clipped"""
-    autosize: tuple[Literal["network.width", "network.patch", "network.multipliers", "network.attention"], ...] = ()
+    autosize: tuple[
+        Literal["network.width", "network.patch", "network.multipliers", "network.attention_resolutions"], ...
+    ] = ()
     """keys that are chosen by the size of the images, the budget and the speed of this machine when a run begins"""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     """of weights, order, noise and flips"""

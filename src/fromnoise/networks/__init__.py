@@ -1,11 +1,16 @@
-"""The networks: ``network(x, clock, cond)``, noisy images and time in, a prediction of the same size out.
+"""Networks: ``network(x, t, cond)`` maps noisy images and the timestep to a prediction of the same height and width.
 
-``UNet`` is the general one; ``PulferUNet`` and ``SimpleUNet`` are those of two tutorials, layer for layer. They
-import torch and nothing else of the package.
+``UNet`` is the general network; ``LucidrainsUNet``, ``PulferUNet`` and ``SimpleUNet`` are networks of published
+programs, layer for layer. Each is registered under its name, and every module of this package is imported here, so a
+network in a new file is available at once. Besides torch, the package imports the registry alone.
 """
 
+from fromnoise.networks.lucidrains_unet import LucidrainsUNet
 from fromnoise.networks.noisy_classifier import NoisyClassifier
 from fromnoise.networks.tutorial import PulferUNet, SimpleUNet
 from fromnoise.networks.unet import UNet, attention_levels
+from fromnoise.registry import import_submodules
 
-__all__ = ["NoisyClassifier", "PulferUNet", "SimpleUNet", "UNet", "attention_levels"]
+import_submodules(__name__, __path__)
+
+__all__ = ["LucidrainsUNet", "NoisyClassifier", "PulferUNet", "SimpleUNet", "UNet", "attention_levels"]

@@ -1,4 +1,4 @@
-"""Softmax attention among the pixels of an image: torch's own, or by matrix products where those are faster."""
+"""Softmax self-attention: torch's fused implementation, or matrix products where these are faster."""
 
 from __future__ import annotations
 
@@ -8,85 +8,90 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_TOKENS = 400  # their squares are kept for the gradient
-_CACHE = 4 << 20  # bytes of scores worked on at once
+_MAX_TOKENS = 400  # the backward pass stores the attention weights: memory grows with the square
+_CHUNK_BYTES = 4 << 20  # attention scores that are computed at once, so that they stay in the processor's cache
 
 
-def attend(qkv: Tensor, heads: int) -> Tensor:
-    """softmax(q k' / sqrt(d)) v of each head (Vaswani et al. 2017, eq. 1).
+def self_attention(qkv: Tensor, heads: int) -> Tensor:
+    """Multi-head scaled dot-product attention (Vaswani et al. 2017, eq. 1).
+
+    softmax(q k^T / sqrt(d)) v,   d = C / heads
 
     Args:
-        qkv: (B, N, 3 C): queries, keys and values, each the channels of its heads one after another.
-        heads: divides C; d = C / heads.
+        qkv: (B, N, 3 C): queries, keys, values; within each of them the C channels are ordered by head.
+        heads: number of heads; must divide C.
 
     Returns:
         (B, N, C).
     """
-    if multiplied(qkv):
-        return _Products.apply(qkv, heads)
+    if use_matmul_attention(qkv):
+        return _MatmulAttention.apply(qkv, heads)
     q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-def multiplied(qkv: Tensor) -> bool:
-    """Whether matrix products are faster: of few tokens in bfloat16 on a CPU, for which torch's has no fast ones."""
+def use_matmul_attention(qkv: Tensor) -> bool:
+    """Whether matrix products are faster than torch's fused attention: bfloat16 on a CPU with few tokens.
+
+    torch's fused attention has no fast bfloat16 products on CPUs without AMX.
+    """
     return (
         not torch.compiler.is_compiling()
         and type(qkv) is Tensor
         and qkv.device.type == "cpu"
         and qkv.dtype == torch.bfloat16
-        and 0 < qkv.shape[1] <= _TOKENS
+        and 0 < qkv.shape[1] <= _MAX_TOKENS
         and qkv.numel() > 0
     )
 
 
-class _Products(torch.autograd.Function):
-    """Some heads at a time, so that their scores stay in the cache; scores are rounded to bfloat16."""
+class _MatmulAttention(torch.autograd.Function):
+    """Attention by batched matrix products, a chunk of heads at a time; scores are rounded to bfloat16."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:
         batch, tokens, _ = qkv.shape
-        q, k, v = _apart(qkv, 3, heads)
-        scale, each = q.shape[2] ** -0.5, max(1, _CACHE // (2 * tokens * tokens))
-        out, scores = torch.empty_like(q), q.new_empty(min(each, len(q)), tokens, tokens)
-        keep = q.new_empty(len(q), tokens, tokens) if ctx.needs_input_grad[0] else None
+        q, k, v = _split_heads(qkv, 3, heads)
+        scale, chunk = q.shape[2] ** -0.5, max(1, _CHUNK_BYTES // (2 * tokens * tokens))
+        out, buffer = torch.empty_like(q), q.new_empty(min(chunk, len(q)), tokens, tokens)
+        weights = q.new_empty(len(q), tokens, tokens) if ctx.needs_input_grad[0] else None
         with torch.autocast("cpu", enabled=False):
-            for i in range(0, len(q), each):
-                part = slice(i, min(i + each, len(q)))
-                some = scores[: part.stop - i]
-                torch.baddbmm(some, q[part], k[part].mT, beta=0, alpha=scale, out=some)
-                share = torch.softmax(some, 2, out=some if keep is None else keep[part])
-                torch.bmm(share, v[part], out=out[part])
-        if keep is not None:
-            ctx.save_for_backward(q, k, v, keep)
-            ctx.heads, ctx.each = heads, each
-        return _together(out.view(1, batch, heads, tokens, -1))
+            for i in range(0, len(q), chunk):
+                part = slice(i, min(i + chunk, len(q)))
+                scores = buffer[: part.stop - i]
+                torch.baddbmm(scores, q[part], k[part].mT, beta=0, alpha=scale, out=scores)
+                weight = torch.softmax(scores, 2, out=scores if weights is None else weights[part])
+                torch.bmm(weight, v[part], out=out[part])
+        if weights is not None:
+            ctx.save_for_backward(q, k, v, weights)
+            ctx.heads, ctx.chunk = heads, chunk
+        return _merge_heads(out.view(1, batch, heads, tokens, -1))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        q, k, v, keep = ctx.saved_tensors
-        each, scale = ctx.each, q.shape[2] ** -0.5
-        g = _apart(grad.to(q.dtype), 1, ctx.heads)[0]
-        into = q.new_empty(3, *q.shape)
-        by_q, by_k, by_v = into
-        by_share = torch.empty_like(keep[:each])
-        for i in range(0, len(q), each):
-            part = slice(i, min(i + each, len(q)))
-            share = keep[part]
-            torch.bmm(share.mT, g[part], out=by_v[part])
-            some = torch.bmm(g[part], v[part].mT, out=by_share[: len(share)])
-            some = torch._softmax_backward_data(some, share, 2, share.dtype)
-            torch.baddbmm(by_q[part], some, k[part], beta=0, alpha=scale, out=by_q[part])
-            torch.baddbmm(by_k[part], some.mT, q[part], beta=0, alpha=scale, out=by_k[part])
-        return _together(into.view(3, len(grad), ctx.heads, *q.shape[1:])), None
+        q, k, v, weights = ctx.saved_tensors
+        chunk, scale = ctx.chunk, q.shape[2] ** -0.5
+        grad_out = _split_heads(grad.to(q.dtype), 1, ctx.heads)[0]
+        grads = q.new_empty(3, *q.shape)
+        grad_q, grad_k, grad_v = grads
+        buffer = torch.empty_like(weights[:chunk])
+        for i in range(0, len(q), chunk):
+            part = slice(i, min(i + chunk, len(q)))
+            weight = weights[part]
+            torch.bmm(weight.mT, grad_out[part], out=grad_v[part])
+            grad_scores = torch.bmm(grad_out[part], v[part].mT, out=buffer[: len(weight)])
+            grad_scores = torch._softmax_backward_data(grad_scores, weight, 2, weight.dtype)
+            torch.baddbmm(grad_q[part], grad_scores, k[part], beta=0, alpha=scale, out=grad_q[part])
+            torch.baddbmm(grad_k[part], grad_scores.mT, q[part], beta=0, alpha=scale, out=grad_k[part])
+        return _merge_heads(grads.view(3, len(grad), ctx.heads, *q.shape[1:])), None
 
 
-def _apart(x: Tensor, parts: int, heads: int) -> Tensor:
-    """(B, N, parts heads d) to (parts, B heads, N, d), in a new place."""
+def _split_heads(x: Tensor, parts: int, heads: int) -> Tensor:
+    """Copy (B, N, parts heads d) to (parts, B heads, N, d)."""
     return x.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
 
 
-def _together(x: Tensor) -> Tensor:
-    """(parts, B, heads, N, d) to (B, N, parts heads d), in a new place."""
+def _merge_heads(x: Tensor) -> Tensor:
+    """Copy (parts, B, heads, N, d) to (B, N, parts heads d)."""
     return x.permute(1, 3, 0, 2, 4).flatten(2)

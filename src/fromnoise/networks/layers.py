@@ -1,7 +1,7 @@
-"""The parts that the networks are built from.
+"""Layers of the networks.
 
-Every part takes and gives (B, C, H, W) in whatever dtype and memory format it is handed, and keeps both: with
-channels_last images the attention's (B, HW, C) tokens are views, not copies.
+Every layer maps (B, C, H, W) to (B, C, H, W) and keeps the dtype and the memory format of its input: with channels_last
+images the tokens of the attention, (B, HW, C), are views and not copies.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.attention import attend
-from fromnoise.networks.kernels.group_norm import NormOptions, fused, usable
+from fromnoise.networks.attention import self_attention
+from fromnoise.networks.kernels.group_norm import GroupNormOptions, can_fuse, fused_group_norm
 
 
 def pad_to(x: Tensor, height: int, width: int) -> Tensor:
-    """Pad (B, C, h, w) to (B, C, height, width) with zeros, evenly; an odd one goes below and on the right.
+    """Pad (B, C, h, w) to (B, C, height, width) with zeros, equally on both sides; an odd row or column is added last.
 
-    Zero is the mid grey of images in [-1, 1], the mean of pure noise, and what the convolutions themselves
-    see beyond the edge; unlike reflection it is defined for one pixel. A size that is right already costs
-    nothing.
+    Zero is mid grey for images in [-1, 1], the mean of pure noise, and the padding of the convolutions; unlike
+    reflection it is defined for a single pixel. If the size is right already, ``x`` itself is returned.
     """
-    down, right = height - x.shape[-2], width - x.shape[-1]
-    if down == 0 and right == 0:
+    rows, columns = height - x.shape[-2], width - x.shape[-1]
+    if rows == 0 and columns == 0:
         return x
-    return F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
+    return F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 
 
 def crop_to(x: Tensor, height: int, width: int) -> Tensor:
-    """Undo ``pad_to``: the middle (B, C, height, width) of x, as a view; x itself if that is all of it."""
+    """Undo ``pad_to``: the central (B, C, height, width) of ``x`` as a view, or ``x`` itself if the size is right."""
     if x.shape[-2] == height and x.shape[-1] == width:
         return x
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
@@ -43,69 +42,88 @@ def ceil_to(side: int, multiple: int) -> int:
     return -(-side // multiple) * multiple
 
 
-def sinusoid(clock: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Take sines, then cosines, of the clock at geometric frequencies.
+def sinusoid(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoidal embedding of the timestep: first all sines, then all cosines.
 
-    sin(c f_k) and cos(c f_k), f_k = max_period^(-k / (h - 1)), k = 0 .. h - 1, h = dim // 2: the
-    Transformer's position embedding as Ho et al. 2020 use it (sec. 4). An odd ``dim`` ends in a zero.
+    sin(t f_k) and cos(t f_k),  f_k = max_period^(-k / (h - 1)),  k = 0 .. h - 1,  h = dim // 2
+
+    If ``dim`` is odd, the last channel is 0.
 
     Args:
-        clock: (B,) float, any real number.
+        t: (B,) float, any real number.
         dim: at least 4.
-        max_period: one over the lowest frequency.
+        max_period: inverse of the lowest frequency.
 
     Returns:
-        (B, dim), float32 or wider: half precision cannot tell step 998 from 999.
+        (B, dim), float32 or float64: half precision cannot represent the difference between timesteps 998 and 999.
+
+    Source: the position embedding of Vaswani et al. 2017 (sec. 3.5), as used by Ho et al. 2020 (app. B).
     """
-    clock = clock.to(torch.promote_types(clock.dtype, torch.float32))
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
     half = dim // 2
-    place = torch.arange(half, dtype=clock.dtype, device=clock.device)
-    angle = clock[:, None] * torch.exp(place * (-math.log(max_period) / (half - 1)))
-    waves = torch.cat([angle.sin(), angle.cos()], dim=1)
-    return F.pad(waves, (0, 1)) if dim % 2 else waves
+    k = torch.arange(half, dtype=t.dtype, device=t.device)
+    angle = t[:, None] * torch.exp(k * (-math.log(max_period) / (half - 1)))
+    embedding = torch.cat([angle.sin(), angle.cos()], dim=1)
+    return F.pad(embedding, (0, 1)) if dim % 2 else embedding
 
 
 def sinusoid_table(steps: int, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Tabulate the tutorial's sinusoids, (steps, dim) float32, sines on even and cosines on odd channels.
+    """Table of sinusoids of Pulfer's tutorial: sines on even and cosines on odd channels.
 
-    Channels j and j + 1, j even, hold sin(c f_j) and cos(c f_j) with f_j = max_period^(-2j / dim). As
-    published the exponent has the channel j itself where the Transformer has j / 2, so that frequencies
-    fall twice as fast.
+    Channels j and j + 1, j even, of row t are sin(t f_j) and cos(t f_j) with f_j = max_period^(-2j / dim). The exponent
+    contains the channel j, as published, where Vaswani et al. 2017 have j / 2: the frequencies fall twice as fast.
+
+    Args:
+        steps: number of rows, T.
+        dim: number of channels.
+        max_period: inverse of the lowest frequency, up to the exponent above.
+
+    Returns:
+        (steps, dim), float32.
     """
-    place = torch.arange(0, dim, 2, dtype=torch.float64)
-    angle = torch.arange(steps, dtype=torch.float64)[:, None] * max_period ** (-2 * place / dim)
+    j = torch.arange(0, dim, 2, dtype=torch.float64)
+    angle = torch.arange(steps, dtype=torch.float64)[:, None] * max_period ** (-2 * j / dim)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim].float()
 
 
 class TimeEmbedding(nn.Module):
-    """sinusoid -> Linear -> SiLU -> Linear (Ho et al. 2020, app. B)."""
+    """Embedding of the timestep: sinusoids, Linear, SiLU, Linear (Ho et al. 2020, app. B)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
-        """Embed the clock in ``dim`` sinusoids, then in ``hidden`` channels.
+        """Build the embedding.
+
+        Args:
+            dim: number of sinusoids.
+            hidden: size of the embedding.
 
         Raises:
-            ValueError: ``dim`` is under 4.
+            ValueError: ``dim`` is smaller than 4.
         """
         super().__init__()
         if dim < 4:
-            raise ValueError(f"time_dim={dim} is too small for sinusoids; use 4 or more")
+            raise ValueError(f"time_dim={dim} is too small for a sinusoidal embedding; use 4 or more")
         self.dim = dim
         self.lower = nn.Linear(dim, hidden)
         self.upper = nn.Linear(hidden, hidden)
 
-    def forward(self, clock: Tensor, dtype: torch.dtype) -> Tensor:
-        """Map (B,) to (B, hidden); the sinusoids are taken in float32 and cast to ``dtype`` after."""
-        return self.upper(F.silu(self.lower(sinusoid(clock, self.dim).to(dtype))))
+    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """Map (B,) to (B, hidden); the sinusoids are computed in float32, then cast to ``dtype``."""
+        return self.upper(F.silu(self.lower(sinusoid(t, self.dim).to(dtype))))
 
 
 class AttributeEmbedding(nn.Module):
-    """Standardised numbers -> Linear -> SiLU -> Linear; a vector of its own where they are not known."""
+    """Embedding of attributes: standardization, Linear, SiLU, Linear; a learned vector for unknown attributes."""
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, scales: Sequence[tuple[float, float]], hidden: int) -> None:
-        """Embed numbers of these means and deviations in ``hidden`` channels."""
+        """Build the embedding.
+
+        Args:
+            scales: mean and standard deviation of each of the A attributes.
+            hidden: size of the embedding.
+        """
         super().__init__()
         mean, deviation = torch.tensor([[float(v) for v in pair] for pair in scales]).T
         self.register_buffer("mean", mean, persistent=False)
@@ -115,19 +133,46 @@ class AttributeEmbedding(nn.Module):
         self.unknown = nn.Parameter(torch.zeros(hidden))
 
     def forward(self, cond: Tensor | None, count: int) -> Tensor:
-        """Map (B, A), NaN or None for unknown, to (B, hidden), B = ``count``."""
+        """Map (B, A) to (B, hidden), B = ``count``; rows with a NaN are unknown, and all rows if ``cond`` is None."""
         if cond is None:
             return self.unknown.expand(count, -1)
         known = cond.isfinite().all(1, keepdim=True)
-        # what is not used is 0, not NaN: a gradient of NaN times 0 is NaN
+        # 0 instead of NaN in the rows that are not used: 0 times NaN would make the gradient NaN
         standard = torch.where(known, (cond - self.mean) / self.deviation, 0.0)
         return torch.where(known, self.upper(F.silu(self.lower(standard))), self.unknown)
 
 
-def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Group normalisation; unlike ``F.group_norm`` it takes a single image whose groups hold one value."""
-    if usable(x):
-        return fused(x, norm.weight, norm.bias, NormOptions(norm.num_groups, norm.eps, act=False))
+def add_condition(
+    embedding: Tensor, cond: Tensor | None, labels: nn.Embedding | None, attributes: AttributeEmbedding | None
+) -> Tensor:
+    """Add the embedding of the condition to that of the time.
+
+    Args:
+        embedding: (B, D), embedding of the time.
+        cond: (B,) int64 class indices, -1 for no class; or (B, A) float attributes, NaN for unknown; or None.
+        labels: table whose row 0 is "no class" and whose row c + 1 is class c; None if the network has no classes.
+        attributes: None if the network has no attributes.
+
+    Returns:
+        (B, D).
+
+    Raises:
+        ValueError: ``cond`` is given, but there are neither classes nor attributes.
+    """
+    if labels is not None:
+        return embedding + (labels.weight[0] if cond is None else labels(cond + 1))
+    if attributes is not None:
+        return embedding + attributes(cond, len(embedding)).to(embedding.dtype)
+    if cond is not None:
+        raise ValueError("this network is unconditional: build it with classes or attributes, or call it without cond")
+    return embedding
+
+
+def normalize(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Group normalization; unlike ``F.group_norm`` it accepts a batch of one image whose groups have one value each."""
+    if can_fuse(x):
+        options = GroupNormOptions(norm.num_groups, norm.eps, silu=False)
+        return fused_group_norm(x, norm.weight, norm.bias, options)
     return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
@@ -135,58 +180,68 @@ def norm_act(
     x: Tensor,
     norm: nn.GroupNorm,
     *,
-    plus: Tensor | None = None,
+    addend: Tensor | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> Tensor:
-    """SiLU((1 + scale) GroupNorm(x + plus) + shift) (Dhariwal and Nichol 2021, sec. 3.1), in one piece where it can be.
+    """SiLU((1 + scale) GroupNorm(x + addend) + shift), by the fused CPU kernel where it is available.
 
     Args:
         x: (B, C, H, W).
-        norm: its normalisation.
-        plus: (B, C), added first; None for 0.
+        norm: the group normalization.
+        addend: (B, C); None for 0.
         scale: (B, C), given together with ``shift`` or not at all.
         shift: (B, C).
+
+    Source: Dhariwal and Nichol 2021, sec. 3.1 (adaptive group normalization).
     """
-    if usable(x):
-        config = NormOptions(norm.num_groups, norm.eps, act=True)
-        return fused(x, norm.weight, norm.bias, config, plus, scale, shift)
-    if plus is not None:
-        x = x + plus[:, :, None, None]
-    x = normalise(x, norm)
+    if can_fuse(x):
+        options = GroupNormOptions(norm.num_groups, norm.eps, silu=True)
+        return fused_group_norm(x, norm.weight, norm.bias, options, addend, scale, shift)
+    if addend is not None:
+        x = x + addend[:, :, None, None]
+    x = normalize(x, norm)
     if scale is not None and shift is not None:
         x = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None] + 1)
     return F.silu(x)
 
 
-class Position(nn.Module):
-    """Where a pixel lies, as features that are added: a linear map of waves along both axes.
+class PositionEmbedding(nn.Module):
+    """Embedding of the pixel coordinates, added to the features: a linear map of sinusoids along both axes.
 
-    Convolutions see places only by the zeros beyond the edge. The waves, sin and cos of 2^k pi y / 4 with y in
-    [-1, 1] (Mildenhall et al. 2020, eq. 4, from lower frequencies on), span the image whatever its size.
+    The sinusoids are sin(2^k pi y / 4) and cos(2^k pi y / 4), k = 0, 1 .., with the coordinate y in [-1, 1], at any size
+    of the image. Without them, convolutions can infer a position from the zero padding at the edges alone.
+
+    Source: Mildenhall et al. 2020, eq. 4, starting at a lower frequency.
     """
 
     def __init__(self, channels: int, waves: int = 4) -> None:
-        """Take ``waves`` sines and cosines along each axis, k = 0, 1 .., the first a quarter of a period long."""
+        """Build the embedding.
+
+        Args:
+            channels: of the features.
+            waves: number of frequencies along each axis.
+        """
         super().__init__()
         self.waves = waves
         self.linear = nn.Linear(4 * waves, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add to (B, C, H, W)."""
-        turns = math.pi / 4 * 2.0 ** torch.arange(self.waves, device=x.device)
+        """Add the embedding to (B, C, H, W)."""
+        frequencies = math.pi / 4 * 2.0 ** torch.arange(self.waves, device=x.device)
         axes: list[Tensor] = []
         for count, shape in ((x.shape[-2], (-1, 1, 1)), (x.shape[-1], (1, -1, 1))):
-            at = (2 * torch.arange(count, device=x.device) + 1) / count - 1
-            angle = (at[:, None] * turns).reshape(shape[0], shape[1], self.waves)
+            y = (2 * torch.arange(count, device=x.device) + 1) / count - 1
+            angle = (y[:, None] * frequencies).reshape(shape[0], shape[1], self.waves)
             axes += [w.expand(x.shape[-2], x.shape[-1], -1) for w in (angle.sin(), angle.cos())]
         return x + self.linear(torch.cat(axes, dim=2).to(x.dtype)).permute(2, 0, 1)
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, conv; the time joins; norm, SiLU, dropout, conv; plus the input (Ho et al. 2020, app. B).
+    """Residual block: norm, SiLU, convolution; norm, SiLU, dropout, convolution; plus the input.
 
-    The time is added before the second norm, or scales and shifts its output.
+    The time embedding is added before the second norm (Ho et al. 2020, app. B) or, with ``scale_shift``, scales and
+    shifts the output of that norm (Dhariwal and Nichol 2021, sec. 3.1).
     """
 
     def __init__(
@@ -200,7 +255,17 @@ class ResidualBlock(nn.Module):
         dropout: float = 0.0,
         scale_shift: bool = False,
     ) -> None:
-        """Make a block; ``forward`` takes an embedding of size ``time_dim``, its SiLU already taken."""
+        """Build the block.
+
+        Args:
+            in_channels: channels of the input; a 1x1 convolution on the shortcut if ``out_channels`` differs.
+            out_channels: channels of the output.
+            time_dim: size of the time embedding.
+            groups: groups of the group normalizations.
+            eps: epsilon of the group normalizations.
+            dropout: dropout probability, before the second convolution.
+            scale_shift: the time embedding scales and shifts.
+        """
         super().__init__()
         self.scale_shift = scale_shift
         self.norm1 = nn.GroupNorm(groups, in_channels, eps)
@@ -212,45 +277,60 @@ class ResidualBlock(nn.Module):
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map (B, in, H, W) and (B, time_dim) to (B, out, H, W)."""
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map (B, in, H, W) and the SiLU of the time embedding, (B, time_dim), to (B, out, H, W)."""
         h = self.conv1(norm_act(x, self.norm1))
-        told = self.time(time)
+        projected = self.time(embedding)
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = projected.chunk(2, dim=1)
             h = norm_act(h, self.norm2, scale=scale, shift=shift)
         else:
-            h = norm_act(h, self.norm2, plus=told)
+            h = norm_act(h, self.norm2, addend=projected)
         return self.conv2(self.dropout(h)).add_(self.shortcut(x))
 
 
 class Attention(nn.Module):
-    """Self-attention among all pixels: norm, fused softmax(q k' / sqrt(d)) v, linear, plus the input."""
+    """Multi-head self-attention over all pixels: group norm, attention, linear; plus the residual.
 
-    def __init__(self, channels: int, *, heads: int, groups: int, eps: float) -> None:
-        """Attend with ``heads`` heads, which must divide ``channels``."""
+    The residual is the input (Ho et al. 2020, app. B) or, with ``normalized_residual``, the normalized input.
+
+    Source of ``normalized_residual``: A. K. Nain 2022, "Denoising Diffusion Probabilistic Model", Keras code examples.
+    """
+
+    def __init__(
+        self, channels: int, *, heads: int, groups: int, eps: float, normalized_residual: bool = False
+    ) -> None:
+        """Build the layer.
+
+        Args:
+            channels: of the input and the output.
+            heads: number of heads; must divide ``channels``.
+            groups: groups of the group normalization.
+            eps: epsilon of the group normalization.
+            normalized_residual: add the output to the normalized input instead of the input.
+        """
         super().__init__()
-        self.heads = heads
+        self.heads, self.normalized_residual = heads, normalized_residual
         self.norm = nn.GroupNorm(groups, channels, eps)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        tokens = normalise(x, self.norm).flatten(2).transpose(1, 2)
-        mixed = attend(self.qkv(tokens), self.heads)
-        return x + self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
+        normalized = normalize(x, self.norm)
+        mixed = self_attention(self.qkv(normalized.flatten(2).transpose(1, 2)), self.heads)
+        out = self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
+        return (normalized if self.normalized_residual else x) + out
 
 
 class Downsample(nn.Module):
-    """Convolution of stride 2, padded below and on the right only.
+    """3x3 convolution of stride 2, padded at the bottom and on the right only.
 
-    That is TensorFlow's SAME at even sides, as in Ho et al. 2020, so that weights of theirs keep their
-    meaning.
+    This equals TensorFlow's padding SAME at even sides, as in Ho et al. 2020, so that their weights can be used.
     """
 
     def __init__(self, channels: int) -> None:
-        """Keep the number of channels."""
+        """Build the layer; the number of channels stays the same."""
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
@@ -260,10 +340,10 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour, then a convolution: no checkerboard (Odena et al. 2016)."""
+    """Nearest-neighbour upsampling and a 3x3 convolution, which avoids checkerboard artifacts (Odena et al. 2016)."""
 
     def __init__(self, channels: int) -> None:
-        """Keep the number of channels."""
+        """Build the layer; the number of channels stays the same."""
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
@@ -272,24 +352,26 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Shuffle(nn.Module):
-    """A linear map of each pixel to a square of four (Shi et al. 2016), on the coarse side of the doubling."""
+class PixelShuffleUpsample(nn.Module):
+    """1x1 convolution at the coarse resolution, then pixel shuffle (Shi et al. 2016)."""
 
-    def __init__(self, channels: int, above: int) -> None:
-        """Give ``above`` channels, those of the finer level."""
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Build the layer."""
         super().__init__()
-        self.conv = nn.Conv2d(channels, 4 * above, 1)
+        self.conv = nn.Conv2d(in_channels, 4 * out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, above, 2H, 2W)."""
+        """Map (B, in, H, W) to (B, out, 2H, 2W)."""
         return F.pixel_shuffle(self.conv(x), 2)
 
 
 def variance_scaling(root: nn.Module) -> None:
-    """Draw convolutions and linear layers from U(-b, b), b^2 = 3 / ((fan_in + fan_out) / 2), biases 0.
+    """Initialize convolutions and linear layers from U(-b, b), b^2 = 3 / ((fan_in + fan_out) / 2), and biases to 0.
 
-    Glorot and Bengio 2010, eq. 16: variance scaling at scale 1, fan-avg, uniform, as in Ho et al. 2020. The
-    three projections inside an ``Attention`` are three layers.
+    This is variance scaling with scale 1, fan-avg, uniform. Query, key and value projections of an ``Attention`` are
+    initialized as three separate layers.
+
+    Source: Glorot and Bengio 2010, eq. 16; Ho et al. 2020.
     """
     for module in root.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -303,7 +385,7 @@ def variance_scaling(root: nn.Module) -> None:
 
 
 def zero(layer: nn.Conv2d | nn.Linear) -> None:
-    """Set weight and bias to exactly 0 (Ho et al. 2020 have variance scaling at scale 1e-10)."""
+    """Set weight and bias to exactly 0, where Ho et al. 2020 use variance scaling with scale 1e-10."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import ceil_to, crop_to, pad_to, sinusoid
+from fromnoise.networks.layers import AttributeEmbedding, add_condition, ceil_to, crop_to, pad_to, sinusoid
+from fromnoise.registry import register
 
 
+@register("network", "lucidrains")
 class LucidrainsUNet(nn.Module):
     """U-Net with RMSNorm, and linear attention on all levels but the last.
 
@@ -36,31 +38,33 @@ class LucidrainsUNet(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
+        classes: int = 0,
+        attributes: Sequence[tuple[float, float]] = (),
         width: int = 64,
-        multipliers: Sequence[int] = (1, 2, 4, 8),
-        full_attention: Sequence[bool] | None = None,
+        multipliers: tuple[int, ...] = (1, 2, 4, 8),
+        full_attention: tuple[bool, ...] | None = None,
         heads: int = 4,
         head_dim: int = 32,
         memory_kv: int = 4,
         dropout: float = 0.0,
         theta: float = 10_000.0,
-        classes: int = 0,
     ) -> None:
         """Build the network; the defaults are those of the published demonstration.
 
         Args:
             in_channels: channels of the images; twice as many for self-conditioning.
             out_channels: channels of the prediction; twice as many for a learned variance.
-            width: channels after the stem.
-            multipliers: of ``width``, one per level, finest first.
-            full_attention: per level, softmax attention instead of linear attention; None: on the last level alone.
-                The middle always has softmax attention, in torch's fused (flash) form.
-            heads: attention heads.
-            head_dim: channels per head.
-            memory_kv: learned key/value pairs that each attention layer adds to those of the pixels.
-            dropout: probability, between the two convolutions of each residual block.
-            theta: inverse of the lowest frequency of the time embedding.
-            classes: number of classes; 0: an unconditional network. Not in the source, which conditions on time alone.
+            classes: number of classes; 0 for none. Not in the source, which is unconditional.
+            attributes: mean and standard deviation of each attribute; empty for none. Not in the source.
+            width: channels after the stem
+            multipliers: channels of each level as multiples of the width, finest level first
+            full_attention: per level, softmax attention (true) or linear attention (false); default: softmax attention
+                on the last level alone. The middle always has softmax attention
+            heads: attention heads
+            head_dim: channels per attention head
+            memory_kv: learned key/value pairs that each attention layer adds to those of the pixels
+            dropout: dropout probability, between the two convolutions of each residual block
+            theta: inverse of the lowest frequency of the time embedding
 
         Raises:
             ValueError: an option is out of range.
@@ -94,6 +98,7 @@ class LucidrainsUNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.GELU(), nn.Linear(embedding, embedding))
         # Row 0 is "no class", row c + 1 is class c.
         self.labels = nn.Embedding(classes + 1, embedding) if classes else None
+        self.attributes = AttributeEmbedding(attributes, embedding) if attributes else None
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, (ins, outs) in enumerate(zip(outer, inner, strict=True)):
             linear = not full[level]
@@ -119,24 +124,21 @@ class LucidrainsUNet(nn.Module):
         Args:
             x: (B, in_channels, H, W), any H and W from 1.
             t: (B,) float, the timestep, 0 to T - 1.
-            cond: (B,) int64 class indices, -1 for no class; None for no class at all.
+            cond: (B,) int64 class indices, -1 for no class; or (B, A) float attributes, NaN for unknown ones; None for
+                an unconditional prediction.
 
         Returns:
             (B, out_channels, H, W).
 
         Raises:
-            ValueError: ``cond`` is given, but the network has no classes.
+            ValueError: ``cond`` is given, but the network is unconditional.
         """
         height, width = x.shape[-2:]
         x = pad_to(x, ceil_to(height, self.multiple), ceil_to(width, self.multiple))
 
         embedding = self.time(sinusoid(t, self.width, self.theta).to(x.dtype))
-        if self.labels is not None:
-            embedding = embedding + (self.labels.weight[0] if cond is None else self.labels(cond + 1))
-        elif cond is not None:
-            raise ValueError("this network has no classes: build it with classes=N, or call it without cond")
-        # Every residual block begins with this SiLU: computed once for all of them.
-        embedding = F.silu(embedding)
+        # Every residual block begins with the SiLU of the embedding: computed once for all of them.
+        embedding = F.silu(add_condition(embedding, cond, self.labels, self.attributes))
 
         x = stem = self.stem(x)
         skips: list[Tensor] = []

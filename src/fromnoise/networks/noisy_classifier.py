@@ -1,4 +1,4 @@
-"""The way down of a U-Net, and a class at its end: a classifier of noisy images (Dhariwal and Nichol 2021, sec. 4)."""
+"""A classifier of noisy images, for classifier guidance (Dhariwal and Nichol 2021, sec. 4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fromnoise.networks.layers import Downsample, ResidualBlock, TimeEmbedding, 
 
 
 class NoisyClassifier(nn.Module):
-    """Residual blocks that see the time, halvings, the mean over what is left, and a linear layer."""
+    """Encoder of a U-Net, one residual block per level, then global average pooling and a linear layer."""
 
     def __init__(
         self, channels: int, classes: int, *, width: int = 32, multipliers: Sequence[int] = (1, 2, 4), groups: int = 8
@@ -19,11 +19,11 @@ class NoisyClassifier(nn.Module):
         """Build the network.
 
         Args:
-            channels: of the images.
-            classes: to tell apart.
+            channels: channels of the images.
+            classes: number of classes.
             width: channels of the finest level.
-            multipliers: of ``width``, one a level.
-            groups: of the group normalisation; must divide ``width``.
+            multipliers: channels of each level as multiples of ``width``, finest level first.
+            groups: groups of each group normalization; must divide ``width``.
         """
         super().__init__()
         self.multiple = 2 ** (len(multipliers) - 1)
@@ -38,11 +38,11 @@ class NoisyClassifier(nn.Module):
         self.norm = nn.GroupNorm(groups, ins, 1e-6)
         self.out = nn.Linear(ins, classes)
 
-    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W) at ``clock`` (B,)."""
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Logits (B, classes) of noisy images ``x`` (B, C, H, W) at the timesteps ``t`` (B,), float."""
         x = pad_to(x, ceil_to(x.shape[-2], self.multiple), ceil_to(x.shape[-1], self.multiple))
-        time = F.silu(self.time(clock, x.dtype))
+        embedding = F.silu(self.time(t, x.dtype))
         x = self.stem(x)
-        for block, half in zip(self.blocks, self.halves, strict=True):
-            x = half(block(x, time))
+        for block, downsample in zip(self.blocks, self.halves, strict=True):
+            x = downsample(block(x, embedding))
         return self.out(norm_act(x, self.norm).mean((2, 3)))

@@ -25,7 +25,7 @@ def shaped(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
     The finest level is about 16 pixels wide, the coarsest 7 or 8, which attends; smaller images keep their pixels.
 
     Args:
-        recipe: those of ``network.patch``, ``multipliers`` and ``attention`` that ``train.autosize`` names are chosen.
+        recipe: ``train.autosize`` names which of ``network.patch``, ``multipliers``, ``attention_resolutions`` to set.
         shape: (C, H, W) of the images.
     """
     side = math.sqrt(shape[1] * shape[2])
@@ -35,7 +35,7 @@ def shaped(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
     chosen = {
         "network.patch": patch,
         "network.multipliers": tuple(2**level for level in range(levels)),
-        "network.attention": (coarsest,),
+        "network.attention_resolutions": (coarsest,),
     }
     return change(recipe, {key: v for key, v in chosen.items() if key in recipe.train.autosize})
 

@@ -1,8 +1,9 @@
-/* act((1 + scale) group_norm(x + plus) + shift), act SiLU or nothing, and its gradient: each image (H W, C) is read
-   from memory once, and again from the cache, for its mean, its variance and the rest.
+/* act((1 + scale) GroupNorm(x + addend) + shift), where act is SiLU or the identity, and its gradient. Each image,
+   (H W, C), is read from memory once; the passes for the variance and the output read it from the cache.
 
-   One thread works on an image, in one order: results depend neither on the other images nor on how many threads there
-   are. Sums are taken in float over BLOCK pixels, over the blocks in double. Built with -DBF16 for bfloat16 images. */
+   One thread processes an image, in a fixed order, so a result depends neither on the other images of the batch nor on
+   the number of threads. Sums are in float within BLOCK pixels and in double over the blocks. With -DBF16 images are
+   bfloat16. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ static inline float load(T v) {
     return out;
 }
 
-static inline T store(float v) { /* to the nearest, ties to even */
+static inline T store(float v) { /* rounds to nearest, ties to even */
     uint32_t bits;
     memcpy(&bits, &v, 4);
     return (T)(v != v ? 0x7FC0u : (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
@@ -33,7 +34,7 @@ static inline T store(float v) { return v; }
 #endif
 
 static inline float sigmoid(float y) {
-    /* exp(-y) = 2^n 2^f with f in [-0.5, 0.5], 2^f by its series: good to 3e-7. NaN stays NaN. */
+    /* exp(-y) = 2^n 2^f with f in [-0.5, 0.5] and 2^f by its series: relative error 3e-7. NaN stays NaN. */
     float z = y > 87.0f ? 87.0f : y;
     z = (z < -87.0f ? -87.0f : z) * -1.44269504f;
     const float n = rintf(z), f = z - n;
@@ -50,33 +51,33 @@ static inline float sigmoid(float y) {
     return 1.0f / (1.0f + p * power);
 }
 
-/* What one call works on. Pointers may be null where "or null" is said; rows are `stride` floats apart. */
+/* Arguments of a call. Rows of addend are addend_stride floats apart, rows of scale and shift scale_stride. */
 typedef struct {
     const T *x;          /* (B, HW, C) */
     const float *weight; /* (C) */
     const float *bias;   /* (C) */
-    const float *plus;   /* (B, C) or null */
+    const float *addend; /* (B, C) or null */
     const float *scale;  /* (B, C) or null */
     const float *shift;  /* (B, C), null together with scale */
-    float *mean;         /* (B, C): of the group of each channel */
-    float *inverse;      /* (B, C): 1 / standard deviation */
-    int64_t batch, pixels, channels, groups, plus_stride, told_stride;
+    float *mean;         /* (B, C): mean of the channel's group */
+    float *inverse;      /* (B, C): 1 / standard deviation of the channel's group */
+    int64_t batch, pixels, channels, groups, addend_stride, scale_stride;
     float eps;
-    int32_t act;
+    int32_t silu;
 } Norm;
 
-static inline float plus_of(const Norm *m, int64_t b, int64_t c) {
-    return m->plus ? m->plus[b * m->plus_stride + c] : 0.0f;
+static inline float addend_of(const Norm *m, int64_t b, int64_t c) {
+    return m->addend ? m->addend[b * m->addend_stride + c] : 0.0f;
 }
 static inline float gain_of(const Norm *m, int64_t b, int64_t c) {
-    return m->weight[c] * (m->scale ? 1.0f + m->scale[b * m->told_stride + c] : 1.0f);
+    return m->weight[c] * (m->scale ? 1.0f + m->scale[b * m->scale_stride + c] : 1.0f);
 }
 static inline float offset_of(const Norm *m, int64_t b, int64_t c) {
-    return m->scale ? m->bias[c] * (1.0f + m->scale[b * m->told_stride + c]) + m->shift[b * m->told_stride + c]
+    return m->scale ? m->bias[c] * (1.0f + m->scale[b * m->scale_stride + c]) + m->shift[b * m->scale_stride + c]
                     : m->bias[c];
 }
 
-/* Sums over each channel become the mean over its group, of `count` numbers; for each channel again. */
+/* means[c] = mean over the group of channel c, from the sums over each channel; count: values per group. */
 static void over_groups(const double *sums, int64_t channels, int64_t groups, double count, double *means) {
     const int64_t size = channels / groups;
     for (int64_t g = 0; g < groups; g++) {
@@ -87,7 +88,7 @@ static void over_groups(const double *sums, int64_t channels, int64_t groups, do
     }
 }
 
-/* Sums over the pixels of x - centre, or of its square, for each channel. */
+/* Sums over the pixels of x - centre, or of its square, per channel. */
 static inline __attribute__((always_inline)) void channel_sums(const T *x, int64_t N, int64_t C, const float *centre,
                                                                int square, double *sums) {
     float part[C];
@@ -112,12 +113,12 @@ static void statistics(const Norm *m, int64_t b) {
     double sums[C], means[C];
     const int64_t size = C / m->groups;
     const double count = (double)N * (double)size;
-    for (int64_t c = 0; c < C; c++) centre[c] = -plus_of(m, b, c);
+    for (int64_t c = 0; c < C; c++) centre[c] = -addend_of(m, b, c);
     channel_sums(x, N, C, centre, 0, sums);
     over_groups(sums, C, m->groups, count, means);
     for (int64_t c = 0; c < C; c++) {
         mean[c] = (float)means[c];
-        centre[c] = (float)(means[c] - plus_of(m, b, c));
+        centre[c] = (float)(means[c] - addend_of(m, b, c));
     }
     channel_sums(x, N, C, centre, 1, sums);
     over_groups(sums, C, m->groups, count, means);
@@ -134,11 +135,11 @@ static void forward_one(const Norm *m, int64_t b, T *out) {
     for (int64_t c = 0; c < C; c++) {
         gain[c] = gain_of(m, b, c) * m->inverse[b * C + c];
         offset[c] = offset_of(m, b, c);
-        centre[c] = m->mean[b * C + c] - plus_of(m, b, c);
+        centre[c] = m->mean[b * C + c] - addend_of(m, b, c);
     }
     const T *x = m->x + b * N * C;
     out += b * N * C;
-    if (m->act)
+    if (m->silu)
         for (int64_t i = 0; i < N; i++)
 #pragma omp simd
             for (int64_t c = 0; c < C; c++) {
@@ -157,22 +158,22 @@ void forward(const Norm *m, T *out) {
     for (int64_t b = 0; b < m->batch; b++) forward_one(m, b, out);
 }
 
-/* g is the gradient by y = gain xhat + offset; first (B, C) is its sum over the pixels, second that of g xhat, and
-   third (B, C), or null, the gradient by plus. `scratch` holds an image's g. */
-static inline __attribute__((always_inline)) void backward_one(const Norm *m, int64_t b, int act, const T *grad,
-                                                               T *into, float *first, float *second, float *third,
-                                                               float *scratch) {
+/* y = gain xhat + offset and g = d loss / d y: grad_offset (B, C) is the sum of g over the pixels, grad_gain (B, C) that of
+   g xhat; grad_addend is (B, C) or null. `scratch` stores g of one image. */
+static inline __attribute__((always_inline)) void backward_one(const Norm *m, int64_t b, int silu, const T *grad,
+                                                               T *grad_x, float *grad_offset, float *grad_gain,
+                                                               float *grad_addend, float *scratch) {
     const int64_t C = m->channels, N = m->pixels;
     const double count = (double)N * (double)(C / m->groups);
     const T *x = m->x + b * N * C;
     const float *inverse = m->inverse + b * C;
     float gain[C], offset[C], centre[C], part[C], other[C];
     double sums[C], products[C], means[C];
-    grad += b * N * C, into += b * N * C, first += b * C, second += b * C;
+    grad += b * N * C, grad_x += b * N * C, grad_offset += b * C, grad_gain += b * C;
     for (int64_t c = 0; c < C; c++) {
         gain[c] = gain_of(m, b, c);
         offset[c] = offset_of(m, b, c);
-        centre[c] = m->mean[b * C + c] - plus_of(m, b, c);
+        centre[c] = m->mean[b * C + c] - addend_of(m, b, c);
     }
     memset(sums, 0, sizeof sums);
     memset(products, 0, sizeof products);
@@ -185,7 +186,7 @@ static inline __attribute__((always_inline)) void backward_one(const Norm *m, in
             for (int64_t c = 0; c < C; c++) {
                 const float xhat = (load(x[i * C + c]) - centre[c]) * inverse[c];
                 float g = load(grad[i * C + c]);
-                if (act) {
+                if (silu) {
                     const float y = gain[c] * xhat + offset[c], s = sigmoid(y);
                     g *= s * (1.0f + y * (1.0f - s));
                 }
@@ -199,8 +200,8 @@ static inline __attribute__((always_inline)) void backward_one(const Norm *m, in
         }
     }
     for (int64_t c = 0; c < C; c++) {
-        first[c] = (float)sums[c];
-        second[c] = (float)products[c];
+        grad_offset[c] = (float)sums[c];
+        grad_gain[c] = (float)products[c];
         sums[c] *= gain[c];
         products[c] *= gain[c];
     }
@@ -217,14 +218,14 @@ static inline __attribute__((always_inline)) void backward_one(const Norm *m, in
         for (int64_t c = 0; c < C; c++) {
             const float xhat = (load(x[i * C + c]) - centre[c]) * inverse[c];
             const float d = gain[c] * scratch[i * C + c] - offset[c] - other[c] * xhat;
-            into[i * C + c] = store(d);
+            grad_x[i * C + c] = store(d);
             part[c] += d;
         }
-    if (third) memcpy(third + b * C, part, sizeof part);
+    if (grad_addend) memcpy(grad_addend + b * C, part, sizeof part);
 }
 
-/* 0, or 1 where there is no memory left. */
-int backward(const Norm *m, const T *grad, T *into, float *first, float *second, float *third) {
+/* Returns 0, or 1 if out of memory. */
+int backward(const Norm *m, const T *grad, T *grad_x, float *grad_offset, float *grad_gain, float *grad_addend) {
     int failed = 0;
 #pragma omp parallel
     {
@@ -235,10 +236,10 @@ int backward(const Norm *m, const T *grad, T *into, float *first, float *second,
         }
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < m->batch; b++)
-            if (scratch && m->act)
-                backward_one(m, b, 1, grad, into, first, second, third, scratch);
+            if (scratch && m->silu)
+                backward_one(m, b, 1, grad, grad_x, grad_offset, grad_gain, grad_addend, scratch);
             else if (scratch)
-                backward_one(m, b, 0, grad, into, first, second, third, scratch);
+                backward_one(m, b, 0, grad, grad_x, grad_offset, grad_gain, grad_addend, scratch);
         free(scratch);
     }
     return failed;
