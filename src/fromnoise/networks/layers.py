@@ -209,7 +209,7 @@ def norm_act(
 class PositionEmbedding(nn.Module):
     """Embedding of the pixel coordinates, added to the features: a linear map of sinusoids along both axes.
 
-    The sinusoids are sin(2^k pi y / 4) and cos(2^k pi y / 4), k = 0, 1 .., with the coordinate y in [-1, 1], at any size
+    The sinusoids are sin(2^k pi y / 4) and cos(2^k pi y / 4), k = 0, 1 .., with y in [-1, 1] at any size
     of the image. Without them, convolutions can infer a position from the zero padding at the edges alone.
 
     Source: Mildenhall et al. 2020, eq. 4, starting at a lower frequency.
