@@ -115,7 +115,7 @@ class Model:
     def default_labels(self, ids: Tensor, seed: int) -> Tensor | None:
         """What samples are told if nothing is asked: clusters by their shares (B,); None for a model without."""
         pseudo_labels = self.denoiser.pseudo_labels
-        return pseudo_labels.deal(seed, ids) if pseudo_labels is not None else None
+        return pseudo_labels.sample(seed, ids) if pseudo_labels is not None else None
 
     def noise(self, config: SamplingConfig, ids: Tensor, seed: int) -> Noise:
         """The noise of samples: that of the forward process which the model learned, and truncated if asked."""

@@ -82,7 +82,7 @@ def _same_clusters(weak: Model, model: Model) -> bool:
     import torch
 
     here, there = model.denoiser.pseudo_labels, weak.denoiser.pseudo_labels
-    return here is not None and there is not None and torch.equal(here.place.cpu(), there.place.cpu())
+    return here is not None and there is not None and torch.equal(here.centroids.cpu(), there.centroids.cpu())
 
 
 def _check_alike(weak: Model, model: Model, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The clusters that a model is told in place of labels, sought before the first step."""
+"""Fits the pseudo-labels of a model to its training images before the first step."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from fromnoise.data import BatchStream, to_float
 from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.utils.kmeans import kmeans
 
-EACH = 100
-"""Images that a cluster has on average at least: of fewer images fewer clusters are found."""
-_MOST = 20_000  # images in which they are sought
+IMAGES_PER_CLUSTER = 100
+"""Least mean number of images in a cluster: a smaller set has fewer clusters."""
+_MAX_IMAGES = 20_000  # images that k-means clusters, at most
 
 
-def agreed(pseudo_labels: PseudoLabels, stream: BatchStream, seed: int, accelerator: Accelerator) -> int:
-    """As ``find``, the same in all processes."""
-    found = find(pseudo_labels, stream, seed)
-    if accelerator.num_processes > 1:  # each has found the same but for rounding
-        for t in pseudo_labels.buffers():
-            broadcast(t)
-    return found
+def fit_synchronized(pseudo_labels: PseudoLabels, stream: BatchStream, seed: int, accelerator: Accelerator) -> int:
+    """As ``fit``, with identical results in all processes."""
+    clusters = fit(pseudo_labels, stream, seed)
+    if accelerator.num_processes > 1:  # rounding may differ between processes
+        for buffer in pseudo_labels.buffers():
+            broadcast(buffer)
+    return clusters
 
 
-def find(pseudo_labels: PseudoLabels, stream: BatchStream, seed: int) -> int:
-    """Look for clusters by k-means (Lloyd 1982) in the first images of a stream, as training will see them.
+def fit(pseudo_labels: PseudoLabels, stream: BatchStream, seed: int) -> int:
+    """Cluster the first images of a training stream by k-means (Lloyd 1982).
 
     Args:
-        centres: take what is found.
-        stream: of training images.
-        seed: of the first centres.
+        pseudo_labels: takes the centroids and weights.
+        stream: of training images, augmented as in training.
+        seed: of the initial centroids.
 
     Returns:
-        How many were found: at most one for every ``EACH`` images, at least one.
+        The number of clusters: at most one for every ``IMAGES_PER_CLUSTER`` images, at least one.
     """
-    parts = torch.arange(min(_MOST, len(stream.images))).split(1000)
-    points = torch.cat([pseudo_labels.small(to_float(stream.batch(part).pixels)) for part in parts])
-    count = max(1, min(len(pseudo_labels.share), len(points) // EACH))
-    pseudo_labels.settle(kmeans(points, count, seed).centroids, points)
+    parts = torch.arange(min(_MAX_IMAGES, len(stream.images))).split(1000)
+    points = torch.cat([pseudo_labels.downsample(to_float(stream.batch(part).pixels)) for part in parts])
+    count = max(1, min(len(pseudo_labels.weights), len(points) // IMAGES_PER_CLUSTER))
+    pseudo_labels.fit(kmeans(points, count, seed).centroids, points)
     return count

@@ -86,12 +86,12 @@ class Trainer:
         self.stream = BatchStream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
     def find_clusters(self) -> None:
-        """Look for the clusters that the model is told, if it is told any."""
+        """Fit the pseudo-labels, if the model uses them."""
         if self.model.denoiser.pseudo_labels is not None:
-            found = fit_pseudo_labels.agreed(
+            found = fit_pseudo_labels.fit_synchronized(
                 self.model.denoiser.pseudo_labels, self.stream, self.recipe.seed, self.accelerator
             )
-            self._log(f"{found} clusters of the images, which the model is told: data.pseudo_labels")
+            self._log(f"{found} clusters of the training images as pseudo-labels (data.pseudo_labels)")
 
     # ---- the loop
 
@@ -197,7 +197,7 @@ class Trainer:
             memory_format=self.compute.memory_format
         )
         if self.model.denoiser.pseudo_labels is not None:
-            return x0, self.model.denoiser.pseudo_labels.of(x0)
+            return x0, self.model.denoiser.pseudo_labels.assign(x0)
         if not self.model.dataset_info.is_conditional or labels is None:
             return x0, None
         return x0, labels.to(self.compute.device, non_blocking=True)
