@@ -61,7 +61,7 @@ def one(width: int, threads: int, keep: bool) -> tuple[float, float]:
         keep_freed_memory()
     model = build(shaped(recipes.load("fast", {"network.width": width}), SHAPE), DatasetInfo(SHAPE))
     select_device("cpu", "fp32").to_device(model.denoiser)
-    net, x = model.denoiser.net, torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
+    net, x = model.denoiser.network, torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
 
     def step() -> None:
         net(x, torch.rand(BATCH)).square().mean().backward()

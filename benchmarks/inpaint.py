@@ -21,7 +21,7 @@ from torch import Tensor
 from fromnoise import checkpoint
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import to_float
-from fromnoise.diffusion import DDIM, Noise, sampling, schedules, start, trajectory
+from fromnoise.diffusion import DDIM, Noise, initial_noise, sampling, sampling_loop, schedules
 from fromnoise.diffusion.inverse.operators import Mask, Operator, blur, downsample
 from fromnoise.diffusion.oracles import GaussianMixture
 from fromnoise.editing import EditRun, restore
@@ -65,10 +65,10 @@ def gaussian(n: int, budget: int) -> None:
         operator = Mask(seen.reshape(1, 4, 4))
         wrap, wrap_rule = solver(name, operator, y.reshape(1, 1, 4, 4), iterations)
         noise = Noise(0, torch.arange(n))
-        x = start((1, 4, 4), noise, like)
+        x = initial_noise((1, 4, 4), noise, like)
         steps = max(2, budget // cost)
         with torch.inference_mode():
-            for step in trajectory(wrap(true), wrap_rule(DDIM(1.0)), sampling.uniform(table, steps), x, noise):
+            for step in sampling_loop(wrap(true), wrap_rule(DDIM(1.0)), sampling.uniform(table, steps), x, noise):
                 x = step.x
         x = x.flatten(1)[:, ~seen]
         off = (x.mean(0) - want).abs() / (spread.diagonal() / n).sqrt()

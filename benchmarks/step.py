@@ -75,7 +75,7 @@ def ours(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     model = build(recipes.load("unet", OURS), DatasetInfo((1, SIDE, SIDE)))
     compute.to_device(model.denoiser)
     if compiled:
-        model.denoiser.net.compile()
+        model.denoiser.network.compile()
     objective, config = model.objective(), model.recipe.train
     optimizer_step, ema = OptimizerStep(config, model.denoiser, compute.dtype), EMA(model.recipe.ema, model.denoiser)
     x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)

@@ -14,13 +14,11 @@ from fromnoise.config import DiffusionConfig, LossConfig, Recipe, SamplingConfig
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import guidance, losses, sampling, schedules, targets, time_samplers
-from fromnoise.diffusion.denoiser import Denoise, Denoiser, TimestepConditioning
+from fromnoise.diffusion.denoiser import Denoise, Denoiser
 from fromnoise.diffusion.inverse.operators import Operator
 from fromnoise.diffusion.inverse.repaint import Repaint
-from fromnoise.diffusion.likelihood import ode
 from fromnoise.diffusion.rng import Noise
-from fromnoise.diffusion.samplers import base, multistep
-from fromnoise.diffusion.samplers.base import Sampler
+from fromnoise.diffusion.samplers import DDIM, Sampler
 from fromnoise.utils.errors import UserError
 
 Wrapper = Callable[[Denoise], Denoise]
@@ -51,7 +49,6 @@ class Model:
         chosen = self.recipe.loss
         return losses.DiffusionLoss(
             self.denoiser,
-            self.schedule,
             _loss(chosen, self.schedule, self.variance(self.recipe.sample)),
             _times(chosen, self.schedule),
             seed=self.recipe.train.seed,
@@ -160,7 +157,7 @@ def solver(
         "posterior": (lambda d: guidance.Posterior(d, operator, y, iterations or 3), lambda r: r),
         "pigdm": (lambda d: guidance.PiGDM(d, operator, y, 0.5), lambda r: r),
         "projected": (lambda d: guidance.DDNM(d, operator, y), lambda r: r),
-        "repaint": (no_wrapper, lambda r: Repaint(base.DDIM(1.0), operator, y, iterations or 10)),
+        "repaint": (no_wrapper, lambda r: Repaint(DDIM(1.0), operator, y, iterations or 10)),
     }
     if name not in known:
         raise UserError(f"no solver is called {name!r}: there are {', '.join(known)}")
@@ -169,30 +166,24 @@ def solver(
     return known[name]
 
 
-def sampler(config: SamplingConfig, model: Model) -> base.Sampler:
-    """The step rule by name.
+def sampler(config: SamplingConfig, model: Model) -> Sampler:
+    """The sampler by name.
 
     Raises:
         UserError: it needs more steps.
     """
-    ancestral = base.Ancestral(model.variance(config))
-    chosen: base.Sampler = {
-        "ancestral": ancestral,
-        "ddim": base.DDIM(config.eta),
-        "euler": base.DDIM(0.0),  # the same step: see base.Heun
-        "heun": base.Heun(model.schedule, config.churn),
-        "dpmpp-2m": multistep.DPMSolverPP(2),
-        "dpmpp-3m": multistep.DPMSolverPP(3),
-        "dpmpp-2m-sde": multistep.DPMSolverPP(2, noisy=True),
-        "unipc": multistep.UniPC(2),
-        "ipndm": multistep.IPNDM(3),
-        "pc": base.PredictorCorrector(ancestral, config.langevin_snr),
-        "sde": ode.ReverseSDE(),
-    }[config.sampler]
+    variance = model.variance(config)
+    options = {
+        "ancestral": {"variance": variance},
+        "ddim": {"eta": config.eta},
+        "heun": {"churn": config.churn},
+        "pc": {"variance": variance, "langevin_snr": config.langevin_snr},
+    }.get(config.sampler)
+    chosen: Sampler = registry.build("sampler", config.sampler, options, schedule=model.schedule)
     steps = config.steps or model.schedule.steps or 250
     if steps < chosen.min_steps:
         raise UserError(
-            f"rule {config.sampler} needs at least {chosen.min_steps} steps, not {steps}: take more, or rule ddim"
+            f"sampler {config.sampler} needs at least {chosen.min_steps} steps, not {steps}: take more, or sampler ddim"
         )
     return chosen
 
@@ -223,11 +214,10 @@ def build(recipe: Recipe, dataset_info: DatasetInfo, seed: int | None = None, de
             net = _network(recipe, dataset_info)
         except ValueError as e:
             raise UserError(f"this network cannot be built: {e}") from None
-    clock = TimestepConditioning(table.steps or 1000)
     denoiser = Denoiser(
         net,
+        table,
         goal,
-        clock,
         self_conditioning=recipe.loss.self_conditioning,
         learned_variance=recipe.diffusion.learned_variance,
         pseudo_labels=PseudoLabels(recipe.pseudo_labels, dataset_info.shape) if recipe.pseudo_labels else None,
@@ -239,14 +229,14 @@ def _schedule(config: DiffusionConfig) -> schedules.Schedule:
     if config.schedule == "cosine-continuous":
         return schedules.ContinuousCosine()
     table = {
-        "linear": lambda steps: schedules.linear(steps, config.beta_first, config.beta_last, rescale=config.rescale),
+        "linear": lambda steps: schedules.linear(steps, config.beta_start, config.beta_end, rescale=config.rescale),
         "cosine": schedules.cosine,
         "sigmoid": schedules.sigmoid,
     }[config.schedule](config.steps)
-    return schedules.zero_terminal(table) if config.zero_terminal else table
+    return schedules.zero_terminal_snr(table) if config.zero_terminal else table
 
 
-def _loss(config: LossConfig, table: schedules.Schedule, variance: float | None) -> losses.Loss:
+def _loss(config: LossConfig, table: schedules.Schedule, variance: float | None) -> losses.Objective:
     if config.weighting == "bound":
         return losses.VLB(table, variance)
     weighting = {

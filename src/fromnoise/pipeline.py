@@ -13,8 +13,8 @@ from fromnoise.data import to_float, to_uint8
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.rng import Noise, Stream
-from fromnoise.diffusion.samplers.base import Sampler
-from fromnoise.diffusion.sampling import Step, start, trajectory
+from fromnoise.diffusion.samplers import Sampler
+from fromnoise.diffusion.sampling import Step, initial_noise, sampling_loop
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 from fromnoise.model import Model, Wrapper, no_wrapper, sampler
 from fromnoise.utils.device import ComputeConfig
@@ -103,7 +103,7 @@ def draw(
         sampler(config, model),
         model.levels(config),
         model.noise(config, ids, seed),
-        lambda noise, like: start(shape, noise, like),
+        lambda noise, like: initial_noise(shape, noise, like),
         prediction if prediction is not None else model.default_labels(ids, seed),
     )
     return follow(course, compute, batch)
@@ -135,7 +135,7 @@ def _together(course: SamplingRun, compute: ComputeConfig, part: Tensor) -> Iter
     prediction = course.cond[part] if course.cond is not None else None
     x = course.begin(noise, torch.empty(0, device=compute.device)).to(memory_format=compute.memory_format)
     where = prediction.to(compute.device) if prediction is not None else None
-    steps = trajectory(course.denoise, course.sampler, course.levels, x, noise, where)
+    steps = sampling_loop(course.denoise, course.sampler, course.levels, x, noise, where)
     while True:
         with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
             reached = next(steps, None)

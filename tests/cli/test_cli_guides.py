@@ -24,7 +24,7 @@ def heeding(tmp_path_factory):
     )
     model = build(recipe, DatasetInfo((1, 8, 8), tuple("0123456789")))
     with torch.no_grad():
-        model.denoiser.net.labels.weight.mul_(100)
+        model.denoiser.network.labels.weight.mul_(100)
     path = tmp_path_factory.mktemp("heeding") / "model.safetensors"
     save_model(path, model, model.denoiser.state_dict(), {"step": 0})
     return path

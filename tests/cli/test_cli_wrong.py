@@ -78,7 +78,7 @@ def test_a_key_below_a_value(wrong):
         (["--network.multipliers", "[]"], ("network.multipliers",)),
         (["--network.dropout", "1"], ("network.dropout",)),
         (["--diffusion.schedule", "cosin"], ("diffusion.schedule", "cosin", "'cosine'")),
-        (["--diffusion.beta_last", "1"], ("diffusion.beta_last",)),
+        (["--diffusion.beta_end", "1"], ("diffusion.beta_end",)),
         (
             ["--diffusion.zero_terminal", "true", "--diffusion.target", "eps"],
             ("noise alone", "v or x0"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fromnoise.diffusion import X0, Denoiser, Eps, TimestepConditioning, schedules  # noqa: I001
+from fromnoise.diffusion import X0, Denoiser, Eps, schedules  # noqa: I001
 
 
 class Spy(nn.Module):
@@ -23,7 +23,7 @@ class Spy(nn.Module):
 def test_index_counts_as_the_original_does():
     """k = 1 is the network's 0, k = T its T - 1, for every image of the batch."""
     net = Spy(1)
-    denoiser, table = Denoiser(net, Eps(), TimestepConditioning(1000)), schedules.linear(1000)
+    denoiser, table = Denoiser(net, schedules.linear(1000), Eps()), schedules.linear(1000)
     x = torch.zeros(3, 1, 2, 2)
     denoiser(x, table.at(torch.tensor([0.001, 0.5, 1.0], dtype=torch.float64), like=x))
     assert net.seen[1].tolist() == [0, 499, 999]
@@ -34,7 +34,7 @@ def test_index_counts_as_the_original_does():
 def test_self_conditioning_doubles_the_channels():
     """Zeros where there is no estimate yet."""
     net = Spy(2)
-    denoiser = Denoiser(net, X0(), TimestepConditioning(10), self_conditioning=True)
+    denoiser = Denoiser(net, schedules.linear(10), X0(), self_conditioning=True)
     x, level = torch.ones(1, 2, 3, 3), schedules.linear(10).at(0.5)
     denoiser(x, level)
     assert torch.equal(net.seen[0], torch.cat([x, torch.zeros_like(x)], 1))
@@ -46,7 +46,7 @@ def test_self_conditioning_doubles_the_channels():
 
 def test_learned_spread_is_the_second_half():
     """v in [-1, 1] means f = (v + 1)/2 (Nichol and Dhariwal 2021, eq. 15)."""
-    denoiser = Denoiser(Spy(4, -0.5), X0(), TimestepConditioning(10), learned_variance=True)
+    denoiser = Denoiser(Spy(4, -0.5), schedules.linear(10), X0(), learned_variance=True)
     prediction = denoiser(torch.ones(1, 2, 3, 3), schedules.linear(10).at(0.5))
     assert prediction.x0.shape == prediction.variance_fraction.shape == (1, 2, 3, 3)
     assert bool((prediction.x0 == -0.5).all()) and bool((prediction.variance_fraction == 0.25).all())

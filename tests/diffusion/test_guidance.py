@@ -20,10 +20,10 @@ from fromnoise.diffusion import (
     Prediction,
     Threshold,
     Unconditional,
+    initial_noise,
     sampling,
+    sampling_loop,
     schedules,
-    start,
-    trajectory,
 )
 from fromnoise.diffusion.oracles import GaussianMixture
 
@@ -122,9 +122,9 @@ def test_autoguided_samples_follow_their_closed_form():
     strong, weak = gaussians([[0.6]], [[[0.25]]], (1.0,)), gaussians([[0.0]], [[[1.0]]], (1.0,))
     noise = Noise(0, torch.arange(n))
     like = torch.empty(0, dtype=torch.float64)
-    x = start((1,), noise, like)
+    x = initial_noise((1,), noise, like)
     mean, variance = 0.0, 1.0
-    for step in trajectory(Autoguidance(strong, weak, scale), DDIM(), sampling.uniform(table, 200), x, noise):
+    for step in sampling_loop(Autoguidance(strong, weak, scale), DDIM(), sampling.uniform(table, 200), x, noise):
         # what the flow of such Gaussians does to a mean and a variance: x_0 = a x + b is linear in x
         h, s = step.level_t, step.level_s
         v1 = float(h.alpha**2 * 0.25 + h.sigma**2)
@@ -171,8 +171,13 @@ def test_guided_sampling_by_a_classifier():
     like = torch.empty(0, dtype=torch.float64)
     with torch.inference_mode():
         denoise = ClassifierGuidance(Unconditional(TRUE), classifier)
-        for step in trajectory(
-            denoise, DDIM(), sampling.uniform(schedules.linear(1000), 200), start((2,), noise, like), noise, cond
+        for step in sampling_loop(
+            denoise,
+            DDIM(),
+            sampling.uniform(schedules.linear(1000), 200),
+            initial_noise((2,), noise, like),
+            noise,
+            cond,
         ):
             x = step.x
     errors = (TRUE.covariances[1].diagonal() / n).sqrt()

@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy import ndimage
 
-from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, sampling, schedules, start, trajectory
+from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, initial_noise, sampling, sampling_loop, schedules
 from fromnoise.diffusion.guidance import DDNM, PiGDM, Posterior
 from fromnoise.diffusion.inverse.operators import Mask, blur, downsample, grey
 from fromnoise.diffusion.inverse.repaint import Repaint
 from fromnoise.diffusion.inverse.solvers import conjugate_gradients
 from fromnoise.diffusion.oracles import GaussianMixture
-from fromnoise.diffusion.samplers import multistep
+from fromnoise.diffusion.samplers import DPMSolverPP
 
 D = {"dtype": torch.float64}
 G = torch.Generator().manual_seed(0)
@@ -109,9 +109,9 @@ def conditional():
 def inpainted(denoise, sampler, n, levels):
     """Drawn images, (n, 8)."""
     noise = Noise(0, torch.arange(n))
-    x = start(SHAPE, noise, torch.empty(0, **D))
+    x = initial_noise(SHAPE, noise, torch.empty(0, **D))
     with torch.inference_mode():
-        for step in trajectory(denoise, sampler, levels, x, noise):
+        for step in sampling_loop(denoise, sampler, levels, x, noise):
             x = step.x
     return x.flatten(1)
 
@@ -131,7 +131,7 @@ KNOWN = Y.reshape(1, *SHAPE)
 def test_the_guided_solver_draws_the_conditional_distribution():
     """Mean and covariance within 4 standard errors of 2,000 samples; what is seen is seen."""
     n, levels = 2000, sampling.logsnr(TABLE, 60)
-    x = inpainted(Posterior(TRUE, OPERATOR, KNOWN, iterations=8), multistep.DPMSolverPP(2), n, levels)
+    x = inpainted(Posterior(TRUE, OPERATOR, KNOWN, iterations=8), DPMSolverPP(2), n, levels)
     assert max(errors(x, n)) < 4
     assert torch.allclose(x[:, SEEN], Y[SEEN].expand(n, -1), atol=1e-3)
 
@@ -187,8 +187,8 @@ def test_noise_to_a_depth_and_back_leaves_the_distribution():
     n, noise = 2000, Noise(3, torch.arange(2000))
     x0 = TRUE.sample(noise)[0].reshape(n, *SHAPE)
     levels = [level for level in sampling.uniform(TABLE, 100) if level.t <= 0.5]
-    x = levels[0].noisy(x0, start(SHAPE, noise, torch.empty(0, **D)))
-    for step in trajectory(TRUE, Ancestral(0.0), levels, x, noise):
+    x = levels[0].noisy(x0, initial_noise(SHAPE, noise, torch.empty(0, **D)))
+    for step in sampling_loop(TRUE, Ancestral(0.0), levels, x, noise):
         x = step.x
     variance_fraction = ((COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2) / n).sqrt()
     assert bool(((x.flatten(1).mean(0) - MEAN).abs() < 4 * (COVARIANCE.diagonal() / n).sqrt()).all())
@@ -199,7 +199,7 @@ def test_noise_to_a_depth_and_back_leaves_the_distribution():
 @pytest.mark.parametrize("wrapper", [DDNM, PiGDM, Posterior])
 def test_pure_noise_is_no_obstacle(wrapper):
     """Schedules of zero terminal SNR begin where J says nothing."""
-    table = schedules.zero_terminal(TABLE)
+    table = schedules.zero_terminal_snr(TABLE)
     denoise = wrapper(TRUE, OPERATOR, KNOWN)
     x = inpainted(denoise, DDIM(), 20, sampling.uniform(table, 50))
     assert bool(x.isfinite().all()) and float((x[:, SEEN] - Y[SEEN]).abs().max()) < 0.1

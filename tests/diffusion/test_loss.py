@@ -15,7 +15,6 @@ from fromnoise.diffusion import (
     Eps,
     PosteriorMean,
     Prediction,
-    TimestepConditioning,
     V,
     losses,
     schedules,
@@ -68,7 +67,7 @@ def test_simple_loss_is_equation_14(images):
     """mean |eps - out|^2, at a noisy image sqrt(A) x_0 + sqrt(1 - A) eps."""
     x0, eps, level = images
     net = Fixed(lambda x: 0.3 * x)
-    got = losses.Regression().of(Denoiser(net, Eps(), TimestepConditioning(1000)), x0, eps, level, None, None)
+    got = losses.Regression().per_image(Denoiser(net, schedules.linear(1000), Eps()), x0, eps, level, None, None)
     noisy = level.alpha * x0 + level.sigma * eps
     assert torch.allclose(got, ((eps - 0.3 * noisy) ** 2).mean((1, 2, 3)))
 
@@ -79,9 +78,9 @@ def test_weightings_mean_the_same_for_every_target(weighting, target, images):
     """The same wrong x_0 costs the same, whatever the network's output means; and what the papers say."""
     x0, eps, level = images
     guess = x0 + 0.1 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0), **D)
-    out = target.of(guess, level.eps(level.noisy(x0, eps), guess), level)
-    got = losses.Regression(losses.mse, weighting).of(
-        Denoiser(Fixed(out), target, TimestepConditioning(1000)), x0, eps, level, None, None
+    out = target.target_from(guess, level.eps(level.noisy(x0, eps), guess), level)
+    got = losses.Regression(losses.mse, weighting).per_image(
+        Denoiser(Fixed(out), schedules.linear(1000), target), x0, eps, level, None, None
     )
     snr = (level.alpha / level.sigma).flatten() ** 2
     error = ((guess - x0) ** 2).mean((1, 2, 3))
@@ -98,7 +97,7 @@ def test_true_bound_adds_up(f):
     table = schedules.linear(20)
     x0 = (torch.randint(0, 256, (1, 1, 3, 3), generator=torch.Generator().manual_seed(0)) / 127.5 - 1).double()
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1), **D)
-    denoiser = Denoiser(Fixed(lambda x: 0.8 * x), X0(), TimestepConditioning(20))
+    denoiser = Denoiser(Fixed(lambda x: 0.8 * x), schedules.linear(20), X0())
     total = 0.0
     for k in range(1, 21):
         level_t, level_s = table.at(k / 20), table.at((k - 1) / 20)
@@ -108,7 +107,9 @@ def test_true_bound_adds_up(f):
         else:
             total += float(elbo.decoder(x0, prediction.x0, elbo.first_deviation(table, 20)))
     every = table.at(torch.arange(1, 21, **D) / 20, like=x0.expand(20, -1, -1, -1))
-    got = losses.VLB(table, f).of(denoiser, x0.expand(20, -1, -1, -1), eps.expand(20, -1, -1, -1), every, None, None)
+    got = losses.VLB(table, f).per_image(
+        denoiser, x0.expand(20, -1, -1, -1), eps.expand(20, -1, -1, -1), every, None, None
+    )
     assert float(got.mean()) == pytest.approx(total / 9, rel=1e-9)
 
 
@@ -119,8 +120,8 @@ def test_true_bound_has_a_finite_slope_at_every_step():
     level = TABLE.at(torch.tensor([0.001, 0.002, 1.0], **D), like=x0)
     for target in (Eps(), X0(), V()):
         out.grad = None
-        denoiser = Denoiser(Fixed(lambda x: out), target, TimestepConditioning(1000))
-        losses.VLB(TABLE).of(denoiser, x0, torch.randn_like(x0), level, None, None).sum().backward()
+        denoiser = Denoiser(Fixed(lambda x: out), schedules.linear(1000), target)
+        losses.VLB(TABLE).per_image(denoiser, x0, torch.randn_like(x0), level, None, None).sum().backward()
         assert bool(out.grad.isfinite().all())
 
 
@@ -132,9 +133,7 @@ def test_true_bound_of_a_network_that_knows_nothing(make):
         net = nn.Conv2d(1, 1, 1)
         net.call = net.forward
         net.forward = lambda x, clock, cond, net=net: net.call(x)
-        o = losses.DiffusionLoss(
-            Denoiser(net, target, TimestepConditioning(1000)), table, losses.VLB(table), time_samplers.Stratified()
-        )
+        o = losses.DiffusionLoss(Denoiser(net, table, target), losses.VLB(table), time_samplers.Stratified())
         terms = o(x0, torch.arange(256)).weighted
         terms.mean().backward()
         assert bool(terms.isfinite().all()) and bool(net.weight.grad.isfinite().all()), type(target).__name__
@@ -142,8 +141,8 @@ def test_true_bound_of_a_network_that_knows_nothing(make):
 
 def objective(target=None, net=None, table=TABLE, self_conditioning=False, **kw):
     net = net or Fixed(lambda x: torch.zeros_like(x))
-    denoiser = Denoiser(net, target or Eps(), TimestepConditioning(1000), self_conditioning=self_conditioning)
-    return losses.DiffusionLoss(denoiser, table, losses.Regression(), time_samplers.Uniform(), **kw)
+    denoiser = Denoiser(net, table, target or Eps(), self_conditioning=self_conditioning)
+    return losses.DiffusionLoss(denoiser, losses.Regression(), time_samplers.Uniform(), **kw)
 
 
 def test_noise_and_time_belong_to_the_position():
@@ -151,15 +150,15 @@ def test_noise_and_time_belong_to_the_position():
     x0 = torch.zeros(12, 1, 4, 4)
     whole = objective(seed=5)(x0, torch.arange(100, 112))
     parts = [objective(seed=5)(x0[:4], torch.arange(100 + 4 * i, 104 + 4 * i)) for i in range(3)]
-    assert torch.equal(whole.plain, torch.cat([part.plain for part in parts]))
+    assert torch.equal(whole.unweighted, torch.cat([part.unweighted for part in parts]))
     assert torch.equal(whole.t, torch.cat([part.t for part in parts]))
-    assert not torch.equal(whole.plain, objective(seed=6)(x0, torch.arange(100, 112)).plain)
+    assert not torch.equal(whole.unweighted, objective(seed=6)(x0, torch.arange(100, 112)).unweighted)
 
 
 def test_the_mean_loss_of_a_silent_network_is_one():
     """E|eps|^2 = 1, within 5 standard errors of 4,000 images of 16 pixels."""
     losses = objective()(torch.zeros(4000, 1, 4, 4), torch.arange(4000))
-    assert abs(float(losses.plain.mean()) - 1) < 5 * (2 / 64_000) ** 0.5
+    assert abs(float(losses.unweighted.mean()) - 1) < 5 * (2 / 64_000) ** 0.5
     assert float(losses.t.min()) >= 0.001 and float(losses.t.max()) <= 1
 
 
@@ -167,7 +166,7 @@ def test_offset_noise_shifts_whole_channels():
     """Variance 1 + s^2 for a pixel, s^2 for the mean of a channel (less 1/pixels of the plain noise)."""
     o = objective(table=schedules.BetaSchedule(torch.tensor([1.0])), offset_noise=0.5)
     o(torch.zeros(4000, 3, 8, 8), torch.arange(4000))
-    x = o.denoiser.net.seen[0]
+    x = o.denoiser.network.seen[0]
     assert float(x.var()) == pytest.approx(1.25, rel=0.03)
     assert float(x.mean((2, 3)).var()) == pytest.approx(0.25 + 1 / 64, rel=0.06)
     means = x.mean((2, 3))
@@ -180,11 +179,11 @@ def test_labels_are_hidden_at_their_rate():
     kept = cond.clone()
     o = objective(label_dropout=0.1)
     o(torch.zeros(5000, 1, 1, 1), torch.arange(5000), cond)
-    prediction = o.denoiser.net.seen[1]
+    prediction = o.denoiser.network.seen[1]
     assert abs(float((prediction == -1).double().mean()) - 0.1) < 4 * (0.09 / 5000) ** 0.5
     assert torch.equal(prediction[prediction >= 0], cond[prediction >= 0]) and torch.equal(cond, kept)
     o(torch.zeros(5000, 1, 1, 1), torch.arange(5000), cond, training=False)
-    assert torch.equal(o.denoiser.net.seen[1], cond)
+    assert torch.equal(o.denoiser.network.seen[1], cond)
 
 
 def test_self_conditioning():
@@ -202,11 +201,11 @@ def test_self_conditioning():
     net = Net()
     o = objective(X0(), net, self_conditioning=True)
     x0 = torch.zeros(2, 1, 2, 2)
-    o(x0, torch.arange(2), guess=True)
+    o(x0, torch.arange(2), self_condition=True)
     first, second = net.seen
     assert torch.equal(first[:, 1:], torch.zeros_like(x0))
     assert torch.allclose(second[:, 1:], (0.5 * first[:, :1]).clamp(-1, 1)) and not second.requires_grad
-    o(x0, torch.arange(2), guess=False)
+    o(x0, torch.arange(2), self_condition=False)
     assert len(net.seen) == 3
 
 
@@ -219,14 +218,14 @@ def test_hybrid_loss_teaches_the_variance_only_by_the_bound():
     x0, eps = torch.rand(6, 1, 2, 2) * 2 - 1, torch.randn(6, 1, 2, 2)
     level = TABLE.at(torch.tensor([0.001, 0.002, 0.1, 0.5, 0.9, 1.0], **D), like=x0)
     out = torch.randn(6, 2, 2, 2, requires_grad=True)
-    learner = Denoiser(Fixed(lambda x: out), Eps(), TimestepConditioning(1000), learned_variance=True)
-    hybrid().of(learner, x0, eps, level, None, None).sum().backward()
+    learner = Denoiser(Fixed(lambda x: out), schedules.linear(1000), Eps(), learned_variance=True)
+    hybrid().per_image(learner, x0, eps, level, None, None).sum().backward()
     both, out.grad = out.grad, None
-    plain = Denoiser(Fixed(lambda x: out[:, :1]), Eps(), TimestepConditioning(1000))
-    losses.Regression().of(plain, x0, eps, level, None, None).sum().backward()
+    plain = Denoiser(Fixed(lambda x: out[:, :1]), schedules.linear(1000), Eps())
+    losses.Regression().per_image(plain, x0, eps, level, None, None).sum().backward()
     assert torch.allclose(both[:, :1], out.grad[:, :1])
     out.grad = None
-    losses.VLB(TABLE, None).of(learner, x0, eps, level, None, None).sum().backward()
+    losses.VLB(TABLE, None).per_image(learner, x0, eps, level, None, None).sum().backward()
     assert torch.allclose(both[:, 1:], 1e-3 / math.log(2) * out.grad[:, 1:], rtol=1e-4)
     assert bool((both[:, 1:] != 0).any())
 
@@ -261,5 +260,5 @@ def test_the_network_is_asked_once():
     """The loss costs one call of the network."""
     o = objective()
     o(torch.zeros(4, 1, 2, 2), torch.arange(4))
-    assert o.denoiser.net.calls == 1
+    assert o.denoiser.network.calls == 1
     assert Stream.TIME != Stream.EPS

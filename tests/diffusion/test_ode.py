@@ -9,10 +9,12 @@ import torch
 from test_conformance import COSINE, flow, gaussian
 from test_sampling import LIKE, mixture, within
 
-from fromnoise.diffusion import DDIM, Noise, Prediction, schedules, start, trajectory
-from fromnoise.diffusion.likelihood.ode import Adaptive, Flow, ReverseSDE, RungeKutta, score, velocity
+from fromnoise.diffusion import DDIM, Noise, Prediction, initial_noise, sampling_loop, schedules
+from fromnoise.diffusion.denoiser import score, velocity
+from fromnoise.diffusion.likelihood.ode import Adaptive, Flow, RungeKutta
 from fromnoise.diffusion.oracles import FiniteSet
 from fromnoise.diffusion.rng import Stream
+from fromnoise.diffusion.samplers import ReverseSDE
 
 D = {"dtype": torch.float64}
 TABLE = schedules.linear(1000)
@@ -35,7 +37,7 @@ def test_the_score_is_the_gradient_of_the_log_density(t):
 def test_the_velocity_is_the_slope_of_the_flow():
     """Of the Gaussian, whose flow is known, by a difference."""
     x, h = torch.tensor([[0.3, -1.0], [1.2, 0.4]], **D), 1e-5
-    level_t, up, down = (COSINE.at(COSINE.time(torch.tensor(2 * (0.7 + d), **D))) for d in (0, h, -h))
+    level_t, up, down = (COSINE.at(COSINE.time_from_logsnr(torch.tensor(2 * (0.7 + d), **D))) for d in (0, h, -h))
     want = (flow(x, level_t, up) - flow(x, level_t, down)) / (2 * h)
     assert torch.allclose(velocity(x, gaussian()(x, level_t), level_t), want, atol=1e-8)
 
@@ -88,9 +90,9 @@ def test_encode_then_decode(solver):
 def test_solvers_agree_with_ddim():
     """DDIM(0) is Euler's method of the same flow: many of its steps end where the flow does."""
     true, ids = mixture(), torch.arange(6)
-    model, z = Flow(true, TABLE, RungeKutta(100)), start((2,), Noise(0, ids), LIKE)
+    model, z = Flow(true, TABLE, RungeKutta(100)), initial_noise((2,), Noise(0, ids), LIKE)
     levels = [TABLE.at(k / 1000) for k in range(1000, 0, -1)]
-    *_, last = trajectory(true, DDIM(0.0), levels, z, Noise(0, ids))
+    *_, last = sampling_loop(true, DDIM(0.0), levels, z, Noise(0, ids))
     assert torch.allclose(last.x, model.decode(z), atol=5e-3)
 
 
@@ -98,7 +100,7 @@ def test_the_flow_of_a_finite_set_ends_on_its_points():
     """Decoding gives one of the points, within the noise of the first step."""
     points = torch.tensor([[-0.8, 0.1], [0.5, 0.6], [0.9, -0.7]], **D)
     model = Flow(FiniteSet(points), COSINE, RungeKutta(200))
-    x = model.decode(start((2,), Noise(0, torch.arange(30)), LIKE))
+    x = model.decode(initial_noise((2,), Noise(0, torch.arange(30)), LIKE))
     nearest = torch.cdist(x, points).min(1)
     assert float(nearest.values.max()) < 0.02 and set(nearest.indices.tolist()) == {0, 1, 2}
 
@@ -132,9 +134,9 @@ def test_the_reverse_sde_reproduces_the_gaussian():
     """Mean and covariance within 4 standard errors, in 400 steps."""
     n, true = 3000, gaussian()
     ids = torch.arange(n)
-    levels = [COSINE.at(t) for t in COSINE.time(torch.linspace(-10, 9, 400, **D))]
-    *_, last = trajectory(
-        true, ReverseSDE(), [*levels, COSINE.at(0.0)], start((2,), Noise(0, ids), LIKE), Noise(0, ids)
+    levels = [COSINE.at(t) for t in COSINE.time_from_logsnr(torch.linspace(-10, 9, 400, **D))]
+    *_, last = sampling_loop(
+        true, ReverseSDE(), [*levels, COSINE.at(0.0)], initial_noise((2,), Noise(0, ids), LIKE), Noise(0, ids)
     )
     for i in range(2):
         m, v = float(true.means[0, i]), float(true.covariances[0, i, i])

@@ -7,7 +7,17 @@ import pytest
 import torch
 from scipy import stats
 
-from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, Stream, sampling, schedules, start, trajectory
+from fromnoise.diffusion import (
+    DDIM,
+    Ancestral,
+    Noise,
+    Prediction,
+    Stream,
+    initial_noise,
+    sampling,
+    sampling_loop,
+    schedules,
+)
 
 LIKE = torch.empty(0, dtype=torch.float64)
 SHAPE, SIZE, OFFSET = (2, 2, 2), 8, 0.8
@@ -57,8 +67,8 @@ def test_a_model_of_offset_noise_is_sampled_with_it(sampler):
     got = {}
     for offset in (OFFSET, 0.0):
         noise = Noise(0, torch.arange(n), offset)
-        x = start(SHAPE, noise, LIKE)
-        for step in trajectory(denoise, sampler, sampling.uniform(schedules.cosine(1000), 400), x, noise):
+        x = initial_noise(SHAPE, noise, LIKE)
+        for step in sampling_loop(denoise, sampler, sampling.uniform(schedules.cosine(1000), 400), x, noise):
             x = step.x
         drawn = x.flatten(1)
         variance_fraction = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2).sqrt() / n**0.5
@@ -77,8 +87,12 @@ def test_a_rule_may_draw_many_numbers_a_step():
     seen: list[torch.Tensor] = []
     noise = Noise(0, torch.arange(1))
     levels = sampling.uniform(schedules.linear(1000), 10)
-    for _ in trajectory(
-        lambda x, level, cond=None, previous=None: Prediction(x), Greedy(), levels, start((1,), noise, LIKE), noise
+    for _ in sampling_loop(
+        lambda x, level, cond=None, previous=None: Prediction(x),
+        Greedy(),
+        levels,
+        initial_noise((1,), noise, LIKE),
+        noise,
     ):
         pass
     flat = torch.cat(seen).flatten()

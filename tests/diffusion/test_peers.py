@@ -19,8 +19,7 @@ from test_conformance import flow, gaussian
 from test_rules import net
 
 from fromnoise.diffusion import DDIM, Ancestral, Prediction, schedules
-from fromnoise.diffusion.samplers.base import Heun
-from fromnoise.diffusion.samplers.multistep import DPMSolverPP, UniPC
+from fromnoise.diffusion.samplers import DPMSolverPP, Heun, UniPC
 
 SPACINGS = ["linspace", "leading", "trailing"]
 CASES = [(t, k, s) for t in (1000, 250) for k in (5, 10, 25, 37) for s in SPACINGS]
@@ -102,9 +101,9 @@ MULTISTEP = [
     ("dpmsolver++", 1, DPMSolverPP(1)),
     ("dpmsolver++", 2, DPMSolverPP(2)),
     ("sde-dpmsolver++", 1, Ancestral(0.0)),
-    ("sde-dpmsolver++", 2, DPMSolverPP(2, noisy=True)),
+    ("sde-dpmsolver++", 2, DPMSolverPP(2, sde=True)),
     ("dpmsolver++", 3, DPMSolverPP(3)),
-    ("sde-dpmsolver++", 3, DPMSolverPP(3, noisy=True)),
+    ("sde-dpmsolver++", 3, DPMSolverPP(3, sde=True)),
     ("unipc", 1, UniPC(1)),
     ("unipc", 2, UniPC(2)),
     ("unipc", 3, UniPC(3)),

@@ -147,8 +147,8 @@ def test_ancestral_step_is_algorithm_2():
             assert torch.allclose(got, mean + variance**0.5 * z, rtol=0, atol=1e-12)
 
 
-def test_learned_variance_is_asked_for_or_refused():
-    """f = None takes the model's spread; a model without one is told so."""
+def test_variance_none_is_the_learned_one_or_small():
+    """Without a learned variance, None is the small one."""
 
     def learned(x, level):
         return Prediction(torch.zeros_like(x), torch.full_like(x, 0.5))
@@ -158,8 +158,13 @@ def test_learned_variance_is_asked_for_or_refused():
     a, _, _ = Ancestral(None).step(learned, x, level_t, level_s, lambda: z, None)
     b, _, _ = Ancestral(0.5).step(learned, x, level_t, level_s, lambda: z, None)
     assert torch.equal(a, b)
-    with pytest.raises(ValueError, match="variance"):
-        Ancestral(None).step(lambda y, level: Prediction(y), x, level_t, level_s, lambda: z, None)
+
+    def unlearned(x, level):
+        return Prediction(torch.zeros_like(x))
+
+    a, _, _ = Ancestral(None).step(unlearned, x, level_t, level_s, lambda: z, None)
+    b, _, _ = Ancestral(0.0).step(unlearned, x, level_t, level_s, lambda: z, None)
+    assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 333, 999, 1000])

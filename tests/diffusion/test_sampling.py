@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from fromnoise.diffusion import DDIM, Ancestral, ClassifierFreeGuidance, Clip, Noise, schedules, start, trajectory
+from fromnoise.diffusion import (
+    DDIM,
+    Ancestral,
+    ClassifierFreeGuidance,
+    Clip,
+    Noise,
+    initial_noise,
+    sampling_loop,
+    schedules,
+)
 from fromnoise.diffusion.oracles import FiniteSet, GaussianMixture
 from fromnoise.diffusion.sampling import uniform
 
@@ -26,7 +35,7 @@ def mixture() -> GaussianMixture:
 
 def sample(denoise, sampler, levels, ids, shape, seed=0, cond=None, like=LIKE):
     noise = Noise(seed, ids)
-    for step in trajectory(denoise, sampler, levels, start(shape, noise, like), noise, cond):
+    for step in sampling_loop(denoise, sampler, levels, initial_noise(shape, noise, like), noise, cond):
         x = step.x
     return x
 
@@ -47,7 +56,7 @@ def check_mixture(sampler, n: int, steps: int, loudness: float = 1.0) -> None:
 
     true, table = mixture(), schedules.linear(1000)
     noise = Loud(0, torch.arange(n))
-    for step in trajectory(true, sampler, uniform(table, steps), start((2,), noise, LIKE), noise):
+    for step in sampling_loop(true, sampler, uniform(table, steps), initial_noise((2,), noise, LIKE), noise):
         x = step.x
     which = true.responsibilities(x, table.at(1e-9)).argmax(1)
     for k in range(3):
@@ -133,7 +142,7 @@ def test_the_loop_reports_every_step():
     true, levels = mixture(), uniform(schedules.linear(1000), 10)
     noise = Noise(0, torch.arange(3))
     seen = []
-    for step in trajectory(true, DDIM(), levels, start((2,), noise, LIKE), noise):
+    for step in sampling_loop(true, DDIM(), levels, initial_noise((2,), noise, LIKE), noise):
         seen.append((step.index, step.total, float(step.level_t.t), float(step.level_s.t)))
         assert step.x.shape == step.prediction.x0.shape == (3, 2)
         if step.index == 4:
@@ -152,7 +161,7 @@ def test_a_model_that_conditions_on_itself_sees_its_last_estimate():
     noise = Noise(0, torch.arange(2))
     prediction = [
         s.prediction.x0
-        for s in trajectory(spy, DDIM(), uniform(schedules.linear(10), 4), start((2,), noise, LIKE), noise)
+        for s in sampling_loop(spy, DDIM(), uniform(schedules.linear(10), 4), initial_noise((2,), noise, LIKE), noise)
     ]
     assert seen[0] is None
     assert all(torch.equal(a, b) for a, b in zip(seen[1:], prediction[:-1], strict=True))

@@ -26,7 +26,7 @@ def images():
 def test_the_target_tells_the_clean_image(target, images):
     """x0(x, of(x0, eps)) is x0."""
     x0, eps, level = images
-    back = target.x0(level.noisy(x0, eps), target.of(x0, eps, level), level)
+    back = target.x0(level.noisy(x0, eps), target.target_from(x0, eps, level), level)
     assert torch.allclose(back, x0, rtol=0, atol=1e-8)
 
 
@@ -36,7 +36,7 @@ def test_gain_is_the_slope(target, images):
     x0, eps, level = images
     x = level.noisy(x0, eps)
     other = x0 + 0.5
-    moved = target.of(other, level.eps(x, other), level) - target.of(x0, eps, level)
+    moved = target.target_from(other, level.eps(x, other), level) - target.target_from(x0, eps, level)
     assert torch.allclose(moved**2, target.snr_weight(level).expand_as(moved) * 0.25, rtol=1e-6)
 
 
@@ -46,8 +46,8 @@ def test_scales_without_a_batch(target):
     x0, eps = torch.randn(2, 1, 2, 2, 2, dtype=torch.float64)
     many = TABLE.at(torch.tensor([0.3, 0.3]), like=x0)
     one = TABLE.at(0.3)
-    assert torch.allclose(target.of(x0, eps, one), target.of(x0, eps, many))
-    out = target.of(x0, eps, one)
+    assert torch.allclose(target.target_from(x0, eps, one), target.target_from(x0, eps, many))
+    out = target.target_from(x0, eps, one)
     assert torch.allclose(target.x0(one.noisy(x0, eps), out, one), target.x0(one.noisy(x0, eps), out, many))
 
 
@@ -60,12 +60,12 @@ def test_mean_is_equation_8():
         level = TABLE.at(k / 1000)
         x = level.noisy(x0, eps)
         literal = (x - betas[k - 1] / np.sqrt(1 - bars[k]) * eps) / np.sqrt(1 - betas[k - 1])
-        assert torch.allclose(PosteriorMean(TABLE).of(x0, eps, level), literal, rtol=0, atol=1e-12)
+        assert torch.allclose(PosteriorMean(TABLE).target_from(x0, eps, level), literal, rtol=0, atol=1e-12)
 
 
 def test_mean_needs_a_table():
     """In continuous time there is no step before."""
-    with pytest.raises(ValueError, match="table"):
+    with pytest.raises(ValueError, match="beta schedule"):
         PosteriorMean(schedules.ContinuousCosine())
 
 
@@ -80,7 +80,7 @@ def test_karras_is_edm():
         skip, scale = d**2 / (s**2 + d**2), s * d / (s**2 + d**2) ** 0.5
         assert torch.allclose(EDM(d).x0(x, out, level), skip * y + scale * out, rtol=1e-12)
         assert torch.allclose(EDM(d).scale_input(x, level), y / (s**2 + d**2) ** 0.5, rtol=1e-12)
-        assert torch.allclose(EDM(1.0).of(x0, eps, level), -V().of(x0, eps, level), rtol=1e-12)
+        assert torch.allclose(EDM(1.0).target_from(x0, eps, level), -V().target_from(x0, eps, level), rtol=1e-12)
 
 
 def test_karras_sees_and_says_unit_variance():
@@ -91,4 +91,4 @@ def test_karras_sees_and_says_unit_variance():
         level = TABLE.at(t)
         target = EDM(0.4)
         assert float(target.scale_input(level.noisy(0.4 * x0, eps), level).std()) == pytest.approx(1, abs=0.02)
-        assert float(target.of(0.4 * x0, eps, level).std()) == pytest.approx(1, abs=0.02)
+        assert float(target.target_from(0.4 * x0, eps, level).std()) == pytest.approx(1, abs=0.02)

@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise.diffusion import DDIM, Ancestral, Noise, PosteriorMean, V, sampling, schedules, start, trajectory
+from fromnoise.diffusion import (
+    DDIM,
+    Ancestral,
+    Noise,
+    PosteriorMean,
+    V,
+    initial_noise,
+    samplers,
+    sampling,
+    sampling_loop,
+    schedules,
+)
 from fromnoise.diffusion.oracles import FiniteSet
-from fromnoise.diffusion.samplers import base, multistep
 
 LINEAR = schedules.linear(1000)
-ZERO = schedules.zero_terminal(LINEAR)
+ZERO = schedules.zero_terminal_snr(LINEAR)
 SHARE = 0.25
 
 
@@ -35,7 +45,7 @@ def enforce_zero_terminal_snr(betas):
 @pytest.mark.parametrize("table", [LINEAR, schedules.cosine(50), schedules.sigmoid(200), schedules.linear(2)])
 def test_the_listing_of_the_paper(table):
     """The betas; the last is 1."""
-    betas = schedules.zero_terminal(table).betas
+    betas = schedules.zero_terminal_snr(table).betas
     assert np.abs(betas.numpy() - enforce_zero_terminal_snr(table.betas.numpy())).max() < 1e-12
     assert float(betas[-1]) == 1
 
@@ -54,7 +64,7 @@ def test_targets_say_x0_where_there_is_noise_alone(target):
     x0, eps = torch.randn(2, 5, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for t in (0.5, 1.0):
         level = ZERO.at(torch.full((5,), t), like=x0)
-        out = target.of(x0, eps, level)
+        out = target.target_from(x0, eps, level)
         assert torch.allclose(target.x0(level.noisy(x0, eps), out, level), x0, atol=1e-9)
         assert bool(out.isfinite().all()) and bool(target.snr_weight(level).isfinite().all())
 
@@ -68,8 +78,8 @@ def flat(table, n=4_000, steps=1000):
     size = (3 * 64 * 64) ** 0.5
     points = size * torch.tensor([[-1.0], [-1.0], [-1.0], [1.0]], dtype=torch.float64)
     noise = Noise(0, torch.arange(n))
-    x = start((1,), noise, torch.empty(0, dtype=torch.float64))
-    for step in trajectory(FiniteSet(points), DDIM(), sampling.uniform(table, steps), x, noise):
+    x = initial_noise((1,), noise, torch.empty(0, dtype=torch.float64))
+    for step in sampling_loop(FiniteSet(points), DDIM(), sampling.uniform(table, steps), x, noise):
         x = step.x
     return x[:, 0] / size
 
@@ -92,12 +102,12 @@ def test_black_and_white_come_back():
         Ancestral(0.0),
         Ancestral(1.0),
         DDIM(1.0),
-        multistep.DPMSolverPP(3),
-        multistep.DPMSolverPP(2, noisy=True),
-        multistep.UniPC(2),
-        multistep.IPNDM(3),
-        base.Heun(ZERO, 0.1),
-        base.PredictorCorrector(Ancestral(0.0)),
+        samplers.DPMSolverPP(3),
+        samplers.DPMSolverPP(2, sde=True),
+        samplers.UniPC(2),
+        samplers.IPNDM(3),
+        samplers.Heun(ZERO, 0.1),
+        samplers.PredictorCorrector(Ancestral(0.0)),
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
@@ -105,8 +115,8 @@ def test_every_rule_starts_from_noise_alone(sampler):
     """Finite, black or white, and neither all of the one."""
     points = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     noise = Noise(0, torch.arange(100))
-    x = start((1, 4, 4), noise, torch.empty(0))
-    for step in trajectory(FiniteSet(points), sampler, sampling.uniform(ZERO, 40), x, noise):
+    x = initial_noise((1, 4, 4), noise, torch.empty(0))
+    for step in sampling_loop(FiniteSet(points), sampler, sampling.uniform(ZERO, 40), x, noise):
         x = step.x
     means = x.mean((1, 2, 3))
     assert float((means.abs() - 1).abs().max()) < 0.05 and 20 < int((means > 0).sum()) < 80

@@ -170,8 +170,8 @@ def test_the_linear_denoiser_s_loss_is_that_of_an_exact_one():
     # least squares of x0 given x, coordinate by coordinate, at this level
     gain = level.alpha * deviation**2 / (level.alpha**2 * deviation**2 + level.sigma**2)
     for name, target in (("eps", Eps()), ("x0", X0()), ("v", V())):
-        truth = target.of(x0, eps, level)
-        told = target.of(gain * x, level.eps(x, gain * x), level)
+        truth = target.target_from(x0, eps, level)
+        told = target.target_from(gain * x, level.eps(x, gain * x), level)
         drawn = float((truth - told).square().mean())
         assert run_checks.linear_losses[name](deviation**2, table) == pytest.approx(drawn, rel=0.02), name
 

@@ -104,7 +104,7 @@ def test_the_cluster_of_a_sample_depends_on_seed_and_number_alone(trained):
     assert torch.equal(samples.labels, model.denoiser.pseudo_labels.sample(0, torch.arange(12)))
     assert torch.equal(samples.images[5:7], sampled(model, torch.arange(5, 7)).images)
     conditions = []
-    net = model.denoiser.net
+    net = model.denoiser.network
     hook = net.register_forward_hook(lambda module, args, out: conditions.append(args[2]))
     sampled(model, torch.arange(12))
     hook.remove()

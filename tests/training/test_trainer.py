@@ -102,7 +102,7 @@ def test_compiled(make):
 
     def compiled():
         trainer = make(network_dropout=0)
-        trainer.model.denoiser.net.compile()
+        trainer.model.denoiser.network.compile()
         return trainer
 
     reports = uninterrupted(compiled, (5,))

@@ -105,9 +105,9 @@ class DiffusionConfig(Part):
     """three tables of betas, or the cosine in continuous time"""
     steps: Count = 1000
     """T of a table"""
-    beta_first: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """of the linear schedule, at T = 1000"""
-    beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """of the linear schedule, at T = 1000"""
     rescale: bool = True
     """scale the linear betas by 1000/T, so that any T ends in noise; false takes them literally"""

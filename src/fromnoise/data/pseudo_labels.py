@@ -82,5 +82,5 @@ class PseudoLabels(nn.Module):
         """
         cumulative = self.weights.cpu().double().cumsum(0)
         steps = ((ids.cpu() * _GOLDEN) >> 11) & (2**53 - 1)  # int64 products wrap modulo 2^64: the fraction stays
-        u = (Noise(seed, torch.zeros(1, dtype=torch.int64)).uniform(Stream.CENTRE) + steps.double() / 2**53) % 1
+        u = (Noise(seed, torch.zeros(1, dtype=torch.int64)).uniform(Stream.PSEUDO_LABEL) + steps.double() / 2**53) % 1
         return torch.searchsorted(cumulative, u * cumulative[-1], right=True).clamp(max=len(cumulative) - 1)

@@ -1,9 +1,19 @@
-"""The paper: schedules, targets, denoisers, losses, the bound, step rules and the sampling loop.
+"""The mathematics: schedules, targets, denoisers, losses, samplers, guidance, inverse problems, likelihood.
 
-Imports torch and itself only.
+Imports torch and ``fromnoise.registry`` only.
 """
 
-from fromnoise.diffusion.denoiser import Denoise, Denoiser, NoiseConditioning, Prediction, TimestepConditioning
+from fromnoise.diffusion import losses, sampling, schedules, targets, time_samplers
+from fromnoise.diffusion.denoiser import (
+    Denoise,
+    Denoiser,
+    NoiseConditioning,
+    Prediction,
+    TimestepConditioning,
+    null_condition,
+    score,
+    velocity,
+)
 from fromnoise.diffusion.guidance import (
     Autoguidance,
     ClassifierFreeGuidance,
@@ -13,40 +23,92 @@ from fromnoise.diffusion.guidance import (
     Threshold,
     Unconditional,
 )
+from fromnoise.diffusion.losses import (
+    P2,
+    VLB,
+    ConstantWeighting,
+    DiffusionLoss,
+    Hybrid,
+    MinSNR,
+    Regression,
+    SNRWeighting,
+)
 from fromnoise.diffusion.rng import Noise, Stream
-from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Sampler
-from fromnoise.diffusion.sampling import Step, start, trajectory
-from fromnoise.diffusion.schedules import BetaSchedule, NoiseLevel, Schedule
+from fromnoise.diffusion.samplers import (
+    DDIM,
+    IPNDM,
+    Ancestral,
+    DPMSolverPP,
+    Euler,
+    Heun,
+    PredictorCorrector,
+    ReverseSDE,
+    Sampler,
+    UniPC,
+)
+from fromnoise.diffusion.sampling import Step, initial_noise, sampling_loop
+from fromnoise.diffusion.schedules import BetaSchedule, ContinuousCosine, NoiseLevel, Schedule, zero_terminal_snr
 from fromnoise.diffusion.targets import EDM, X0, Eps, PosteriorMean, Target, V
+from fromnoise.diffusion.time_samplers import Importance, LogNormal, Stratified, TimeSampler, Uniform
 
 __all__ = [
     "DDIM",
+    "EDM",
+    "IPNDM",
+    "P2",
+    "VLB",
     "X0",
     "Ancestral",
     "Autoguidance",
-    "ClassifierGuidance",
+    "BetaSchedule",
     "ClassifierFreeGuidance",
+    "ClassifierGuidance",
     "Clip",
-    "NoiseConditioning",
+    "ConstantWeighting",
+    "ContinuousCosine",
+    "DPMSolverPP",
     "Denoise",
     "Denoiser",
-    "Stream",
-    "IntervalGuidance",
+    "DiffusionLoss",
     "Eps",
-    "TimestepConditioning",
-    "EDM",
+    "Euler",
+    "Heun",
+    "Hybrid",
+    "Importance",
+    "IntervalGuidance",
+    "LogNormal",
+    "MinSNR",
+    "Noise",
+    "NoiseConditioning",
     "NoiseLevel",
     "PosteriorMean",
-    "Noise",
     "Prediction",
+    "PredictorCorrector",
+    "Regression",
+    "ReverseSDE",
+    "SNRWeighting",
     "Sampler",
     "Schedule",
     "Step",
-    "BetaSchedule",
+    "Stratified",
+    "Stream",
     "Target",
     "Threshold",
+    "TimeSampler",
+    "TimestepConditioning",
+    "UniPC",
     "Unconditional",
+    "Uniform",
     "V",
-    "start",
-    "trajectory",
+    "initial_noise",
+    "losses",
+    "null_condition",
+    "sampling",
+    "sampling_loop",
+    "schedules",
+    "score",
+    "targets",
+    "time_samplers",
+    "velocity",
+    "zero_terminal_snr",
 ]

@@ -1,119 +1,144 @@
-"""The one face of every model: noisy image and level in, clean image out.
+"""The interface of every model: a noisy image and its noise level in, an estimate of the clean image out.
 
-A network is any ``nn.Module(x, clock, cond)``; what its output means (``Target``) and what it sees as time (``NoiseConditioning``)
-are said here once, so that rules, guidance and bounds only ever meet ``Prediction.x0``.
+A network is any ``nn.Module(x, t, cond)``; the meaning of its output (``Target``) and its time input
+(``NoiseConditioning``) are set here once, so that samplers, guidance and likelihoods only meet ``Prediction.x0``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fromnoise.diffusion.schedules import NoiseLevel
-from fromnoise.diffusion.targets import Target
+from fromnoise.diffusion.schedules import NoiseLevel, Schedule
+from fromnoise.diffusion.targets import Eps, Target
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a denoiser says of a noisy image.
+    """A denoiser's estimate at a noisy image.
 
     Attributes:
         x0: estimate of E[x_0 | x_t], (B, C, H, W).
-        spread: learned share f in [0, 1] of the log variance between small and large, shaped as ``x0``; None if fixed.
+        variance_fraction: v of Nichol and Dhariwal 2021 (eq. 15): position of the reverse step's log variance between
+            small (0) and large (1), shaped as ``x0``; None if the variance is not learned.
     """
 
     x0: Tensor
     variance_fraction: Tensor | None = None
 
 
-Denoise = Callable[[Tensor, NoiseLevel, Tensor | None, Tensor | None], Prediction]
-"""``denoise(x, level, cond, previous)``.
+def score(x: Tensor, prediction: Prediction, level: NoiseLevel) -> Tensor:
+    """Score at x_t: grad log p_t(x_t) = -eps_hat / sigma (Song et al. 2021, sec. 3.3)."""
+    return -level.eps(x, prediction.x0) / level.sigma
 
-What a ``Denoiser``, a wrapper of one (``guidance.py``) and an exact one (``mixture.py``) are.
-"""
+
+def velocity(x: Tensor, prediction: Prediction, level: NoiseLevel) -> Tensor:
+    """dx / d lambda of the probability flow at x_t: alpha (x0_hat - alpha x_t), lambda = logsnr / 2."""  # noqa: D403
+    return level.alpha * (prediction.x0 - level.alpha * x)
+
+
+Denoise = Callable[[Tensor, NoiseLevel, Tensor | None, Tensor | None], Prediction]
+"""``denoise(x, level, cond, previous)``: a ``Denoiser``, one wrapped in guidance, or an exact one (``oracles.py``)."""
 
 
 def null_condition(cond: Tensor) -> Tensor:
-    """The condition that tells nothing, shaped as ``cond``: -1 in place of classes, NaN in place of attributes."""
+    """The null condition, shaped as ``cond``: -1 in place of classes, NaN in place of attributes."""
     return torch.full_like(cond, torch.nan if cond.is_floating_point() else -1)
 
 
 class NoiseConditioning(ABC):
-    """What the network sees as time."""
+    """The network's time input."""
 
     @abstractmethod
-    def read(self, level: NoiseLevel) -> Tensor:
-        """The clock at ``level``, float64, shape of ``level.t``."""
+    def value(self, level: NoiseLevel) -> Tensor:
+        """The network's time input at ``level``, float64, shape of ``level.t``."""
 
 
 class TimestepConditioning(NoiseConditioning):
-    """The step as the original numbers it: 0 for k = 1 up to T - 1."""
+    """The timestep as the original numbers it: 0 for k = 1, up to T - 1."""
 
     def __init__(self, steps: int) -> None:
-        """Count ``steps`` steps between t = 0 and t = 1."""
+        """Count timesteps.
+
+        Args:
+            steps: T, the number of timesteps between t = 0 and t = 1.
+        """
         self.steps = steps
 
-    def read(self, level: NoiseLevel) -> Tensor:
+    def value(self, level: NoiseLevel) -> Tensor:
         """T t - 1."""
         return level.t * self.steps - 1
 
 
 class Denoiser(nn.Module):
-    """A network, a target and a clock: ``denoiser(x, level, cond, previous) -> Prediction``.
+    """A network with its schedule and target: ``denoiser(x, level, cond, previous) -> Prediction``.
 
     Final: wrap it, do not override it.
+
+        denoiser = Denoiser(MyNet(), schedules.linear(1000), targets.V())
+        loss = denoiser.loss(x0, seed=0, positions=range(64)).mean()
     """
 
     pseudo_labels: Any
 
     def __init__(
         self,
-        net: nn.Module,
-        target: Target,
-        clock: NoiseConditioning,
+        network: nn.Module,
+        schedule: Schedule,
+        target: Target | None = None,
         *,
+        noise_conditioning: NoiseConditioning | None = None,
         self_conditioning: bool = False,
+        self_conditioning_clip: bool = True,
         learned_variance: bool = False,
         pseudo_labels: nn.Module | None = None,
     ) -> None:
-        """Join the parts.
+        """Combine the parts.
 
         Args:
-            net: called as ``net(x, clock (B,), cond)``; with self-conditioning x has 2C channels, with learned spread
-                the output has.
-            target: what the first C output channels are.
-            clock: what the network sees as time.
-            self_conditioning: the network also sees the previous estimate of x_0, clipped to the range of pixels, or
-                zeros (Chen et al. 2022, "Analog bits").
-            learned_spread: the last C output channels v in [-1, 1] give f = (v + 1)/2 (Nichol and Dhariwal 2021,
-                eq. 15).
-            centres: of the clusters that ``cond`` tells, kept with the weights.
+            network: called as ``network(x, t, cond)`` with t of shape (B,); with self-conditioning x has 2C channels,
+                with a learned variance the output has.
+            schedule: of the noise.
+            target: what the first C output channels are; None is the noise.
+            noise_conditioning: the network's time input; None is the timestep, 0 to T - 1 (T = 1000 for a continuous
+                schedule).
+            self_conditioning: the network also receives the previous estimate of x_0, or zeros (Chen et al. 2022,
+                "Analog bits").
+            self_conditioning_clip: clip that estimate to [-1, 1].
+            learned_variance: the last C output channels v in [-1, 1] give the variance fraction (v + 1)/2 (Nichol and
+                Dhariwal 2021, eq. 15).
+            pseudo_labels: a module that assigns clusters to images, for a model conditioned on them; saved with the
+                weights.
         """
         super().__init__()
-        self.net, self.target, self.clock, self.pseudo_labels = net, target, clock, pseudo_labels
-        self.self_conditioning, self.learned_variance = self_conditioning, learned_variance
+        self.network, self.schedule, self.target = network, schedule, target or Eps()
+        self.noise_conditioning = noise_conditioning or TimestepConditioning(schedule.steps or 1000)
+        self.pseudo_labels = pseudo_labels
+        self.self_conditioning, self.self_conditioning_clip = self_conditioning, self_conditioning_clip
+        self.learned_variance = learned_variance
 
     def output(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The network's estimate of its target, and the spread if it learns one.
+        """The network's estimate of its target, and the variance fraction if it learns one.
 
         Both (B, C, H, W) in the dtype of ``x``.
         """
-        seen = self.target.scale_input(x, level)
+        inputs = self.target.scale_input(x, level)
         if self.self_conditioning:
-            seen = torch.cat([seen, torch.zeros_like(x) if previous is None else previous.clamp(-1, 1)], dim=1)
-        clock = self.clock.read(level).to(x.device, torch.float32, non_blocking=True).expand(len(x))
-        out = self.net(seen, clock, cond).to(x.dtype)
+            estimate = torch.zeros_like(x) if previous is None else previous
+            inputs = torch.cat([inputs, estimate.clamp(-1, 1) if self.self_conditioning_clip else estimate], dim=1)
+        t = self.noise_conditioning.value(level).to(x.device, torch.float32, non_blocking=True).expand(len(x))
+        out = self.network(inputs, t, cond).to(x.dtype)
         if not self.learned_variance:
             return out, None
-        out, variance_fraction = out.chunk(2, dim=1)
-        return out, (variance_fraction + 1) / 2
+        out, v = out.chunk(2, dim=1)
+        return out, (v + 1) / 2
 
     def forward(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
@@ -121,10 +146,63 @@ class Denoiser(nn.Module):
         """Estimate the clean image.
 
         Args:
-            x: noisy images (B, C, H, W).
-            level: where they are on the schedule.
-            cond: what the model is told, (B,) class indices, -1 for nothing, or None.
-            previous: an earlier estimate of x_0, used if the model conditions on itself.
+            x: noisy images x_t, (B, C, H, W).
+            level: their noise level.
+            cond: class indices (B,), -1 for none; or attributes (B, A), NaN for none; or None.
+            previous: an earlier estimate of x_0, used by a self-conditioned model.
         """
         out, variance_fraction = self.output(x, level, cond, previous)
         return Prediction(self.target.x0(x, out, level), variance_fraction)
+
+    def loss(
+        self,
+        x0: Tensor,
+        cond: Tensor | None = None,
+        *,
+        seed: int = 0,
+        positions: Sequence[int] | Tensor | None = None,
+        objective: Any = None,
+        time_sampler: Any = None,
+        offset_noise: float = 0.0,
+        label_dropout: float = 0.0,
+        self_condition: bool | None = None,
+    ) -> Tensor:
+        """Training loss of each image at a random noise level, (B,): for a training loop of one's own.
+
+        Args:
+            x0: clean images (B, C, H, W) in [-1, 1].
+            cond: class indices (B,), attributes (B, A), or None.
+            seed: of time and noise.
+            positions: numbers of the images in the training sequence, (B,); with the seed they determine time and
+                noise, so give every image of a run its own: ``range(step * batch, (step + 1) * batch)``. None draws
+                them at random from torch's generator.
+            objective: as of ``losses.Objective``; None is the mean squared error in the target (Ho et al. 2020,
+                eq. 14).
+            time_sampler: as of ``time_samplers.TimeSampler``; None is uniform.
+            offset_noise: as of ``losses.DiffusionLoss``.
+            label_dropout: as of ``losses.DiffusionLoss``.
+            self_condition: whether a self-conditioned model sees its own first estimate; None is every second time,
+                by the first position.
+        """
+        from fromnoise.diffusion.losses import DiffusionLoss, Regression, self_condition_mask
+        from fromnoise.diffusion.time_samplers import Uniform
+
+        if positions is None:
+            where = torch.randint(2**62, (len(x0),))
+        elif isinstance(positions, Tensor):
+            where = positions
+        else:
+            where = torch.tensor(list(positions), dtype=torch.int64)
+        if len(where) != len(x0):
+            raise ValueError(f"positions has {len(where)} numbers for {len(x0)} images")
+        if self_condition is None:
+            self_condition = self.self_conditioning and self_condition_mask(seed, int(where[0]))
+        terms = DiffusionLoss(
+            self,
+            objective or Regression(),
+            time_sampler or Uniform(),
+            seed=seed,
+            offset_noise=offset_noise,
+            label_dropout=label_dropout,
+        )(x0, where, cond, self_condition=self_condition)
+        return terms.weighted

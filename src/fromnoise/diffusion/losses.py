@@ -1,4 +1,4 @@
-"""What training minimises: how t is drawn, what is compared and how it is weighted."""
+"""What training minimizes: the distance, its weighting over the noise levels, and the variational bound."""
 
 from __future__ import annotations
 
@@ -18,70 +18,116 @@ from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 from fromnoise.diffusion.targets import Target
 from fromnoise.diffusion.time_samplers import TimeSampler
+from fromnoise.registry import register
 
-Metric = Callable[[Tensor, Tensor], Tensor]
+Distance = Callable[[Tensor, Tensor], Tensor]
 """Elementwise distance of two tensors."""
 
 
+@register("distance", "mse")
 def mse(a: Tensor, b: Tensor) -> Tensor:
-    """(a - b)^2."""
+    """Squared error (a - b)^2."""
     return F.mse_loss(a, b, reduction="none")
 
 
+@register("distance", "mae")
 def mae(a: Tensor, b: Tensor) -> Tensor:
-    """|a - b|."""
+    """Absolute error |a - b|."""
     return F.l1_loss(a, b, reduction="none")
 
 
+@register("distance", "huber")
 def huber(a: Tensor, b: Tensor) -> Tensor:
-    """(a - b)^2 / 2 below 1, |a - b| - 1/2 above."""
+    """Huber loss: (a - b)^2 / 2 below 1, |a - b| - 1/2 above."""
     return F.huber_loss(a, b, reduction="none")
 
 
 class Weighting(ABC):
-    """Weight of a level's loss."""
+    """Weight of the loss at a noise level."""
 
     @abstractmethod
-    def of(self, level: NoiseLevel, target: Target) -> Tensor:
+    def weight(self, level: NoiseLevel, target: Target) -> Tensor:
         """Weight of the squared error in the target, shaped as ``level.alpha``."""
 
 
+@register("weighting", "constant")
 class ConstantWeighting(Weighting):
-    """1 (Ho et al. 2020, eq. 14)."""
+    """1: L_simple for target eps (Ho et al. 2020, eq. 14)."""
 
-    def of(self, level: NoiseLevel, target: Target) -> Tensor:
+    def weight(self, level: NoiseLevel, target: Target) -> Tensor:
         """1."""
         return level.alpha.new_ones(level.alpha.shape)
 
 
+@register("weighting", "snr")
+class SNRWeighting(Weighting):
+    """SNR on the error in x_0, whatever the target: 1 for eps, SNR for x0, SNR/(SNR + 1) for v.
+
+    The weighting of denoising-diffusion-pytorch without its clamp; min-snr with an infinite gamma.
+    """
+
+    def weight(self, level: NoiseLevel, target: Target) -> Tensor:
+        """SNR / snr_weight."""
+        return level.snr / target.snr_weight(level)
+
+
+@register("weighting", "min-snr")
 @dataclass(frozen=True)
 class MinSNR(Weighting):
-    """min(SNR, gamma) on the error in x_0, whatever the target (Hang et al. 2023, eq. 9)."""
+    """min(SNR, gamma) on the error in x_0, whatever the target (Hang et al. 2023, eq. 9).
+
+    Attributes:
+        gamma: largest weight of the error in x_0.
+    """
 
     gamma: float = 5.0
 
-    def of(self, level: NoiseLevel, target: Target) -> Tensor:
-        """min(SNR, gamma) / gain."""
+    def __post_init__(self) -> None:
+        """Check gamma.
+
+        Raises:
+            ValueError: it is not positive.
+        """
+        if not self.gamma > 0:
+            raise ValueError(f"gamma={self.gamma} must be positive")
+
+    def weight(self, level: NoiseLevel, target: Target) -> Tensor:
+        """min(SNR, gamma) / snr_weight."""
         return level.snr.clamp(max=self.gamma) / target.snr_weight(level)
 
 
+@register("weighting", "p2")
 @dataclass(frozen=True)
 class P2(Weighting):
-    """1/(k + SNR)^gamma on the error in eps, whatever the target (Choi et al. 2022, eq. 8)."""
+    """1/(k + SNR)^gamma on the error in eps, whatever the target (Choi et al. 2022, eq. 8).
+
+    Attributes:
+        k: added to the SNR.
+        gamma: exponent.
+    """
 
     k: float = 1.0
     gamma: float = 1.0
 
-    def of(self, level: NoiseLevel, target: Target) -> Tensor:
-        """SNR / (k + SNR)^gamma / gain."""
+    def __post_init__(self) -> None:
+        """Check the constants.
+
+        Raises:
+            ValueError: one is not positive.
+        """
+        if not (self.k > 0 and self.gamma > 0):
+            raise ValueError(f"k={self.k} and gamma={self.gamma} must be positive")
+
+    def weight(self, level: NoiseLevel, target: Target) -> Tensor:
+        """SNR / (k + SNR)^gamma / snr_weight."""
         return level.snr / (self.k + level.snr) ** self.gamma / target.snr_weight(level)
 
 
-class Loss(ABC):
-    """A loss of each image at its level."""
+class Objective(ABC):
+    """A loss of each image at its noise level."""
 
     @abstractmethod
-    def of(
+    def per_image(
         self,
         denoiser: Denoiser,
         x0: Tensor,
@@ -90,20 +136,21 @@ class Loss(ABC):
         cond: Tensor | None,
         previous: Tensor | None,
     ) -> Tensor:
-        """Loss (B,) of clean images ``x0`` (B, C, H, W) under noise ``eps`` at ``level``.
+        """Loss (B,) of clean images ``x0`` (B, C, H, W) with noise ``eps`` at ``level``.
 
-        The other arguments as of ``Denoiser``.
+        The other arguments are those of ``Denoiser.forward``.
         """
 
 
+@register("objective", "simple")
 @dataclass(frozen=True)
-class Regression(Loss):
-    """A weighted distance from the network's output to its target, mean over the dimensions."""
+class Regression(Objective):
+    """Weighted distance of the network's output to its target, mean over the dimensions (Ho et al. 2020, eq. 14)."""
 
-    metric: Metric = mse
+    distance: Distance = mse
     weighting: Weighting = ConstantWeighting()
 
-    def of(
+    def per_image(
         self,
         denoiser: Denoiser,
         x0: Tensor,
@@ -112,31 +159,32 @@ class Regression(Loss):
         cond: Tensor | None,
         previous: Tensor | None,
     ) -> Tensor:
-        """weight(t) * metric(output, target)."""
+        """weight(t) * distance(output, target)."""  # noqa: D403
         out, _ = denoiser.output(level.noisy(x0, eps), level, cond, previous)
         return self.compare(denoiser, out, x0, eps, level)
 
     def compare(self, denoiser: Denoiser, out: Tensor, x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
-        """The same of an output that was made already."""
-        distance = self.metric(out, denoiser.target.of(x0, eps, level))
-        return (self.weighting.of(level, denoiser.target) * distance).flatten(1).mean(1)
+        """The loss (B,) of a network output ``out`` that was computed already."""
+        distance = self.distance(out, denoiser.target.target_from(x0, eps, level))
+        return (self.weighting.weight(level, denoiser.target) * distance).flatten(1).mean(1)
 
 
+@register("objective", "vlb")
 @dataclass(frozen=True)
-class VLB(Loss):
-    """T times the drawn term of the variational bound, in nats a dimension: its mean over t is L - L_T.
+class VLB(Objective):
+    """The variational bound: T times its term at the drawn step, in nats per dimension (Ho et al. 2020, eq. 5).
 
-    Source: Ho et al. 2020, eq. 5.
+    The mean over t is L - L_T.
 
     Attributes:
-        schedule: the table.
-        f: the model's variance, as of ``rules.Ancestral``; None is the learned one.
+        schedule: a beta schedule.
+        variance: f of the reverse steps, as of ``samplers.Ancestral``; None is the learned one.
     """
 
     schedule: Schedule
-    f: float | None = 0.0
+    variance: float | None = 0.0
 
-    def of(
+    def per_image(
         self,
         denoiser: Denoiser,
         x0: Tensor,
@@ -145,36 +193,36 @@ class VLB(Loss):
         cond: Tensor | None,
         previous: Tensor | None,
     ) -> Tensor:
-        """The decoder's term where k = 1, the step's elsewhere.
+        """The decoder's term at k = 1, the KL divergence of the step elsewhere.
 
         Raises:
-            ValueError: the schedule is no table.
+            ValueError: the schedule is continuous.
         """
-        return self.prediction(denoiser(level.noisy(x0, eps), level, cond, previous), x0, level)
+        return self.of_prediction(denoiser(level.noisy(x0, eps), level, cond, previous), x0, level)
 
-    def prediction(self, prediction: Prediction, x0: Tensor, level: NoiseLevel) -> Tensor:
-        """The same of a prediction that was made already."""
+    def of_prediction(self, prediction: Prediction, x0: Tensor, level: NoiseLevel) -> Tensor:
+        """The loss (B,) of a prediction that was computed already."""
         steps = self.schedule.steps
         if steps is None:
-            raise ValueError("the bound of a step table was asked of a schedule without steps")
-        return steps * elbo.term(self.schedule, steps, x0, prediction, level, self.f) / x0[0].numel()
+            raise ValueError("the variational bound needs a beta schedule, such as linear, cosine or sigmoid")
+        return steps * elbo.term(self.schedule, steps, x0, prediction, level, self.variance) / x0[0].numel()
 
 
 @dataclass(frozen=True)
-class Hybrid(Loss):
+class Hybrid(Objective):
     """L_simple for the mean, and the bound for the learned variance alone (Nichol and Dhariwal 2021, eq. 16).
 
     Attributes:
         simple: the loss of the mean.
-        bound: the true bound with the learned variance; the mean is held fixed in it.
-        share: their lambda, of the bound in bits a dimension.
+        bound: the bound with the learned variance; the mean is held fixed in it.
+        vlb_weight: their lambda, of the bound in bits per dimension.
     """
 
     simple: Regression
     bound: VLB
-    share: float = 1e-3
+    vlb_weight: float = 1e-3
 
-    def of(
+    def per_image(
         self,
         denoiser: Denoiser,
         x0: Tensor,
@@ -183,100 +231,124 @@ class Hybrid(Loss):
         cond: Tensor | None,
         previous: Tensor | None,
     ) -> Tensor:
-        """L_simple + share L_vlb, from one evaluation."""
+        """L_simple + vlb_weight L_vlb, from one evaluation."""
         x = level.noisy(x0, eps)
         out, variance_fraction = denoiser.output(x, level, cond, previous)
         mean = denoiser.target.x0(x, out.detach(), level)
-        bits = self.bound.prediction(Prediction(mean, variance_fraction), x0, level) / math.log(2)
-        return self.simple.compare(denoiser, out, x0, eps, level) + self.share * bits
+        bits = self.bound.of_prediction(Prediction(mean, variance_fraction), x0, level) / math.log(2)
+        return self.simple.compare(denoiser, out, x0, eps, level) + self.vlb_weight * bits
+
+
+@register("objective", "hybrid")
+def hybrid(distance: Distance, weighting: Weighting, schedule: Schedule, vlb_weight: float = 1e-3) -> Hybrid:
+    """L_simple for the mean, and the bound for the learned variance alone (Nichol and Dhariwal 2021, eq. 16).
+
+    Args:
+        distance: of L_simple.
+        weighting: of L_simple.
+        schedule: a beta schedule.
+        vlb_weight: weight of the bound, in bits per dimension.
+
+    Raises:
+        ValueError: the weight is negative.
+    """
+    if not vlb_weight >= 0:
+        raise ValueError(f"vlb_weight={vlb_weight} must be 0 or more")
+    return Hybrid(Regression(distance, weighting), VLB(schedule, None), vlb_weight)
 
 
 class LossTerms(NamedTuple):
-    """Losses of some images.
+    """Losses of a batch of images.
 
     Attributes:
-        weighted: by how rarely its time is drawn, so that the mean is that of uniform times, (B,).
-        plain: the same without the weights and the gradient, (B,).
-        u: where the times were drawn, in [0, 1), float64 (B,) on the CPU.
+        weighted: with the importance weight of the time, so that the mean is that of uniform times, (B,).
+        unweighted: without that weight and without gradient, (B,).
+        u: the draws in [0, 1) behind the times, float64 (B,) on the CPU.
         t: the times, float64 (B,) on the CPU.
     """
 
     weighted: Tensor
-    plain: Tensor
+    unweighted: Tensor
     u: Tensor
     t: Tensor
 
 
 class DiffusionLoss(nn.Module):
-    """A denoiser with its loss: what is wrapped for several processes, and called as ``objective(x0, positions)``."""
+    """A denoiser with its training loss, called as ``loss(x0, positions)``; wrapped as a whole for several processes."""
 
     def __init__(
         self,
         denoiser: Denoiser,
-        schedule: Schedule,
-        loss: Loss,
-        times: TimeSampler,
+        objective: Objective,
+        time_sampler: TimeSampler,
         *,
         seed: int = 0,
         offset_noise: float = 0.0,
         label_dropout: float = 0.0,
     ) -> None:
-        """Join the parts.
+        """Combine the parts.
 
         Args:
-            denoiser: to be trained.
-            schedule: of the noise.
-            loss: of an image at a level.
-            times: how levels are drawn.
+            denoiser: to be trained; its schedule is that of the noise.
+            objective: loss of an image at a noise level.
+            time_sampler: draws the noise levels.
             seed: of all noise.
             offset_noise: strength of an extra N(0, I) per image and channel (Guttenberg 2023).
-            label_dropout: share of images whose label is hidden (Ho and Salimans 2022, alg. 1).
+            label_dropout: probability that an image's condition is replaced by the null condition (Ho and Salimans
+                2022, alg. 1).
         """
         super().__init__()
-        self.denoiser, self.schedule, self.loss, self.times = denoiser, schedule, loss, times
+        self.denoiser, self.objective, self.time_sampler = denoiser, objective, time_sampler
         self.seed, self.offset_noise, self.label_dropout = seed, offset_noise, label_dropout
 
     def forward(
-        self, x0: Tensor, positions: Tensor, cond: Tensor | None = None, *, guess: bool = False, training: bool = True
+        self,
+        x0: Tensor,
+        positions: Tensor,
+        cond: Tensor | None = None,
+        *,
+        self_condition: bool = False,
+        training: bool = True,
     ) -> LossTerms:
-        """Loss of each image at a level of its own.
+        """Loss of each image at a noise level of its own.
 
         Args:
             x0: clean images (B, C, H, W) in [-1, 1].
-            positions: in the stream of training images, int64 (B,): with the seed they fix time and noise.
-            cond: (B,) classes or None.
-            guess: let a model that conditions on itself see its own first estimate, taken without gradient.
-            training: whether labels are dropped; held-out images keep theirs.
+            positions: in the sequence of training images, int64 (B,): with the seed they determine time and noise.
+            cond: (B,) classes or (B, A) attributes, or None.
+            self_condition: a self-conditioned model sees its own first estimate, computed without gradient.
+            training: whether conditions are dropped; held-out images keep theirs.
         """
         noise = Noise(self.seed, positions)
-        u = self.times.draw(noise)
-        level = self.schedule.at(self.times.place(u, self.schedule), like=x0)
+        u = self.time_sampler.sample(noise)
+        schedule = self.denoiser.schedule
+        level = schedule.at(self.time_sampler.time(u, schedule), like=x0)
         eps = noise.normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
         if self.offset_noise:
             shift = noise.normal((x0.shape[1],), Stream.OFFSET, like=x0)
             eps = eps + self.offset_noise * shift.reshape(*shift.shape, *([1] * (x0.ndim - 2)))
         if cond is not None and training and self.label_dropout:
-            hidden = (noise.uniform(Stream.LABEL) < self.label_dropout).to(cond.device)
-            cond = torch.where(hidden.reshape(-1, *[1] * (cond.ndim - 1)), null_condition(cond), cond)
+            dropped = (noise.uniform(Stream.LABEL) < self.label_dropout).to(cond.device)
+            cond = torch.where(dropped.reshape(-1, *[1] * (cond.ndim - 1)), null_condition(cond), cond)
         previous = None
-        if self.denoiser.self_conditioning and guess:
+        if self.denoiser.self_conditioning and self_condition:
             with torch.no_grad():
                 previous = self.denoiser(level.noisy(x0, eps), level, cond).x0
-        each = self.loss.of(self.denoiser, x0, eps, level, cond, previous)
-        return LossTerms(each * self.times.weight(u).to(each), each.detach(), u, level.t)
+        per_image = self.objective.per_image(self.denoiser, x0, eps, level, cond, previous)
+        return LossTerms(per_image * self.time_sampler.weight(u).to(per_image), per_image.detach(), u, level.t)
 
 
 def self_condition_mask(seed: int, step: int) -> bool:
-    """Whether training step ``step`` lets the model see its own estimate: half of the steps do.
+    """Whether the network sees its own estimate in training step ``step``: in half of the steps it does.
 
     Source: Chen et al. 2022, alg. 1.
     """
-    return bool(Noise(seed, torch.tensor([step])).uniform(Stream.SELF) < 0.5)
+    return bool(Noise(seed, torch.tensor([step])).uniform(Stream.SELF_CONDITION) < 0.5)
 
 
 def loss_by_time(losses: Tensor, times: Tensor, bins: int = 10) -> Tensor:
-    """Mean loss in ``bins`` equal bins of t in (0, 1], float64 (bins,); NaN where none fell."""
-    place = (times.to(torch.float64) * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, losses.to("cpu", torch.float64))
-    count = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, torch.ones_like(place, dtype=torch.float64))
+    """Mean loss in ``bins`` equal bins of t in (0, 1], float64 (bins,); NaN for an empty bin."""
+    index = (times.to(torch.float64) * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, losses.to("cpu", torch.float64))
+    count = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, torch.ones_like(index, dtype=torch.float64))
     return torch.where(count > 0, total / count, math.nan)

@@ -25,13 +25,13 @@ class Stream(IntEnum):
     EPS = 2  # noise of a training image
     TIME = 3  # its time
     OFFSET = 4  # its offset noise
-    SELF = 5  # whether a step conditions on itself
+    SELF_CONDITION = 5  # whether a training step is self-conditioned
     LABEL = 6  # whether its label is dropped
     DATA = 7  # anything a data set or an oracle draws
     BOUND = 8  # steps and noise of an estimate of the bound
     PROBE = 9  # signs that estimate a trace
     CLUSTER = 10  # the component that a training image is told
-    CENTRE = 11  # the cluster of which a sample is drawn
+    PSEUDO_LABEL = 11  # the pseudo-label of a sample
 
 
 def philox(

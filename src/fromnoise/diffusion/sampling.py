@@ -1,4 +1,4 @@
-"""Time grids, and the one sampling loop, a generator: whoever iterates draws the bar, writes the GIF, stops."""
+"""Time grids, and the one sampling loop: a generator, so that its caller draws the progress bar, saves or stops."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fromnoise.diffusion.denoiser import Denoise, Prediction
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.samplers.base import Sampler
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
+from fromnoise.registry import register
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ class Step:
 
     Attributes:
         index: 0 for the first step.
-        total: how many steps there will be.
-        here: the level that the step left.
-        there: the level that it reached.
-        x: images at ``level_s``, (B, C, H, W).
-        prediction: the estimate of x_0 made on the way.
+        total: number of steps.
+        level_t: the level at the start of the step.
+        level_s: the level reached.
+        x: x_s, (B, C, H, W).
+        prediction: the denoiser's estimate at x_t.
     """
 
     index: int
@@ -35,92 +36,112 @@ class Step:
     prediction: Prediction
 
 
+@register("grid", "uniform")
 def uniform(schedule: Schedule, steps: int) -> list[NoiseLevel]:
-    """``steps`` + 1 levels from t = 1 down to t = 0, equally spaced, on the nearest steps of a table.
+    """``steps`` + 1 levels from t = 1 to t = 0, equally spaced in t, on the nearest steps of a beta schedule.
 
     Raises:
-        ValueError: no step, or more than the table has.
+        ValueError: no steps, or more than the schedule has.
     """
-    return on_table(schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) if steps > 0 else torch.empty(0))
+    return snap_to_steps(
+        schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) if steps > 0 else torch.empty(0)
+    )
 
 
+register("grid", "trailing")(uniform)  # the name of other libraries for the same grid
+
+
+@register("grid", "quadratic")
 def quadratic(schedule: Schedule, steps: int) -> list[NoiseLevel]:
-    """As ``uniform``, with t proportional to the square of the step: dense near the clean image.
+    """Times t = u^2 with u equally spaced: dense near the clean image (Song et al. 2021, "DDIM", app. D.2).
 
-    Source: Song et al. 2020 (DDIM), app. D.2.
+    Raises:
+        ValueError: as of ``uniform``.
     """
-    return on_table(
+    return snap_to_steps(
         schedule, torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2 if steps > 0 else torch.empty(0)
     )
 
 
+@register("grid", "logsnr")
 def logsnr(schedule: Schedule, steps: int) -> list[NoiseLevel]:
-    """Equally spaced in the log signal-to-noise ratio, from t = 1 to the first step; then to 0 (Lu et al. 2022).
+    """Equally spaced in log-SNR from t = 1 to the first step, then t = 0 (Lu et al. 2022).
 
     Raises:
-        ValueError: as ``uniform``, or t = 1 is pure noise, which has no logsnr.
+        ValueError: as of ``uniform``, or t = 1 is pure noise, whose log-SNR is infinite.
     """
-    return _between(schedule, steps, lambda high, low, u: high + u * (low - high))
+    return _between_ends(schedule, steps, lambda high, low, u: high + u * (low - high))
 
 
+@register("grid", "karras")
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> list[NoiseLevel]:
-    """sigma/alpha as Karras et al. 2022, eq. 5, from t = 1 to the first step; then to 0.
+    """sigma/alpha spaced as in Karras et al. 2022, eq. 5, from t = 1 to the first step, then t = 0.
+
+    Args:
+        schedule: of the noise.
+        steps: number of steps.
+        rho: exponent; larger puts more steps near the clean image.
 
     Raises:
-        ValueError: as ``logsnr``.
-    """
+        ValueError: as of ``logsnr``, or rho is not positive.
+    """  # noqa: D403
+    if not rho > 0:
+        raise ValueError(f"rho={rho} must be positive")
 
     def place(high: Tensor, low: Tensor, u: Tensor) -> Tensor:
         noisy, clean = (torch.exp(-v / 2) ** (1 / rho) for v in (high, low))
         return -2 * rho * torch.log(noisy + u * (clean - noisy))
 
-    return _between(schedule, steps, place)
+    return _between_ends(schedule, steps, place)
 
 
+@register("grid", "leading")
 def leading(schedule: Schedule, steps: int) -> list[NoiseLevel]:
-    """Steps 1, 1 + c, 1 + 2 c ... with c = T // steps, from the last down, as many peers space them.
+    """Steps 1, 1 + c, 1 + 2c, ... with c = T // steps, from the last down: the "leading" spacing of other libraries.
 
-    It starts below t = 1: with x_T still pure noise the brightness of pictures is biased (Lin et al. 2023).
-    ``uniform``, which they call trailing, is not.
+    It starts below t = 1 while x_T is pure noise, which biases the brightness of samples (Lin et al. 2024); ``uniform``
+    does not.
 
     Raises:
-        ValueError: as ``uniform``, or the schedule is no table.
+        ValueError: as of ``uniform``, or the schedule is continuous.
     """
     if schedule.steps is None:
-        raise ValueError("leading steps are of a table: take grid uniform")
+        raise ValueError("grid leading needs a beta schedule: choose grid uniform")
     if not 1 <= steps <= schedule.steps:
-        return uniform(schedule, steps)  # says what is wrong
+        return uniform(schedule, steps)  # raises the error
     k = torch.arange(steps - 1, -1, -1) * (schedule.steps // steps) + 1
-    return on_table(schedule, torch.cat([k, k.new_zeros(1)]).to(torch.float64) / schedule.steps)
+    return snap_to_steps(schedule, torch.cat([k, k.new_zeros(1)]).to(torch.float64) / schedule.steps)
 
 
-def _between(schedule: Schedule, steps: int, place: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[NoiseLevel]:
-    """``place`` gives the logsnr at u in [0, 1] between those of t = 1 and of the first step."""
+def _between_ends(
+    schedule: Schedule, steps: int, place: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> list[NoiseLevel]:
+    """Levels whose log-SNR ``place(high, low, u)`` gives for u in [0, 1], between those of t = 1 and the first step."""
     if steps < 1:
-        return uniform(schedule, steps)  # says what is wrong
+        return uniform(schedule, steps)  # raises the error
     ends = schedule.logsnr(torch.tensor([1.0, 1 / (schedule.steps or 1000)], dtype=torch.float64))
     if not bool(torch.isfinite(ends).all()):
-        raise ValueError("this schedule ends in pure noise, which has no logsnr: take grid uniform")
+        raise ValueError("the log-SNR of a zero terminal SNR schedule is infinite at t = 1: choose grid uniform")
     u = torch.linspace(0, 1, steps, dtype=torch.float64)
-    times = schedule.time(place(ends[0], ends[1], u))
+    times = schedule.time_from_logsnr(place(ends[0], ends[1], u))
     times[0] = 1.0
-    return on_table(schedule, torch.cat([times, times.new_zeros(1)]))
+    return snap_to_steps(schedule, torch.cat([times, times.new_zeros(1)]))
 
 
-def on_table(schedule: Schedule, times: Tensor) -> list[NoiseLevel]:
-    """The levels at falling ``times``, moved to the nearest free steps if the schedule is a table.
+def snap_to_steps(schedule: Schedule, times: Tensor) -> list[NoiseLevel]:
+    """The levels at decreasing ``times``, moved to the nearest free steps of a beta schedule.
 
     Raises:
-        ValueError: fewer than two times, or more steps than the table has.
+        ValueError: fewer than two times, or more steps than the schedule has.
     """
     if len(times) < 2:
         raise ValueError("sampling needs at least one step")
     if schedule.steps is not None:
         last = len(times) - 1
         if last > schedule.steps:
-            raise ValueError(f"{last} steps were asked of a model of {schedule.steps}: take at most {schedule.steps}")
+            raise ValueError(f"steps {last} is more than the {schedule.steps} of the model: use at most that many")
         k = (times * schedule.steps).round().long()
-        # rounding may have joined two: keep them strictly falling, from the clean end up, and within the table
+        # rounding may have joined two: keep them strictly decreasing, from the clean end up, and within the schedule
         for i in range(last - 1, -1, -1):
             k[i] = max(int(k[i]), int(k[i + 1]) + 1)
         for i in range(last + 1):
@@ -129,12 +150,12 @@ def on_table(schedule: Schedule, times: Tensor) -> list[NoiseLevel]:
     return [schedule.at(t) for t in times]
 
 
-def start(shape: tuple[int, ...], noise: Noise, like: Tensor) -> Tensor:
-    """The noise at t = 1, each sample's own, (B, *shape): a variance-preserving chain ends in N(0, I)."""
+def initial_noise(shape: tuple[int, ...], noise: Noise, like: Tensor) -> Tensor:
+    """x_T ~ N(0, I), each sample from its own stream, (B, *shape)."""  # noqa: D403
     return noise.image(shape, Stream.START, like=like)
 
 
-def trajectory(
+def sampling_loop(
     denoise: Denoise,
     sampler: Sampler,
     levels: Sequence[NoiseLevel],
@@ -142,30 +163,30 @@ def trajectory(
     noise: Noise,
     cond: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Follow ``sampler`` down ``levels``.
+    """Sample from ``levels[0]`` to ``levels[-1]``.
 
     Args:
-        denoise: the model, wrapped in whatever guidance.
-        rule: what a step does.
-        levels: falling times, the last is usually t = 0.
+        denoise: the model, wrapped in guidance.
+        sampler: computes a step.
+        levels: decreasing noise levels; the last is usually t = 0.
         x: images at ``levels[0]``, (B, C, H, W).
-        noise: gives each sample its own numbers, whatever the batch.
-        cond: (B,) class indices or None.
+        noise: gives each sample its own random numbers, independent of the batch.
+        cond: class indices (B,), attributes (B, A), or None.
 
     Yields:
-        One ``Step`` a step. A model that conditions on itself is handed its last estimate of x_0.
+        One ``Step`` a step. A self-conditioned model receives its last estimate of x_0.
     """
     memory, previous, total = sampler.start(), None, len(levels) - 1
     for index, (level_t, level_s) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-        # 16 numbers for each step side by side; a rule that needs more finds them further up
-        draws = ((more << 20) + index * 16 + k for more in range(15) for k in range(16))
+        # 16 numbers for each step side by side; a sampler that needs more finds them further up
+        parts = ((more << 20) + index * 16 + k for more in range(15) for k in range(16))
 
-        def ask(y: Tensor, level: NoiseLevel, seen: Tensor | None = previous) -> Prediction:
-            return denoise(y, level, cond, seen)
+        def denoise_step(y: Tensor, level: NoiseLevel, estimate: Tensor | None = previous) -> Prediction:
+            return denoise(y, level, cond, estimate)
 
-        def fresh(parts: Iterator[int] = draws, like: Tensor = x) -> Tensor:
+        def fresh_noise(parts: Iterator[int] = parts, like: Tensor = x) -> Tensor:
             return noise.image(tuple(like.shape[1:]), Stream.STEP, next(parts), like=like)
 
-        x, prediction, memory = sampler.step(ask, x, level_t, level_s, fresh, memory)
+        x, prediction, memory = sampler.step(denoise_step, x, level_t, level_s, fresh_noise, memory)
         previous = prediction.x0
         yield Step(index, total, level_t, level_s, x, prediction)

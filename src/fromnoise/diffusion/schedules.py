@@ -1,24 +1,27 @@
-"""Noise schedules: how much signal and how much noise a picture holds at time t.
+"""Noise schedules: the scales of signal and noise at time t.
 
-A schedule is one function, the log signal-to-noise ratio ``logsnr(t)``, ``t`` in [0, 1], falling from +inf at the
-clean image. With ``x_t = alpha x_0 + sigma eps`` and ``alpha^2 + sigma^2 = 1`` (variance preserving)
+A schedule is one function, the log signal-to-noise ratio ``logsnr(t)``, t in [0, 1], decreasing from +inf at the clean
+image. With x_t = alpha x_0 + sigma eps and alpha^2 + sigma^2 = 1 (variance preserving)
 
     alpha^2 = sigmoid(logsnr)        sigma^2 = sigmoid(-logsnr)
 
-so nothing cancels at either end, and any two times, not only neighbours, have a transition (``transition.py``).
+so there is no cancellation at either end, and any two times, not only neighbours, have a transition (``process.py``).
 
-The tables of betas of Ho et al. 2020 are points of such a function: step ``k`` of ``T`` is ``t = k/T``, and
-``A_k = prod_{j<=k} (1 - beta_j) = alpha(k/T)^2`` (their eq. 4, written alpha-bar there).
+The beta schedules of Ho et al. 2020 are points of such a function: step k of T is t = k/T, and
+A_k = prod_{j<=k} (1 - beta_j) = alpha(k/T)^2 (their eq. 4, written alpha-bar there).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from fromnoise.registry import register
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class NoiseLevel:
 
     Attributes:
         t: time in [0, 1], float64 on the CPU, shape () or (B,).
-        alpha: signal scale. 0-d float64 when sampling; (B, 1, 1, ...) in the images' dtype and device when training.
+        alpha: signal scale: 0-d float64 when sampling; (B, 1, 1, ...) in the images' dtype and device when training.
         sigma: noise scale, shaped as ``alpha``.
         logsnr: log(alpha^2 / sigma^2), shaped as ``alpha``; +inf at t = 0.
     """
@@ -43,31 +46,31 @@ class NoiseLevel:
         return self.logsnr.exp()
 
     def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """Sample q(x_t | x_0) with the given noise: ``alpha x0 + sigma eps`` (Ho et al. 2020, eq. 4)."""
+        """Sample of q(x_t | x_0) with the given noise: alpha x0 + sigma eps (Ho et al. 2020, eq. 4)."""
         return self.alpha * x0 + self.sigma * eps
 
     def eps(self, x: Tensor, x0: Tensor) -> Tensor:
-        """The noise that takes ``x0`` to ``x``: ``(x - alpha x0) / sigma``; needs sigma > 0."""
+        """The noise that leads from ``x0`` to ``x``: (x - alpha x0) / sigma; needs sigma > 0."""
         return (x - self.alpha * x0) / self.sigma
 
 
 class Schedule(ABC):
-    """The log signal-to-noise ratio as a function of time; everything else follows from it."""
+    """The log signal-to-noise ratio as a function of time."""
 
     @property
     @abstractmethod
     def steps(self) -> int | None:
-        """T, the number of steps of a table; None if every time in (0, 1] is as good as another."""
+        """T of a beta schedule; None for a continuous schedule."""
 
     @abstractmethod
     def logsnr(self, t: Tensor) -> Tensor:
-        """log(alpha^2/sigma^2) at the times ``t``, float64, any shape; decreasing, +inf at 0."""
+        """log(alpha^2 / sigma^2) at the times ``t``, float64, any shape; decreasing, +inf at 0."""  # noqa: D403
 
-    def time(self, logsnr: Tensor) -> Tensor:
-        """The times at which the log signal-to-noise ratio is ``logsnr``: the inverse, by bisection to the last bit.
+    def time_from_logsnr(self, logsnr: Tensor) -> Tensor:
+        """The inverse of ``logsnr``, by bisection to the last bit.
 
         Args:
-            logsnr: any shape; beyond the ends of the schedule it is 0 or 1.
+            logsnr: any shape; beyond the ends of the schedule the time is 0 or 1.
         """
         low, high = torch.zeros_like(logsnr, dtype=torch.float64), torch.ones_like(logsnr, dtype=torch.float64)
         for _ in range(60):
@@ -78,14 +81,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def time_from_uniform(self, u: Tensor) -> Tensor:
-        """Map u, uniform on [0, 1), to training times: uniform on 1/T .. 1 of a table, or on (0, 1]."""
+        """Training times from u, uniform on [0, 1): uniform on 1/T .. 1 of a beta schedule, or on (0, 1]."""
 
     def at(self, t: Tensor | float, like: Tensor | None = None) -> NoiseLevel:
-        """The levels at times ``t``.
+        """The noise levels at times ``t``.
 
         Args:
             t: times in [0, 1], shape () or (B,).
-            like: images (B, ...); if given, scales are cast to their dtype and device and shaped (B, 1, ...).
+            like: images (B, ...); if given, scales take their dtype and device and the shape (B, 1, ...).
         """
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         logsnr = self.logsnr(t)
@@ -96,26 +99,26 @@ class Schedule(ABC):
         return NoiseLevel(t, *scales)
 
 
+@register("schedule", "betas")
 class BetaSchedule(Schedule):
-    """The schedule of betas ``beta_1 .. beta_T``, exact at ``t = k/T`` (Ho et al. 2020, sec. 2).
+    """A schedule of given betas beta_1 .. beta_T, exact at t = k/T (Ho et al. 2020, sec. 2).
 
     Between its points log A is linear in t: the variance-preserving SDE whose rate is constant within a step
     (Song et al. 2021, eq. 11).
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Sequence[float] | Tensor) -> None:
         """Keep log A in float64.
 
         Args:
-            betas: variances of the forward steps, shape (T,), each in (0, 1]; 1 is allowed for the last only (zero
-                terminal SNR).
+            betas: variances of the forward steps, (T,), each in (0, 1]; only the last may be 1 (zero terminal SNR).
 
         Raises:
             ValueError: a beta lies outside that range.
         """
-        betas = betas.detach().to("cpu", torch.float64)
+        betas = torch.as_tensor(betas, dtype=torch.float64).detach().to("cpu")
         if betas.ndim != 1 or len(betas) == 0:
-            raise ValueError("a table needs at least one beta")
+            raise ValueError("a beta schedule needs at least one beta")
         if not bool((betas > 0).all()) or not bool((betas[:-1] < 1).all()) or float(betas[-1]) > 1:
             raise ValueError("each beta must lie in (0, 1), the last may be 1")
         self.betas = betas
@@ -127,7 +130,7 @@ class BetaSchedule(Schedule):
         return len(self.betas)
 
     def log_a(self, t: Tensor) -> Tensor:
-        """log(alpha^2) at the times ``t``."""
+        """log(alpha^2) at the times ``t``."""  # noqa: D403
         place = t.to(torch.float64) * self.steps
         nearest = place.round()
         place = torch.where((place - nearest).abs() < 1e-6, nearest, place).clamp(0, self.steps)
@@ -137,12 +140,12 @@ class BetaSchedule(Schedule):
         return torch.where(part == 0, low, torch.where(part == 1, high, low + part * (high - low)))
 
     def logsnr(self, t: Tensor) -> Tensor:
-        """Log A - log(1 - A), with 1 - A taken as -expm1(log A) so that the first steps keep their digits."""
+        """Log A - log(1 - A), with 1 - A as -expm1(log A) so that the first steps keep their digits."""
         log_a = self.log_a(t)
         return log_a - torch.log(-torch.expm1(log_a))
 
-    def time(self, logsnr: Tensor) -> Tensor:
-        """The inverse of the straight pieces, exactly."""
+    def time_from_logsnr(self, logsnr: Tensor) -> Tensor:
+        """The exact inverse of the piecewise linear log A."""
         log_a = torch.nn.functional.logsigmoid(logsnr.to(torch.float64))
         above = torch.searchsorted(-self._log_a, -log_a).clamp(1, self.steps)
         early, late = self._log_a[above - 1], self._log_a[above]
@@ -154,29 +157,115 @@ class BetaSchedule(Schedule):
         return ((u.to(torch.float64) * self.steps).floor() + 1).clamp(max=self.steps) / self.steps
 
 
+@register("schedule", "linear")
+class LinearSchedule(BetaSchedule):
+    """Betas equally spaced from beta_start to beta_end (Ho et al. 2020, sec. 4: 1e-4 to 0.02 for T = 1000)."""
+
+    def __init__(
+        self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True
+    ) -> None:
+        """Space the betas.
+
+        Args:
+            steps: T.
+            beta_start: beta_1 at T = 1000.
+            beta_end: beta_T at T = 1000.
+            rescale: multiply the betas by 1000/T, at most 0.999, so that A_T hardly depends on T while T is 20 or more
+                (Nichol and Dhariwal 2021); false takes them literally.
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        _check_steps(steps)
+        for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
+            if not 0 < beta < 1:
+                raise ValueError(f"{name}={beta} must lie between 0 and 1")
+        self.beta_start, self.beta_end, self.rescale = beta_start, beta_end, rescale
+        scale = 1000 / steps if rescale else 1.0
+        super().__init__((scale * torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)).clamp(max=0.999))
+
+
+@register("schedule", "cosine")
+class CosineSchedule(BetaSchedule):
+    """A(t) proportional to cos^2(pi/2 (t + s)/(1 + s)), as betas (Nichol and Dhariwal 2021, eq. 17)."""
+
+    def __init__(self, steps: int = 1000, offset: float = 0.008) -> None:
+        """Compute the betas.
+
+        Args:
+            steps: T.
+            offset: s of the equation.
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        _check_steps(steps)
+        if not offset >= 0:
+            raise ValueError(f"offset={offset} must be 0 or more")
+        self.offset = offset
+        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        super().__init__(_betas_from_log_a(2 * torch.log(torch.cos(math.pi / 2 * (t + offset) / (1 + offset)).abs())))
+
+
+@register("schedule", "sigmoid")
+class SigmoidSchedule(BetaSchedule):
+    """A(t) a decreasing sigmoid between two points, scaled to fall from 1 to 0, as betas (Jabri et al. 2022, alg. 1)."""
+
+    def __init__(self, steps: int = 1000, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> None:
+        """Compute the betas.
+
+        Args:
+            steps: T.
+            start: argument of the sigmoid at t = 0.
+            end: argument of the sigmoid at t = 1.
+            temperature: the argument is divided by it (tau of the paper).
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        _check_steps(steps)
+        if not start < end or not temperature > 0:
+            raise ValueError(f"start={start} must be less than end={end}, and temperature={temperature} positive")
+        self.start, self.end, self.temperature = start, end, temperature
+        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        bend = torch.sigmoid((t * (end - start) + start) / temperature)
+        a = (bend[-1] - bend) / (bend[-1] - bend[0])
+        super().__init__(_betas_from_log_a(torch.log(a.clamp(min=1e-30))))
+
+
+@register("schedule", "cosine-continuous")
 class ContinuousCosine(Schedule):
     """The cosine schedule in continuous time, alpha = cos(pi t / 2) (Nichol and Dhariwal 2021, eq. 17, at s = 0).
 
-    logsnr = -2 log tan(pi t / 2), cut at +-``limit`` so that every target stays finite.
+    logsnr = -2 log tan(pi t / 2), clamped to +-limit so that every target stays finite.
     """
 
     def __init__(self, limit: float = 15.0) -> None:
-        """Cut the log signal-to-noise ratio at +-``limit``."""
+        """Set the limit.
+
+        Args:
+            limit: largest absolute log signal-to-noise ratio for t > 0.
+
+        Raises:
+            ValueError: it is not positive.
+        """
+        if not limit > 0:
+            raise ValueError(f"limit={limit} must be positive")
         self.limit = limit
 
     @property
     def steps(self) -> None:
-        """Continuous."""
+        """None: the schedule is continuous."""
         return None
 
     def logsnr(self, t: Tensor) -> Tensor:
-        """-2 log tan(pi t / 2); +inf at t = 0, which is the clean image itself."""
+        """-2 log tan(pi t / 2); +inf at t = 0, the clean image."""
         t = t.to(torch.float64)
         value = (-2 * torch.log(torch.tan(math.pi / 2 * t))).nan_to_num(posinf=self.limit, neginf=-self.limit)
         value = torch.where(t >= 1, -self.limit, value).clamp(-self.limit, self.limit)
         return torch.where(t <= 0, math.inf, value)
 
-    def time(self, logsnr: Tensor) -> Tensor:
+    def time_from_logsnr(self, logsnr: Tensor) -> Tensor:
         """2/pi atan(e^(-logsnr/2)), within the limits."""
         inside = 2 / math.pi * torch.atan(torch.exp(-logsnr.to(torch.float64) / 2))
         return torch.where(logsnr <= -self.limit, 1.0, torch.where(torch.isposinf(logsnr), 0.0, inside))
@@ -186,48 +275,29 @@ class ContinuousCosine(Schedule):
         return 1 - u.to(torch.float64)
 
 
-def linear(steps: int, first: float = 1e-4, last: float = 0.02, *, rescale: bool = True) -> BetaSchedule:
-    """Betas equally spaced from ``first`` to ``last`` (Ho et al. 2020, sec. 4: 1e-4 to 0.02 for T = 1000).
+def zero_terminal_snr(schedule: BetaSchedule) -> BetaSchedule:
+    """Rescale a beta schedule to zero terminal SNR (Lin et al. 2024, alg. 1).
 
-    Args:
-        steps: T.
-        first: beta_1 at T = 1000.
-        last: beta_T at T = 1000.
-        rescale: multiply by 1000/T, at most 0.999, so that any T ends in the same noise (Nichol and Dhariwal 2021);
-            else literal betas.
+    sqrt(A) keeps its first value and falls to 0 at the last. With a non-zero terminal SNR, x_T still contains the
+    image's mean brightness, which sampling from pure noise does not have, so samples tend to medium brightness.
     """
-    scale = 1000 / steps if rescale else 1.0
-    return BetaSchedule((scale * torch.linspace(first, last, steps, dtype=torch.float64)).clamp(max=0.999))
-
-
-def _from_survival(log_a: Tensor) -> BetaSchedule:
-    """Betas from log A at k = 0..T (any offset), at most 0.999 as in Nichol and Dhariwal 2021, sec. 3.2."""
-    return BetaSchedule((-torch.expm1(log_a[1:] - log_a[:-1])).clamp(min=1e-12, max=0.999))
-
-
-def cosine(steps: int, offset: float = 0.008) -> BetaSchedule:
-    """A(t) proportional to cos^2(pi/2 (t + s)/(1 + s)), s = ``offset`` (Nichol and Dhariwal 2021, eq. 17)."""
-    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return _from_survival(2 * torch.log(torch.cos(math.pi / 2 * (t + offset) / (1 + offset)).abs()))
-
-
-def sigmoid(steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> BetaSchedule:
-    """A(t) a falling sigmoid between ``start`` and ``end`` at temperature ``tau``, from 1 to 0.
-
-    Source: Jabri et al. 2022, alg. 1.
-    """
-    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    bend = torch.sigmoid((t * (end - start) + start) / tau)
-    return _from_survival(torch.log(((bend[-1] - bend) / (bend[-1] - bend[0])).clamp(min=1e-30)))
-
-
-def zero_terminal(table: BetaSchedule) -> BetaSchedule:
-    """The table shifted and stretched so that it ends in pure noise (Lin et al. 2023, alg. 1).
-
-    sqrt(A) keeps its first step and falls to 0 at the last. Usual tables end with a little signal, by which training
-    betrays the brightness of each image and sampling, which starts without it, settles for a medium one.
-    """
-    alpha = torch.exp(table.log_a(torch.arange(1, table.steps + 1, dtype=torch.float64) / table.steps) / 2)
+    alpha = torch.exp(schedule.log_a(torch.arange(1, schedule.steps + 1, dtype=torch.float64) / schedule.steps) / 2)
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     log_a = torch.cat([alpha.new_zeros(1), 2 * alpha.log()])
     return BetaSchedule(-torch.expm1(log_a.diff()))
+
+
+def _betas_from_log_a(log_a: Tensor) -> Tensor:
+    """Betas from log A at k = 0 .. T (any offset), at most 0.999 as in Nichol and Dhariwal 2021, sec. 3.2."""
+    return (-torch.expm1(log_a[1:] - log_a[:-1])).clamp(min=1e-12, max=0.999)
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be 1 or more")
+
+
+linear = LinearSchedule
+cosine = CosineSchedule
+sigmoid = SigmoidSchedule
+continuous_cosine = ContinuousCosine

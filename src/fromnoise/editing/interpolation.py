@@ -14,8 +14,8 @@ from fromnoise.config import SamplingConfig
 from fromnoise.data import to_float, to_uint8
 from fromnoise.diffusion.likelihood.ode import Flow, RungeKutta
 from fromnoise.diffusion.rng import Noise, Stream
-from fromnoise.diffusion.samplers.base import DDIM, Ancestral, Sampler
-from fromnoise.diffusion.sampling import start, trajectory, uniform
+from fromnoise.diffusion.samplers import DDIM, Ancestral, Sampler
+from fromnoise.diffusion.sampling import initial_noise, sampling_loop, uniform
 from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model import Model, sampler
 from fromnoise.utils.device import ComputeConfig
@@ -37,7 +37,7 @@ def _down(
     """Follow a rule down ``levels`` from ``x``."""
     cond = torch.full((len(x),), -1, device=x.device) if model.dataset_info.class_names is not None else None
     with torch.inference_mode(), compute.autocast():
-        for reached in trajectory(model.guided(config), step, levels, x, noise, cond):
+        for reached in sampling_loop(model.guided(config), step, levels, x, noise, cond):
             x = reached.x
     return x
 
@@ -64,7 +64,7 @@ def shared(
     for t in depths:
         at = min(range(len(levels) - 1), key=lambda i: abs(float(levels[i].t) - t))
         one = Noise(seed, torch.zeros(1, dtype=torch.long))
-        x = start(model.dataset_info.shape, one, like).to(memory_format=compute.memory_format)
+        x = initial_noise(model.dataset_info.shape, one, like).to(memory_format=compute.memory_format)
         if at:
             x = _down(model, compute, config, step, levels[: at + 1], x, one)
         # other seeds below the branch than above it: sample 0 must not go on with the noise that led there

@@ -12,7 +12,7 @@ from fromnoise.config import SamplingConfig
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.inverse.operators import Operator
 from fromnoise.diffusion.rng import Noise, Stream
-from fromnoise.diffusion.sampling import start
+from fromnoise.diffusion.sampling import initial_noise
 from fromnoise.model import Model, Wrapper, no_wrapper, sampler, solver
 from fromnoise.pipeline import SampleStep, SamplingRun, follow
 from fromnoise.utils.device import ComputeConfig
@@ -88,7 +88,7 @@ def restore(
     """
     y, shape = y.to(brush.compute.device), brush.model.shape(size)
     wrap_outermost, wrap_rule = solver(method, operator, y, iterations)
-    course = brush.course(lambda noise, like: start(shape, noise, like), wrap_outermost)
+    course = brush.course(lambda noise, like: initial_noise(shape, noise, like), wrap_outermost)
     course = replace(course, sampler=wrap_rule(course.sampler))
     return _agreeing(follow(course, brush.compute, brush.batch), operator, y)
 

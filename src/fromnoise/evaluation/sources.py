@@ -192,7 +192,7 @@ class ModelSource(ImageSource):
             yield images
 
     def _draw(self, ids: Tensor) -> Tensor:
-        handle = self._model.denoiser.net.register_forward_hook(self._count)
+        handle = self._model.denoiser.network.register_forward_hook(self._count)
         try:
             return torch.cat([to_uint8(drawn.step.x) for drawn in self._steps(ids) if drawn.last])
         finally:

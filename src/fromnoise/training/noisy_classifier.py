@@ -41,7 +41,7 @@ class Guide(nn.Module):
 
     def forward(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """Logits."""
-        return self.net(x, self.clock.read(level).to(x.device, torch.float32).expand(len(x)))
+        return self.net(x, self.clock.value(level).to(x.device, torch.float32).expand(len(x)))
 
 
 @dataclass(frozen=True)

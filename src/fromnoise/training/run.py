@@ -94,7 +94,7 @@ def train(
         f"{model.parameters:,} parameters; {compute.describe()}"
     )
     if compiled:
-        model.denoiser.net.compile()
+        model.denoiser.network.compile()
     _resume(trainer, folder, log)
     with signals(trainer.stop) as caught:
         if trainer.fraction < 1:

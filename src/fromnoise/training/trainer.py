@@ -80,7 +80,7 @@ class Trainer:
         self.optimizer_step = OptimizerStep(recipe, model.denoiser, compute.dtype)
         self._dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
         objective = model.objective()
-        self.times = objective.times
+        self.time_sampler = objective.time_sampler
         self.objective = accelerator.prepare(objective)
         self._held_out = model.objective()
         self.stream = BatchStream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
@@ -175,7 +175,7 @@ class Trainer:
             sync = self.accelerator.no_sync(self.objective) if part < parts - 1 else contextlib.nullcontext()
             with sync:
                 with self.compute.autocast():
-                    losses: LossTerms = self.objective(x0, batch.positions[cut], cond, guess=guess)
+                    losses: LossTerms = self.objective(x0, batch.positions[cut], cond, self_condition=guess)
                 (losses.weighted.mean() / parts).backward()
             seen.append(losses)
         return self._observe(seen)
@@ -183,12 +183,12 @@ class Trainer:
     def _observe(self, seen: list[LossTerms]) -> float:
         """Tell the drawing of times the losses of all processes; their mean."""
         mine = torch.stack(
-            [torch.cat([part.weighted.detach() for part in seen]), torch.cat([p.plain for p in seen])], 1
+            [torch.cat([part.weighted.detach() for part in seen]), torch.cat([p.unweighted for p in seen])], 1
         )
         losses = cast(Tensor, self.accelerator.gather(mine)).cpu()
-        if self.times.state() and bool(losses.isfinite().all()):
+        if self.time_sampler.state_dict() and bool(losses.isfinite().all()):
             u = torch.cat([part.u for part in seen]).to(self.compute.device)
-            self.times.observe(cast(Tensor, self.accelerator.gather(u)).cpu(), losses[:, 1])
+            self.time_sampler.update(cast(Tensor, self.accelerator.gather(u)).cpu(), losses[:, 1])
         return float(losses[:, 0].mean())
 
     def _images(self, pixels: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -289,7 +289,7 @@ class Trainer:
             x0, cond = self._images(held_out.get(ids), held_out.labels[ids] if held_out.labels is not None else None)
             with self.compute.autocast():
                 each: LossTerms = self._held_out(x0, places, cond, training=False)
-            losses.append(each.plain.cpu().double())
+            losses.append(each.unweighted.cpu().double())
             times.append(each.t)
         return torch.cat(losses), torch.cat(times)
 
@@ -313,7 +313,7 @@ class Trainer:
         tensors = {f"model.{k}": v for k, v in self.model.denoiser.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state().items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizer_step.state().items()}
-        tensors |= {f"times.{k}": v for k, v in self.times.state().items()}
+        tensors |= {f"times.{k}": v for k, v in self.time_sampler.state_dict().items()}
         return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
 
     def resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -329,7 +329,7 @@ class Trainer:
         self.model.denoiser.load_state_dict(parts["model"])
         self.ema.load(parts.get("ema", {}))
         if "times" in parts:
-            self.times.load(parts["times"])
+            self.time_sampler.load_state_dict(parts["times"])
         self.optimizer_step.load(parts.get("optimizer", {}))
 
 

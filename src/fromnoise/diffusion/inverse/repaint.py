@@ -10,7 +10,7 @@ from torch import Tensor
 from fromnoise.diffusion.denoiser import Prediction
 from fromnoise.diffusion.inverse.operators import Operator
 from fromnoise.diffusion.process import forward
-from fromnoise.diffusion.samplers.base import DenoiseFn, NoiseFn, Sampler
+from fromnoise.diffusion.samplers import DenoiseFn, NoiseFn, Sampler
 from fromnoise.diffusion.schedules import NoiseLevel
 
 

@@ -19,24 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.denoiser import Denoise, Prediction
+from fromnoise.diffusion.denoiser import Denoise, velocity
 from fromnoise.diffusion.rng import Noise, Stream
-from fromnoise.diffusion.samplers.base import DenoiseFn, NoiseFn, Sampler
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
 State = tuple[Tensor, ...]
 Slope = Callable[[float, State], State]
 """d state / d lambda at (lambda, state)."""
-
-
-def score(x: Tensor, prediction: Prediction, level: NoiseLevel) -> Tensor:
-    """Gradient of log p_t at ``x``: -eps_hat / sigma (Song et al. 2021, sec. 3.3)."""
-    return -level.eps(x, prediction.x0) / level.sigma
-
-
-def velocity(x: Tensor, prediction: Prediction, level: NoiseLevel) -> Tensor:
-    """Dx / d lambda of the probability flow."""
-    return level.alpha * (prediction.x0 - level.alpha * x)
 
 
 class Solver(ABC):
@@ -196,35 +185,10 @@ class Flow:
         return normal + size * gained
 
     def _velocity(self, at: float, x: Tensor, cond: Tensor | None) -> Tensor:
-        level = self.schedule.at(self.schedule.time(torch.tensor(2 * at, dtype=torch.float64)))
+        level = self.schedule.at(self.schedule.time_from_logsnr(torch.tensor(2 * at, dtype=torch.float64)))
         return velocity(x, self.denoise(x, level, cond, None), level)
 
 
 def _half(level: NoiseLevel) -> float:
     """Lambda of a level."""
     return float(level.logsnr) / 2
-
-
-@dataclass(frozen=True)
-class ReverseSDE(Sampler):
-    """Euler and Maruyama's step of the reverse-time SDE, over lambda (Song et al. 2021, eq. 6).
-
-        dx = (dx/d lambda of the flow + sigma^2 score) d lambda + sqrt(2) sigma dw
-
-    The plain discretisation, of strong order 1/2, against which the rules that integrate exactly are measured.
-    """
-
-    def step(
-        self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
-    ) -> tuple[Tensor, Prediction, Any]:
-        """One step; from pure noise, and to the clean image, where lambda is infinite, it is x_0 renoised."""
-        prediction = denoise(x, level_t)
-        if not bool(torch.isfinite(level_t.logsnr)) or level_s.sigma == 0:
-            return (
-                level_s.alpha * prediction.x0 + (level_s.sigma * noise() if level_s.sigma > 0 else 0),
-                prediction,
-                memory,
-            )
-        h = (level_s.logsnr - level_t.logsnr) / 2
-        drift = velocity(x, prediction, level_t) + level_t.sigma**2 * score(x, prediction, level_t)
-        return x + h * drift + (2 * h).sqrt() * level_t.sigma * noise(), prediction, memory
