@@ -14,7 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports itself and the rows above its own, never a row below nor its neighbours.
 ROWS = (
-    {"", "registry", "diffusion", "networks", "recipes"},
+    {"registry"},
+    {"", "diffusion", "networks", "optim", "recipes"},
     {"utils"},
     {"data"},
     {"config"},
@@ -28,7 +29,7 @@ ROWS = (
     {"__main__"},
 )
 # What the paper and the networks may use besides the standard library and themselves.
-ALONE = {"diffusion": {"torch"}, "networks": {"torch"}}
+ALONE = {"registry": set(), "diffusion": {"torch"}, "networks": {"torch"}, "optim": {"torch"}}
 BESIDES = {("fromnoise.diffusion.likelihood.ode", "scipy")}  # the adaptive solver, imported where it is used
 EXECUTES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LIGHT = {"fromnoise", "fromnoise.utils", "fromnoise.utils.errors", "fromnoise.cli"}
@@ -80,7 +81,7 @@ def upward(source: str, module: str, package: bool = False) -> list[str]:
     for name in modules(ast.parse(source), module, package):
         top = name.split(".")[0]
         if top == "fromnoise":
-            fine = room(name) == mine or room(name) in below
+            fine = room(name) in (mine, "registry") or (room(name) in below and mine not in ALONE)
         else:
             fine = mine not in ALONE or top in sys.stdlib_module_names or top in ALONE[mine] or (module, top) in BESIDES
         if not fine:
