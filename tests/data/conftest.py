@@ -1,4 +1,4 @@
-"""What the tests of the data share: no network, no cache of the user's, small pictures."""
+"""Fixtures of the tests of data: no network, an empty cache, small random images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def lines() -> list[str]:
-    """The lines of a log; pass ``lines.append``."""
+    """Lines of a log; pass ``lines.append`` as ``log``."""
     return []
 
 
 @pytest.fixture
 def write() -> Writer:
-    """Write pictures of noise: ``write(folder, names, height, width, channels)`` -> their arrays."""
+    """``write(folder, names, height, width, channels)`` writes random images and returns their arrays."""
 
     def writer(folder: Path, names: list[str], height: int = 6, width: int = 6, channels: int = 3) -> list[np.ndarray]:
         rng = np.random.default_rng(zlib.crc32(repr((names, height, width, channels)).encode()))

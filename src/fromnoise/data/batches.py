@@ -1,4 +1,4 @@
-"""The endless stream of training pictures, addressed by position."""
+"""The endless stream of training batches, addressed by position."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fromnoise.data.shuffling import flip_mask, shuffled_indices
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive pictures of the stream.
+    """Consecutive images of the stream.
 
     Attributes:
-        pixels: uint8 (B, C, H, W), mirrored where the stream mirrors.
-        labels: classes, int64 (B,); None if there are none.
-        indices: which pictures of the set these are, int64 (B,).
-        positions: where in the stream they stand, int64 (B,).
+        pixels: uint8 (B, C, H, W), mirrored at the positions that ``flip_mask`` selects.
+        labels: classes, int64 (B,), or attributes, float32 (B, A); None if there are none.
+        indices: index of each image in the data set, int64 (B,).
+        positions: position of each image in the stream, int64 (B,).
     """
 
     pixels: Tensor
@@ -35,19 +35,19 @@ class Batch:
 
 @final
 class BatchStream:
-    """Pictures in an order that is a function of (seed, position) alone.
+    """Images in an order that is a function of (seed, position) alone.
 
-    Batch size, number of processes and first step say which positions are asked for, never what stands there.
+    Batch size, number of processes and first step select positions; they do not change the image at a position.
     """
 
     def __init__(self, images: Images, seed: int, flip: bool = False, workers: int = 0, prefetch: int = 2) -> None:
-        """Stream over a set.
+        """Stream over a data set.
 
         Args:
-            images: the set; not empty.
+            images: the data set; not empty.
             seed: of order and flips.
-            flip: mirror half of the pictures.
-            workers: threads that decode ahead if the set is not in memory; 0 to decode when asked.
+            flip: mirror half of the images.
+            workers: threads that decode ahead if the images are not in memory; 0 decodes in the calling thread.
             prefetch: batches decoded ahead, at least one for each worker.
         """
         if len(images) == 0:
@@ -56,28 +56,28 @@ class BatchStream:
         self._workers, self._prefetch = workers, max(prefetch, workers)
 
     def batch(self, positions: range | Tensor) -> Batch:
-        """The pictures at these positions.
+        """Return the images at given positions.
 
         Args:
-            positions: from 0 on, no end; in any order.
+            positions: (B,), from 0 without limit, in any order.
         """
-        pixels, indices = self.images.take(shuffled_indices(len(self.images), self._seed, positions))
+        pixels, indices = self.images.get_with_indices(shuffled_indices(len(self.images), self._seed, positions))
         if self._flip:
             mirrored = flip_mask(self._seed, positions)
             pixels[mirrored] = pixels[mirrored].flip(-1)
         labels = None if self.images.labels is None else self.images.labels[indices]
-        where = torch.arange(positions.start, positions.stop) if isinstance(positions, range) else positions
-        return Batch(pixels, labels, indices, where)
+        flat = torch.arange(positions.start, positions.stop) if isinstance(positions, range) else positions
+        return Batch(pixels, labels, indices, flat)
 
     def iterate(self, start: int, count: int, rank: int = 0, world: int = 1) -> Generator[Batch]:
-        """Batch after batch, without end.
+        """Iterate over batches without end.
 
-        Each step of all processes together takes the next ``world count`` positions, of which process
-        ``rank`` gets the slice from ``rank count`` to ``(rank + 1) count``.
+        Each step of all processes together uses the next ``world * count`` positions; process ``rank`` gets the
+        slice from ``rank * count`` to ``(rank + 1) * count``.
 
         Args:
-            start: first position of the first step, for all processes together.
-            count: pictures a step for each process.
+            start: first position of the first step, over all processes.
+            count: images per step and process.
             rank: number of this process.
             world: number of processes.
         """

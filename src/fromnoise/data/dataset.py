@@ -1,4 +1,4 @@
-"""Pictures of one shape, by number: in memory, or decoded as they are asked for."""
+"""Images of one shape by index: in memory, or decoded when they are requested."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import final
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from fromnoise.data.decoding import prepare
+from fromnoise.data.decoding import decode_error, prepare
 from fromnoise.data.source import Log, Source, default_log
 from fromnoise.utils.errors import UserError
 
@@ -23,125 +23,126 @@ Shape = tuple[int, int, int]
 
 
 class Images(ABC):
-    """Pictures of one shape."""
+    """Images of one shape."""
 
     def __init__(self, rows: Tensor, shape: Shape, labels: Tensor | None) -> None:
-        """Keep which pictures of a larger whole these are, their shape and their classes."""
+        """Store which rows of a larger data set these are, their shape and their labels."""
         if labels is not None and len(labels) != len(rows):
             raise ValueError(f"{len(rows)} images but {len(labels)} labels")
         self._rows = rows
         self.shape = shape
         self.labels = labels
-        """Class of each picture, int64 (N,), or its attributes, float32 (N, A); None if there are none."""
+        """Class of each image, int64 (N,), or its attributes, float32 (N, A); None if there are none."""
 
     def __len__(self) -> int:
-        """N, the number of pictures."""
+        """N, the number of images."""
         return len(self._rows)
 
     @property
     def rows(self) -> Tensor:
-        """Where each picture stands in the set that it is a part of, int64 (N,)."""
+        """Index of each image in the data set that these are a part of, int64 (N,)."""
         return self._rows
 
     @abstractmethod
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures by their numbers.
+    def get_with_indices(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images by index.
 
         Args:
-            indices: int64 (B,), in ``0 .. N-1``.
+            indices: int64 (B,), from 0 to N - 1.
 
         Returns:
-            uint8 (B, C, H, W), a copy; and their numbers, which are others where a file could not be read.
+            uint8 (B, C, H, W), a copy; and the indices of these images, which differ from the requested ones where
+            a file could not be read.
         """
 
     def get(self, indices: Tensor) -> Tensor:
-        """As ``take``, the pictures alone."""
-        return self.take(indices)[0]
+        """Return images by index: int64 (B,) to uint8 (B, C, H, W), a copy."""
+        return self.get_with_indices(indices)[0]
 
 
 @final
 class MemoryImages(Images):
-    """Pictures in one tensor."""
+    """Images in one tensor."""
 
     def __init__(self, pixels: Tensor, labels: Tensor | None = None, rows: Tensor | None = None) -> None:
-        """Take pictures as they are.
+        """Use a tensor without copying it.
 
         Args:
-            pixels: uint8 (M, C, H, W), kept and not copied.
+            pixels: uint8 (M, C, H, W).
             labels: int64 (N,).
-            rows: which of the M these N are; left out, all.
+            rows: which N of the M images to use, int64 (N,); all if omitted.
         """
         _, channels, height, width = pixels.shape
         super().__init__(torch.arange(len(pixels)) if rows is None else rows, (channels, height, width), labels)
         self._pixels = pixels
 
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def get_with_indices(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Images``."""
         return self._pixels.index_select(0, self._rows[indices]), indices
 
 
 @final
 class StreamedImages(Images):
-    """Pictures decoded when they are asked for; safe to use from several threads.
+    """Images decoded when they are requested; safe to use from several threads.
 
-    In place of a picture that cannot be read comes the next one that can: the same one whoever asks.
+    An image that cannot be read is replaced by the next readable one, which is the same one in every process.
     """
 
     def __init__(
         self, source: Source, rows: Tensor, shape: Shape, labels: Tensor | None = None, log: Log = default_log
     ) -> None:
-        """Read from a source.
+        """Decode from a source.
 
         Args:
-            source: where the pictures lie.
-            rows: which of them these are.
-            shape: what they are brought to.
+            source: the images.
+            rows: which of them to use, int64 (N,).
+            shape: to which each is cropped and resized.
             labels: int64 (N,).
-            log: takes a line for each picture that cannot be read, once.
+            log: takes one line for each image that cannot be read.
         """
         super().__init__(rows, shape, labels)
         self._source, self._log = source, log
-        self._bad: set[int] = set()
+        self._unreadable: set[int] = set()
         self._lock = threading.Lock()
 
     @property
     def skipped(self) -> int:
-        """Number of pictures found unreadable so far."""
-        return len(self._bad)
+        """Number of images found unreadable so far."""
+        return len(self._unreadable)
 
-    def _one(self, index: int) -> tuple[np.ndarray, int]:
+    def _read_or_next(self, index: int) -> tuple[np.ndarray, int]:
         count = len(self)
-        for step in range(count):
-            at = (index + step) % count
-            if at in self._bad:
+        for offset in range(count):
+            i = (index + offset) % count
+            if i in self._unreadable:
                 continue
-            row = int(self._rows[at])
-            picture = decode(self._source, row, self.shape)
-            if isinstance(picture, np.ndarray):
-                return picture, at
+            row = int(self._rows[i])
+            image = decode(self._source, row, self.shape)
+            if isinstance(image, np.ndarray):
+                return image, i
             with self._lock:
-                if at not in self._bad:
-                    self._bad.add(at)
+                if i not in self._unreadable:
+                    self._unreadable.add(i)
                     name = self._source.name(row)
-                    self._log(f"{name} cannot be read ({picture}); the next image stands in for it")
-        raise UserError(f"none of the {count} images can be read any more; is the disk or the network still there?")
+                    self._log(f"{name} cannot be read ({image}); the next image is used instead")
+        raise UserError(f"none of the {count} images can be read any more: check the disk or the network")
 
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def get_with_indices(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Images``."""
         if len(indices) == 0:
             return torch.empty((0, *self.shape), dtype=torch.uint8), indices
-        pictures, shown = zip(*map(self._one, indices.tolist()), strict=True)
-        return torch.from_numpy(np.stack(pictures)), torch.tensor(shown, dtype=torch.int64)
+        images, used = zip(*map(self._read_or_next, indices.tolist()), strict=True)
+        return torch.from_numpy(np.stack(images)), torch.tensor(used, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A number that is known of each picture.
+    """A number that is known for each image.
 
     Attributes:
-        name: of it.
-        mean: over the pictures that are learned from.
-        deviation: over them; 1 if it never varies.
+        name: of the attribute.
+        mean: over the training images.
+        deviation: standard deviation over the training images; 1 if the attribute is constant.
     """
 
     name: str
@@ -151,16 +152,16 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Data:
-    """A set ready for use.
+    """A data set that is ready for training.
 
     Attributes:
-        train: to learn from.
-        held_out: never learned from.
-        class_names: names of the classes; None if the images have none.
+        train: training images.
+        held_out: images that are not trained on.
+        class_names: names of the classes; None if the images have no labels.
         shape: channels, height, width.
-        fingerprint: hexadecimal digits that change when the data do.
-        skipped: pictures left out because they could not be read.
-        attributes: what the numbers are that stand in ``Images.labels``, if they were asked for in place of classes.
+        fingerprint: hexadecimal digits that change when the data change.
+        skipped: number of images left out because they could not be read.
+        attributes: describes the columns of ``Images.labels`` if attributes were requested instead of classes.
     """
 
     train: Images
@@ -172,33 +173,24 @@ class Data:
     attributes: tuple[Attribute, ...] | None = None
 
 
-def why(error: Exception) -> str:
-    """What is wrong with a picture, in a few words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 @contextmanager
 def open_image(source: Source, i: int) -> Iterator[Image.Image | np.ndarray]:
-    """Picture ``i`` of a source; its file is closed at the end."""
-    picture = source.read(i)
+    """Open image ``i`` of a source; its file is closed at the end."""
+    image = source.read(i)
     try:
-        yield picture
+        yield image
     finally:
-        if isinstance(picture, Image.Image):
-            picture.close()
+        if isinstance(image, Image.Image):
+            image.close()
 
 
 def decode(source: Source, i: int, shape: Shape) -> np.ndarray | str:
-    """Picture ``i`` of a source as uint8 (C, H, W); or in words why it cannot be read."""
+    """Decode image ``i`` of a source to uint8 (C, H, W); if it cannot be read, return the reason as a string."""
     channels, height, width = shape
     try:
-        with open_image(source, i) as picture:
-            return prepare(picture, height, width, channels)
+        with open_image(source, i) as image:
+            return prepare(image, height, width, channels)
     except UserError:
         raise
-    except Exception as error:  # a broken file makes a decoder raise anything
-        return why(error)
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        return decode_error(error)

@@ -1,4 +1,4 @@
-"""The two scales of a picture: bytes in files and memory, [-1, 1] inside the network."""
+"""The two scales of pixel values: bytes in files and in memory, [-1, 1] in the network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """Bytes to [-1, 1]: ``x / 127.5 - 1``.
+    """Convert bytes to [-1, 1]: ``x / 127.5 - 1``.
 
     Args:
         pixels: uint8, any shape.
@@ -19,9 +19,9 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] to the nearest byte, ``round((x + 1) 127.5)``, what lies outside clamped.
+    """Convert [-1, 1] to the nearest byte: ``round((x + 1) 127.5)``, clamped to 0..255.
 
-    A number that is not a number becomes 0, mid-grey, as a cast would turn it into anything.
+    NaN becomes mid-grey, because a cast of NaN to an integer is undefined.
 
     Args:
         x: any floating dtype, any shape.

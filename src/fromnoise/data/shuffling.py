@@ -1,10 +1,9 @@
-"""Order and flips as functions of (seed, position): nothing to save, nothing to replay.
+"""Shuffling and flips as functions of (seed, position), so that a resumed run needs no saved state and no replay.
 
-Position ``p`` of the endless stream over ``n`` pictures is place ``p mod n`` of epoch ``p // n``, and
-each epoch has its own permutation. Both sources of randomness are fixed by their definitions, not by a
-library's choice of algorithm: the words of Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers:
-as easy as 1, 2, 3") put in order, and SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom
-number generators").
+Position ``p`` of the endless stream over ``n`` images is place ``p mod n`` of epoch ``p // n``, and each epoch has its
+own permutation. Both sources of randomness are fixed by their definitions and not by a library's choice of algorithm:
+the argsort of the words of Philox4x64-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"), and
+SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_WORD = (1 << 64) - 1
+_UINT64_MAX = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
-_FLIP = 0x666C6970  # keeps the flips apart from anything else that a seed decides
+_FLIP = 0x666C6970  # makes the flips independent of everything else that depends on the seed
 
 
 @lru_cache(maxsize=4)
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of ``0 .. n-1``: the order of the first n words of Philox under the key (seed, epoch).
+    """Permute ``0 .. n-1``: the argsort of the first n words of Philox with the key (seed, epoch).
 
     Args:
-        n: how many.
+        n: number of elements.
         seed: any integer, taken modulo 2^64.
         epoch: any integer, taken modulo 2^64.
 
     Returns:
-        int64 (n,), not to be written to.
+        int64 (n,), read-only.
     """
-    words = np.random.Philox(key=np.array([seed & _WORD, epoch & _WORD], dtype=np.uint64)).random_raw(n)
-    order = np.argsort(words, kind="stable").astype(np.int64, copy=False)
+    key = np.array([seed & _UINT64_MAX, epoch & _UINT64_MAX], dtype=np.uint64)
+    order = np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable").astype(np.int64, copy=False)
     order.flags.writeable = False
     return order
 
@@ -45,47 +44,47 @@ def _as_array(positions: range | Tensor) -> np.ndarray:
 
 
 def shuffled_indices(n: int, seed: int, positions: range | Tensor) -> Tensor:
-    """Which picture stands at each position.
+    """Return the index of the image at each position of the shuffled stream.
 
     Args:
-        n: number of pictures.
+        n: number of images.
         seed: of the run.
-        positions: from 0 on, no end; any order, any shape (B,).
+        positions: (B,), from 0 without limit, in any order.
 
     Returns:
-        int64 (B,), each in ``0 .. n-1``.
+        int64 (B,), each from 0 to n - 1.
     """
-    at = _as_array(positions)
-    epochs, places = np.divmod(at, n)
-    indices = np.empty_like(at)
+    flat = _as_array(positions)
+    epochs, places = np.divmod(flat, n)
+    indices = np.empty_like(flat)
     for epoch in np.unique(epochs).tolist():
-        here = epochs == epoch
-        indices[here] = permutation(n, seed, epoch)[places[here]]
+        mask = epochs == epoch
+        indices[mask] = permutation(n, seed, epoch)[places[mask]]
     return torch.from_numpy(indices)
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64; uint64 arrays wrap as they should."""
+    """The finalizer of SplitMix64; uint64 products wrap modulo 2^64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
 def splitmix(start: int, counters: np.ndarray) -> np.ndarray:
-    """Numbers of the SplitMix64 sequence that begins at ``start``, by their place in it.
+    """Return numbers of the SplitMix64 sequence by their place in it.
 
     Args:
-        start: 64-bit state.
-        counters: which numbers, uint64, from 0.
+        start: 64-bit state before the first number.
+        counters: places, uint64, from 0.
 
     Returns:
         uint64 of the same shape.
     """
-    return _mix(np.uint64(start & _WORD) + (counters + np.uint64(1)) * np.uint64(_GOLDEN))
+    return _mix(np.uint64(start & _UINT64_MAX) + (counters + np.uint64(1)) * np.uint64(_GOLDEN))
 
 
 def flip_mask(seed: int, positions: range | Tensor) -> Tensor:
-    """Whether the picture at each position is mirrored; one in two is.
+    """Return whether the image at each position is mirrored, with probability 1/2.
 
     Args:
         seed: of the run.
@@ -94,6 +93,6 @@ def flip_mask(seed: int, positions: range | Tensor) -> Tensor:
     Returns:
         bool (B,).
     """
-    # the seed is mixed first: the sequences of related seeds would otherwise be one sequence, shifted
+    # the seed is mixed first: the sequences of related seeds would otherwise be shifts of one sequence
     start = int(splitmix(seed ^ _FLIP, np.zeros(1, dtype=np.uint64))[0])
     return torch.from_numpy(splitmix(start, _as_array(positions).astype(np.uint64)) >> np.uint64(63) == 1)

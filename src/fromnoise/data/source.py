@@ -1,4 +1,4 @@
-"""A source of pictures, whatever it lies in: random access to raw pictures, their labels and their names."""
+"""Sources of images before decoding: random access to raw images, their classes and their names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import bisect
 import difflib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import final
 
@@ -16,157 +16,159 @@ from PIL import Image
 from fromnoise.utils.errors import UserError
 
 Log = Callable[[str], None]
-"""Takes one line meant for the person who waits."""
+"""Takes one line of text for the user."""
 
 default_log: Log = logging.getLogger("fromnoise.data").info
 
-_ALIASES = {
+_SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing", "t10k"),
 }
-SPLITS = {alias: split for split, aliases in _ALIASES.items() for alias in aliases}
-"""Names by which splits go in folders and files, and the one name that they have here."""
+SPLITS = {alias: split for split, aliases in _SPLIT_NAMES.items() for alias in aliases}
+"""Names that folders and files give to splits, each with the one name that this package uses."""
 
 
 class Source(ABC):
-    """Pictures by number, as they lie in the files: any size, any mode."""
+    """Images by index as their files hold them: of any size and any mode."""
 
-    attributes: tuple[str, ...] = ()
-    """Names of the numbers that ``values`` gives."""
+    attribute_names: tuple[str, ...] = ()
+    """Names of the numbers that ``attribute_values`` returns."""
 
-    def __init__(self, labels: tuple[str, ...] | None = None, codes: Sequence[int | None] | None = None) -> None:
-        """Keep the classes.
+    def __init__(self, class_names: tuple[str, ...] | None = None, labels: Sequence[int | None] | None = None) -> None:
+        """Store the classes.
 
         Args:
-            labels: names of the classes; a single class says nothing and counts as none.
-            codes: the class of each picture, an index into ``labels``; None where it is unknown.
+            class_names: names of the classes. A single class carries no information and counts as none.
+            labels: class of each image, an index into ``class_names``; None where it is unknown.
         """
-        self.class_names = labels if labels is not None and len(labels) > 1 else None
-        self._codes = codes
+        self.class_names = class_names if class_names is not None and len(class_names) > 1 else None
+        self._labels = labels
 
     def label(self, i: int) -> int | None:
-        """The class of picture ``i``, an index into ``labels``; None if there is none."""
-        return None if self.class_names is None or self._codes is None else self._codes[i]
+        """Class of image ``i``, an index into ``class_names``; None if it is unknown."""
+        return None if self.class_names is None or self._labels is None else self._labels[i]
 
-    def values(self, i: int) -> tuple[float, ...] | None:
-        """The attributes of picture ``i``; None if they are not known."""
+    def attribute_values(self, i: int) -> tuple[float, ...] | None:
+        """Attributes of image ``i``; None if they are unknown."""
         return None
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of pictures, unreadable ones included."""
+        """Number of images, unreadable ones included."""
 
     @abstractmethod
     def read(self, i: int) -> Image.Image | np.ndarray:
-        """Picture ``i``: a Pillow image, perhaps not yet decoded, or uint8 of shape (H, W) or (H, W, C).
+        """Return image ``i``: a Pillow image, possibly not decoded yet, or uint8 of shape (H, W) or (H, W, C).
 
         Raises:
-            Exception: anything that a decoder raises when a file is broken.
+            Exception: anything that a decoder raises when a file is damaged.
         """
 
     @abstractmethod
     def name(self, i: int) -> str:
-        """What to call picture ``i`` in a message; the same wherever the set lies."""
+        """Name of image ``i`` in messages and in the fingerprint; does not depend on where the data are stored."""
 
     @abstractmethod
-    def size(self, i: int) -> int:
-        """Bytes that picture ``i`` takes as it lies in the file."""
+    def file_size(self, i: int) -> int:
+        """Bytes of image ``i`` as stored."""
 
 
-Parts = dict[str, Source]
-"""A set by its splits: ``train``, ``validation``, ``test`` or its own; ``{"all": ...}`` if it has none."""
+Splits = dict[str, Source]
+"""A data set by split: ``train``, ``validation``, ``test`` or names of its own; ``{"all": ...}`` if it has none."""
 
 
 @final
-class Joined(Source):
-    """Several sources one after the other."""
+class ConcatSource(Source):
+    """Several sources, one after the other."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        """Join; the labels stay if every source has the same."""
+        """Concatenate; classes and attributes are kept if all sources have the same."""
         super().__init__(sources[0].class_names if len({s.class_names for s in sources}) == 1 else None)
-        self.attributes = sources[0].attributes if len({s.attributes for s in sources}) == 1 else ()
+        self.attribute_names = sources[0].attribute_names if len({s.attribute_names for s in sources}) == 1 else ()
         self._sources = list(sources)
         self._ends = list(accumulate(len(s) for s in sources))
 
-    def _at(self, i: int) -> tuple[Source, int]:
-        which = bisect.bisect_right(self._ends, i)
-        return self._sources[which], i - (self._ends[which - 1] if which else 0)
+    def _locate(self, i: int) -> tuple[Source, int]:
+        number = bisect.bisect_right(self._ends, i)
+        return self._sources[number], i - (self._ends[number - 1] if number else 0)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return self._ends[-1]
 
     def label(self, i: int) -> int | None:
-        """As the source of that picture says."""
-        source, j = self._at(i)
+        """See ``Source``."""
+        source, j = self._locate(i)
         return None if self.class_names is None else source.label(j)
 
-    def values(self, i: int) -> tuple[float, ...] | None:
-        """As the source of that picture says."""
-        source, j = self._at(i)
-        return source.values(j)
+    def attribute_values(self, i: int) -> tuple[float, ...] | None:
+        """See ``Source``."""
+        source, j = self._locate(i)
+        return source.attribute_values(j)
 
     def read(self, i: int) -> Image.Image | np.ndarray:
-        """From the source that holds it."""
-        source, j = self._at(i)
+        """See ``Source``."""
+        source, j = self._locate(i)
         return source.read(j)
 
     def name(self, i: int) -> str:
-        """As the source of that picture says."""
-        source, j = self._at(i)
+        """See ``Source``."""
+        source, j = self._locate(i)
         return source.name(j)
 
-    def size(self, i: int) -> int:
-        """As the source of that picture says."""
-        source, j = self._at(i)
-        return source.size(j)
+    def file_size(self, i: int) -> int:
+        """See ``Source``."""
+        source, j = self._locate(i)
+        return source.file_size(j)
 
 
-def encode(
-    values: Mapping[str, Sequence[int | str | None]], names: tuple[str, ...] | None = None
+def encode_labels(
+    labels: Mapping[str, Sequence[int | str | None]], class_names: tuple[str, ...] | None = None
 ) -> tuple[tuple[str, ...], dict[str, list[int | None]]]:
-    """Number the labels of all splits together.
+    """Map the labels of all splits to class indices.
 
     Args:
-        values: the label of each picture of each split; None where unknown.
-        names: of the classes, whose numbers the labels then are, any other number being unknown; left out,
-            the distinct labels in sorted order are the classes.
+        labels: label of each image of each split; None where it is unknown.
+        class_names: names of the classes, in which case the labels are class indices and any other value is
+            unknown. If omitted, the sorted distinct labels are the classes.
 
     Returns:
-        The names, and for each split the class of each picture.
+        The class names, and for each split the class index of each image.
     """
-    if names is None:
-        known = sorted({v for part in values.values() for v in part if v is not None})
-        names = tuple(map(str, known))
+    if class_names is None:
+        known = sorted({label for split in labels.values() for label in split if label is not None})
+        class_names = tuple(map(str, known))
     else:
-        known = range(len(names))
-    code = {v: k for k, v in enumerate(known)}
-    return names, {s: [None if v is None else code.get(v) for v in part] for s, part in values.items()}
+        known = range(len(class_names))
+    index = {label: k for k, label in enumerate(known)}
+    return class_names, {
+        name: [None if label is None else index.get(label) for label in split] for name, split in labels.items()
+    }
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """``"; did you mean 'mnist'?"`` if one of the names is close, else nothing."""
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'mnist'?"`` if a known name is similar, otherwise the empty string."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def pick(parts: Parts, split: str | None, spec: str) -> Source:
-    """One split of a set, or all of it.
+def select_split(splits: Splits, split: str | None, spec: str) -> Source:
+    """Return one split of a data set, or all of them concatenated.
 
     Args:
-        parts: the set.
-        split: its name or an alias of it; None or ``all`` for everything.
-        spec: what the user called the set.
+        splits: the data set.
+        split: name or alias of a split; None or ``all`` for the whole data set.
+        spec: the SPEC that the user gave, for the message.
 
     Raises:
         UserError: there is no such split.
     """
     if split is None or split == "all":
-        return next(iter(parts.values())) if len(parts) == 1 else Joined(list(parts.values()))
+        return next(iter(splits.values())) if len(splits) == 1 else ConcatSource(list(splits.values()))
     for name in (split, SPLITS.get(split.lower(), split)):
-        if name in parts:
-            return parts[name]
-    names = [name for name in parts if name != "all"]
-    have = "it has " + ", ".join(names) if names else "it is not split"
-    raise UserError(f"'{spec}' has no split '{split}' ({have}){nearest(split, names)}")
+        if name in splits:
+            return splits[name]
+    names = [name for name in splits if name != "all"]
+    available = "it has " + ", ".join(names) if names else "it is not split"
+    raise UserError(f"'{spec}' has no split '{split}' ({available}){did_you_mean(split, names)}")

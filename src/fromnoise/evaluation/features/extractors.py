@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fromnoise import checkpoint
 from fromnoise.data import Data, to_float
-from fromnoise.data.named import cache_folder
+from fromnoise.data.download import cache_folder
 from fromnoise.evaluation.features import convnet, simclr
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError

@@ -1,4 +1,4 @@
-"""What a SPEC may be."""
+"""The data SPEC: names, paths and splits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fromnoise.data import open_source
-from fromnoise.data.spec import parse
+from fromnoise.data.spec import parse_spec
 from fromnoise.utils.errors import UserError
 
 Writer = Callable[..., list[np.ndarray]]
@@ -32,36 +32,36 @@ Writer = Callable[..., list[np.ndarray]]
         ("./mnist", "./mnist", None),
     ],
 )
-def test_the_split_behind_the_colon(spec: str, name: str, split: str | None) -> None:
-    """The colons of hub: and of drives belong to the name."""
-    assert parse(spec) == (name, split)
+def test_parse_spec(spec: str, name: str, split: str | None) -> None:
+    """The colons of hub: and of drives are part of the name."""
+    assert parse_spec(spec) == (name, split)
 
 
 @pytest.mark.parametrize("spec", ["", ":test", "mnist:"])
-def test_half_a_spec(spec: str) -> None:
-    """Neither set nor split may be empty."""
+def test_incomplete_spec(spec: str) -> None:
+    """Neither data set nor split can be empty."""
     with pytest.raises(UserError, match="SPEC"):
-        parse(spec)
+        parse_spec(spec)
 
 
-def test_a_path_with_a_colon(tmp_path: Path, write: Writer) -> None:
-    """A folder that is there is meant, even where its name looks like a split."""
+def test_path_with_a_colon(tmp_path: Path, write: Writer) -> None:
+    """An existing folder is opened even if its name looks like a split."""
     try:
         write(tmp_path / "set:test", ["1.png"])
     except OSError:
-        pytest.skip("no colons in names here")
+        pytest.skip("the file system has no colons in names")
     assert len(open_source(f"{tmp_path}/set:test")) == 1
 
 
-def test_a_folder_called_like_a_set(tmp_path: Path, write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``digits`` is the set, ``./digits`` the folder."""
+def test_folder_with_the_name_of_a_data_set(tmp_path: Path, write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``digits`` is the data set, ``./digits`` the folder."""
     write(tmp_path / "digits", ["1.png"])
     monkeypatch.chdir(tmp_path)
     assert len(open_source("digits")) == 1797 and len(open_source("./digits")) == 1
 
 
-def test_the_home_folder(tmp_path: Path, write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``~`` is where the user lives."""
+def test_home_folder(tmp_path: Path, write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is expanded."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     write(tmp_path / "cats", ["1.png"])
@@ -72,49 +72,49 @@ def test_the_home_folder(tmp_path: Path, write: Writer, monkeypatch: pytest.Monk
     ("spec", "near"),
     [("mnst", "mnist"), ("fashion-mnist", "fashion_mnist"), ("MNIST", "mnist"), ("cifar", "cifar10")],
 )
-def test_a_name_misspelt(spec: str, near: str) -> None:
-    """The nearest name is offered."""
+def test_misspelt_name(spec: str, near: str) -> None:
+    """The error suggests the nearest name."""
     with pytest.raises(UserError, match=f"did you mean '{near}'") as caught:
         open_source(spec)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("spec", ["no/such/folder", "/no/such.npz", "no/such:train"])
-def test_no_such_file(spec: str) -> None:
-    """What is missing, and what may be named."""
+def test_missing_file(spec: str) -> None:
+    """The error says what is missing and what can be named."""
     with pytest.raises(UserError, match="no such file.*digits") as caught:
         open_source(spec)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("split", "told"), [("tset", "did you mean 'test'"), ("val", "it has train, test")])
-def test_no_such_split(tmp_path: Path, write: Writer, split: str, told: str) -> None:
-    """The splits that there are."""
+@pytest.mark.parametrize(("split", "message"), [("tset", "did you mean 'test'"), ("val", "it has train, test")])
+def test_unknown_split(tmp_path: Path, write: Writer, split: str, message: str) -> None:
+    """The error lists the splits or suggests the nearest."""
     write(tmp_path, ["train/1.png", "test/2.png"])
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         open_source(f"{tmp_path}:{split}")
 
 
-def test_a_set_that_is_not_split(tmp_path: Path, write: Writer) -> None:
-    """``all`` is all of it; any other split is refused."""
+def test_data_without_splits(tmp_path: Path, write: Writer) -> None:
+    """``all`` is the whole data set; any other split is refused."""
     write(tmp_path, ["1.png", "2.png"])
     assert len(open_source(f"{tmp_path}:all")) == 2
     with pytest.raises(UserError, match="is not split"):
         open_source(f"{tmp_path}:test")
 
 
-def test_a_kind_of_file_that_is_not_known(tmp_path: Path) -> None:
-    """What may be named instead."""
+def test_unknown_format(tmp_path: Path) -> None:
+    """The error lists the registered formats."""
     (tmp_path / "x.csv").write_text("1,2")
-    with pytest.raises(UserError, match="no kind of data"):
+    with pytest.raises(UserError, match=r"none of the registered formats.*\.npz.*\.parquet"):
         open_source(str(tmp_path / "x.csv"))
 
 
-def test_everything_is_its_splits_in_a_row(tmp_path: Path) -> None:
-    """``all`` of a split set: every picture once, with its own label and name."""
+def test_all_concatenates_the_splits(tmp_path: Path) -> None:
+    """``all`` has every image once, with its own label and name."""
     arrays = {"x_train": np.zeros((3, 2, 2), np.uint8), "x_test": np.ones((2, 2, 2), np.uint8)}
     np.savez(tmp_path / "x.npz", allow_pickle=False, **arrays, y_train=np.array([0, 1, 2]), y_test=np.array([2, 0]))
     source = open_source(str(tmp_path / "x.npz"))
     assert [int(np.asarray(source.read(i))[0, 0]) for i in range(5)] == [0, 0, 0, 1, 1]
     assert [source.label(i) for i in range(len(source))] == [0, 1, 2, 2, 0]
-    assert source.name(3) == "image 0 of x.npz (test)" and source.size(4) == 4
+    assert source.name(3) == "image 0 of x.npz (test)" and source.file_size(4) == 4

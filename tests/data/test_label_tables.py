@@ -1,4 +1,4 @@
-"""A table beside the images: its labels and its numbers reach the pictures that it names."""
+"""Label tables: classes and attributes of images in a CSV or JSON file beside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = ["a.png", "b.png", "deep/c.png", "deep/d.png"]
 
 @pytest.fixture
 def folder(tmp_path):
-    """``folder(name, text)`` -> a folder of four images, whose brightness is their place, and a table."""
+    """``folder(name, text)`` makes a folder of four images, whose brightness is 10 times their index, and a table."""
 
     def maker(name, text):
         for i, file in enumerate(FILES):
@@ -30,7 +30,8 @@ def folder(tmp_path):
     return maker
 
 
-def labels_of(source):
+def class_indices(source):
+    """Class of each image, by its file name."""
     return {source.name(i).split("/")[-1]: source.label(i) for i in range(len(source))}
 
 
@@ -45,20 +46,20 @@ def labels_of(source):
         ("dataset.json", json.dumps({"labels": [[f, k] for f, k in zip(FILES, (5, 7, 5, 7), strict=True)]})),
     ],
 )
-def test_labels(folder, name, text):
-    """By path or by name, in the order of the classes; folders' names are not asked."""
+def test_classes(folder, name, text):
+    """Files are found by path or by name; the table takes precedence over the folders' names."""
     source = data.open_source(str(folder(name, text)))
-    assert labels_of(source) == {"a.png": 0, "b.png": 1, "c.png": 0, "d.png": 1}
+    assert class_indices(source) == {"a.png": 0, "b.png": 1, "c.png": 0, "d.png": 1}
     assert source.class_names in (("cat", "dog"), ("x", "y"), ("5", "7"))
 
 
-def test_labels_in_a_zip(folder, tmp_path):
-    """The same in an archive with a folder around all."""
+def test_classes_in_an_archive(folder, tmp_path):
+    """The same in a .zip archive in which one folder contains everything."""
     root = folder("labels.csv", "file,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,dog\n")
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for path in root.rglob("*.*"):
             archive.write(path, f"around/{path.relative_to(root)}")
-    assert labels_of(data.open_source(str(tmp_path / "x.zip"))) == {"a.png": 0, "b.png": 1, "c.png": 0, "d.png": 1}
+    assert class_indices(data.open_source(str(tmp_path / "x.zip"))) == {"a.png": 0, "b.png": 1, "c.png": 0, "d.png": 1}
 
 
 @pytest.mark.parametrize(
@@ -69,26 +70,26 @@ def test_labels_in_a_zip(folder, tmp_path):
     ],
 )
 def test_attributes(folder, name, text):
-    """Each image with its own, whatever was held out, in their own units; means and deviations are told."""
+    """Each image has its own values, in their units; mean and deviation are over the training images."""
     loaded = data.load(str(folder(name, text)), attributes=True, seed=3)
     assert [a.name for a in loaded.attributes] == ["age", "height"] and loaded.class_names is None
     for images in (loaded.train, loaded.held_out):
-        place = images.get(torch.arange(len(images)))[:, 0, 0, 0].float() / 10
-        want = torch.stack([10 + 10 * place, 1.5 + place / 10], 1)
-        assert torch.allclose(images.labels, want)
+        index = images.get(torch.arange(len(images)))[:, 0, 0, 0].float() / 10
+        expected = torch.stack([10 + 10 * index, 1.5 + index / 10], 1)
+        assert torch.allclose(images.labels, expected)
     ages = 10 + loaded.train.get(torch.arange(len(loaded.train)))[:, 0, 0, 0].double()
     assert loaded.attributes[0].mean == pytest.approx(float(ages.mean()))
     assert loaded.attributes[0].deviation == pytest.approx(float(ages.std(correction=0)))
 
 
-def test_a_list_of_numbers(folder):
-    """Without names they are numbered."""
+def test_attributes_without_names(folder):
+    """Attributes of a list are numbered."""
     text = json.dumps({f: [i, -i] for i, f in enumerate(FILES)})
     assert [a.name for a in data.load(str(folder("labels.json", text)), attributes=True).attributes] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("labels.json", "{", "labels.json"),
         ("labels.json", "3", "labels.json"),
@@ -96,14 +97,14 @@ def test_a_list_of_numbers(folder):
         ("labels.csv", "", "two columns"),
     ],
 )
-def test_a_table_that_is_none(folder, name, text, told):
-    """One line that names it."""
-    with pytest.raises(UserError, match=told):
+def test_tables_that_cannot_be_parsed(folder, name, text, message):
+    """The error names the table or its fault."""
+    with pytest.raises(UserError, match=message):
         data.open_source(str(folder(name, text)))
 
 
-def test_attributes_that_are_not_there(folder):
-    """Of one image, or of all."""
+def test_missing_attributes(folder):
+    """Of some images, or of all."""
     with pytest.raises(UserError, match="attributes of every image"):
         data.load(str(folder("labels.csv", "file,age,size\na.png,1,2\n")), attributes=True)
     with pytest.raises(UserError, match="attributes of every image"):

@@ -1,4 +1,4 @@
-"""Order and flips as functions of (seed, position)."""
+"""Shuffling and flips are functions of (seed, position)."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def splitmix_words(state: int, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (1, 0), (0, 1), (123456789, 77), (-5, 3), (2**63 + 1, 2**40)])
-def test_the_permutation_is_the_order_of_philox(seed: int, epoch: int) -> None:
-    """Fixed by definition, so that no library's new version changes the order of a run."""
+def test_permutation_is_the_argsort_of_philox_words(seed: int, epoch: int) -> None:
+    """Fixed by definition, so that a new version of a library cannot change the order of a run."""
     words = philox_words((seed & MASK, epoch & MASK), 50)
     assert permutation(50, seed, epoch).tolist() == sorted(range(50), key=lambda i: words[i])
 
 
-def test_the_published_numbers_of_splitmix() -> None:
+def test_published_values_of_splitmix() -> None:
     """The first five numbers from seed 1234567, as widely published (Rosetta Code, Splitmix64)."""
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     expected += [4593380528125082431, 16408922859458223821]
@@ -58,15 +58,15 @@ def test_the_published_numbers_of_splitmix() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, MASK), st.integers(0, 1000))
-def test_splitmix_by_place_is_splitmix_in_turn(state: int, count: int) -> None:
-    """Any number of the sequence is had without those before it."""
+def test_splitmix_at_a_place_equals_the_sequence(state: int, count: int) -> None:
+    """A number of the sequence is computed without those before it."""
     count %= 40
     assert splitmix(state, np.arange(count, dtype=np.uint64)).tolist() == splitmix_words(state, count)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 1000])
 def test_each_epoch_is_a_permutation(n: int) -> None:
-    """Every picture once an epoch, and not in the order of the epoch before."""
+    """Every image once per epoch, in another order than in other epochs."""
     epochs = shuffled_indices(n, 5, range(4 * n)).reshape(4, n)
     for epoch in epochs:
         assert sorted(epoch.tolist()) == list(range(n))
@@ -76,15 +76,15 @@ def test_each_epoch_is_a_permutation(n: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 30), st.integers(0, 2**32), st.lists(st.integers(0, 500), min_size=1, max_size=40))
-def test_by_position_is_in_turn(n: int, seed: int, positions: list[int]) -> None:
-    """Whatever positions are asked for, in whatever order, the sequence is one."""
-    whole = shuffled_indices(n, seed, range(501))
-    assert torch.equal(shuffled_indices(n, seed, torch.tensor(positions)), whole[positions])
+def test_any_positions_equal_the_sequence(n: int, seed: int, positions: list[int]) -> None:
+    """Positions can be requested in any order."""
+    sequence = shuffled_indices(n, seed, range(501))
+    assert torch.equal(shuffled_indices(n, seed, torch.tensor(positions)), sequence[positions])
     assert torch.equal(flip_mask(seed, torch.tensor(positions)), flip_mask(seed, range(501))[positions])
 
 
-def test_far_along() -> None:
-    """A position beyond 2^40 costs what position 0 costs, and is where it should be."""
+def test_positions_beyond_2_to_the_40() -> None:
+    """Large positions cost the same as small ones and follow the same definition."""
     n, start = 7, 7 * (2**40)
     assert sorted(shuffled_indices(n, 0, range(start, start + n)).tolist()) == list(range(n))
     assert (
@@ -94,20 +94,20 @@ def test_far_along() -> None:
 
 
 def test_seeds_and_epochs_differ() -> None:
-    """Neighbouring seeds and epochs have nothing in common."""
+    """Permutations of different seeds and epochs differ."""
     orders = {tuple(permutation(20, seed, epoch).tolist()) for seed in range(10) for epoch in range(10)}
     assert len(orders) == 100
 
 
-def test_all_orders_are_equally_likely() -> None:
-    """The six orders of three pictures over 3,000 epochs: chi-squared (5) exceeds 35.9 once in 1e6."""
+def test_permutations_are_uniform() -> None:
+    """The six permutations of three images over 3,000 epochs: chi-squared (5) exceeds 35.9 once in 1e6."""
     counts = Counter(tuple(permutation(3, 11, epoch).tolist()) for epoch in range(3000))
     assert len(counts) == 6
     assert sum((c - 500) ** 2 / 500 for c in counts.values()) < 35.9
 
 
-def test_one_in_two_is_mirrored() -> None:
-    """Fair, and independent of the neighbour, of the next seed and of parity: within 5 standard errors."""
+def test_flips_are_fair_and_independent() -> None:
+    """Probability 1/2, independent of neighbour, next seed and parity, within 5 standard errors."""
     n = 100_000
     a, b = flip_mask(0, range(n)).double(), flip_mask(1, range(n)).double()
     bound = 5 * 0.5 / n**0.5
@@ -116,11 +116,11 @@ def test_one_in_two_is_mirrored() -> None:
         assert abs((x != y).double().mean() - 0.5) < bound
 
 
-def test_the_same_picture_is_not_always_mirrored() -> None:
-    """A flip belongs to the position and not to the picture, so over epochs it is seen both ways."""
+def test_flips_belong_to_positions() -> None:
+    """Over many epochs each image occurs both mirrored and not mirrored."""
     n = 8
     mirrored = flip_mask(3, range(64 * n)).reshape(64, n)
-    places = shuffled_indices(n, 3, range(64 * n)).reshape(64, n)
-    for picture in range(n):
-        seen = mirrored[places == picture]
-        assert seen.any() and not seen.all()
+    indices = shuffled_indices(n, 3, range(64 * n)).reshape(64, n)
+    for index in range(n):
+        own = mirrored[indices == index]
+        assert own.any() and not own.all()

@@ -1,0 +1,7 @@
+"""The data sets that a SPEC can name, one module each; a new module is found by itself."""
+
+from __future__ import annotations
+
+from fromnoise import registry
+
+registry.import_submodules(__name__, __path__)
