@@ -117,7 +117,7 @@ def test_a_flag_out_of_range(wrong, run, words, told):
 @pytest.mark.parametrize("label", ["ten", "10", "-1", "", "3,,4", "²"])
 def test_an_unknown_label(wrong, told_run, label):
     """The known ones are named."""
-    wrong("sample", told_run, "-n", 2, "--out", "x.png", f"--label={label}", told=("knows no label", "0, 1, 2"))
+    wrong("sample", told_run, "-n", 2, "--out", "x.png", f"--label={label}", told=("has no label", "0, 1, 2"))
 
 
 @pytest.mark.parametrize("seed", ["x", "1.5"])
