@@ -38,7 +38,7 @@ from fromnoise.model import build
 from fromnoise.networks import layers
 from fromnoise.networks.kernels.build import library
 from fromnoise.training.ema import EMA
-from fromnoise.training.optim import OptimizerStep
+from fromnoise.training.optim import OptimizerStep, optimizer_from_config
 from fromnoise.utils.device import ComputeConfig, select_device
 
 SIDE = 32
@@ -77,7 +77,7 @@ def ours(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     if compiled:
         model.denoiser.network.compile()
     objective, config = model.objective(), model.recipe.train
-    optimizer_step, ema = OptimizerStep(config, model.denoiser, compute.dtype), EMA(model.recipe.ema, model.denoiser)
+    optimizer_step, ema = OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype), EMA(model.recipe.ema, model.denoiser)
     x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)
     x0 = x0.contiguous(memory_format=compute.memory_format)
     count = iter(range(1, 10**9))
@@ -90,7 +90,7 @@ def ours(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
         optimizer_step.clip(1.0)
         optimizer_step.step(1e-4)
         ema.update(step, 0.0)  # the loss counts for best_epoch alone
-        optimizer_step.forget()
+        optimizer_step.zero_grad()
 
     level = model.schedule.at(0.5)
 

@@ -41,7 +41,7 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "guidance": ("denoise", "scale"),
     "inverse_solver": (),
     "network": ("in_channels", "out_channels", "size", "classes", "attributes", "timesteps"),
-    "optimizer": ("network", "precision"),
+    "optimizer": (),
     "dataset": (),
     "format": (),
     "metric": (),

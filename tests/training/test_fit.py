@@ -10,9 +10,9 @@ import torch
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
+from fromnoise.optim.muon import MuonOptimizer
 from fromnoise.training import autosize
 from fromnoise.training.cost import CostEstimate, estimate
-from fromnoise.training.muon import Muon
 from fromnoise.utils.device import select_device
 
 FITTED = {"train.minutes": 3}
@@ -80,7 +80,7 @@ def test_an_estimate_counts_the_optimiser_and_leaves_the_weights(monkeypatch):
     made = recipes.load("fast", {"train.minutes": 1, "network.width": 16})
     model, compute = build(made, DatasetInfo((1, 28, 28))), select_device("cpu")
     before = {name: t.clone() for name, t in model.denoiser.state_dict().items()}
-    monkeypatch.setattr(Muon, "step", lambda self: time.sleep(0.5))
+    monkeypatch.setattr(MuonOptimizer, "step", lambda self: time.sleep(0.5))
     assert estimate(model, compute, images=64).step_seconds > 0.5  # the gradients alone take a tenth
     assert all(torch.equal(t, before[name]) for name, t in model.denoiser.state_dict().items())
     assert all(p.grad is None for p in model.denoiser.parameters())

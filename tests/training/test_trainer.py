@@ -41,6 +41,13 @@ VARIANTS = {
     "importance": {"loss_times": "importance", "loss_weighting": "bound", "diffusion_steps": 8},
     "muon, lognormal": {"train_optimizer": "muon", "loss_times": "lognormal", "diffusion_target": "karras"},
     "averages": {"ema_decays": [0.9, 0.99], "ema_widths": [0.1]},
+    "power warm-up, every third step": {
+        "ema_decays": [0.9],
+        "ema_widths": [0.1],
+        "ema_warmup": "power",
+        "ema_update_every": 3,
+        "ema_update_after": 2,
+    },
     "best epoch": {"ema_decays": [], "ema_widths": [], "ema_best_epoch": True, "train_batch": 512},
     "no average, offset noise, flips": {
         "ema_decays": [],
@@ -291,5 +298,5 @@ def test_moments_lie_in_memory_as_their_weights_do(make):
     again = make()
     again.resume(*written(trainer))
     strides = {name: p.stride() for name, p in again.model.denoiser.named_parameters()}
-    moments = {k.removesuffix(".exp_avg"): v for k, v in again.optimizer_step.state().items() if k.endswith(".exp_avg")}
+    moments = {k.removesuffix(".exp_avg"): v for k, v in again.optimizer_step.state_dict().items() if k.endswith(".exp_avg")}
     assert {name: moment.stride() for name, moment in moments.items()} == strides

@@ -97,7 +97,7 @@ def _show(recipe: Any, args: argparse.Namespace) -> int:
     cost = estimate(model, compute)
     if cost.step_seconds < 5:  # then a whole batch is soon tried, and tells more than a few images do
         cost = estimate(model, compute, images=recipe.train.batch // recipe.train.accumulate)
-    budget = Budget.of(recipe.train, len(data.train))
+    budget = Budget.from_config(recipe.train, len(data.train))
     steps = budget.steps if budget.steps is not None else int((budget.seconds or 0) / cost.step_seconds)
     hours = steps * cost.step_seconds / 3600
     print(to_toml(recipe), end="")

@@ -200,22 +200,26 @@ class TrainConfig(Part):
 class EMAConfig(Part):
     """Moving averages of the weights.
 
-    The first, of decays and then widths, is the one that samples; none: the raw weights.
+    Sampling uses the first average, counting decays before widths; without any it uses the raw weights.
     """
 
     decays: tuple[Decay, ...] = (0.999,)
-    """factors a step, warmed up as min(decay, (1 + n)/(10 + n))"""
+    """decays of exponential averages, per update: average <- d average + (1 - d) weights"""
     widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = ()
-    """relative widths of power-function averages, which follow any budget (Karras et al. 2024, eq. 121)"""
+    """relative widths of power-function averages, which adapt to any budget (Karras et al. 2024, eq. 121)"""
+    warmup: Literal["ratio", "power", "none"] = "ratio"
+    """smaller decays at first: min(d, (1 + n)/(10 + n)) after n steps, min(d, 1 - n^(-2/3)) as ema-pytorch, or none"""
+    update_every: Count = 1
+    """steps between two updates of the averages; the first is after step 1"""
+    update_after: Annotated[int, Field(ge=0)] = 0
+    """steps during which the averages are copies of the weights"""
     best_epoch: bool = False
-    """in place of averages keep the weights at the end of the epoch whose mean loss was least, as the tutorial does"""
+    """instead of averages keep the weights of the epoch with the lowest mean training loss, as tutorial S1 does"""
 
     @model_validator(mode="after")
     def _agree(self) -> EMAConfig:
         if self.best_epoch and (self.decays or self.widths):
-            raise ValueError(
-                "ema.best_epoch stands in place of averages: set it false, or ema.decays and ema.widths []"
-            )
+            raise ValueError("ema.best_epoch replaces averages: set it to false, or set ema.decays and ema.widths to []")
         return self
 
 

@@ -53,7 +53,7 @@ def fit(
         say: takes a line that tells the choice.
     """
     recipe = shaped(recipe, dataset_info.shape)
-    seconds = Budget.of(recipe.train, images).seconds
+    seconds = Budget.from_config(recipe.train, images).seconds
     if "network.width" not in recipe.train.autosize or seconds is None:
         return recipe
     best, told = None, ""

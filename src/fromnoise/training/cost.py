@@ -9,7 +9,7 @@ import torch
 
 from fromnoise.model import Model
 from fromnoise.networks import kernels
-from fromnoise.training.optim import OptimizerStep
+from fromnoise.training.optim import OptimizerStep, optimizer_from_config
 from fromnoise.utils.device import ComputeConfig
 
 _PASSES, _SECONDS = 3, 1.5  # the fastest counts, of more passes where they are short: a moment may be a slow one
@@ -78,13 +78,14 @@ def estimate(model: Model, compute: ComputeConfig, images: int = 4) -> CostEstim
 
 def _moved(model: Model, compute: ComputeConfig) -> float:
     """Seconds of a step of the optimiser, by the gradients that lie there; at learning rate 0 the weights stay."""
-    optimizer_step, least = OptimizerStep(model.recipe.train, model.denoiser, compute.dtype), float("inf")
+    config, least = model.recipe.train, float("inf")
+    optimizer_step = OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype)
     for _ in range(_PASSES):  # the first makes the moments
         begun = time.perf_counter()
-        optimizer_step.clip(model.recipe.train.clip)
+        optimizer_step.clip(config.clip)
         optimizer_step.step(0.0)
         if compute.device.type == "cuda":
             torch.cuda.synchronize()
         least = min(least, time.perf_counter() - begun)
-    optimizer_step.forget()
+    optimizer_step.zero_grad()
     return least

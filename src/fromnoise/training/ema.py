@@ -1,4 +1,4 @@
-"""The weights that draw: moving averages of those that learn, or those of the best epoch."""
+"""The weights used for sampling: moving averages of the trained weights, or the weights of the best epoch."""
 
 from __future__ import annotations
 
@@ -12,112 +12,148 @@ from fromnoise.config import EMAConfig
 
 
 class BestEpoch:
-    """The weights at the end of the epoch whose mean loss was least, as the tutorial keeps them (S1)."""
+    """The weights at the end of the epoch with the lowest mean training loss, as the tutorial S1 keeps them."""
 
-    def __init__(self, steps: Fraction, live: dict[str, Tensor]) -> None:
-        """Keep nothing yet.
+    def __init__(self, steps_per_epoch: Fraction, parameters: dict[str, Tensor]) -> None:
+        """Start without weights.
 
         Args:
-            steps: of an epoch; it need not be whole.
-            live: the weights that learn, by name.
+            steps_per_epoch: training images / batch, which need not be whole.
+            parameters: the trained parameters by name.
         """
-        self._steps, self._live = steps, live
+        self._steps_per_epoch, self._parameters = steps_per_epoch, parameters
         self.weights: dict[str, Tensor] = {}
-        self._sum, self._count, self._least, self._ended = 0.0, 0, math.inf, 0
+        self._loss_sum, self._loss_count, self._lowest_loss, self._epochs = 0.0, 0, math.inf, 0
 
     def update(self, step: int, loss: float) -> None:
-        """Take in step ``step`` (from 1) and its loss; where an epoch ends, its weights if none were better."""
-        self._sum, self._count = self._sum + loss, self._count + 1
-        if step // self._steps == self._ended:  # not of the step before, which may have been dropped
+        """Count the loss of a step; at the end of an epoch copy the weights if its mean loss is the lowest so far.
+
+        Args:
+            step: number of the step, from 1.
+            loss: training loss of the step.
+        """
+        self._loss_sum, self._loss_count = self._loss_sum + loss, self._loss_count + 1
+        if step // self._steps_per_epoch == self._epochs:  # compared with all steps before: some may have been dropped
             return
-        mean = self._sum / self._count
-        self._sum, self._count, self._ended = 0.0, 0, int(step // self._steps)
-        if mean < self._least:
-            self._least = mean
-            self.weights = {name: p.detach().clone() for name, p in self._live.items()}
+        mean = self._loss_sum / self._loss_count
+        self._loss_sum, self._loss_count, self._epochs = 0.0, 0, int(step // self._steps_per_epoch)
+        if mean < self._lowest_loss:
+            self._lowest_loss = mean
+            self.weights = {name: p.detach().clone() for name, p in self._parameters.items()}
 
-    def state(self) -> dict[str, Tensor]:
-        """What is kept, and what is known of the running epoch."""
-        known = torch.tensor([self._sum, self._count, self._least, self._ended], dtype=torch.float64)
-        return {"known": known} | {f"best.{name}": t for name, t in self.weights.items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """The best weights, under ``best.PARAMETER``, and the loss statistics of the current epoch."""
+        statistics = [self._loss_sum, self._loss_count, self._lowest_loss, self._epochs]
+        tensors = {f"best.{name}": t for name, t in self.weights.items()}
+        return {"epoch_statistics": torch.tensor(statistics, dtype=torch.float64)} | tensors
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from such a state."""
-        self._sum, count, self._least, ended = state["known"].tolist()
-        self._count, self._ended = int(count), int(ended)
-        kept = {name: state.get(f"best.{name}") for name in self._live}
-        self.weights = {name: t.to(self._live[name]) for name, t in kept.items() if t is not None}
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self._loss_sum, count, self._lowest_loss, epochs = state["epoch_statistics"].tolist()
+        self._loss_count, self._epochs = int(count), int(epochs)
+        saved = {name: state.get(f"best.{name}") for name in self._parameters}
+        self.weights = {name: t.to(self._parameters[name]) for name, t in saved.items() if t is not None}
 
 
 class EMA:
-    """Exponential and power-function moving averages of a network's parameters, or its best epoch."""
+    """Exponential and power-function moving averages of a network's parameters, or its best epoch.
 
-    def __init__(self, recipe: EMAConfig, net: nn.Module, epoch: Fraction = Fraction(1)) -> None:
-        """Start every average at the current weights; ``epoch`` is how many steps one has."""
-        self.recipe = recipe
-        self._live = {name: p for name, p in net.named_parameters()}
-        self._best = BestEpoch(epoch, dict(self._live)) if recipe.best_epoch else None
-        count = len(recipe.decays) + len(recipe.widths)
-        self.tracks = [{name: p.detach().clone() for name, p in self._live.items()} for _ in range(count)]
+    Every ``update_every`` steps, first after step 1:  average <- d average + (1 - d) weights, where
 
-    def factors(self, step: int) -> list[float]:
-        """Share of the old average that is kept after step ``step`` (from 1), one for each."""
-        warm = [min(d, (1 + step) / (10 + step)) for d in self.recipe.decays]
-        return warm + [(1 - 1 / step) ** (power(w) + 1) for w in self.recipe.widths]
+        d = 0                                   up to step ``update_after``: the average is a copy of the weights
+        d = min(decay, (1 + n) / (10 + n))      warmup "ratio" (TensorFlow's), n = step - update_after
+        d = min(decay, 1 - n^(-2/3))            warmup "power" (that of ema-pytorch and lucidrains)
+        d = decay                               warmup "none"
+        d = (1 - update_every / step)^(g + 1)   power-function averages (Karras et al. 2024), g from their width
+    """
+
+    def __init__(self, config: EMAConfig, network: nn.Module, steps_per_epoch: Fraction = Fraction(1)) -> None:
+        """Start every average at the current weights.
+
+        Args:
+            config: which averages.
+            network: its parameters are averaged.
+            steps_per_epoch: for ``best_epoch`` alone.
+        """
+        self.config = config
+        self._parameters: dict[str, Tensor] = dict(network.named_parameters())
+        self._best = BestEpoch(steps_per_epoch, self._parameters) if config.best_epoch else None
+        count = len(config.decays) + len(config.widths)
+        self.averages = [{name: p.detach().clone() for name, p in self._parameters.items()} for _ in range(count)]
+
+    def decays_at(self, step: int) -> list[float]:
+        """The factor d of each average at the update after a step (from 1): first ``decays``, then ``widths``."""
+        n = step - self.config.update_after
+        if n <= 0:
+            return [0.0] * len(self.averages)
+        limit = {"ratio": (1 + n) / (10 + n), "power": 1 - n ** (-2 / 3), "none": 1.0}[self.config.warmup]
+        interval = min(self.config.update_every, step)
+        power = [(1 - interval / step) ** (power_function_exponent(w) + 1) for w in self.config.widths]
+        return [min(decay, limit) for decay in self.config.decays] + power
 
     @torch.no_grad()
     def update(self, step: int, loss: float) -> None:
-        """Take in the weights after step ``step`` (from 1), and that step's loss."""
+        """Update the averages after an optimizer step.
+
+        Args:
+            step: number of the step, from 1.
+            loss: training loss of the step, which ``best_epoch`` compares.
+        """
         if self._best is not None:
             self._best.update(step, loss)
-        live: list[Tensor] = list(self._live.values())
-        for track, keep in zip(self.tracks, self.factors(step), strict=True):
-            torch._foreach_lerp_(list(track.values()), live, 1 - keep)
+        if (step - 1) % self.config.update_every:
+            return
+        parameters: list[Tensor] = list(self._parameters.values())
+        for average, decay in zip(self.averages, self.decays_at(step), strict=True):
+            torch._foreach_lerp_(list(average.values()), parameters, 1 - decay)
 
     @property
-    def kept(self) -> bool:
-        """Whether other weights than the live ones draw."""
-        return bool(self.tracks or (self._best is not None and self._best.weights))
+    def active(self) -> bool:
+        """Whether ``parameters`` returns other weights than the raw ones."""
+        return bool(self.averages or (self._best is not None and self._best.weights))
 
-    def weights(self, which: int = 0) -> dict[str, Tensor]:
-        """The parameters of the best epoch, else of average ``which``; the live ones if neither is kept."""
+    def parameters(self, index: int = 0) -> dict[str, Tensor]:
+        """Parameters by name: the best epoch's, else those of average ``index``; the raw ones if there is neither."""
         if self._best is not None and self._best.weights:
             return self._best.weights
-        return self.tracks[which] if self.tracks else {name: p.detach() for name, p in self._live.items()}
+        return self.averages[index] if self.averages else {name: p.detach() for name, p in self._parameters.items()}
 
-    def state(self) -> dict[str, Tensor]:
-        """All that is kept, as ``NUMBER.PARAMETER`` for an average."""
-        tracks = {f"{i}.{name}": t for i, track in enumerate(self.tracks) for name, t in track.items()}
-        return tracks | (self._best.state() if self._best is not None else {})
+    def state_dict(self) -> dict[str, Tensor]:
+        """All averages, under ``INDEX.PARAMETER``, and the state of the best epoch."""
+        tensors = {f"{i}.{name}": t for i, average in enumerate(self.averages) for name, t in average.items()}
+        return tensors | (self._best.state_dict() if self._best is not None else {})
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from such a state."""
-        for i, track in enumerate(self.tracks):
-            for name, t in track.items():
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``state_dict`` returned."""
+        for i, average in enumerate(self.averages):
+            for name, t in average.items():
                 t.copy_(state[f"{i}.{name}"])
         if self._best is not None:
-            self._best.load(state)
+            self._best.load_state_dict(state)
 
 
-def power(width: float) -> float:
-    """Exponent of the power-function average of relative width ``width``.
+def power_function_exponent(width: float) -> float:
+    """Exponent g of the power-function average of a relative width.
 
-    The width is the standard deviation of the average's response t^g, relative to the length of the run, so that
-    g solves (g + 1)^(1/2) / ((g + 2)(g + 3)^(1/2)) = width (Karras et al. 2024, eq. 126).
+    The average weighs the parameters at time t of a run by t^g. Its width is the standard deviation of that profile,
+    relative to the length of the run: width = (g + 1)^(1/2) / ((g + 2) (g + 3)^(1/2)) (Karras et al. 2024, eq. 126).
+
+    Args:
+        width: in (0, 12^(-1/2)]; the largest is the plain mean, g = 0.
 
     Raises:
-        ValueError: no exponent >= 0 gives it.
+        ValueError: the width is out of range.
     """
     if not 0 < width <= 12**-0.5:
-        raise ValueError("a relative width lies in (0, 0.288]")
+        raise ValueError(f"a relative width lies in (0, 0.288], not {width}")
     low, high = 0.0, 1.0
 
-    def of(g: float) -> float:
+    def width_of(g: float) -> float:
         return math.sqrt((g + 1) / (g + 3)) / (g + 2)
 
-    while of(high) > width:
+    while width_of(high) > width:
         high *= 2
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if of(middle) > width else (low, middle)
+        low, high = (middle, high) if width_of(middle) > width else (low, middle)
     return (low + high) / 2

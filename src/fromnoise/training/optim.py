@@ -1,6 +1,6 @@
-"""The optimiser and its learning rate, each a function of progress.
+"""The training budget, learning-rate schedules, and the optimizer step with gradient clipping.
 
-Nothing here keeps a clock of its own.
+Everything is a function of the steps done and the budget used: nothing here keeps a clock.
 """
 
 from __future__ import annotations
@@ -11,98 +11,125 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fromnoise import registry
 from fromnoise.config import TrainConfig
-from fromnoise.training.muon import Muon
+from fromnoise.optim import Optimizer
+from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long training goes on: a number of steps, or of seconds."""
+    """How long to train: a number of steps, or of seconds; the other one is None."""
 
     steps: int | None
     seconds: float | None
 
     @staticmethod
-    def of(recipe: TrainConfig, images: int) -> Budget:
-        """The budget of a recipe for a set of ``images`` training images."""
-        if recipe.minutes is not None:
-            return Budget(None, recipe.minutes * 60)
-        if recipe.steps is not None:
-            return Budget(recipe.steps, None)
-        wanted = recipe.images if recipe.images is not None else (recipe.epochs or 0) * images
-        return Budget(max(1, math.ceil(wanted / recipe.batch)), None)
+    def from_config(config: TrainConfig, images: int) -> Budget:
+        """The budget of a recipe.
 
-    def progress(self, steps: int, seconds: float) -> float:
-        """Share of the budget that is used, in [0, 1]."""
+        Args:
+            config: has exactly one of steps, epochs, images and minutes.
+            images: size of the training set.
+        """
+        if config.minutes is not None:
+            return Budget(None, config.minutes * 60)
+        if config.steps is not None:
+            return Budget(config.steps, None)
+        total = config.images if config.images is not None else (config.epochs or 0) * images
+        return Budget(max(1, math.ceil(total / config.batch)), None)
+
+    def used(self, steps: int, seconds: float) -> float:
+        """Fraction of the budget used after so many steps and seconds, in [0, 1]."""
         used = steps / self.steps if self.steps is not None else seconds / (self.seconds or 1)
         return min(1.0, used)
 
 
-def learning_rate(recipe: TrainConfig, step: int, progress: float) -> float:
-    """Of step ``step`` (from 0).
+def learning_rate(config: TrainConfig, step: int, budget_used: float) -> float:
+    """Learning rate of a step: linear warm-up, constant, then linear or cosine decay to 0 at the end of the budget.
 
-    Linear warm-up, then constant, then a linear or cosine fall to zero at the end of the budget.
+    Args:
+        config: lr, warmup, decay and decay_from.
+        step: index of the step, from 0.
+        budget_used: fraction of the budget used before the step.
     """
-    rate = recipe.lr * min(1.0, (step + 1) / (recipe.warmup + 1))
-    if recipe.decay == "constant" or progress <= recipe.decay_from:
+    rate = config.lr * min(1.0, (step + 1) / (config.warmup + 1))
+    if config.decay == "constant" or budget_used <= config.decay_from:
         return rate
-    part = (progress - recipe.decay_from) / max(1e-9, 1 - recipe.decay_from)
-    # the step that ends the budget still moves: progress is taken at its beginning
-    return rate * ((1 - part) if recipe.decay == "linear" else (0.5 + 0.5 * math.cos(math.pi * part)))
+    part = (budget_used - config.decay_from) / max(1e-9, 1 - config.decay_from)
+    # the last step still has a rate above 0, because budget_used is that at its beginning
+    return rate * ((1 - part) if config.decay == "linear" else (0.5 + 0.5 * math.cos(math.pi * part)))
+
+
+def optimizer_from_config(config: TrainConfig) -> Optimizer:
+    """The registered optimizer that a recipe names, with the recipe's options.
+
+    Raises:
+        UserError: an option does not apply to the optimizer.
+    """
+    options: dict[str, object] = {"betas": config.betas}
+    if config.optimizer == "adamw":
+        options["weight_decay"] = config.weight_decay
+    elif config.weight_decay:
+        raise UserError(
+            f"train.weight_decay {config.weight_decay:g} has no effect on the optimizer {config.optimizer}: "
+            "set it to 0, or set train.optimizer to adamw"
+        )
+    return registry.build("optimizer", config.optimizer, options)
 
 
 class OptimizerStep:
-    """The optimiser of a recipe: Adam, AdamW, or Muon for the matrices and Adam for all else; its state by name."""
+    """Clips gradients, steps the optimizer, and saves the optimizer's state by parameter name."""
 
-    def __init__(self, recipe: TrainConfig, net: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-        """Move the trainable parameters of ``net``, whose arithmetic is in ``dtype``."""
-        self._names: dict[Tensor, str] = {p: name for name, p in net.named_parameters() if p.requires_grad}
+    def __init__(
+        self, optimizer: Optimizer, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Build the optimizer for a network.
+
+        Args:
+            optimizer: a registered optimizer.
+            network: its parameters with ``requires_grad`` are trained.
+            lr: learning rate of the first step.
+            dtype: dtype of the network's arithmetic.
+        """
+        self._names: dict[Tensor, str] = {p: name for name, p in network.named_parameters() if p.requires_grad}
         self.parameters: list[Tensor] = list(self._names)
-        apart = {p for m in net.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        matrices = [p for p in self.parameters if recipe.optimizer == "muon" and p.ndim > 1 and p not in apart]
-        rest = [p for p in self.parameters if p not in set(matrices)]
-        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        self._parts: list[torch.optim.Optimizer] = (
-            [Muon(matrices, recipe.lr, bf16=dtype == torch.bfloat16)] if matrices else []
-        )
-        if rest:
-            config = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
-            self._parts.append(kind(rest, lr=recipe.lr, fused=True, **config))
+        self._optimizers = optimizer.build(network, lr, dtype)
 
-    def clip(self, limit: float | None) -> float:
-        """Norm of the gradient, which is scaled down where it is above ``limit``."""
-        return float(nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit))
+    def clip(self, max_norm: float | None) -> float:
+        """Clip the gradient to a norm, or leave it if ``max_norm`` is None; returns the norm before."""
+        return float(nn.utils.clip_grad_norm_(self.parameters, math.inf if max_norm is None else max_norm))
 
     def step(self, lr: float) -> None:
-        """Move by the gradients, at this learning rate."""
-        for part in self._parts:
-            for group in part.param_groups:
+        """Update the parameters from their gradients with this learning rate."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = lr
-            part.step()
+            optimizer.step()
 
-    def forget(self) -> None:
-        """Drop the gradients."""
+    def zero_grad(self) -> None:
+        """Set all gradients to None."""
         for p in self.parameters:
             p.grad = None
 
-    def state(self) -> dict[str, Tensor]:
-        """Moments and counts, as ``PARAMETER.KEY``."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Moments and step counts, under ``PARAMETER.KEY``."""
         return {
             f"{self._names[p]}.{key}": torch.as_tensor(value)
-            for part in self._parts
-            for p, values in part.state.items()
+            for optimizer in self._optimizers
+            for p, values in optimizer.state.items()
             for key, value in values.items()
         }
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from such a state."""
-        named = {name: p for p, name in self._names.items()}
-        of = {p: part for part in self._parts for group in part.param_groups for p in group["params"]}
-        for part in self._parts:
-            part.state.clear()
-        for place, value in state.items():
-            name, _, key = place.rpartition(".")
-            p = named[name]
-            # moments lie in memory as their weights do: the update is faster so
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``state_dict`` returned."""
+        by_name = {name: p for p, name in self._names.items()}
+        owner = {p: o for o in self._optimizers for group in o.param_groups for p in group["params"]}
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
+        for name_and_key, value in state.items():
+            name, _, key = name_and_key.rpartition(".")
+            p = by_name[name]
+            # the fused update is faster if moments have the memory layout of their parameter
             kept = torch.empty_like(p).copy_(value) if value.shape == p.shape else value.clone().to(p.device)
-            of[p].state[p][key] = kept.detach()
+            owner[p].state[p][key] = kept.detach()

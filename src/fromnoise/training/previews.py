@@ -49,7 +49,7 @@ class Previews:
         steps = min(20, base.steps or 20, trainer.model.schedule.steps or 20)
         config = SamplingConfig(sampler="ddim", steps=steps, clip=base.clip)
         kinds = [("raw weights", trainer.model.denoiser)]
-        if trainer.ema.kept:
+        if trainer.ema.active:
             name = "best epoch" if trainer.model.recipe.ema.best_epoch else "averaged weights"
             kinds.append((name, trainer.averaged))
         panels = [

@@ -22,7 +22,7 @@ from fromnoise.networks import kernels
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.training.distributed import agree
 from fromnoise.training.ema import EMA
-from fromnoise.training.optim import Budget, OptimizerStep, learning_rate
+from fromnoise.training.optim import Budget, OptimizerStep, learning_rate, optimizer_from_config
 from fromnoise.training.progress import StepReport, TrainingProgress, peak_memory
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -69,7 +69,7 @@ class Trainer:
                 f"train.batch {recipe.batch} cannot be shared by {parts} (processes x accumulate): "
                 f"take a multiple of {parts}"
             )
-        self.budget = Budget.of(recipe, len(data.train))
+        self.budget = Budget.from_config(recipe, len(data.train))
         self.progress = TrainingProgress()
         self.stopping = self._asked = False
         self._parts = recipe.accumulate
@@ -77,7 +77,7 @@ class Trainer:
         compute.to_device(model.denoiser)
         self.ema = EMA(model.recipe.ema, model.denoiser, Fraction(len(data.train), recipe.batch))
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
-        self.optimizer_step = OptimizerStep(recipe, model.denoiser, compute.dtype)
+        self.optimizer_step = OptimizerStep(optimizer_from_config(recipe), model.denoiser, recipe.lr, compute.dtype)
         self._dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
         objective = model.objective()
         self.time_sampler = objective.time_sampler
@@ -116,7 +116,7 @@ class Trainer:
     @property
     def fraction(self) -> float:
         """Share of the budget used."""
-        return self.budget.progress(self.progress.step, self.progress.seconds)
+        return self.budget.used(self.progress.step, self.progress.seconds)
 
     def stop(self) -> None:
         """End the loop after this step, in every process."""
@@ -140,7 +140,7 @@ class Trainer:
             p.dropped_in_row = p.rollbacks_in_row = 0
         else:
             self._drop()
-        self.optimizer_step.forget()
+        self.optimizer_step.zero_grad()
         return loss, norm, lr
 
     def _within_memory(self, batch: Batch) -> float:
@@ -159,7 +159,7 @@ class Trainer:
                         f"{size} images at a time do not fit in memory: raise train.accumulate (now {self._parts}), "
                         "take a smaller network, or set network.recompute true"
                     ) from None
-            self.optimizer_step.forget()
+            self.optimizer_step.zero_grad()
             torch.cuda.empty_cache()
             self._parts *= 2
             self._log(f"{size} images at a time do not fit in memory: going on with {size // 2}")
@@ -235,7 +235,7 @@ class Trainer:
         if kept:
             p.loss_sum, p.loss_count = 0.0, 0
         spent = time.monotonic() - begun
-        left = spent / max(1e-9, self.fraction - self.budget.progress(first, p.seconds - spent)) * (1 - self.fraction)
+        left = spent / max(1e-9, self.fraction - self.budget.used(first, p.seconds - spent)) * (1 - self.fraction)
         clock = {
             "seconds": round(p.seconds, 2),
             "images_per_second": round((p.step - first) * self.recipe.batch / max(1e-9, spent), 2),
@@ -266,7 +266,7 @@ class Trainer:
         live = self.model.denoiser.eval()
         raw, times = self._measure(live)
         averaged = raw
-        if self.ema.kept:
+        if self.ema.active:
             self.refresh()
             averaged, times = self._measure(self.averaged)
         bins = loss_by_time(averaged, times).tolist()
@@ -297,7 +297,7 @@ class Trainer:
         """Put the weights that draw (the raw ones if no others are kept) into ``averaged``."""
         with torch.no_grad():
             for name, p in self.averaged.named_parameters():
-                p.copy_(self.ema.weights()[name])
+                p.copy_(self.ema.parameters()[name])
             for here, there in zip(self.averaged.buffers(), self.model.denoiser.buffers(), strict=True):
                 here.copy_(there)
 
@@ -311,8 +311,8 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header from which training goes on bit for bit."""
         tensors = {f"model.{k}": v for k, v in self.model.denoiser.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state().items()}
-        tensors |= {f"optimizer.{k}": v for k, v in self.optimizer_step.state().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in self.optimizer_step.state_dict().items()}
         tensors |= {f"times.{k}": v for k, v in self.time_sampler.state_dict().items()}
         return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
 
@@ -327,10 +327,10 @@ class Trainer:
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = t
         self.model.denoiser.load_state_dict(parts["model"])
-        self.ema.load(parts.get("ema", {}))
+        self.ema.load_state_dict(parts.get("ema", {}))
         if "times" in parts:
             self.time_sampler.load_state_dict(parts["times"])
-        self.optimizer_step.load(parts.get("optimizer", {}))
+        self.optimizer_step.load_state_dict(parts.get("optimizer", {}))
 
 
 def _mix(*numbers: int) -> int:
