@@ -77,7 +77,10 @@ def ours(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     if compiled:
         model.denoiser.network.compile()
     objective, config = model.objective(), model.recipe.train
-    optimizer_step, ema = OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype), EMA(model.recipe.ema, model.denoiser)
+    optimizer_step, ema = (
+        OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype),
+        EMA(model.recipe.ema, model.denoiser),
+    )
     x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)
     x0 = x0.contiguous(memory_format=compute.memory_format)
     count = iter(range(1, 10**9))

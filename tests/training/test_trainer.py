@@ -298,5 +298,7 @@ def test_moments_lie_in_memory_as_their_weights_do(make):
     again = make()
     again.resume(*written(trainer))
     strides = {name: p.stride() for name, p in again.model.denoiser.named_parameters()}
-    moments = {k.removesuffix(".exp_avg"): v for k, v in again.optimizer_step.state_dict().items() if k.endswith(".exp_avg")}
+    moments = {
+        k.removesuffix(".exp_avg"): v for k, v in again.optimizer_step.state_dict().items() if k.endswith(".exp_avg")
+    }
     assert {name: moment.stride() for name, moment in moments.items()} == strides

@@ -219,7 +219,9 @@ class EMAConfig(Part):
     @model_validator(mode="after")
     def _agree(self) -> EMAConfig:
         if self.best_epoch and (self.decays or self.widths):
-            raise ValueError("ema.best_epoch replaces averages: set it to false, or set ema.decays and ema.widths to []")
+            raise ValueError(
+                "ema.best_epoch replaces averages: set it to false, or set ema.decays and ema.widths to []"
+            )
         return self
 
 

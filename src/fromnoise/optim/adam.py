@@ -30,9 +30,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         check_betas_and_eps(self.betas, self.eps)
 
-    def build(
-        self, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32
-    ) -> list[torch.optim.Optimizer]:
+    def build(self, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         """One fused Adam."""
         trainable = [p for p in network.parameters() if p.requires_grad]
         return [torch.optim.Adam(trainable, lr=lr, betas=self.betas, eps=self.eps, fused=True)]
@@ -61,9 +59,7 @@ class AdamW(Optimizer):
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must be at least 0, not {self.weight_decay}")
 
-    def build(
-        self, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32
-    ) -> list[torch.optim.Optimizer]:
+    def build(self, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         """One fused AdamW."""
         trainable = [p for p in network.parameters() if p.requires_grad]
         options = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}

@@ -15,9 +15,7 @@ class Optimizer(ABC):
     """
 
     @abstractmethod
-    def build(
-        self, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32
-    ) -> list[torch.optim.Optimizer]:
+    def build(self, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         """Build the torch optimizers of a network; together they hold each trainable parameter once.
 
         Args:

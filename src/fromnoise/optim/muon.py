@@ -45,9 +45,7 @@ class Muon(Optimizer):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
 
-    def build(
-        self, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32
-    ) -> list[torch.optim.Optimizer]:
+    def build(self, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         """Muon for parameters with two or more dimensions that are no embeddings, Adam for the others."""
         trainable = [p for p in network.parameters() if p.requires_grad]
         # an embedding is a table of vectors, not a linear map
@@ -65,7 +63,7 @@ class Muon(Optimizer):
 class MuonOptimizer(torch.optim.Optimizer):
     """W <- W - lr * 0.2 sqrt(max(M, N)) * orthogonalize(Nesterov momentum), for W of shape (M, N).
 
-    A convolution kernel (O, I, h, w) is treated as the matrix (O, h w I), which is its order in memory in channels_last.
+    A convolution kernel (O, I, h, w) is the matrix (O, h w I), which is its order in memory in channels_last.
     """
 
     def __init__(

@@ -81,9 +81,7 @@ def optimizer_from_config(config: TrainConfig) -> Optimizer:
 class OptimizerStep:
     """Clips gradients, steps the optimizer, and saves the optimizer's state by parameter name."""
 
-    def __init__(
-        self, optimizer: Optimizer, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, network: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> None:
         """Build the optimizer for a network.
 
         Args:
