@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow test-long check bench-gpu
+.PHONY: install demo test test-slow test-long check docs bench-gpu
 install: .venv/installed
 
 # With a GPU: take torch's build for it first (pip install torch into .venv), or leave out -c constraints.txt.
@@ -27,6 +27,14 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The site is build/site/index.html; it is read from disk and needs no network. Any warning fails.
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: .venv/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # Under nine minutes on a GPU; trains on CIFAR-10 where FROMNOISE_DATA has it. Without a GPU, to try the commands:
 # make bench-gpu DEVICE=cpu BATCH=4 SIDES=16 SETS=1000 MINUTES=1
