@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import re
 import shlex
@@ -160,9 +161,7 @@ def test_programs_compile_and_import_what_exists(path):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fromnoise":
                 module = importlib.import_module(node.module)
                 assert [a.name for a in node.names if not hasattr(module, a.name)] == [], node.module
-            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("fn."):
-                import fromnoise
-
-                thing = fromnoise
+            if isinstance(node, ast.Attribute) and re.fullmatch(r"fn(\.\w+)+", ast.unparse(node)):
+                thing = importlib.import_module("fromnoise")
                 for part in ast.unparse(node).split(".")[1:]:
                     thing = getattr(thing, part)
