@@ -15,7 +15,7 @@ from fromnoise.utils.device import ComputeConfig
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 IMAGES = 0.04
 """Seen for each parameter, below which a smaller network is the better one: size and data grow together
-(Hoffmann et al. 2022); the number is of docs/performance.md."""
+(Hoffmann et al. 2022); the number is of docs/results/training-time.md."""
 _SIDE = 16  # of the finest level
 
 
