@@ -89,12 +89,14 @@ def draw() -> None:
         for i, name in enumerate(row):
             x = 0.65 + i * (width + 0.15)
             box = FancyBboxPatch((x, y), width, 0.56, boxstyle="round,pad=0,rounding_size=0.08")
-            box.set(facecolor=plt.get_cmap("Blues")(0.12 + 0.05 * level), edgecolor="#335577", linewidth=0.8)
+            box.set(facecolor=plt.get_cmap("Blues")(0.12 + 0.03 * level), edgecolor="#335577", linewidth=0.8)
             ax.add_patch(box)
-            short = textwrap.shorten(summary(name).replace("\\|", "|"), int(width * 14), placeholder=" ...")
-            ax.text(x + width / 2, y + 0.38, name, ha="center", va="center", fontsize=11, family="monospace")
-            if len(row) <= 3:
-                ax.text(x + width / 2, y + 0.14, short, ha="center", va="center", fontsize=7, color="#333333")
+            text = summary(name).replace("\\|", "|").replace("`", "")
+            lines = textwrap.wrap(text, int(width * 14)) if len(row) < 4 else []
+            shown = lines if len(lines) == 1 else []
+            ax.text(x + width / 2, y + (0.38 if shown else 0.28), name, ha="center", va="center", fontsize=11)
+            for line in shown:
+                ax.text(x + width / 2, y + 0.14, line, ha="center", va="center", fontsize=7, color="#222222")
     fig.savefig(PICTURE, metadata={"Date": None}, bbox_inches="tight")
     PICTURE.write_text("\n".join(line.rstrip() for line in PICTURE.read_text().splitlines()) + "\n")
 

@@ -50,7 +50,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Components and their options": "reference/components.md"},
         {"Recipes": "reference/recipes.md"},
         {"Recipe keys": "reference/recipe-keys.md"},
-        {"Command line": "reference/cli.md"},
+        {"Command line": "reference/command-line.md"},
         *({package: f"reference/{package}.md"} for package in packages()),
     ]
     config.nav = [{"Reference": pages} if "Reference" in entry else entry for entry in config.nav or []]
@@ -65,7 +65,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "components": components(),
         "recipes": recipes(),
         "recipe-keys": recipe_keys(),
-        "cli": command_line(),
+        "command-line": command_line(),
     }
     pages |= {package: package_page(package) for package in packages()}
     for name, text in pages.items():
@@ -119,7 +119,7 @@ def overview() -> str:
         "- [Components and their options](components.md): everything that is registered, as recipes and flags name it.",
         "- [Recipes](recipes.md): the recipes that come with the package.",
         "- [Recipe keys](recipe-keys.md): every key with its default.",
-        "- [Command line](cli.md): every verb and flag.",
+        "- [Command line](command-line.md): every verb and flag.",
         "",
         "| package | |",
         "|---|---|",
@@ -267,7 +267,9 @@ def _literal(value: Any) -> str:
         value = value.model_dump(exclude_none=True)
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value is None else str(value).replace("|", "\\|").replace("`", "'")
+    if value is None or value == "":
+        return '""' if value == "" else "none"
+    return str(value).replace("|", "\\|").replace("`", "'")
 
 
 def _type(hint: Any) -> str:
@@ -276,7 +278,7 @@ def _type(hint: Any) -> str:
         return _type(typing.get_args(hint)[0])
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(repr(a) for a in typing.get_args(hint))
-    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))
 
 
 def _cell(text: str) -> str:

@@ -26,7 +26,7 @@ PENDING = {  # written before the code that they describe
     "docs/theory/inverse-problems.md",
     "docs/theory/likelihood.md",
 }
-GENERATED = {"index", "components", "recipes", "recipe-keys", "cli"}
+GENERATED = {"index", "components", "recipes", "recipe-keys", "command-line"}
 
 
 def load(path: Path):
