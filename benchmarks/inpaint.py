@@ -1,11 +1,12 @@
-"""Solvers of inverse problems, compared: on a Gaussian, whose answer is known, and on held-out images of a run.
+"""Compare the solvers of inverse problems on a Gaussian with a known posterior, and on held-out images of a run.
 
-python benchmarks/inpaint.py [RUN] [-n N] [--gaussian N] [--budget E] [--picture PNG]
+python benchmarks/inpaint.py [RUN] [-n N] [--gaussian N] [--budget E] [--image PNG]
 
-Gaussian: how far mean and covariance of the drawn unseen coordinates are from those of p(unseen | seen), in standard
-errors, at equal evaluations of the denoiser; a gradient is counted as two. Images: the middle half of held-out images
-is painted anew; the error of the seen pixels, and of the unseen ones to the original: of one drawing and of the mean of
-four, in the range [0, 1]. A drawing of p(unseen | seen) has about twice the squared error of the best guess.
+Gaussian: error of mean and covariance of the sampled unknown coordinates against p(unknown | known), in standard
+errors, at equal numbers of denoiser evaluations; a backward pass counts as two. Images: the middle half of held-out
+images is inpainted; root mean square error of the known pixels and, against the original, of the unknown ones: for one
+sample and for the mean of four, in the range [0, 1]. A sample of p(unknown | known) has about twice the squared error
+of the mean.
 """
 
 from __future__ import annotations
@@ -22,98 +23,104 @@ from fromnoise import checkpoint
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import to_float
 from fromnoise.diffusion import DDIM, Noise, initial_noise, sampling, sampling_loop, schedules
-from fromnoise.diffusion.inverse.operators import Mask, Operator, blur, downsample
+from fromnoise.diffusion.inverse import (
+    DDNM,
+    MMPS,
+    InverseSolver,
+    LinearOperator,
+    Mask,
+    PiGDM,
+    RePaint,
+    downsampling,
+    gaussian_blur,
+)
 from fromnoise.diffusion.oracles import GaussianMixture
-from fromnoise.editing import EditRun, restore
-from fromnoise.model import Model, solver
+from fromnoise.editing import EditConfig, restore
+from fromnoise.model import Model
 from fromnoise.pipeline import collect
 from fromnoise.reporting import image_io
 from fromnoise.utils.device import select_device
 
-# name, effort, evaluations a step
-METHODS = [
-    ("projected", None, 1),
-    ("repaint", 1, 1),
-    ("repaint", 10, 10),
-    ("pigdm", None, 3),
-    ("posterior", 1, 5),
-    ("posterior", 3, 9),
-]
-
-
-def title(name: str, iterations: int | None) -> str:
-    """As a row is called."""
-    return f"{name}, effort {iterations}" if iterations else name
+SOLVERS: dict[str, tuple[InverseSolver, int]] = {
+    "ddnm": (DDNM(), 1),
+    "repaint, 1 resampling": (RePaint(1), 1),
+    "repaint, 10 resamplings": (RePaint(10), 10),
+    "pigdm": (PiGDM(), 3),
+    "mmps, 1 iteration": (MMPS(1), 5),
+    "mmps, 3 iterations": (MMPS(3), 9),
+}
+"""By title: the solver, and its evaluations a step."""
 
 
 def gaussian(n: int, budget: int) -> None:
-    """The table of the exact problem: 16 correlated coordinates, 6 of them seen."""
+    """Print the table of the exact problem: 16 correlated coordinates, 6 of them known."""
     like = torch.empty(0, dtype=torch.float64)
     g = torch.Generator().manual_seed(0)
     root = torch.randn(16, 16, generator=g, dtype=torch.float64) * 0.25
     covariance = root @ root.T + 0.02 * torch.eye(16, dtype=torch.float64)
     mean = torch.randn(16, generator=g, dtype=torch.float64) * 0.3
     true = GaussianMixture(torch.ones(1, dtype=torch.float64), mean[None], covariance[None])
-    seen = torch.arange(16) < 6
-    y = torch.where(seen, mean + root @ torch.randn(16, generator=g, dtype=torch.float64), 0.0)
-    gain = covariance[~seen][:, seen] @ torch.linalg.inv(covariance[seen][:, seen])
-    want = mean[~seen] + gain @ (y[seen] - mean[seen])
-    spread = covariance[~seen][:, ~seen] - gain @ covariance[seen][:, ~seen]
+    known = torch.arange(16) < 6
+    y = torch.where(known, mean + root @ torch.randn(16, generator=g, dtype=torch.float64), 0.0)
+    gain = covariance[~known][:, known] @ torch.linalg.inv(covariance[known][:, known])
+    want = mean[~known] + gain @ (y[known] - mean[known])
+    want_covariance = covariance[~known][:, ~known] - gain @ covariance[known][:, ~known]
     table = schedules.linear(1000)
-    print(f"Gaussian, {n} drawings, {budget} evaluations each; largest error in standard errors, and relative error")
-    for name, iterations, cost in [*METHODS, ("posterior", 6, 15)]:
-        operator = Mask(seen.reshape(1, 4, 4))
-        wrap, wrap_rule = solver(name, operator, y.reshape(1, 1, 4, 4), iterations)
+    print(f"Gaussian, {n} samples, {budget} evaluations each; largest error in standard errors, and relative error")
+    operator, measured = Mask(known.reshape(1, 4, 4)), y.reshape(1, 1, 4, 4)
+    for title, (solver, cost) in (SOLVERS | {"mmps, 6 iterations": (MMPS(6), 15)}).items():
+        denoise = solver.denoiser(true, operator, measured)
+        sampler = solver.sampler(DDIM(1.0), operator, measured)
         noise = Noise(0, torch.arange(n))
         x = initial_noise((1, 4, 4), noise, like)
         steps = max(2, budget // cost)
         with torch.inference_mode():
-            for step in sampling_loop(wrap(true), wrap_rule(DDIM(1.0)), sampling.uniform(table, steps), x, noise):
+            for step in sampling_loop(denoise, sampler, sampling.uniform(table, steps), x, noise):
                 x = step.x
-        x = x.flatten(1)[:, ~seen]
-        off = (x.mean(0) - want).abs() / (spread.diagonal() / n).sqrt()
-        errors = ((spread.diagonal()[:, None] * spread.diagonal() + spread**2) / n).sqrt()
+        x = x.flatten(1)[:, ~known]
+        off = (x.mean(0) - want).abs() / (want_covariance.diagonal() / n).sqrt()
+        errors = ((want_covariance.diagonal()[:, None] * want_covariance.diagonal() + want_covariance**2) / n).sqrt()
         cov = torch.cov(x.T)
         print(
-            f"  {title(name, iterations):22} {steps:5} steps  mean {float(off.max()):7.1f}  "
-            f"covariance {float(((cov - spread).abs() / errors).max()):7.1f}  relative: mean "
-            f"{float((x.mean(0) - want).norm() / (want - mean[~seen]).norm()):.3f}, covariance "
-            f"{float((cov - spread).norm() / spread.norm()):.3f}",
+            f"  {title:22} {steps:5} steps  mean {float(off.max()):7.1f}  "
+            f"covariance {float(((cov - want_covariance).abs() / errors).max()):7.1f}  relative: mean "
+            f"{float((x.mean(0) - want).norm() / (want - mean[~known]).norm()):.3f}, covariance "
+            f"{float((cov - want_covariance).norm() / want_covariance.norm()):.3f}",
             flush=True,
         )
 
 
-def images(model: Model, x0: Tensor, operator: Operator, budget: int, what: str) -> dict[str, Tensor]:
-    """The table of one problem on real images; the drawn images of each method."""
+def images(model: Model, x0: Tensor, operator: LinearOperator, budget: int, what: str) -> dict[str, Tensor]:
+    """Print the table of one problem on real images; the samples of each solver."""
     compute = select_device()
     compute.to_device(model.denoiser)
     y, n = operator.forward(x0), len(x0)
     size = (x0.shape[-2], x0.shape[-1])
-    unseen = torch.ones_like(x0, dtype=torch.bool)
+    unknown = torch.ones_like(x0, dtype=torch.bool)
     if isinstance(operator, Mask):
-        unseen = ~operator.seen.expand_as(x0)
+        unknown = ~operator.known.expand_as(x0)
     print(f"{what}: {n} held-out images, {budget} evaluations each")
-    drawn = {}
-    for name, iterations, cost in METHODS:
+    sampled = {}
+    for title, (solver, cost) in SOLVERS.items():
         config = model.recipe.sample.model_copy(update={"sampler": "ddim", "eta": 1.0, "steps": max(2, budget // cost)})
-        begun, tries = time.perf_counter(), []
+        begin, tries = time.perf_counter(), []
         for seed in range(4):
-            brush = EditRun(model, config, compute, torch.arange(n), seed, None, n)
-            tries.append(to_float(collect(restore(brush, operator, y, size, name, iterations)).images))
-        spent = time.perf_counter() - begun
+            edit = EditConfig(model, config, compute, torch.arange(n), seed, None, n)
+            tries.append(to_float(collect(restore(edit, operator, y, size, solver)).images))
+        spent = time.perf_counter() - begin
 
         def error(x: Tensor) -> float:
-            return float((((x - x0) / 2)[unseen] ** 2).mean().sqrt())
+            return float((((x - x0) / 2)[unknown] ** 2).mean().sqrt())
 
         apart = float(((operator.forward(tries[0]) - y) / 2).abs().max())
-        drawn[title(name, iterations)] = tries[0]
+        sampled[title] = tries[0]
         print(
-            f"  {title(name, iterations):22} {config.steps:4} steps  unseen: one {error(tries[0]):.4f}, "
-            f"mean of four {error(torch.stack(tries).mean(0)):.4f}; seen off by {apart:.4f} at most; "
+            f"  {title:22} {config.steps:4} steps  unknown: one sample {error(tries[0]):.4f}, "
+            f"mean of four {error(torch.stack(tries).mean(0)):.4f}; known: largest error {apart:.4f}; "
             f"{spent / 4 / n:.2f} s an image",
             flush=True,
         )
-    return drawn
+    return sampled
 
 
 def main() -> None:
@@ -123,7 +130,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=32)
     parser.add_argument("--gaussian", type=int, default=2000)
     parser.add_argument("--budget", type=int, default=120)
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--image", type=Path)
     args = parser.parse_args()
     print(header())
     if args.gaussian:
@@ -137,25 +144,25 @@ def main() -> None:
     _, height, width = data.shape
     hole = torch.ones(height, width, dtype=torch.bool)
     hole[height // 4 : -(height // 4), width // 4 : -(width // 4)] = False
-    problems: dict[str, Operator] = {
-        "the middle lost": Mask(hole),
-        "4 times smaller": downsample(height, width, 4),
-        "blurred by 1.5 pixels": blur(height, width, 1.5),
+    problems: dict[str, LinearOperator] = {
+        "middle masked": Mask(hole),
+        "downsampled by 4": downsampling(height, width, 4),
+        "blurred by 1.5 pixels": gaussian_blur(height, width, 1.5),
     }
     panels = [("held out", image_io.grid(pixels[:8], columns=1))]
     for what, operator in problems.items():
-        drawn = images(model, x0, operator, args.budget, what)
-        if args.picture:
+        sampled = images(model, x0, operator, args.budget, what)
+        if args.image:
             left = operator.forward(x0)
             if left.shape != x0.shape:
-                left = operator.inverse(left)
+                left = operator.pseudo_inverse(left)
                 left = left / left.abs().amax() * x0.abs().amax()
-            made = {"given": left, **{k: drawn[k] for k in ("repaint, effort 10", "posterior, effort 3")}}
+            made = {"given": left, **{k: sampled[k] for k in ("repaint, 10 resamplings", "mmps, 3 iterations")}}
             for name, x in made.items():
                 shown = (x[:8].clamp(-1, 1).add(1) * 127.5).round().to(torch.uint8)
                 panels.append((f"{what}: {name}" if name == "given" else name, image_io.grid(shown, columns=1)))
-    if args.picture:
-        image_io.save(image_io.side_by_side(panels), args.picture)
+    if args.image:
+        image_io.save(image_io.side_by_side(panels), args.image)
 
 
 if __name__ == "__main__":

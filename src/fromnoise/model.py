@@ -15,10 +15,8 @@ from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import guidance, losses, sampling, schedules, targets, time_samplers
 from fromnoise.diffusion.denoiser import Denoise, Denoiser
-from fromnoise.diffusion.inverse.operators import Operator
-from fromnoise.diffusion.inverse.repaint import Repaint
 from fromnoise.diffusion.rng import Noise
-from fromnoise.diffusion.samplers import DDIM, Sampler
+from fromnoise.diffusion.samplers import Sampler
 from fromnoise.utils.errors import UserError
 
 Wrapper = Callable[[Denoise], Denoise]
@@ -137,33 +135,6 @@ def limited(denoise: Denoise, config: SamplingConfig) -> Denoise:
     if config.threshold is not None:
         return guidance.Threshold(denoise, config.threshold)
     return guidance.Clip(denoise) if config.clip else denoise
-
-
-def solver(
-    name: str, operator: Operator, y: Tensor, iterations: int | None = None
-) -> tuple[Wrapper, Callable[[Sampler], Sampler]]:
-    """A way to draw images that give y: what it does to the denoiser, and to the rule.
-
-    Args:
-        name: posterior, pigdm, projected or repaint.
-        operator: A.
-        y: what is known.
-        effort: iterations of posterior (3 if left out), passes of repaint (10).
-
-    Raises:
-        UserError: no solver is called so, or it has no effort to choose.
-    """
-    known: dict[str, tuple[Wrapper, Callable[[Sampler], Sampler]]] = {
-        "posterior": (lambda d: guidance.Posterior(d, operator, y, iterations or 3), lambda r: r),
-        "pigdm": (lambda d: guidance.PiGDM(d, operator, y, 0.5), lambda r: r),
-        "projected": (lambda d: guidance.DDNM(d, operator, y), lambda r: r),
-        "repaint": (no_wrapper, lambda r: Repaint(DDIM(1.0), operator, y, iterations or 10)),
-    }
-    if name not in known:
-        raise UserError(f"no solver is called {name!r}: there are {', '.join(known)}")
-    if iterations is not None and (iterations < 1 or name not in ("posterior", "repaint")):
-        raise UserError(f"an effort of {iterations} is not to be had of {name}: posterior and repaint take 1 or more")
-    return known[name]
 
 
 def sampler(config: SamplingConfig, model: Model) -> Sampler:

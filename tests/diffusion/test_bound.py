@@ -42,7 +42,7 @@ def test_step_is_the_divergence_of_two_normals(k, j, f):
         )
         for a, b, y in zip(x0, guess, x, strict=True)
     )
-    got = elbo.step(x0[None], Prediction(guess[None]), level_t, level_s, f)
+    got = elbo.step_kl(x0[None], Prediction(guess[None]), level_t, level_s, f)
     assert float(got) == pytest.approx(want, rel=1e-8)
     if f == 0:
         short = 0.5 * (level_s.snr - level_t.snr) * ((x0 - guess) ** 2).sum()
@@ -53,14 +53,14 @@ def test_learned_spread_enters_pixel_by_pixel():
     """A spread given as a tensor is that of each pixel; none learned is refused."""
     level_t, level_s = TABLE.at(0.5), TABLE.at(0.499)
     x0, guess = torch.tensor([[0.3, -0.9]], **D), torch.tensor([[0.2, -0.2]], **D)
-    both = elbo.step(x0, Prediction(guess, torch.tensor([[0.1, 0.8]], **D)), level_t, level_s, None)
+    both = elbo.step_kl(x0, Prediction(guess, torch.tensor([[0.1, 0.8]], **D)), level_t, level_s, None)
     apart = [
-        elbo.step(x0[:, i : i + 1], Prediction(guess[:, i : i + 1]), level_t, level_s, f)
+        elbo.step_kl(x0[:, i : i + 1], Prediction(guess[:, i : i + 1]), level_t, level_s, f)
         for i, f in enumerate((0.1, 0.8))
     ]
     assert float(both) == pytest.approx(float(sum(apart)), rel=1e-12)
     with pytest.raises(ValueError, match="variance"):
-        elbo.step(x0, Prediction(guess), level_t, level_s, None)
+        elbo.step_kl(x0, Prediction(guess), level_t, level_s, None)
 
 
 def test_prior_is_the_divergence_to_pure_noise():
@@ -69,7 +69,7 @@ def test_prior_is_the_divergence_to_pure_noise():
     for table in (TABLE, schedules.linear(200, rescale=False)):
         last = table.at(1.0)
         want = sum(kl_of_normals(float(last.alpha * v), float(last.sigma), 0, 1) for v in x0[0])
-        assert float(elbo.prior(x0, last)) == pytest.approx(want, rel=1e-6, abs=1e-12)
+        assert float(elbo.prior_kl(x0, last)) == pytest.approx(want, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("mean", [-1.3, -1.0, -0.2, 0.5, 1.0])
@@ -77,7 +77,7 @@ def test_prior_is_the_divergence_to_pure_noise():
 def test_decoder_is_a_distribution_over_pixels(mean, deviation):
     """The 256 probabilities add to one and are those of scipy's bins, also far in the tails."""
     pixels = torch.arange(256, **D) / 127.5 - 1
-    nats = elbo.decoder(pixels[:, None], torch.full((256, 1), mean, **D), torch.tensor(deviation, **D))
+    nats = elbo.decoder_nll(pixels[:, None], torch.full((256, 1), mean, **D), torch.tensor(deviation, **D))
     assert bool(nats.isfinite().all())
     assert float(torch.exp(-nats).sum()) == pytest.approx(1, abs=1e-9)
     edges = np.concatenate([[-np.inf], (pixels[:-1] + 1 / 255).numpy(), [np.inf]])
@@ -89,23 +89,23 @@ def test_decoder_is_a_distribution_over_pixels(mean, deviation):
 def test_decoder_has_a_slope_everywhere():
     """In float32, at a mean far from the pixel: finite nats and finite gradient (where a difference of cdfs is 0)."""
     mean = torch.tensor([[-1.0], [0.0], [1.0], [3.0]], requires_grad=True)
-    nats = elbo.decoder(torch.tensor([[1.0], [1.0], [-1.0], [0.0039215]]), mean, torch.tensor(0.01))
+    nats = elbo.decoder_nll(torch.tensor([[1.0], [1.0], [-1.0], [0.0039215]]), mean, torch.tensor(0.01))
     nats.sum().backward()
     assert bool(nats.isfinite().all()) and bool(mean.grad.isfinite().all())
     assert bool((mean.grad.abs() > 1).all())
 
 
-def test_first_deviation():
+def test_decoder_std():
     """sqrt(beta tilde_2), what Ho et al.'s code puts in for the missing first; a learned one is below sqrt(beta_1)."""
     import paper
 
     betas = paper.linear_betas(1000)
     small = paper.posterior(betas, 2)[2] ** 0.5
-    assert float(elbo.first_deviation(TABLE, 1000)) == pytest.approx(small, rel=1e-12)
-    half = elbo.first_deviation(TABLE, 1000, torch.tensor([0.0, 0.5, 1.0], **D))
+    assert float(elbo.decoder_std(TABLE, 1000)) == pytest.approx(small, rel=1e-12)
+    half = elbo.decoder_std(TABLE, 1000, torch.tensor([0.0, 0.5, 1.0], **D))
     assert half.tolist() == pytest.approx([small, (small * betas[0] ** 0.5) ** 0.5, betas[0] ** 0.5], rel=1e-10)
     with pytest.raises(ValueError, match="two steps"):
-        elbo.first_deviation(schedules.linear(1), 1)
+        elbo.decoder_std(schedules.linear(1), 1)
 
 
 def even_in_logsnr(steps: int) -> schedules.BetaSchedule:
@@ -119,13 +119,13 @@ def gap(steps: int, n: int = 400) -> tuple[float, float]:
     variance, table = 0.25, even_in_logsnr(steps)
     true = GaussianMixture(torch.ones(1, **D), torch.tensor([[0.2]], **D), torch.tensor([[[variance]]], **D))
     x0, _ = true.sample(Noise(0, torch.arange(n)))
-    total = elbo.prior(x0, table.at(1.0)) + true.log_prob(x0, table.at(0.0))
+    total = elbo.prior_kl(x0, table.at(1.0)) + true.log_prob(x0, table.at(0.0))
     for k in range(1, steps + 1):
         level_t, level_s = table.at(k / steps), table.at((k - 1) / steps)
         x = level_t.noisy(x0, Noise(1, torch.arange(n)).normal((1,), Stream.EPS, k, like=x0))
         prediction = true(x, level_t)
         if k > 1:
-            total = total + elbo.step(x0, prediction, level_t, level_s)
+            total = total + elbo.step_kl(x0, prediction, level_t, level_s)
         else:  # the model's own p(x_0 | x_1), a density: the decoder's bins are for 8-bit pixels
             left = 1 / (1 / variance + float(level_t.snr))
             total = total + 0.5 * ((x0 - prediction.x0)[:, 0] ** 2 / left + math.log(2 * math.pi * left))

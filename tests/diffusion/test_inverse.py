@@ -10,10 +10,9 @@ import torch
 from scipy import ndimage
 
 from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, initial_noise, sampling, sampling_loop, schedules
-from fromnoise.diffusion.guidance import DDNM, PiGDM, Posterior
-from fromnoise.diffusion.inverse.operators import Mask, blur, downsample, grey
-from fromnoise.diffusion.inverse.repaint import Repaint
-from fromnoise.diffusion.inverse.solvers import conjugate_gradients
+from fromnoise.diffusion.inverse import DDNM, MMPS, Mask, PiGDM, downsampling, gaussian_blur, grayscale
+from fromnoise.diffusion.inverse.mmps import conjugate_gradients
+from fromnoise.diffusion.inverse.repaint import ReplacementSampler
 from fromnoise.diffusion.oracles import GaussianMixture
 from fromnoise.diffusion.samplers import DPMSolverPP
 
@@ -22,9 +21,9 @@ G = torch.Generator().manual_seed(0)
 X = torch.randn(3, 3, 8, 12, generator=G, **D)
 OPERATORS = {
     "mask": Mask(torch.rand(1, 8, 12, generator=G) < 0.4),
-    "grey": grey(),
-    "downsample": downsample(8, 12, 4),
-    "blur": blur(8, 12, 1.3),
+    "grayscale": grayscale(),
+    "downsampling": downsampling(8, 12, 4),
+    "blur": gaussian_blur(8, 12, 1.3),
 }
 
 
@@ -36,13 +35,15 @@ def test_adjoint_and_pseudo_inverse(name):
     y = a.forward(a.adjoint(y))  # of its range: a mask's 0 stay 0
     assert torch.allclose((a.forward(X) * y).sum(), (X * a.adjoint(y)).sum(), rtol=1e-12)
     close = {"rtol": 1e-8, "atol": 1e-8}
-    assert torch.allclose(a.forward(a.inverse(a.forward(X))), a.forward(X), **close)
-    assert torch.allclose(a.inverse(a.forward(a.inverse(y))), a.inverse(y), **close)
+    assert torch.allclose(a.forward(a.pseudo_inverse(a.forward(X))), a.forward(X), **close)
+    assert torch.allclose(a.pseudo_inverse(a.forward(a.pseudo_inverse(y))), a.pseudo_inverse(y), **close)
     other = torch.randn(X.shape, generator=G, **D)
-    projected = a.inverse(a.forward(X))
-    assert torch.allclose((projected * other).sum(), (X * a.inverse(a.forward(other))).sum(), **close)
+    projected = a.pseudo_inverse(a.forward(X))
+    assert torch.allclose((projected * other).sum(), (X * a.pseudo_inverse(a.forward(other))).sum(), **close)
     y2 = a.forward(other)
-    assert torch.allclose((a.forward(a.inverse(y)) * y2).sum(), (y * a.forward(a.inverse(y2))).sum(), **close)
+    assert torch.allclose(
+        (a.forward(a.pseudo_inverse(y)) * y2).sum(), (y * a.forward(a.pseudo_inverse(y2))).sum(), **close
+    )
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -50,30 +51,32 @@ def test_agreeing_is_the_least_change(name):
     """It gives y, and what it changes is orthogonal to all that A does not see."""
     a = OPERATORS[name]
     y = a.forward(torch.randn(X.shape, generator=G, **D))
-    near = a.agree(X, y)
+    near = a.project(X, y)
     assert torch.allclose(a.forward(near), y, atol=1e-8)
-    unseen = X - a.inverse(a.forward(X))
+    unseen = X - a.pseudo_inverse(a.forward(X))
     assert abs(float(((near - X) * unseen).sum())) < 1e-8
 
 
 def test_the_operators_by_other_means():
     """Pillow's luma weights, numpy's means of squares, scipy's Gaussian filter."""
     x = X.numpy()
-    assert np.allclose(grey().forward(X)[:, 0].numpy(), np.einsum("bchw,c->bhw", x, [0.299, 0.587, 0.114]))
-    assert np.allclose(OPERATORS["downsample"].forward(X).numpy(), x.reshape(3, 3, 2, 4, 3, 4).mean((3, 5)))
+    assert np.allclose(grayscale().forward(X)[:, 0].numpy(), np.einsum("bchw,c->bhw", x, [0.299, 0.587, 0.114]))
+    assert np.allclose(OPERATORS["downsampling"].forward(X).numpy(), x.reshape(3, 3, 2, 4, 3, 4).mean((3, 5)))
     blurred = ndimage.gaussian_filter(x, (0, 0, 1.3, 1.3), mode="reflect", radius=5)
-    assert np.allclose(blur(8, 12, 1.3, least=0.0).forward(X).numpy(), blurred, atol=1e-12)
-    assert np.allclose(blur(8, 12, 1.3).forward(X).numpy(), blurred, atol=0.1)
-    wide = blur(3, 3, 5.0, least=0.0).forward(torch.ones(1, 1, 3, 3))  # a kernel wider than the image
+    assert np.allclose(gaussian_blur(8, 12, 1.3, min_singular_value=0.0).forward(X).numpy(), blurred, atol=1e-12)
+    assert np.allclose(gaussian_blur(8, 12, 1.3).forward(X).numpy(), blurred, atol=0.1)
+    wide = gaussian_blur(3, 3, 5.0, min_singular_value=0.0).forward(
+        torch.ones(1, 1, 3, 3)
+    )  # a kernel wider than the image
     assert torch.allclose(wide, torch.ones_like(wide))
-    with pytest.raises(ValueError, match="4 by 4"):
-        downsample(9, 12, 4)
+    with pytest.raises(ValueError, match="factor of 4"):
+        downsampling(9, 12, 4)
 
 
 def test_seen_pixels_are_kept_to_the_bit():
     """Not merely to rounding, whatever was drawn."""
     mask, y = Mask(torch.tensor([[True, False]])), torch.tensor([[[[0.1, 0.0]]]])
-    assert torch.equal(mask.agree(torch.full((1, 1, 1, 2), 1e8), y)[..., 0], y[..., 0])
+    assert torch.equal(mask.project(torch.full((1, 1, 1, 2), 1e8), y)[..., 0], y[..., 0])
 
 
 def test_conjugate_gradients():
@@ -131,7 +134,7 @@ KNOWN = Y.reshape(1, *SHAPE)
 def test_the_guided_solver_draws_the_conditional_distribution():
     """Mean and covariance within 4 standard errors of 2,000 samples; what is seen is seen."""
     n, levels = 2000, sampling.logsnr(TABLE, 60)
-    x = inpainted(Posterior(TRUE, OPERATOR, KNOWN, iterations=8), DPMSolverPP(2), n, levels)
+    x = inpainted(MMPS(iterations=8).denoiser(TRUE, OPERATOR, KNOWN), DPMSolverPP(2), n, levels)
     assert max(errors(x, n)) < 4
     assert torch.allclose(x[:, SEEN], Y[SEEN].expand(n, -1), atol=1e-3)
 
@@ -139,7 +142,7 @@ def test_the_guided_solver_draws_the_conditional_distribution():
 def test_the_guided_denoiser_is_the_conditional_mean():
     """E[x_0 | x_t, y], from the joint covariance of x_0 and x_t, for a mask and for means of squares."""
     x = torch.randn(5, *SHAPE, generator=G, **D)
-    for operator, y in ((OPERATOR, KNOWN), (downsample(2, 4, 2), torch.tensor([[[[0.3, -0.5]]]], **D))):
+    for operator, y in ((OPERATOR, KNOWN), (downsampling(2, 4, 2), torch.tensor([[[[0.3, -0.5]]]], **D))):
         matrix = operator.forward(torch.eye(8, **D).reshape(8, *SHAPE)).flatten(1).T
         matrix = matrix[matrix.abs().sum(1) > 0]
         seen = y.flatten() if operator is not OPERATOR else Y[SEEN]
@@ -151,7 +154,7 @@ def test_the_guided_denoiser_is_the_conditional_mean():
             gain = COVARIANCE @ both.T @ torch.linalg.inv(both @ COVARIANCE @ both.T + noise)
             given = torch.cat([x.flatten(1), seen.expand(5, -1)], 1)
             want = MEAN + (given - MEAN @ both.T) @ gain.T
-            got = Posterior(TRUE, operator, y, iterations=12)(x, level).x0.flatten(1)
+            got = MMPS(iterations=12).denoiser(TRUE, operator, y)(x, level).x0.flatten(1)
             assert torch.allclose(got, want, atol=1e-6)
 
 
@@ -159,7 +162,7 @@ def test_pigdm_is_exact_for_white_data():
     """And then only: r is that of independent pixels."""
     white = GaussianMixture(torch.ones(1, **D), MEAN[None], 0.25 * torch.eye(8, **D)[None])
     x, level = torch.randn(4, *SHAPE, generator=G, **D), TABLE.at(0.5)
-    got = PiGDM(white, OPERATOR, KNOWN, deviation=0.5)(x, level).x0.flatten(1)
+    got = PiGDM(sigma_data=0.5).denoiser(white, OPERATOR, KNOWN)(x, level).x0.flatten(1)
     want = torch.where(SEEN, Y, white(x, level).x0.flatten(1))
     assert torch.allclose(got, want, atol=1e-9)
 
@@ -169,7 +172,7 @@ def test_repaint_keeps_what_is_seen_and_is_biased():
     n, (mean, _) = 1000, conditional()
     off = [float((MEAN[~SEEN] - mean).norm())]
     for passes in (1, 4):
-        x = inpainted(TRUE, Repaint(Ancestral(0.0), OPERATOR, KNOWN, passes), n, sampling.uniform(TABLE, 40))
+        x = inpainted(TRUE, ReplacementSampler(Ancestral(0.0), OPERATOR, KNOWN, passes), n, sampling.uniform(TABLE, 40))
         assert torch.equal(x[:, SEEN], Y[SEEN].expand(n, -1))
         assert max(errors(x, n)) > 4
         off.append(float((x[:, ~SEEN].mean(0) - mean).norm()))
@@ -178,7 +181,7 @@ def test_repaint_keeps_what_is_seen_and_is_biased():
 
 def test_projection_keeps_what_is_seen():
     """To rounding, with any rule."""
-    x = inpainted(DDNM(TRUE, OPERATOR, KNOWN), DDIM(1.0), 50, sampling.uniform(TABLE, 30))
+    x = inpainted(DDNM().denoiser(TRUE, OPERATOR, KNOWN), DDIM(1.0), 50, sampling.uniform(TABLE, 30))
     assert torch.allclose(x[:, SEEN], Y[SEEN].expand(50, -1), atol=1e-12)
 
 
@@ -196,11 +199,11 @@ def test_noise_to_a_depth_and_back_leaves_the_distribution():
     assert float((x - x0).abs().mean()) > 0.1
 
 
-@pytest.mark.parametrize("wrapper", [DDNM, PiGDM, Posterior])
+@pytest.mark.parametrize("wrapper", [DDNM(), PiGDM(), MMPS()])
 def test_pure_noise_is_no_obstacle(wrapper):
     """Schedules of zero terminal SNR begin where J says nothing."""
     table = schedules.zero_terminal_snr(TABLE)
-    denoise = wrapper(TRUE, OPERATOR, KNOWN)
+    denoise = wrapper.denoiser(TRUE, OPERATOR, KNOWN)
     x = inpainted(denoise, DDIM(), 20, sampling.uniform(table, 50))
     assert bool(x.isfinite().all()) and float((x[:, SEEN] - Y[SEEN]).abs().max()) < 0.1
 
@@ -212,7 +215,7 @@ def test_the_learned_spread_is_handed_on():
     def model(x, level, cond=None, previous=None):
         return Prediction(0.5 * x, variance_fraction)
 
-    for wrapper in (DDNM, PiGDM, Posterior):
-        prediction = wrapper(model, OPERATOR, KNOWN)(torch.zeros(1, *SHAPE, **D), TABLE.at(0.5))
+    for wrapper in (DDNM(), PiGDM(), MMPS()):
+        prediction = wrapper.denoiser(model, OPERATOR, KNOWN)(torch.zeros(1, *SHAPE, **D), TABLE.at(0.5))
         assert torch.equal(prediction.variance_fraction, variance_fraction) and not prediction.x0.requires_grad
     assert math.isfinite(float(prediction.x0.sum()))

@@ -103,9 +103,9 @@ def test_true_bound_adds_up(f):
         level_t, level_s = table.at(k / 20), table.at((k - 1) / 20)
         prediction = denoiser(level_t.noisy(x0, eps), level_t)
         if k > 1:
-            total += float(elbo.step(x0, Prediction(prediction.x0), level_t, level_s, f))
+            total += float(elbo.step_kl(x0, Prediction(prediction.x0), level_t, level_s, f))
         else:
-            total += float(elbo.decoder(x0, prediction.x0, elbo.first_deviation(table, 20)))
+            total += float(elbo.decoder_nll(x0, prediction.x0, elbo.decoder_std(table, 20)))
     every = table.at(torch.arange(1, 21, **D) / 20, like=x0.expand(20, -1, -1, -1))
     got = losses.VLB(table, f).per_image(
         denoiser, x0.expand(20, -1, -1, -1), eps.expand(20, -1, -1, -1), every, None, None
@@ -235,7 +235,7 @@ def test_the_learned_variance_finds_the_best():
     level_t, level_s = TABLE.at(0.5), TABLE.at(0.499)
     x0, guess = torch.zeros(1, 1, **D), torch.full((1, 1), 0.05, **D)
     spreads = torch.linspace(0, 1, 401, **D)
-    nats = torch.stack([elbo.step(x0, Prediction(guess), level_t, level_s, float(f)) for f in spreads]).flatten()
+    nats = torch.stack([elbo.step_kl(x0, Prediction(guess), level_t, level_s, float(f)) for f in spreads]).flatten()
     small, large = (float(posterior_variance(level_t, level_s, f)) for f in (0.0, 1.0))
     miss = (float(level_s.alpha * tau(level_t, level_s)) * 0.05) ** 2
     best = (small + miss - small) / (large - small)  # KL(N(m, s) || N(0, v)) is least at v = s + m^2

@@ -87,11 +87,13 @@ def test_opposite_noise_cancels():
     code, plan, ids = ELBO(mixture, table()), StepProposal.uniform(STEPS), torch.arange(200)
 
     def independent(seed):
-        k = plan.draw(Noise(seed, ids).uniform(Stream.BOUND), 16)
+        k = plan.sample(Noise(seed, ids).uniform(Stream.BOUND), 16)
         sums = torch.zeros(200, 2, **D)
         for j in range(16):
             eps = Noise(seed, ids).normal((1, 2, 2), Stream.BOUND, j + 1, like=x)
-            sums += torch.stack([code.at(x, k[:, j], eps, torch.full((200,), c))[0] for c in (0, 1)], 1) * STEPS / 16
+            sums += (
+                torch.stack([code.term_at(x, k[:, j], eps, torch.full((200,), c))[0] for c in (0, 1)], 1) * STEPS / 16
+            )
         return sums[:, 0] - sums[:, 1]
 
     def opposite(seed):
@@ -125,8 +127,8 @@ def test_steps_left_out():
     """What is never visited has no weight: the bounds are those of the steps that stay."""
     mixture = known()
     x, _ = images(50, mixture)
-    coarse = StepProposal.uniform(STEPS).only(torch.arange(1, STEPS + 1) > STEPS // 2)
-    k = coarse.draw(torch.linspace(0, 1 - 1e-12, 50, **D), 30)
+    coarse = StepProposal.uniform(STEPS).restricted(torch.arange(1, STEPS + 1) > STEPS // 2)
+    k = coarse.sample(torch.linspace(0, 1 - 1e-12, 50, **D), 30)
     assert int(k.min()) == STEPS // 2 + 1 and int(k.max()) == STEPS
     code, ids = ELBO(mixture, table()), torch.arange(50)
     found = compare(code, x, Noise(0, ids), 3, coarse, EStepConfig(200, 0, 3)).nats

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from fromnoise.diffusion import Noise, schedules
-from fromnoise.diffusion.oracles import FiniteSet, GaussianMixture
+from fromnoise.diffusion.oracles import EmpiricalDistribution, GaussianMixture
 
 WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.7), (-0.8, 0.5), (0.1, 0.3)
 GRID = np.linspace(-4, 4, 40_001)
@@ -69,16 +69,18 @@ def test_two_points_by_hand():
     points = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     level = schedules.linear(1000).at(0.5)
-    assert torch.allclose(FiniteSet(points)(x, level).x0, torch.tanh(level.alpha * x / level.sigma**2), atol=1e-12)
+    assert torch.allclose(
+        EmpiricalDistribution(points)(x, level).x0, torch.tanh(level.alpha * x / level.sigma**2), atol=1e-12
+    )
 
 
 def test_labels_of_points():
     """cond leaves the points of its class; -1 leaves all; without labels it is refused."""
     points, labels = torch.tensor([[-1.0], [0.2], [1.0]]), torch.tensor([0, 1, 1])
     level, x = schedules.linear(1000).at(0.3), torch.zeros(3, 1)
-    got = FiniteSet(points, labels)(x, level, torch.tensor([0, 1, -1])).x0
+    got = EmpiricalDistribution(points, labels)(x, level, torch.tensor([0, 1, -1])).x0
     assert float(got[0]) == -1
-    assert torch.allclose(got[1:2], FiniteSet(points[1:])(x[:1], level).x0)
-    assert torch.allclose(got[2:], FiniteSet(points)(x[:1], level).x0)
+    assert torch.allclose(got[1:2], EmpiricalDistribution(points[1:])(x[:1], level).x0)
+    assert torch.allclose(got[2:], EmpiricalDistribution(points)(x[:1], level).x0)
     with pytest.raises(ValueError, match="labels"):
-        FiniteSet(points)(x, level, torch.tensor([0, 1, -1]))
+        EmpiricalDistribution(points)(x, level, torch.tensor([0, 1, -1]))

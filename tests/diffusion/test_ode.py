@@ -11,8 +11,8 @@ from test_sampling import LIKE, mixture, within
 
 from fromnoise.diffusion import DDIM, Noise, Prediction, initial_noise, sampling_loop, schedules
 from fromnoise.diffusion.denoiser import score, velocity
-from fromnoise.diffusion.likelihood.ode import Adaptive, Flow, RungeKutta
-from fromnoise.diffusion.oracles import FiniteSet
+from fromnoise.diffusion.likelihood.ode import ProbabilityFlow, RungeKutta, ScipySolver
+from fromnoise.diffusion.oracles import EmpiricalDistribution
 from fromnoise.diffusion.rng import Stream
 from fromnoise.diffusion.samplers import ReverseSDE
 
@@ -42,44 +42,44 @@ def test_the_velocity_is_the_slope_of_the_flow():
     assert torch.allclose(velocity(x, gaussian()(x, level_t), level_t), want, atol=1e-8)
 
 
-@pytest.mark.parametrize("solver", [RungeKutta(100), Adaptive(1e-7)], ids=["runge-kutta", "adaptive"])
+@pytest.mark.parametrize("solver", [RungeKutta(100), ScipySolver(1e-7)], ids=["runge-kutta", "adaptive"])
 @pytest.mark.parametrize("table", [COSINE, TABLE], ids=["cosine", "linear"])
 def test_likelihood_of_a_mixture(table, solver):
     """The exact log density within 1e-3 nats a dimension."""
     true = mixture()
-    model = Flow(true, table, solver)
-    x = noisy(true, model.first)
-    assert float((model.log_prob(x) - true.log_prob(x, model.first)).abs().max()) < 2e-3
+    model = ProbabilityFlow(true, table, solver)
+    x = noisy(true, model.clean_level)
+    assert float((model.log_prob(x) - true.log_prob(x, model.clean_level)).abs().max()) < 2e-3
 
 
 def test_likelihood_of_a_class():
     """The condition reaches the network."""
     true = mixture()
-    model = Flow(true, COSINE, RungeKutta(100))
+    model = ProbabilityFlow(true, COSINE, RungeKutta(100))
     _, cond = true.sample(Noise(0, torch.arange(12)))
-    x = noisy(true, model.first)
-    apart = true.log_prob(x, model.first, cond) - true.log_prob(x, model.first)
-    assert torch.allclose(model.log_prob(x, cond=cond), true.log_prob(x, model.first, cond), atol=2e-3)
+    x = noisy(true, model.clean_level)
+    apart = true.log_prob(x, model.clean_level, cond) - true.log_prob(x, model.clean_level)
+    assert torch.allclose(model.log_prob(x, cond=cond), true.log_prob(x, model.clean_level, cond), atol=2e-3)
     assert float(apart.abs().min()) > 0.1
 
 
 def test_probes_estimate_the_trace_without_bias():
     """Within 4 standard errors of the exact one, closer with more probes."""
     true, n = mixture(), 400
-    model = Flow(true, COSINE, RungeKutta(30))
-    x = noisy(true, model.first, 1).expand(n, 2)
+    model = ProbabilityFlow(true, COSINE, RungeKutta(30))
+    x = noisy(true, model.clean_level, 1).expand(n, 2)
     exact = float(model.log_prob(x[:1]))
     one, many = (model.log_prob(x, Noise(4, torch.arange(n)), probes=p) for p in (1, 16))
     within(float(one.mean()), exact, float(one.std()), n, "one probe")
     assert float(many.std()) < 0.5 * float(one.std())
 
 
-@pytest.mark.parametrize("solver", [RungeKutta(100), Adaptive(1e-7)], ids=["runge-kutta", "adaptive"])
+@pytest.mark.parametrize("solver", [RungeKutta(100), ScipySolver(1e-7)], ids=["runge-kutta", "adaptive"])
 def test_encode_then_decode(solver):
     """The input, within the solver's tolerance; in between, standard normal noise."""
     true = mixture()
-    model = Flow(true, COSINE, solver)
-    x = noisy(true, model.first, 200)
+    model = ProbabilityFlow(true, COSINE, solver)
+    x = noisy(true, model.clean_level, 200)
     z = model.encode(x)
     assert float((model.decode(z) - x).abs().max()) < 2e-4
     for i in range(2):
@@ -90,7 +90,7 @@ def test_encode_then_decode(solver):
 def test_solvers_agree_with_ddim():
     """DDIM(0) is Euler's method of the same flow: many of its steps end where the flow does."""
     true, ids = mixture(), torch.arange(6)
-    model, z = Flow(true, TABLE, RungeKutta(100)), initial_noise((2,), Noise(0, ids), LIKE)
+    model, z = ProbabilityFlow(true, TABLE, RungeKutta(100)), initial_noise((2,), Noise(0, ids), LIKE)
     levels = [TABLE.at(k / 1000) for k in range(1000, 0, -1)]
     *_, last = sampling_loop(true, DDIM(0.0), levels, z, Noise(0, ids))
     assert torch.allclose(last.x, model.decode(z), atol=5e-3)
@@ -99,7 +99,7 @@ def test_solvers_agree_with_ddim():
 def test_the_flow_of_a_finite_set_ends_on_its_points():
     """Decoding gives one of the points, within the noise of the first step."""
     points = torch.tensor([[-0.8, 0.1], [0.5, 0.6], [0.9, -0.7]], **D)
-    model = Flow(FiniteSet(points), COSINE, RungeKutta(200))
+    model = ProbabilityFlow(EmpiricalDistribution(points), COSINE, RungeKutta(200))
     x = model.decode(initial_noise((2,), Noise(0, torch.arange(30)), LIKE))
     nearest = torch.cdist(x, points).min(1)
     assert float(nearest.values.max()) < 0.02 and set(nearest.indices.tolist()) == {0, 1, 2}
@@ -109,7 +109,12 @@ def test_runge_kutta_has_its_order():
     """Twice the steps, a sixteenth of the error."""
     x, level_t, level_s = torch.tensor([[0.3, -1.0]], **D), COSINE.at(0.2), COSINE.at(0.8)
     errors = [
-        float((Flow(gaussian(), COSINE, RungeKutta(n)).between(x, level_t, level_s) - flow(x, level_t, level_s)).norm())
+        float(
+            (
+                ProbabilityFlow(gaussian(), COSINE, RungeKutta(n)).transport(x, level_t, level_s)
+                - flow(x, level_t, level_s)
+            ).norm()
+        )
         for n in (16, 32)
     ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.25)
@@ -119,13 +124,15 @@ def test_pure_noise_is_left_one_step_early():
     """Where t = 1 has no signal the flow ends a step before."""
     betas = schedules.linear(20).betas.clone()
     betas[-1] = 1.0
-    model = Flow(mixture(), schedules.BetaSchedule(betas))
-    assert float(model.last.t) == pytest.approx(0.95) and bool(model.encode(torch.zeros(1, 2, **D)).isfinite().all())
+    model = ProbabilityFlow(mixture(), schedules.BetaSchedule(betas))
+    assert float(model.noisy_level.t) == pytest.approx(0.95) and bool(
+        model.encode(torch.zeros(1, 2, **D)).isfinite().all()
+    )
 
 
 def test_a_solver_that_gives_up_says_so():
     """A field that is not finite."""
-    model = Flow(lambda x, level, cond, previous: Prediction(x / 0), COSINE, Adaptive(1e-3))
+    model = ProbabilityFlow(lambda x, level, cond, previous: Prediction(x / 0), COSINE, ScipySolver(1e-3))
     with pytest.raises(ArithmeticError, match="could not be solved"):
         model.encode(torch.ones(1, 2, **D))
 

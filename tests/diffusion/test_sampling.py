@@ -17,7 +17,7 @@ from fromnoise.diffusion import (
     sampling_loop,
     schedules,
 )
-from fromnoise.diffusion.oracles import FiniteSet, GaussianMixture
+from fromnoise.diffusion.oracles import EmpiricalDistribution, GaussianMixture
 from fromnoise.diffusion.sampling import uniform
 
 LIKE = torch.empty(0, dtype=torch.float64)
@@ -121,7 +121,7 @@ def test_samples_of_a_finite_set_are_its_points():
     g = torch.Generator().manual_seed(0)
     points = torch.rand(20, 1, 4, 4, generator=g, dtype=torch.float64) * 2 - 1
     levels, n = uniform(schedules.linear(1000), 250), 2000
-    x = sample(Clip(FiniteSet(points)), Ancestral(0.0), levels, torch.arange(n), (1, 4, 4))
+    x = sample(Clip(EmpiricalDistribution(points)), Ancestral(0.0), levels, torch.arange(n), (1, 4, 4))
     apart = torch.cdist(x.flatten(1), points.flatten(1))
     assert float(apart.min(1).values.max()) < 0.05
     counts = torch.bincount(apart.argmin(1), minlength=20)

@@ -21,7 +21,7 @@ from fromnoise.diffusion import (
     sampling_loop,
     schedules,
 )
-from fromnoise.diffusion.oracles import FiniteSet
+from fromnoise.diffusion.oracles import EmpiricalDistribution
 
 LINEAR = schedules.linear(1000)
 ZERO = schedules.zero_terminal_snr(LINEAR)
@@ -79,7 +79,7 @@ def flat(table, n=4_000, steps=1000):
     points = size * torch.tensor([[-1.0], [-1.0], [-1.0], [1.0]], dtype=torch.float64)
     noise = Noise(0, torch.arange(n))
     x = initial_noise((1,), noise, torch.empty(0, dtype=torch.float64))
-    for step in sampling_loop(FiniteSet(points), DDIM(), sampling.uniform(table, steps), x, noise):
+    for step in sampling_loop(EmpiricalDistribution(points), DDIM(), sampling.uniform(table, steps), x, noise):
         x = step.x
     return x[:, 0] / size
 
@@ -116,7 +116,7 @@ def test_every_rule_starts_from_noise_alone(sampler):
     points = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     noise = Noise(0, torch.arange(100))
     x = initial_noise((1, 4, 4), noise, torch.empty(0))
-    for step in sampling_loop(FiniteSet(points), sampler, sampling.uniform(ZERO, 40), x, noise):
+    for step in sampling_loop(EmpiricalDistribution(points), sampler, sampling.uniform(ZERO, 40), x, noise):
         x = step.x
     means = x.mean((1, 2, 3))
     assert float((means.abs() - 1).abs().max()) < 0.05 and 20 < int((means > 0).sum()) < 80

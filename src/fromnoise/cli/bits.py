@@ -80,7 +80,7 @@ def _piece(measure: Measure, images: Images, args: argparse.Namespace, name: str
     """Bound and flow of some images."""
     from tqdm import tqdm
 
-    from fromnoise.diffusion.likelihood.ode import Adaptive, RungeKutta
+    from fromnoise.diffusion.likelihood.ode import RungeKutta, ScipySolver
     from fromnoise.evaluation.likelihood import Piece, some
 
     pixels, labels = some(images, measure.model, args.count, args.seed)
@@ -91,7 +91,7 @@ def _piece(measure: Measure, images: Images, args: argparse.Namespace, name: str
     few = min(args.flow, count)
     if few < 2:
         return Piece(bound, None)
-    solver = RungeKutta(args.flow_steps) if args.tolerance is None else Adaptive(args.tolerance)
+    solver = RungeKutta(args.flow_steps) if args.tolerance is None else ScipySolver(args.tolerance)
     with tqdm(total=few, unit="image", desc=f"{name}, flow") as bar:
         flow = measure.flow(pixels[:few], labels[:few] if labels is not None else None, solver, args.probes, bar.update)
     return Piece(bound, flow)

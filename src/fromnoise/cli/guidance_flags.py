@@ -1,4 +1,4 @@
-"""The flags of guidance, shared by the verbs that draw."""
+"""The guidance flags, shared by the verbs that sample."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fromnoise.utils.device import ComputeConfig
 
 KEYS = ("clip", "guidance", "rescale", "interval", "interval_logsnr", "threshold", "truncation")
+"""The keys of ``SamplingConfig`` that have a flag here."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,27 +20,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("guidance").add_argument
     add("--label", metavar="L", help="a class by name or number, several with commas, or all; or age=30,height=1.8")
     add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance; 1 is none")
-    add("--rescale", metavar="SHARE", type=float, help="give guided images the contrast of unguided ones back: 0 to 1")
-    add("--interval", metavar="A,B", help="guide at times t from A to B only, as in 0.2,0.8")
-    add("--interval-logsnr", metavar="A,B", help="the same in log-SNR, as in --interval-logsnr=-3,5")
-    add("--autoguide", metavar="RUN", help="guide away from a weaker model: less trained, or smaller")
+    add("--rescale", metavar="F", type=float, help="rescale guided images to the unguided contrast: 0 (off) to 1")
+    add("--interval", metavar="A,B", help="guide only at times t from A to B, as in 0.2,0.8")
+    add("--interval-logsnr", metavar="A,B", help="guide only at these log-SNR, as in --interval-logsnr=-3,5")
+    add("--autoguide", metavar="RUN", help="autoguidance by this weaker model: less trained, or smaller")
     add("--autoguidance", metavar="W", type=float, default=2.0, help="scale of --autoguide; 1 is none")
-    add("--classifier", metavar="FILE", type=Path, help="guide by this classifier: see fromnoise guide")
+    add("--classifier", metavar="FILE", type=Path, help="classifier guidance by this classifier: see fromnoise guide")
     add("--classifier-scale", metavar="W", type=float, default=1.0, help="scale of --classifier; 0 is none")
-    add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 at each step")
-    add("--threshold", metavar="Q", type=float, help="quantile of dynamic thresholding, in place of clip: 0.995")
-    add("--truncation", metavar="Z", type=float, help="bound the numbers that noise is made of: 1 is tame")
+    add("--clip", action=argparse.BooleanOptionalAction, help="clip x_0 to the pixel range at each step")
+    add("--threshold", metavar="Q", type=float, help="quantile for dynamic thresholding instead of --clip: 0.995")
+    add("--truncation", metavar="Z", type=float, help="truncate the noise to [-Z, Z], Z > 0")
 
 
 def wrap(args: argparse.Namespace, model: Model, compute: ComputeConfig) -> tuple[Model, Wrapper]:
-    """The guidance that needs other files than the model's own, and the model with the labels that it then heeds.
+    """The guidance that needs files besides the model: autoguidance and classifier guidance.
+
+    Returns:
+        The model, with the classifier's labels if there is one, and the wrapper of its denoiser.
 
     Raises:
-        UserError: the other file does not go with this model, or no label was asked of a classifier.
+        UserError: the other file does not match the model, or ``--classifier`` has no ``--label``.
     """
-    by_weak = _autoguidance(args, model, compute)
-    model, by_classifier = _classifier(args, model, compute)
-    return model, lambda denoise: by_classifier(by_weak(denoise))
+    autoguide = _autoguidance(args, model, compute)
+    model, guide = _classifier(args, model, compute)
+    return model, lambda denoise: guide(autoguide(denoise))
 
 
 def _classifier(args: argparse.Namespace, model: Model, compute: ComputeConfig) -> tuple[Model, Wrapper]:
@@ -47,17 +51,17 @@ def _classifier(args: argparse.Namespace, model: Model, compute: ComputeConfig) 
 
     from fromnoise.diffusion import ClassifierGuidance
     from fromnoise.model import no_wrapper
-    from fromnoise.training import noisy_classifier as guides
+    from fromnoise.training import noisy_classifier
     from fromnoise.utils.errors import UserError
 
     if args.classifier is None:
         return model, no_wrapper
-    guide = guides.load(args.classifier, model)
+    classifier = noisy_classifier.load(args.classifier, model)
     if args.label is None:
-        raise UserError("--classifier guides to a label: name one with --label, or all")
-    compute.to_device(guide)
-    heeding = replace(model, dataset_info=replace(model.dataset_info, class_names=guide.dataset_info.class_names))
-    return heeding, lambda denoise: ClassifierGuidance(denoise, guide, args.classifier_scale)
+        raise UserError("--classifier needs a label: add --label with a class, or --label all")
+    compute.to_device(classifier)
+    labelled = replace(model, dataset_info=replace(model.dataset_info, class_names=classifier.dataset_info.class_names))
+    return labelled, lambda denoise: ClassifierGuidance(denoise, classifier, args.classifier_scale)
 
 
 def _autoguidance(args: argparse.Namespace, model: Model, compute: ComputeConfig) -> Wrapper:
@@ -68,69 +72,67 @@ def _autoguidance(args: argparse.Namespace, model: Model, compute: ComputeConfig
     if args.autoguide is None:
         return no_wrapper
     weak = load_model(args.autoguide).model
-    _check_alike(weak, model, args.autoguide)
+    _check_compatible(weak, model, args.autoguide)
     compute.to_device(weak.denoiser)
-    bad = (
-        weak.denoiser
-        if weak.dataset_info.is_conditional or _same_clusters(weak, model)
-        else Unconditional(weak.denoiser)
-    )
-    return lambda denoise: Autoguidance(denoise, bad, args.autoguidance)
+    conditional = weak.dataset_info.is_conditional or _same_pseudo_labels(weak, model)
+    weak_denoise = weak.denoiser if conditional else Unconditional(weak.denoiser)
+    return lambda denoise: Autoguidance(denoise, weak_denoise, args.autoguidance)
 
 
-def _same_clusters(weak: Model, model: Model) -> bool:
+def _same_pseudo_labels(weak: Model, model: Model) -> bool:
     import torch
 
-    here, there = model.denoiser.pseudo_labels, weak.denoiser.pseudo_labels
-    return here is not None and there is not None and torch.equal(here.centroids.cpu(), there.centroids.cpu())
+    a, b = model.denoiser.pseudo_labels, weak.denoiser.pseudo_labels
+    return a is not None and b is not None and torch.equal(a.centroids.cpu(), b.centroids.cpu())
 
 
-def _check_alike(weak: Model, model: Model, name: str) -> None:
+def _check_compatible(weak: Model, model: Model, name: str) -> None:
     import torch
 
     from fromnoise.utils.errors import UserError
 
     t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
-    for what, here, there in (
-        ("images", model.dataset_info.shape, weak.dataset_info.shape),
+    for what, own, other in (
+        ("image size", model.dataset_info.shape, weak.dataset_info.shape),
         ("labels", model.dataset_info.class_names, weak.dataset_info.class_names),
         ("attributes", model.dataset_info.attributes, weak.dataset_info.attributes),
         ("noise levels", model.schedule.logsnr(t).tolist(), weak.schedule.logsnr(t).tolist()),
     ):
-        if here != there:
-            shown = f" ({there}, not {here})" if what == "images" else ""
+        if own != other:
+            values = f" ({other}, not {own})" if what == "image size" else ""
             raise UserError(
-                f"--autoguide {name} has other {what} than the model{shown}: take an earlier or smaller one"
+                f"--autoguide {name} differs from the model in its {what}{values}: "
+                "use an earlier or smaller model of the same data and noise schedule"
             )
 
 
 def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> SamplingConfig:
-    """The recipe's way of sampling with what the flags change: those of guidance, and ``keys``.
+    """The recipe's sampling settings, changed by the flags of guidance and by those of ``keys``.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
     from pydantic import ValidationError
 
     from fromnoise.utils.errors import UserError
 
-    told = {k: getattr(args, k, None) for k in (*KEYS, *keys)}
+    flags = {k: getattr(args, k, None) for k in (*KEYS, *keys)}
     try:
-        return type(own).model_validate(own.model_dump() | {k: v for k, v in told.items() if v is not None})
+        return type(own).model_validate(own.model_dump() | {k: v for k, v in flags.items() if v is not None})
     except ValidationError as e:
         first = e.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
         if not first["loc"]:
             raise UserError(message) from None
-        flag = str(first["loc"][0])
-        raise UserError(f"--{flag.replace('_', '-')} {told[flag]}: {message}") from None
+        key = str(first["loc"][0])
+        raise UserError(f"--{key.replace('_', '-')} {flags[key]}: {message}") from None
 
 
 def check_labels(args: argparse.Namespace, model: Model) -> None:
-    """Guidance by labels needs some.
+    """Check that a model guided by ``--guidance`` is conditional.
 
     Raises:
-        UserError: the model has none.
+        UserError: it is not.
     """
     from fromnoise.utils.errors import UserError
 

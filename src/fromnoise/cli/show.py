@@ -148,12 +148,12 @@ def _progressive(args: argparse.Namespace) -> Image:
 def _shared(args: argparse.Namespace) -> Image:
     import torch
 
-    from fromnoise.editing.interpolation import shared
+    from fromnoise.editing.interpolation import shared_latents
     from fromnoise.reporting import image_io
 
     depths = parse_times("--depths", args.depths)
     model, config, compute = _open(args)
-    rows = shared(model, config, compute, depths, args.count, args.seed)
+    rows = shared_latents(model, config, compute, depths, args.count, args.seed)
     columns = list(torch.stack(rows, 1))  # a column a sample, a row a depth
     captions = [", ".join(f"t = {t:g}" for t in depths), *[""] * (args.count - 1)]
     return image_io.side_by_side(

@@ -141,7 +141,7 @@ class EStep:
     def plan(self, images: Images, finest: float) -> StepProposal:
         """Where to look, from a few images under other noise; steps up to time ``finest`` are left out."""
         steps = self.code.steps
-        allowed = StepProposal.uniform(steps).only(torch.arange(1, steps + 1) > finest * steps)
+        allowed = StepProposal.uniform(steps).restricted(torch.arange(1, steps + 1) > finest * steps)
         ids = torch.linspace(0, len(images) - 1, min(_PILOT, len(images))).long()
         with torch.inference_mode(), self.compute.autocast():
             return e_step.difference_proposal(
@@ -291,7 +291,7 @@ class EM:
     def _tell(self) -> None:
         """Draw the cluster that each image is told until the next E-step."""
         ids = torch.arange(len(self.state.q))
-        u = Noise(self.trainer.recipe.seed, ids).uniform(Stream.CLUSTER, self.state.rounds)
+        u = Noise(self.trainer.recipe.seed, ids).uniform(Stream.TRAINING_CLUSTER, self.state.rounds)
         told = torch.searchsorted(self.state.q.cumsum(1).contiguous(), u[:, None]).flatten()
         assert self.images.labels is not None
         self.images.labels.copy_(told.clamp(max=self.config.count - 1))

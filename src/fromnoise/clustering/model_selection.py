@@ -40,7 +40,7 @@ def held_out(found: ClusteringResult) -> Tensor:
     config = found.model.recipe.clustering
     sorter = EStep.of(found.model, config.count, found.compute, found.model.recipe.train.seed)
     steps = sorter.code.steps
-    plan = StepProposal.uniform(steps).only(torch.arange(1, steps + 1) > config.finest * steps)
+    plan = StepProposal.uniform(steps).restricted(torch.arange(1, steps + 1) > config.finest * steps)
     shares = e_step.shares(found.q, config.concentration)
     return bounds(sorter, MemoryImages(images.get(ids)), shares, EStepConfig(_STEPS, 0, config.count), plan)
 

@@ -328,7 +328,7 @@ class DiffusionLoss(nn.Module):
             shift = noise.normal((x0.shape[1],), Stream.OFFSET, like=x0)
             eps = eps + self.offset_noise * shift.reshape(*shift.shape, *([1] * (x0.ndim - 2)))
         if cond is not None and training and self.label_dropout:
-            dropped = (noise.uniform(Stream.LABEL) < self.label_dropout).to(cond.device)
+            dropped = (noise.uniform(Stream.LABEL_DROPOUT) < self.label_dropout).to(cond.device)
             cond = torch.where(dropped.reshape(-1, *[1] * (cond.ndim - 1)), null_condition(cond), cond)
         previous = None
         if self.denoiser.self_conditioning and self_condition:

@@ -1,9 +1,6 @@
-"""Exact denoisers: distributions whose E[x_0 | x_t] has a closed form.
+"""Exact denoisers: distributions whose E[x_0 | x_t] has a closed form, for tests and demonstrations.
 
-The oracles of every test, and a first picture without a network.
-
-Both are called as a ``Denoiser`` is: ``denoise(x, level, cond, previous) -> Prediction``; x may have any shape (B,
-...).
+They are called as a ``Denoiser``, ``denoise(x, level, cond, previous) -> Prediction``, on x of any shape (B, ...).
 """
 
 from __future__ import annotations
@@ -18,12 +15,12 @@ from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import NoiseLevel
 
 
-def _keep(log_weights: Tensor, cond: Tensor | None) -> Tensor:
-    """Log weights (B, K) with all but component ``cond`` ruled out; -1 rules out none."""
+def _select(log_weights: Tensor, cond: Tensor | None) -> Tensor:
+    """Log weights (B, K) with -inf for all components but ``cond``; -1 selects all."""
     if cond is None:
         return log_weights
-    mine = torch.arange(log_weights.shape[1], device=cond.device) == cond[:, None]
-    return torch.where(mine | (cond[:, None] < 0), log_weights, -math.inf)
+    selected = torch.arange(log_weights.shape[1], device=cond.device) == cond[:, None]
+    return torch.where(selected | (cond[:, None] < 0), log_weights, -math.inf)
 
 
 def _scales(level: NoiseLevel) -> tuple[Tensor, Tensor]:
@@ -34,81 +31,89 @@ def _scales(level: NoiseLevel) -> tuple[Tensor, Tensor]:
 
 
 class GaussianMixture:
-    """sum_k w_k N(m_k, S_k). Under noise it stays one: at level t component k is N(alpha m_k, alpha^2 S_k + sigma^2 I).
+    """The mixture sum_k w_k N(m_k, S_k), whose components at level t are N(alpha m_k, alpha^2 S_k + sigma^2 I).
 
-    ``cond`` names a component.
+    ``cond`` is the index of a component, -1 for the mixture.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        """Decompose the covariances once.
+        """Decompose the covariances.
 
         Args:
-            weights: (K,), positive; normalised here.
-            means: (K, D).
-            covariances: (K, D, D), symmetric, positive semi-definite.
+            weights: w, (K,), positive; normalized here.
+            means: m, (K, D).
+            covariances: S, (K, D, D), symmetric positive semi-definite.
         """
         self.weights, self.means, self.covariances = weights / weights.sum(), means, covariances
         self._values, self._vectors = torch.linalg.eigh(covariances)  # (K, D), (K, D, D), columns are vectors
 
     def _whiten(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
-        """Coordinates of x - alpha m_k along the axes of S_k, and the variances there: (B, K, D) and (K, D).
+        """X - alpha m_k in the eigenbasis of S_k, (B, K, D), and the variances along it.
 
-        The latter (B, K, D) where each image has a level of its own.
+        The variances are (K, D), or (B, K, D) if each image has a level of its own.
         """
         alpha, sigma = _scales(level)
         variances = alpha**2 * self._values.clamp(min=0) + sigma**2
-        apart = x.flatten(1)[:, None] - alpha * self.means
-        # a sum of products, not a matrix product: the last bit of the latter depends on the batch
-        return (apart[..., :, None] * self._vectors).sum(-2), variances
+        difference = x.flatten(1)[:, None] - alpha * self.means
+        # a sum of products, not a matrix product, whose last bit depends on the batch size
+        return (difference[..., :, None] * self._vectors).sum(-2), variances
 
     def _log_joint(self, x: Tensor, level: NoiseLevel, cond: Tensor | None) -> Tensor:
         """Log w_k + log N_k(x), (B, K)."""
-        along, variances = self._whiten(x, level)
-        density = -0.5 * (along**2 / variances + torch.log(2 * math.pi * variances)).sum(-1)
-        return _keep(self.weights.log() + density, cond)
+        coordinates, variances = self._whiten(x, level)
+        density = -0.5 * (coordinates**2 / variances + torch.log(2 * math.pi * variances)).sum(-1)
+        return _select(self.weights.log() + density, cond)
 
     def log_prob(self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None) -> Tensor:
-        """Log density of x_t in nats, (B,); at t = 0 that of the data."""
+        """Log density of x_t, nats (B,); at t = 0 that of the data.
+
+        Args:
+            x: (B, ...) of D elements each.
+            level: t.
+            cond: components (B,), or None.
+        """
         return torch.logsumexp(self._log_joint(x, level, cond), dim=1) - (
             torch.where(cond < 0, 0.0, self.weights.log()[cond.clamp(min=0)]) if cond is not None else 0.0
         )
 
     def responsibilities(self, x: Tensor, level: NoiseLevel) -> Tensor:
-        """Posterior of the component given x_t, (B, K)."""
+        """Posterior probabilities of the components given x_t, (B, K)."""
         return torch.softmax(self._log_joint(x, level, None), dim=1)
 
     def __call__(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
         """E[x_0 | x_t] = sum_k r_k (m_k + alpha S_k (alpha^2 S_k + sigma^2 I)^-1 (x - alpha m_k))."""
-        along, variances = self._whiten(x, level)
-        pulled = _scales(level)[0] * self._values.clamp(min=0) / variances * along
-        each = self.means + (self._vectors * pulled[..., None, :]).sum(-1)
-        share = torch.softmax(self._log_joint(x, level, cond), dim=1)
-        return Prediction((share[..., None] * each).sum(1).reshape(x.shape))
+        coordinates, variances = self._whiten(x, level)
+        gained = _scales(level)[0] * self._values.clamp(min=0) / variances * coordinates
+        means = self.means + (self._vectors * gained[..., None, :]).sum(-1)
+        r = torch.softmax(self._log_joint(x, level, cond), dim=1)
+        return Prediction((r[..., None] * means).sum(1).reshape(x.shape))
 
     def sample(self, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Draw from the data's distribution: x (B, D) and the components (B,)."""
-        which = torch.searchsorted(self.weights.to("cpu", torch.float64).cumsum(0), noise.uniform(Stream.DATA)).clamp(
-            max=len(self.weights) - 1
-        )
+        """Samples of the data distribution, (B, D), and their components (B,)."""
+        component = torch.searchsorted(
+            self.weights.to("cpu", torch.float64).cumsum(0), noise.uniform(Stream.DATA)
+        ).clamp(max=len(self.weights) - 1)
         z = noise.normal((self.means.shape[1],), Stream.DATA, 1, like=self.means)
-        scaled = self._values[which].clamp(min=0).sqrt() * z
-        return self.means[which] + (self._vectors[which] * scaled[:, None, :]).sum(-1), which
+        scaled = self._values[component].clamp(min=0).sqrt() * z
+        return self.means[component] + (self._vectors[component] * scaled[:, None, :]).sum(-1), component
 
 
-class FiniteSet:
-    """A data set, each of its points equally likely: E[x_0 | x_t] = softmax_i(-|x - alpha x_i|^2 / (2 sigma^2)) x_i.
+class EmpiricalDistribution:
+    """The uniform distribution over a finite data set, which a network of unlimited capacity would learn.
 
-    It is what a network of unlimited capacity would learn. ``cond`` picks the points of a label.
+    E[x_0 | x_t] = sum_i softmax_i(-|x_t - alpha x_i|^2 / (2 sigma^2)) x_i
+
+    ``cond`` is the label of the points that take part, -1 for all.
     """
 
     def __init__(self, points: Tensor, labels: Tensor | None = None) -> None:
-        """Keep the points.
+        """Set the points.
 
         Args:
             points: (N, ...).
-            labels: (N,) int64, needed if ``cond`` will be given.
+            labels: (N,) int64; needed for ``cond``.
         """
         self.points, self.labels = points, labels
 
@@ -118,14 +123,14 @@ class FiniteSet:
         """The weighted mean of the points.
 
         Raises:
-            ValueError: ``cond`` was given and the points have no labels.
+            ValueError: ``cond`` is given and the points have no labels.
         """
         points = self.points.flatten(1)
-        apart = ((x.flatten(1)[:, None] - level.alpha * points) ** 2).sum(-1)
-        scores = -apart / (2 * level.sigma**2)
+        squared_distance = ((x.flatten(1)[:, None] - level.alpha * points) ** 2).sum(-1)
+        scores = -squared_distance / (2 * level.sigma**2)
         if cond is not None:
             if self.labels is None:
                 raise ValueError("these points have no labels")
             scores = torch.where((self.labels == cond[:, None]) | (cond[:, None] < 0), scores, -math.inf)
-        share = torch.softmax(scores, dim=1)
-        return Prediction((share[..., None] * points).sum(1).reshape(x.shape))
+        weights = torch.softmax(scores, dim=1)
+        return Prediction((weights[..., None] * points).sum(1).reshape(x.shape))

@@ -1,18 +1,20 @@
-"""A trained model used on pictures one has: fill in, continue, vary, restore."""
+"""Image editing with a trained model: inpainting, outpainting, restoration, SDEdit and interpolation."""
 
-from fromnoise.editing.degradations import Degradation, colour, detail, sharpness
-from fromnoise.editing.inputs import canvas, load_mask, load_picture
-from fromnoise.editing.restoration import EditRun, restore, vary
+from fromnoise.editing.degradations import Degradation, colorization, deblurring, super_resolution
+from fromnoise.editing.edit_config import EditConfig
+from fromnoise.editing.inputs import load_image, load_mask, place_on_canvas
+from fromnoise.editing.restoration import restore
+from fromnoise.editing.sdedit import vary
 
 __all__ = [
-    "EditRun",
     "Degradation",
-    "canvas",
-    "colour",
-    "detail",
+    "EditConfig",
+    "colorization",
+    "deblurring",
+    "load_image",
     "load_mask",
-    "load_picture",
+    "place_on_canvas",
     "restore",
-    "sharpness",
+    "super_resolution",
     "vary",
 ]

@@ -1,64 +1,75 @@
-"""What a picture may have lost."""
+"""The degradations that restoration undoes: loss of color, of resolution and of sharpness."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fromnoise.diffusion.inverse.operators import Operator, blur, downsample, grey
+from fromnoise.diffusion.inverse import LinearOperator, downsampling, gaussian_blur, grayscale
 from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """A kind of loss.
+    """A degradation of images.
 
     Attributes:
-        channels: of a picture that has lost it.
-        factor: by which such a picture is smaller.
-        operator: A, of the height and width of whole pictures.
+        channels: of a degraded image.
+        factor: by which a degraded image is smaller.
+        operator: A, from height and width of full images.
     """
 
     channels: int
     factor: int
-    operator: Callable[[int, int], Operator]
+    operator: Callable[[int, int], LinearOperator]
 
 
-def colour(channels: int) -> Degradation:
-    """Colour, of which grey is left.
+def colorization(channels: int) -> Degradation:
+    """Restoring color to grayscale images.
+
+    Args:
+        channels: of the model.
 
     Raises:
-        UserError: whole pictures have none.
+        UserError: the model has no color.
     """
     if channels != 3:
-        raise UserError(f"colour is had back by a model that draws it; this one draws {channels} channels")
-    return Degradation(1, 1, lambda height, width: grey())
+        raise UserError(f"colorization needs a model with 3 channels; this one has {channels}")
+    return Degradation(1, 1, lambda height, width: grayscale())
 
 
-def detail(channels: int, factor: int) -> Degradation:
-    """Detail, of which the mean of each square of pixels is left.
+def super_resolution(channels: int, factor: int) -> Degradation:
+    """Enlarging images; degraded images are means of squares of ``factor`` x ``factor`` pixels.
+
+    Args:
+        channels: of the model.
+        factor: at least 2.
 
     Raises:
-        UserError: the factor leaves all as it is.
+        UserError: the factor is too small, or, from ``operator``, does not divide the size of the full image.
     """
     if factor < 2:
-        raise UserError(f"a picture enlarged {factor} times stays what it is: take 2 or more")
-    return Degradation(channels, factor, lambda height, width: _shrunk(height, width, factor))
+        raise UserError(f"--upscale {factor} changes nothing: use 2 or more")
+    return Degradation(channels, factor, lambda height, width: _downsampling(height, width, factor))
 
 
-def sharpness(channels: int, deviation: float) -> Degradation:
-    """Sharpness, of which a Gaussian blur of this many pixels is left.
+def deblurring(channels: int, std: float) -> Degradation:
+    """Undoing a Gaussian blur.
+
+    Args:
+        channels: of the model.
+        std: standard deviation of the blur, in pixels, up to 100.
 
     Raises:
-        UserError: no such blur.
+        UserError: the standard deviation is out of range.
     """
-    if not 0 < deviation <= 100:
-        raise UserError(f"{deviation:g} is no width of a blur: take one from above 0 to 100 pixels")
-    return Degradation(channels, 1, lambda height, width: blur(height, width, deviation))
+    if not 0 < std <= 100:
+        raise UserError(f"--deblur {std:g} is out of range: use a standard deviation above 0 and up to 100 pixels")
+    return Degradation(channels, 1, lambda height, width: gaussian_blur(height, width, std))
 
 
-def _shrunk(height: int, width: int, factor: int) -> Operator:
+def _downsampling(height: int, width: int, factor: int) -> LinearOperator:
     try:
-        return downsample(height, width, factor)
+        return downsampling(height, width, factor)
     except ValueError as e:
-        raise UserError(f"{e}: take a factor that divides both sides") from None
+        raise UserError(f"{e}: use a factor that divides both sides") from None

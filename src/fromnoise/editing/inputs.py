@@ -1,4 +1,4 @@
-"""Pictures and masks that the user gives, and whether they go with a model."""
+"""Images and masks from the user's files, checked against the model."""
 
 from __future__ import annotations
 
@@ -14,96 +14,95 @@ from fromnoise.data.decoding import channels_needed, display_size
 from fromnoise.utils.errors import UserError
 
 
-def load_picture(path: Path, channels: int) -> Tensor:
-    """A picture as it is, at its own size.
+def load_image(path: Path, channels: int) -> Tensor:
+    """Read an image at its own size.
 
     Args:
-        path: of any file that Pillow reads.
-        channels: that the model draws; a grey picture can be given to a model of colour, which loses nothing.
+        path: a file that Pillow can read.
+        channels: of the model; a grayscale image is converted for a color model.
 
     Returns:
         uint8 (1, C, H, W).
 
     Raises:
-        UserError: it cannot be read, or has channels that the model does not draw.
+        UserError: the file cannot be read, or the image has channels that the model does not have.
     """
-    picture = _opened(path)
-    height, width = display_size(picture)
-    with_alpha = picture.has_transparency_data
-    has = 4 if with_alpha else channels_needed(picture)
-    if has > channels:
-        names = {1: "grey", 3: "colour", 4: "transparency"}
+    image = _open(path)
+    height, width = display_size(image)
+    own = 4 if image.has_transparency_data else channels_needed(image)
+    if own > channels:
+        names = {1: "grayscale", 3: "color", 4: "transparency"}
         raise UserError(
-            f"{path} has {names[has]} ({has} channels) and this model draws {channels}: "
-            f"give it a picture of {'grey' if channels == 1 else f'at most {channels} channels'}"
+            f"{path} has {own} channels ({names[own]}) and this model has {channels}: "
+            f"use {'a grayscale image' if channels == 1 else f'an image with at most {channels} channels'}"
         )
-    return torch.from_numpy(prepare(picture, height, width, channels))[None]
+    return torch.from_numpy(prepare(image, height, width, channels))[None]
 
 
 def load_mask(path: Path, size: tuple[int, int]) -> Tensor:
-    """Where a picture is to be painted.
+    """Read a mask for inpainting.
 
     Args:
-        path: of a picture, light where to paint and dark where to keep.
+        path: an image file, light where the image is painted and dark where it is kept.
         size: height and width that it must have.
 
     Returns:
-        bool (H, W), true where the picture is kept.
+        bool (H, W), true where the image is kept.
 
     Raises:
-        UserError: it cannot be read, is of another size, or keeps all or nothing.
+        UserError: the file cannot be read, has another size, or keeps all or no pixels.
     """
-    picture = _opened(path)
-    own = display_size(picture)
+    image = _open(path)
+    own = display_size(image)
     if own != size:
         raise UserError(
-            f"the mask {path} is {own[0]}x{own[1]} and the picture {size[0]}x{size[1]}: they must be of one size"
+            f"the mask {path} has {own[0]}x{own[1]} pixels and the image {size[0]}x{size[1]}: use one size for both"
         )
-    kept = torch.from_numpy(prepare(picture, *own, 1)[0] < np.uint8(128))
-    if bool(kept.all()):
-        raise UserError(f"the mask {path} keeps the whole picture: make it white where to paint")
-    if not bool(kept.any()):
-        raise UserError(f"the mask {path} keeps nothing of the picture: fromnoise sample draws whole ones")
-    return kept
+    known = torch.from_numpy(prepare(image, *own, 1)[0] < np.uint8(128))
+    if bool(known.all()):
+        raise UserError(f"the mask {path} keeps every pixel: make it white where to paint")
+    if not bool(known.any()):
+        raise UserError(f"the mask {path} keeps no pixel: use fromnoise sample for whole images")
+    return known
 
 
-def canvas(pixels: Tensor, size: tuple[int, int], at: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-    """A picture laid on a larger sheet.
+def place_on_canvas(pixels: Tensor, size: tuple[int, int], at: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+    """Place an image on a larger canvas.
 
     Args:
         pixels: uint8 (1, C, H, W).
-        size: height and width of the sheet.
-        at: row and column of the picture's upper left corner; None for the middle.
+        size: height and width of the canvas.
+        at: row and column of the image's upper left corner; None centers the image.
 
     Returns:
-        The sheet, uint8 (1, C, *size), and where the picture lies on it, bool of that size.
+        The canvas, uint8 (1, C, *size), and a mask, bool of that size, true where the image is.
 
     Raises:
-        UserError: the picture does not lie on the sheet, or covers it.
+        UserError: the image does not fit on the canvas, or covers it.
     """
     height, width = pixels.shape[-2:]
     top, left = at if at is not None else ((size[0] - height) // 2, (size[1] - width) // 2)
     if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
         raise UserError(
-            f"a picture of {height}x{width} at row {top}, column {left} does not lie on a sheet of {size[0]}x{size[1]}:"
-            " take a larger --size"
+            f"an image of {height}x{width} at row {top}, column {left} does not fit on a canvas of {size[0]}x{size[1]}:"
+            " use a larger --size"
         )
     if (height, width) == size:
-        raise UserError(f"the picture is as large as the sheet, {height}x{width}: name a larger --size")
-    sheet = pixels.new_zeros((1, pixels.shape[1], *size))
-    kept = torch.zeros(size, dtype=torch.bool)
-    sheet[..., top : top + height, left : left + width] = pixels
-    kept[top : top + height, left : left + width] = True
-    return sheet, kept
+        raise UserError(f"the image is as large as the canvas, {height}x{width}: use a larger --size")
+    canvas = pixels.new_zeros((1, pixels.shape[1], *size))
+    known = torch.zeros(size, dtype=torch.bool)
+    canvas[..., top : top + height, left : left + width] = pixels
+    known[top : top + height, left : left + width] = True
+    return canvas, known
 
 
-def _opened(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     try:
-        picture = Image.open(path)
-        picture.load()
+        image = Image.open(path)
+        image.load()
     except FileNotFoundError:
-        raise UserError(f"there is no picture {str(path)!r}") from None
+        raise UserError(f"there is no image {str(path)!r}") from None
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as e:
-        why = getattr(e, "strerror", None) or "not an image, or a broken one"
-        raise UserError(f"{path} cannot be read: {why}") from None
-    return picture
+        reason = getattr(e, "strerror", None) or "not an image, or a damaged one"
+        raise UserError(f"{path} cannot be read: {reason}") from None
+    return image

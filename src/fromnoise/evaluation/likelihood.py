@@ -13,8 +13,8 @@ from torch import Tensor
 from fromnoise.config import SamplingConfig
 from fromnoise.data import Images, shuffled_indices, to_float
 from fromnoise.data.dataset_info import conditioning_for
-from fromnoise.diffusion.likelihood.code_length import ELBO, SampledTerms, StepProposal, bin_of, geometric
-from fromnoise.diffusion.likelihood.ode import Flow, Solver
+from fromnoise.diffusion.likelihood.code_length import ELBO, SampledTerms, StepProposal, bin_index, geometric_bins
+from fromnoise.diffusion.likelihood.ode import ODESolver, ProbabilityFlow
 from fromnoise.diffusion.rng import Noise
 from fromnoise.evaluation.metrics.frechet import Estimate
 from fromnoise.model import Model
@@ -160,12 +160,14 @@ class Measure:
         else:
             plan = self._plan(code, pixels[:_PILOT], labels)
             parts = self._each(
-                pixels, labels, lambda x0, noise, cond: code.visits(x0, noise, plan, visits, cond), on_progress
+                pixels, labels, lambda x0, noise, cond: code.sampled_terms(x0, noise, plan, visits, cond), on_progress
             )
         k, nats, weight = (torch.cat([getattr(p, name) for p in parts]) for name in ("k", "nats", "weight"))
         each, prior = self._unit * nats * weight, self._unit * torch.cat([p.prior for p in parts])
-        starts = geometric(code.steps, _BINS)
-        total = torch.zeros(len(starts), dtype=torch.float64).index_add_(0, bin_of(k.flatten(), starts), each.flatten())
+        starts = geometric_bins(code.steps, _BINS)
+        total = torch.zeros(len(starts), dtype=torch.float64).index_add_(
+            0, bin_index(k.flatten(), starts), each.flatten()
+        )
         ends = [*(starts[1:] - 1).tolist(), code.steps]
         by_step = [
             (low, high, float(bits) / len(pixels) / (high - low + 1))
@@ -177,11 +179,11 @@ class Measure:
         self,
         pixels: Tensor,
         labels: Tensor | None,
-        solver: Solver,
+        solver: ODESolver,
         probes: int = 1,
         on_progress: OnProgress = lambda n: None,
     ) -> Tensor:
-        """Code length by the probability flow, bits a dimension of each image, (N,); see ``ELBO.by_flow``.
+        """Code length by the probability flow, bits a dimension of each image, (N,); see ``ELBO.flow_nll``.
 
         Args:
             pixels: uint8 (N, C, H, W).
@@ -193,10 +195,10 @@ class Measure:
         Raises:
             UserError: the solver gave up.
         """
-        code, flow = self.code(), Flow(self.model.denoiser, self.model.schedule, solver)
+        code, flow = self.code(), ProbabilityFlow(self.model.denoiser, self.model.schedule, solver)
         try:
             parts = self._each(
-                pixels, labels, lambda x0, noise, cond: code.by_flow(flow, x0, noise, probes, cond), on_progress
+                pixels, labels, lambda x0, noise, cond: code.flow_nll(flow, x0, noise, probes, cond), on_progress
             )
         except ArithmeticError as e:
             raise UserError(f"{e}: take a larger --tolerance") from None
@@ -225,7 +227,7 @@ class Measure:
         (seen,) = pilot._each(
             pixels,
             labels,
-            lambda x0, noise, cond: code.visits(x0, noise, even, min(_PILOT_VISITS, code.steps), cond),
+            lambda x0, noise, cond: code.sampled_terms(x0, noise, even, min(_PILOT_VISITS, code.steps), cond),
             lambda n: None,
         )
         return StepProposal.importance(seen, code.steps)
@@ -233,7 +235,7 @@ class Measure:
 
 def _whole(code: ELBO, x0: Tensor, noise: Noise, cond: Tensor | None) -> SampledTerms:
     """Every step as a visit."""
-    terms = list(code.walk(x0, noise, cond))
+    terms = list(code.all_terms(x0, noise, cond))
     nats = torch.stack([term.nats for term in terms], 1)
     k = torch.tensor([term.k for term in terms]).expand(len(x0), -1)
     return SampledTerms(k, nats, torch.ones_like(nats), code.prior(x0))

@@ -61,7 +61,7 @@ def rate_and_distortion(
     rate = unit * float(code.prior(x0).mean())
     out = Progressive([], [], [], [], 0.0, len(x0))
     with torch.no_grad(), measure.compute.autocast():
-        for term in code.walk(x0, Noise(measure.seed, torch.arange(len(x0))), cond):
+        for term in code.all_terms(x0, Noise(measure.seed, torch.arange(len(x0))), cond):
             miss = 127.5 * term.squared_error.sqrt()
             out.steps.append(code.steps - term.k + 1)
             out.rates.append(rate)

@@ -1,4 +1,4 @@
-"""What the things of ``fromnoise edit`` share: their flags, the opened model, and where the pictures go."""
+"""What the subcommands of ``fromnoise edit`` share: flags, loading the model, the inverse solver, writing images."""
 
 from __future__ import annotations
 
@@ -12,52 +12,80 @@ from fromnoise.cli import guidance_flags
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fromnoise.editing import EditRun
+    from fromnoise.diffusion.inverse import InverseSolver
+    from fromnoise.editing import EditConfig
     from fromnoise.pipeline import SampleStep
+
+ITERATION_OPTIONS = ("iterations", "resamplings")
+"""The options of an inverse solver that ``--iterations`` sets, the first that the solver has."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the flags of all subcommands but ``interpolate``."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run folder or one .safetensors file")
-    add("--image", metavar="FILE", type=Path, required=True, help="the picture")
-    add("--out", metavar="PATH", type=Path, required=True, help=".png, .npz, anything else is a folder of PNGs")
-    add("-n", dest="count", metavar="N", type=int, default=1, help="how many ways to do it")
-    add("--steps", metavar="K", type=int, help="steps of the whole way from noise")
-    add("--sampler", metavar="NAME", help="what a step does: see fromnoise sample --help")
-    add("--grid", metavar="NAME", help="where the steps are: see fromnoise sample --help")
-    add("--seed", metavar="S", type=int, default=0, help="picture i depends on (seed, i) alone")
-    add("--any-size", action="store_true", help="take a picture of another size than the model learned from")
-    add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
-    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("--image", metavar="FILE", type=Path, required=True, help="the image to edit")
+    add("--out", metavar="PATH", type=Path, required=True, help=".png, .npz, or a folder of PNG files")
+    add("-n", dest="count", metavar="N", type=int, default=1, help="number of samples")
+    add("--steps", metavar="K", type=int, help="sampling steps from t = 1 to t = 0")
+    add("--sampler", metavar="NAME", help="see fromnoise sample --help")
+    add("--grid", metavar="NAME", help="time grid: see fromnoise sample --help")
+    add("--seed", metavar="S", type=int, default=0, help="sample i depends on (seed, i) alone")
+    add("--any-size", action="store_true", help="accept an image of another size than the training images")
+    add("--batch", metavar="B", type=int, default=64, help="samples in one batch")
+    add("--device", help="cpu, cuda, cuda:1 or mps; left out: the fastest available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
     guidance_flags.configure(parser)
 
 
 def solver_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare how what is lost is found."""
+    """Declare the flags of the inverse solver."""
     add = parser.add_argument
-    add("--method", default="posterior", help="posterior, pigdm, projected (fastest) or repaint")
-    add("--effort", metavar="E", type=int, help="iterations of posterior (3 if left out), passes of repaint (10)")
+    add("--method", metavar="NAME", default="mmps", help="inverse solver: mmps, pigdm, ddnm (fastest) or repaint")
+    add("--iterations", metavar="K", type=int, help="conjugate gradient iterations of mmps, resamplings of repaint")
 
 
-def brush(args: argparse.Namespace) -> EditRun:
-    """The model with the flags of sampling; places are looked at before it is opened.
+def inverse_solver(args: argparse.Namespace) -> InverseSolver:
+    """The inverse solver that ``--method`` and ``--iterations`` describe.
 
     Raises:
-        UserError: a mistake in any of them.
+        UserError: there is no such solver, it has no iterations, or their number is out of range.
+    """
+    import fromnoise.diffusion.inverse  # noqa: F401  registers the solvers
+    from fromnoise import registry
+    from fromnoise.utils.errors import UserError
+
+    def iteration_option(name: str) -> str | None:
+        options = registry.options("inverse_solver", name)
+        return next((option for option in ITERATION_OPTIONS if option in options), None)
+
+    try:
+        option = iteration_option(args.method)
+        if args.iterations is None:
+            return registry.build("inverse_solver", args.method)
+        if option is None:
+            able = [name for name in registry.names("inverse_solver") if iteration_option(name)]
+            raise UserError(f"--iterations does not apply to {args.method}: use {' or '.join(able)}")
+        return registry.build("inverse_solver", args.method, {option: args.iterations})
+    except ValueError as e:
+        raise UserError(f"--method {args.method}: {e}") from None
+
+
+def open_edit(args: argparse.Namespace) -> EditConfig:
+    """Load the model and read the sampling flags; the output path is checked first.
+
+    Raises:
+        UserError: a flag has an impossible value, or a file cannot be read or written.
     """
     import torch
 
     from fromnoise.checkpoint import load_model
-    from fromnoise.editing import EditRun
+    from fromnoise.cli.common import check_minimum
+    from fromnoise.editing import EditConfig
     from fromnoise.reporting import image_io
     from fromnoise.utils.device import select_device
-    from fromnoise.utils.errors import UserError
 
-    for flag, number in (("-n", args.count), ("--batch", args.batch)):
-        if number < 1:
-            raise UserError(f"{flag} {number} is too small: take at least 1")
+    check_minimum(("-n", args.count, 1), ("--batch", args.batch, 1))
     image_io.check_writable(args.out)
     model = load_model(args.model).model
     config = guidance_flags.settings(model.recipe.sample, args, "sampler", "steps", "grid")
@@ -65,49 +93,49 @@ def brush(args: argparse.Namespace) -> EditRun:
     compute = select_device(args.device, args.precision)
     compute.to_device(model.denoiser)
     model, wrap = guidance_flags.wrap(args, model, compute)
-    return EditRun(model, config, compute, torch.arange(args.count), args.seed, args.label, args.batch, wrap)
+    return EditConfig(model, config, compute, torch.arange(args.count), args.seed, args.label, args.batch, wrap)
 
 
-def check_size(args: argparse.Namespace, made: EditRun, size: tuple[int, int]) -> None:
-    """Look whether pictures of this size are what the model learned from.
+def check_size(args: argparse.Namespace, edit: EditConfig, size: tuple[int, int]) -> None:
+    """Check that the result has the size of the training images.
 
     Raises:
-        UserError: they are not, and ``--any-size`` was not asked.
+        UserError: it has not, and ``--any-size`` is not set.
     """
     from fromnoise.utils.errors import UserError
 
-    own = made.model.dataset_info.shape[1:]
+    own = edit.model.dataset_info.shape[1:]
     if size != own and not args.any_size:
         raise UserError(
-            f"{args.image} makes a picture of {size[0]}x{size[1]} and this model learned from {own[0]}x{own[1]}: "
+            f"{args.image} gives an image of {size[0]}x{size[1]} and this model was trained on {own[0]}x{own[1]}: "
             "resize it, or add --any-size"
         )
 
 
-def finish(args: argparse.Namespace, made: EditRun, steps: Iterator[SampleStep]) -> int:
-    """Draw, write, and say what was written."""
+def finish(args: argparse.Namespace, steps: Iterator[SampleStep]) -> int:
+    """Run the sampling loop, write the images and print where they are."""
     import time
 
     from tqdm import tqdm
 
     from fromnoise.pipeline import collect
 
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     with tqdm(unit="step") as bar:
 
-        def on_step(drawn: SampleStep) -> None:
-            bar.total = drawn.step.total * -(-args.count // args.batch)
+        def on_step(sample_step: SampleStep) -> None:
+            bar.total = sample_step.step.total * -(-args.count // args.batch)
             bar.update()
 
         images = collect(steps, on_step=on_step).images
-    spent = time.perf_counter() - begun
+    seconds = time.perf_counter() - begin
     _save(images, args.out)
-    print(f"{args.count} picture{'s' if args.count > 1 else ''} in {spent:.1f} s: {args.out}")
+    print(f"{args.count} image{'s' if args.count > 1 else ''} in {seconds:.1f} s: {args.out}")
     return 0
 
 
 def _save(images: Tensor, path: Path) -> None:
-    """One picture as it is, pixel by pixel; several as ``sample`` writes them."""
+    """Write one image to a .png pixel by pixel; several as ``fromnoise sample`` does."""
     from fromnoise.reporting import image_io
 
     if len(images) == 1 and path.suffix.lower() == ".png":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "draw pictures between two"
-EPILOG = """both are taken up to t, mixed there, and brought down: as in the DDPM paper with noise of their own, or
-with --flow along the probability flow, where both ends come back as they were. A row a depth.
+HELP = "interpolate between two images"
+EPILOG = """Both images are noised to t, mixed and denoised, as in the DDPM paper; with --flow they are encoded and
+decoded along the probability flow, so that both ends are reproduced. The grid has one row for each depth.
 
 examples:
   fromnoise edit interpolate runs/mine --image a.png --to b.png --depth 0.25,0.5,0.75 --out between.png
@@ -17,18 +17,18 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run folder or one .safetensors file")
-    add("--image", metavar="FILE", type=Path, required=True, help="the first picture")
-    add("--to", metavar="FILE", type=Path, required=True, help="the last picture, of the same size")
-    add("--out", metavar="PNG", type=Path, required=True, help="where the grid goes")
-    add("--depth", metavar="T,...", default="0.5", help="t to mix at, in (0, 1]; several with commas are rows")
-    add("--points", metavar="N", type=int, default=9, help="pictures a row, the ends among them")
-    add("--flow", action="store_true", help="along the probability flow, on the sphere")
-    add("--steps", metavar="K", type=int, help="steps of the whole way from noise")
-    add("--sampler", metavar="NAME", help="what a step down does: see fromnoise sample --help")
-    add("--grid", metavar="NAME", help="where the steps are: see fromnoise sample --help")
+    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("--image", metavar="FILE", type=Path, required=True, help="the first image")
+    add("--to", metavar="FILE", type=Path, required=True, help="the last image, of the same size")
+    add("--out", metavar="PNG", type=Path, required=True, help="the grid of images")
+    add("--depth", metavar="T,...", default="0.5", help="times t of the interpolation, in (0, 1]; one row each")
+    add("--points", metavar="N", type=int, default=9, help="images in a row, including both ends")
+    add("--flow", action="store_true", help="encode and decode along the probability flow")
+    add("--steps", metavar="K", type=int, help="sampling steps from t = 1 to t = 0")
+    add("--sampler", metavar="NAME", help="see fromnoise sample --help")
+    add("--grid", metavar="NAME", help="time grid: see fromnoise sample --help")
     add("--seed", metavar="S", type=int, default=0, help="of the noise")
-    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    add("--device", help="cpu, cuda, cuda:1 or mps; left out: the fastest available")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.checkpoint import load_model
     from fromnoise.cli import guidance_flags
     from fromnoise.cli.common import check_minimum, parse_times
-    from fromnoise.editing import load_picture
-    from fromnoise.editing.interpolation import between
+    from fromnoise.editing import load_image
+    from fromnoise.editing.interpolation import interpolate
     from fromnoise.reporting import image_io
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
     check_file(args.out, ".png")
     model = load_model(args.model).model
     config = guidance_flags.settings(model.recipe.sample, args, "sampler", "steps", "grid")
-    ends = [load_picture(path, model.dataset_info.shape[0])[0] for path in (args.image, args.to)]
+    ends = [load_image(path, model.dataset_info.shape[0])[0] for path in (args.image, args.to)]
     for path, end in zip((args.image, args.to), ends, strict=True):
         _check_size(path, tuple(end.shape[1:]), model.dataset_info.shape[1:])
     compute = select_device(args.device, "fp32")
     compute.to_device(model.denoiser)
     rows = [
-        between(model, config, compute, torch.stack(ends), t, args.points, flow=args.flow, seed=args.seed)
+        interpolate(model, config, compute, torch.stack(ends), t, args.points, flow=args.flow, seed=args.seed)
         for t in depths
     ]
     image_io.save(image_io.grid(torch.cat(rows), columns=args.points), args.out)
@@ -67,4 +67,6 @@ def _check_size(path: Path, size: tuple[int, ...], own: tuple[int, ...]) -> None
     from fromnoise.utils.errors import UserError
 
     if size != own:
-        raise UserError(f"{path} is {size[0]}x{size[1]} and this model draws {own[0]}x{own[1]}: resize it")
+        raise UserError(
+            f"{path} has {size[0]}x{size[1]} pixels and this model was trained on {own[0]}x{own[1]}: resize it"
+        )

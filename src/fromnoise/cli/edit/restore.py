@@ -10,10 +10,10 @@ from fromnoise.cli.edit import common
 if TYPE_CHECKING:
     from fromnoise.editing import Degradation
 
-HELP = "give a picture its colour, its detail or its sharpness back"
+HELP = "colorize, upscale or deblur an image"
 EPILOG = """example:
-  fromnoise edit restore runs/mine --image grey.png --colourise --out coloured.png
-  fromnoise edit restore runs/mine --image small.png --enlarge 4 -n 4 --out large.png
+  fromnoise edit restore runs/mine --image gray.png --colorize --out color.png
+  fromnoise edit restore runs/mine --image small.png --upscale 4 -n 4 --out large.png
   fromnoise edit restore runs/mine --image blurred.png --deblur 1.5 --out sharp.png"""
 
 
@@ -22,33 +22,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.configure(parser)
     common.solver_flags(parser)
     add = parser.add_argument
-    kinds = parser.add_mutually_exclusive_group(required=True)
-    kinds.add_argument("--colourise", action="store_true", help="colour is lost: the picture is grey")
-    kinds.add_argument("--enlarge", metavar="F", type=int, help="detail is lost: the picture is F times too small")
-    kinds.add_argument("--deblur", metavar="PIXELS", type=float, help="sharpness is lost: deviation of a Gaussian blur")
-    add("--degrade", action="store_true", help="the picture is whole: take from it first, to see what comes back")
+    degradations = parser.add_mutually_exclusive_group(required=True)
+    degradations.add_argument("--colorize", action="store_true", help="add color to a grayscale image")
+    degradations.add_argument("--upscale", metavar="F", type=int, help="enlarge the image by a factor")
+    degradations.add_argument(
+        "--deblur", metavar="PIXELS", type=float, help="undo a Gaussian blur of this standard deviation"
+    )
+    add("--degrade", action="store_true", help="degrade the image first, to compare the result with the original")
 
 
 def run(args: argparse.Namespace) -> int:
     """Restore."""
     from fromnoise.data import to_float, to_uint8
-    from fromnoise.editing import load_picture, restore
+    from fromnoise.editing import load_image, restore
 
-    made = common.brush(args)
-    channels = made.model.dataset_info.shape[0]
-    lost = _lost(args, channels)
-    given = to_float(load_picture(args.image, channels if args.degrade else lost.channels))
-    height, width = given.shape[-2:]
-    size = (height, width) if args.degrade else (height * lost.factor, width * lost.factor)
-    common.check_size(args, made, size)
-    operator = lost.operator(*size)
-    y = to_float(to_uint8(operator.forward(given))) if args.degrade else given
-    return common.finish(args, made, restore(made, operator, y, size, args.method, args.iterations))
+    solver = common.inverse_solver(args)
+    edit = common.open_edit(args)
+    channels = edit.model.dataset_info.shape[0]
+    degradation = _degradation(args, channels)
+    image = to_float(load_image(args.image, channels if args.degrade else degradation.channels))
+    height, width = image.shape[-2:]
+    size = (height, width) if args.degrade else (height * degradation.factor, width * degradation.factor)
+    common.check_size(args, edit, size)
+    operator = degradation.operator(*size)
+    y = to_float(to_uint8(operator.forward(image))) if args.degrade else image
+    return common.finish(args, restore(edit, operator, y, size, solver))
 
 
-def _lost(args: argparse.Namespace, channels: int) -> Degradation:
-    from fromnoise.editing import colour, detail, sharpness
+def _degradation(args: argparse.Namespace, channels: int) -> Degradation:
+    from fromnoise.editing import colorization, deblurring, super_resolution
 
-    if args.enlarge is not None:
-        return detail(channels, args.enlarge)
-    return sharpness(channels, args.deblur) if args.deblur is not None else colour(channels)
+    if args.upscale is not None:
+        return super_resolution(channels, args.upscale)
+    return deblurring(channels, args.deblur) if args.deblur is not None else colorization(channels)

@@ -6,25 +6,25 @@ import argparse
 
 from fromnoise.cli.edit import common
 
-HELP = "draw pictures like a given one: noise to a depth and back"
+HELP = "sample variations of an image: add noise up to a depth and denoise (SDEdit)"
 EPILOG = """example:
-  fromnoise edit vary runs/mine --image photo.png --depth 0.5 -n 16 --out like_it.png"""
+  fromnoise edit vary runs/mine --image photo.png --depth 0.5 -n 16 --out variations.png"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     common.configure(parser)
     parser.add_argument(
-        "--depth", metavar="T", type=float, default=0.5, help="t to go up to: near 0 all stays, at 1 all is new"
+        "--depth", metavar="T", type=float, default=0.5, help="time t up to which noise is added, in (0, 1]"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Vary."""
+    """Sample variations."""
     from fromnoise.data import to_float
-    from fromnoise.editing import load_picture, vary
+    from fromnoise.editing import load_image, vary
 
-    made = common.brush(args)
-    pixels = load_picture(args.image, made.model.dataset_info.shape[0])
-    common.check_size(args, made, (pixels.shape[-2], pixels.shape[-1]))
-    return common.finish(args, made, vary(made, to_float(pixels), args.depth))
+    edit = common.open_edit(args)
+    pixels = load_image(args.image, edit.model.dataset_info.shape[0])
+    common.check_size(args, edit, (pixels.shape[-2], pixels.shape[-1]))
+    return common.finish(args, vary(edit, to_float(pixels), args.depth))

@@ -1,4 +1,4 @@
-"""Autoguidance: away from what a worse model draws."""
+"""Autoguidance: extrapolate from a weaker model's prediction to the model's own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from fromnoise.diffusion.schedules import NoiseLevel
 
 @dataclass(frozen=True)
 class Autoguidance:
-    """x_0 = w + scale (d - w), w by a weaker version of the model (Karras et al. 2024, "a bad version of itself").
+    """Guide a model away from the errors of a weaker version of itself (Karras et al. 2024, eq. 3).
 
-    Both are told the same, so it needs no labels, and what it amplifies is quality alone.
+    x0_guided = x0_weak + scale (x0 - x0_weak)
 
-    Attributes:
+    Both models receive the same condition, so that guidance needs no labels and does not reduce variety as
+    classifier-free guidance does.
+
+    Args:
         denoise: the model.
-        weak: the same less trained, or a smaller one, on the same schedule; asked once a step, as the model is.
-        scale: 1 is the model alone, 0 the weak one.
+        weak: a less trained or smaller model on the same noise schedule; evaluated once a step.
+        scale: 1 is the model alone, 0 the weak model alone; each of these costs one evaluation.
+
+    Source: Karras et al. 2024, "Guiding a diffusion model with a bad version of itself".
     """
 
     denoise: Denoise
@@ -29,7 +34,7 @@ class Autoguidance:
     def __call__(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
-        """The guided prediction."""
+        """The guided prediction, with the variance of ``denoise``; arguments as of ``Denoiser.forward``."""
         if self.scale == 0:
             return self.weak(x, level, cond, previous)
         prediction = self.denoise(x, level, cond, previous)

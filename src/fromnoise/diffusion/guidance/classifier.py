@@ -1,4 +1,4 @@
-"""Classifier guidance: towards what a classifier of noisy images takes for the class."""
+"""Classifier guidance: follow the gradient of a classifier of noisy images."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
-from fromnoise.diffusion.guidance.gradient import differentiable, leaf, thawed
+from fromnoise.diffusion.guidance.gradient import as_leaf, differentiable_level, gradients_enabled
 from fromnoise.diffusion.schedules import NoiseLevel
 
 Classifier = Callable[[Tensor, NoiseLevel], Tensor]
-"""``classifier(x, level)``: log-probabilities, or logits, (B, K) of the classes of noisy images."""
+"""``classifier(x, level)``: logits or log-probabilities (B, K) of the classes of noisy images."""
 
 
 @dataclass(frozen=True)
 class ClassifierGuidance:
-    """x_0 + scale sigma^2 / alpha grad_x log p(cond | x_t) (Dhariwal and Nichol 2021, alg. 1 and 2).
+    """Guide a model by the gradient of a classifier (Dhariwal and Nichol 2021, alg. 1 and 2).
 
-    With an exact classifier of scale 1, around a model that is told nothing (``Unconditional``), it is the conditional model.
-    Around a conditional model it sharpens, as classifier-free guidance does.
+    x0_guided = x0 + scale sigma_t^2 / alpha_t grad_x log p(cond | x_t)
 
-    Attributes:
+    Around an unconditional model (``Unconditional``), the exact classifier at scale 1 gives the conditional model.
+
+    Args:
         denoise: the model.
-        classifier: of noisy images, differentiable.
-        scale: 0 is none.
+        classifier: of noisy images, differentiable with respect to them.
+        scale: 0 is no guidance.
     """
 
     denoise: Denoise
@@ -36,15 +37,18 @@ class ClassifierGuidance:
     def __call__(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
-        """The guided prediction; images whose ``cond`` is -1 are left alone, and so is pure noise."""
+        """The guided prediction; arguments as of ``Denoiser.forward``.
+
+        Images with ``cond`` -1 are not guided, nor are images at alpha_t = 0, which carry no signal.
+        """
         prediction = self.denoise(x, level, cond, previous)
         if cond is None or self.scale == 0 or level.alpha == 0:
             return prediction
-        with differentiable():
-            at = leaf(x)
-            chosen = torch.log_softmax(self.classifier(at, thawed(level)), dim=1)
-            mine = chosen.gather(1, cond.clone().clamp(min=0)[:, None]).squeeze(1)
-            (slope,) = torch.autograd.grad(torch.where(cond.clone() < 0, 0.0, mine).sum(), at)
+        with gradients_enabled():
+            at = as_leaf(x)
+            log_p = torch.log_softmax(self.classifier(at, differentiable_level(level)), dim=1)
+            selected = log_p.gather(1, cond.clone().clamp(min=0)[:, None]).squeeze(1)
+            (gradient,) = torch.autograd.grad(torch.where(cond.clone() < 0, 0.0, selected).sum(), at)
         return Prediction(
-            prediction.x0 + self.scale * level.sigma**2 / level.alpha * slope, prediction.variance_fraction
+            prediction.x0 + self.scale * level.sigma**2 / level.alpha * gradient, prediction.variance_fraction
         )

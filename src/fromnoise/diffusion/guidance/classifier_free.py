@@ -1,4 +1,4 @@
-"""Classifier-free guidance: away from what a model draws when it is told nothing."""
+"""Classifier-free guidance: extrapolate from the unconditional to the conditional prediction."""
 
 from __future__ import annotations
 
@@ -9,37 +9,45 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction, null_condition
 from fromnoise.diffusion.schedules import NoiseLevel
+from fromnoise.registry import register
 
 
+@register("guidance", "classifier-free")
 @dataclass(frozen=True)
 class ClassifierFreeGuidance:
-    """x_0 = u + scale (c - u), c with and u without the condition (Ho and Salimans 2022, eq. 6, with scale = w + 1).
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6, with scale = w + 1).
 
-    Scale 1 is the conditional model, 0 the unconditional one, each by one plain call; else both go through one batched
-    call.
+    x0_guided = x0_null + scale (x0_cond - x0_null)
 
-    Attributes:
+    At scale 1 (the conditional model) and 0 (the unconditional model) the network is called once; otherwise both
+    predictions are made in one call with a batch of 2B.
+
+    Args:
         denoise: a model trained with and without its condition.
         scale: 1 is no guidance.
-        rescale: share, 0 to 1, in which the contrast of each image is brought back to that of c: a large scale
-            overexposes (Lin et al. 2023, eqs. 14 to 16; here on x_0, which every target has).
+        rescale: from 0 to 1, how far the standard deviation of each guided image is brought back to that of x0_cond;
+            a large scale raises the contrast (Lin et al. 2024, eqs. 14 to 16, applied to x_0).
     """
 
     denoise: Denoise
     scale: float
     rescale: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale is {self.rescale:g}: use a number from 0 to 1")
+
     def __call__(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
-        """The guided prediction; ``cond`` None, or one that tells nothing, leaves nothing to guide by."""
+        """The guided prediction; not guided where ``cond`` is None or the null condition."""
         if cond is None or self.scale == 1:
             return self.denoise(x, level, cond, previous)
-        nothing = null_condition(cond)
+        null = null_condition(cond)
         if self.scale == 0:
-            return self.denoise(x, level, nothing, previous)
+            return self.denoise(x, level, null, previous)
         twice = torch.cat([previous, previous]) if previous is not None else None
-        prediction = self.denoise(torch.cat([x, x]), level, torch.cat([cond, nothing]), twice)
+        prediction = self.denoise(torch.cat([x, x]), level, torch.cat([cond, null]), twice)
         c, u = prediction.x0.chunk(2)
         x0 = u + self.scale * (c - u)
         if self.rescale:
@@ -51,17 +59,17 @@ class ClassifierFreeGuidance:
 
 @dataclass(frozen=True)
 class Unconditional:
-    """A model that is told nothing, whatever the loop says: for guidance that tells it in another way."""
+    """A model that ignores the condition: for guidance that uses the condition in another way, as a classifier does."""
 
     denoise: Denoise
 
     def __call__(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
-        """The prediction without ``cond``."""
+        """The prediction of ``denoise`` without ``cond``."""
         return self.denoise(x, level, None, previous)
 
 
 def _contrast(x0: Tensor) -> Tensor:
-    """Standard deviation of each image, (B, 1, ...); a flat image has next to none, but not 0."""
+    """Standard deviation of each image, (B, 1, ...), bounded away from 0 for constant images."""
     return x0.flatten(1).std(1).clamp(min=1e-6).reshape(-1, *[1] * (x0.ndim - 1))

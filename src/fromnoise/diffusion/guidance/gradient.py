@@ -1,4 +1,4 @@
-"""Gradients in the midst of a sampling loop, which else takes none."""
+"""Gradients inside a sampling loop that runs under ``inference_mode``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fromnoise.diffusion.schedules import NoiseLevel
 
 
 @contextmanager
-def differentiable() -> Iterator[None]:
-    """Record gradients, even under ``no_grad`` or ``inference_mode``."""
+def gradients_enabled() -> Iterator[None]:
+    """Record gradients, even inside ``no_grad`` or ``inference_mode``."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
-def leaf(x: Tensor) -> Tensor:
-    """A copy with respect to which gradients are taken."""
+def as_leaf(x: Tensor) -> Tensor:
+    """A copy of ``x`` with respect to which gradients can be taken."""
     return x.detach().clone().requires_grad_()
 
 
-def thawed(level: NoiseLevel) -> NoiseLevel:
-    """The level as tensors that gradients may go through; those made under ``inference_mode`` may not."""
+def differentiable_level(level: NoiseLevel) -> NoiseLevel:
+    """A copy of ``level`` whose tensors may take part in a gradient; tensors made under ``inference_mode`` may not."""
     return NoiseLevel(level.t.clone(), level.alpha.clone(), level.sigma.clone(), level.logsnr.clone())

@@ -1,4 +1,4 @@
-"""Guidance at some noise levels only."""
+"""Guidance in a limited interval of noise levels."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from fromnoise.diffusion.schedules import NoiseLevel
 
 @dataclass(frozen=True)
 class IntervalGuidance:
-    """One denoiser at the levels of an interval of log-SNR, another at all others.
+    """Use a guided denoiser inside an interval of log-SNR and the plain one outside (Kynkaanniemi et al. 2024).
 
-    Guidance harms where the noise is strongest and is idle where there is hardly any (Kynkaanniemi et al. 2024,
-    "Applying guidance in a limited interval"). Outside of it only the cheaper call is made.
+    Guidance reduces variety at high noise and has hardly any effect at low noise. Only one of the two is evaluated.
 
-    Attributes:
-        inside: guided, say.
-        outside: the plain model.
-        low: least log-SNR of ``inside``; -inf begins at pure noise.
-        high: largest log-SNR of ``inside``; inf ends at the clean image.
+    Args:
+        inside: the guided denoiser.
+        outside: the plain denoiser.
+        low: smallest log-SNR at which ``inside`` is used; -inf begins at pure noise.
+        high: largest log-SNR at which ``inside`` is used; inf ends at the clean image.
+
+    Source: Kynkaanniemi et al. 2024, "Applying guidance in a limited interval improves sample and distribution quality
+    in diffusion models".
     """
 
     inside: Denoise
@@ -32,6 +34,6 @@ class IntervalGuidance:
     def __call__(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> Prediction:
-        """The prediction of the one whose level it is."""
-        chosen = self.inside if self.low <= float(level.logsnr) <= self.high else self.outside
-        return chosen(x, level, cond, previous)
+        """The prediction of the denoiser of this level; arguments as of ``Denoiser.forward``."""
+        denoise = self.inside if self.low <= float(level.logsnr) <= self.high else self.outside
+        return denoise(x, level, cond, previous)

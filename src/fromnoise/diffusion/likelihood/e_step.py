@@ -182,13 +182,13 @@ def _terms(
         place: number of the random number that places the steps.
     """
     many = prediction.shape[1]
-    k = plan.draw(noise.uniform(Stream.BOUND, place), len(parts))
+    k = plan.sample(noise.uniform(Stream.BOUND, place), len(parts))
     images, cond = x0.repeat_interleave(many, 0), prediction.flatten()
     out = [k.new_empty((len(x0), 0, many), dtype=torch.float64)]
     for column, part in zip(k.T, parts, strict=True):
         eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, part, like=x0).repeat_interleave(many, 0)
         each = column.repeat_interleave(many)
-        nats = (code.at(images, each, eps, cond)[0] + code.at(images, each, -eps, cond)[0]) / 2
+        nats = (code.term_at(images, each, eps, cond)[0] + code.term_at(images, each, -eps, cond)[0]) / 2
         out.append((nats.reshape(-1, many) / plan.probability[column - 1][:, None])[:, None])
     return torch.cat(out, 1)
 
@@ -210,7 +210,7 @@ def difference_proposal(
     """
     everyone = torch.arange(components, device=x0.device).expand(len(x0), -1)
     terms = _terms(code, x0, noise, allowed, everyone, range(1, visits + 1), 0)
-    k = allowed.draw(noise.uniform(Stream.BOUND, 0), visits)
+    k = allowed.sample(noise.uniform(Stream.BOUND, 0), visits)
     apart = terms.std(2, correction=0) * allowed.probability[k - 1]
     found = StepProposal.importance(SampledTerms(k, apart, torch.ones_like(apart), code.prior(x0)), code.steps)
-    return found.only(allowed.probability > 0)
+    return found.restricted(allowed.probability > 0)

@@ -1,9 +1,9 @@
-"""The variational bound term by term, in nats summed over a picture's dimensions (Ho et al. 2020, eq. 5).
+"""The terms of the variational bound, in nats summed over the dimensions of an image (Ho et al. 2020, eq. 5).
 
     -log p(x_0) <= L_T + sum_{k=2..T} L_{k-1} + L_0
 
-``prior`` is L_T, ``step`` one of the L_{k-1}, ``decoder`` L_0; ``term`` is whichever of the last two belongs to a step.
-How a model is measured by them, whole or by a sample of the steps, is in ``codelength.py``.
+``prior_kl`` is L_T, ``step_kl`` one of the L_{k-1}, ``decoder_nll`` L_0; ``term`` is the one that belongs to a step.
+``code_length.py`` evaluates them for a model.
 """
 
 from __future__ import annotations
@@ -18,47 +18,68 @@ from fromnoise.diffusion.process import posterior_variance, tau
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
 
-def prior(x0: Tensor, last: NoiseLevel) -> Tensor:
-    """KL(q(x_T | x_0) || N(0, I)), (B,): 1/2 sum(alpha^2 x_0^2 + sigma^2 - 1 - log sigma^2)."""
+def prior_kl(x0: Tensor, last: NoiseLevel) -> Tensor:
+    """L_T = KL(q(x_T | x_0) || N(0, I)).
+
+    1/2 sum(alpha_T^2 x_0^2 + sigma_T^2 - 1 - log sigma_T^2)
+
+    Args:
+        x0: clean images (B, C, H, W).
+        last: level t = 1.
+
+    Returns:
+        Nats, (B,).
+    """
     variance = last.sigma**2
     return 0.5 * ((last.alpha * x0) ** 2 + variance - 1 - variance.log()).flatten(1).sum(1)
 
 
-def step(x0: Tensor, prediction: Prediction, level_t: NoiseLevel, level_s: NoiseLevel, f: float | None = 0.0) -> Tensor:
-    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), (B,), for s > 0.
+def step_kl(
+    x0: Tensor, prediction: Prediction, level_t: NoiseLevel, level_s: NoiseLevel, f: float | None = 0.0
+) -> Tensor:
+    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for 0 < s < t.
 
-    With the small variance, f = 0, it is 1/2 (SNR_s - SNR_t) |x_0 - x_0_hat|^2 (Kingma et al. 2021, eq. 13).
+    With the small variance (f = 0) it is 1/2 (SNR_s - SNR_t) |x_0 - x0_hat|^2 (Kingma et al. 2021, eq. 13).
 
     Args:
         x0: clean images (B, C, H, W).
-        told: the model's prediction at ``level_t``.
-        here: level t.
-        there: level s < t, s > 0.
-        f: the model's variance as in ``rules.Ancestral``; None takes the learned spread.
+        prediction: of the model at ``level_t``.
+        level_t: t.
+        level_s: s, above 0.
+        f: variance of the model, as of ``posterior_variance``; None takes the learned one.
+
+    Returns:
+        Nats, (B,).
+
+    Raises:
+        ValueError: ``f`` is None and the model has no learned variance.
     """
-    share = prediction.variance_fraction if f is None else f
-    if share is None:
-        raise ValueError("this model has learned no variance")
-    small, model = posterior_variance(level_t, level_s), posterior_variance(level_t, level_s, share)
-    miss = level_s.alpha * tau(level_t, level_s) * (x0 - prediction.x0)  # of the two means: x_t cancels
+    fraction = prediction.variance_fraction if f is None else f
+    if fraction is None:
+        raise ValueError("this model has no learned variance")
+    small, model = posterior_variance(level_t, level_s), posterior_variance(level_t, level_s, fraction)
+    mean_error = level_s.alpha * tau(level_t, level_s) * (x0 - prediction.x0)  # of the posterior means: x_t cancels
     ratio = small / model
-    return (0.5 * (ratio - 1 - ratio.log() + miss**2 / model)).flatten(1).sum(1)
+    return (0.5 * (ratio - 1 - ratio.log() + mean_error**2 / model)).flatten(1).sum(1)
 
 
-def decoder(x0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """-log p(x_0 | x_1), (B,), a Gaussian integrated over each pixel's bin, 2/255 wide, open at black and white.
+def decoder_nll(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """L_0 = -log p(x_0 | x_1), a Gaussian integrated over the bin of each 8-bit pixel (Ho et al. 2020, eq. 13).
 
-    Ho et al. 2020, eq. 13.
+    Bins are 2/255 wide; the first and the last extend to infinity.
 
     Args:
         x0: clean images (B, C, H, W), the values k/127.5 - 1 of 8-bit pixels.
         mean: of p(x_0 | x_1), same shape.
-        deviation: its standard deviation, broadcastable.
+        std: standard deviation of p(x_0 | x_1), broadcastable.
+
+    Returns:
+        Nats, (B,).
     """
     half = 1 / 255
-    low, high = (x0 - mean - half) / deviation, (x0 - mean + half) / deviation
-    # the probability of [low, high] equals that of [-high, -low]: mirrored to the left tail, where the logarithms keep
-    # their digits
+    low, high = (x0 - mean - half) / std, (x0 - mean + half) / std
+    # the probability of [low, high] equals that of [-high, -low]: bins are mirrored to the left tail, where log_ndtr
+    # is accurate
     flip = low + high > 0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     top = torch.where(flip, x0 < -1 + half, x0 > 1 - half)
@@ -69,23 +90,23 @@ def decoder(x0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     return -(log_high + torch.log(-torch.expm1(gap))).flatten(1).sum(1)
 
 
-def first_deviation(schedule: Schedule, steps: int, f: Tensor | float = 0.0, like: Tensor | None = None) -> Tensor:
+def decoder_std(schedule: Schedule, steps: int, f: Tensor | float = 0.0, like: Tensor | None = None) -> Tensor:
     """Standard deviation of p(x_0 | x_1).
 
-    At k = 1 the small variance is 0, so that of k = 2 stands in for it, as in Ho et al.'s code; a learned share lies
-    between it and beta_1 (Nichol and Dhariwal 2021, eq. 15).
+    At k = 1 the small variance is 0; as in the code of Ho et al. that of k = 2 replaces it. The learned variance is
+    interpolated between it and beta_1 (Nichol and Dhariwal 2021, eq. 15).
 
     Args:
         schedule: of the noise.
-        steps: T; the first steps are t = 1/T and 2/T.
-        f: 0, or the learned share, broadcastable to images.
-        like: images (B, ...) whose dtype and device it takes.
+        steps: T; the first two steps are t = 1/T and 2/T.
+        f: 0, or the learned variance fraction, broadcastable to images.
+        like: images (B, ...) whose dtype and device the result has.
 
     Raises:
-        ValueError: there is one step only.
+        ValueError: ``steps`` is 1.
     """
     if steps < 2:
-        raise ValueError("the decoder's variance is read off the second of at least two steps")
+        raise ValueError("the decoder variance needs at least two steps")
     clean, one, two = (schedule.at(k / steps, like) for k in range(3))
     small, large = posterior_variance(two, one), posterior_variance(one, clean, 1.0)
     return (small ** (1 - f) * large**f).sqrt()
@@ -94,31 +115,33 @@ def first_deviation(schedule: Schedule, steps: int, f: Tensor | float = 0.0, lik
 def term(
     schedule: Schedule, steps: int, x0: Tensor, prediction: Prediction, level: NoiseLevel, f: float | None = 0.0
 ) -> Tensor:
-    """L_{k-1} of each image at its level t = k/T, (B,): the decoder's where k = 1, the step's elsewhere.
+    """L_{k-1} of each image at its own level t = k/T: ``decoder_nll`` where k = 1, ``step_kl`` elsewhere.
 
     Args:
         schedule: of the noise.
         steps: T.
         x0: clean images (B, C, H, W).
-        told: the model's prediction at ``level``.
-        level: t of each image, scales shaped as by ``schedule.at(t, like=x0)``.
-        f: the model's variance as in ``rules.Ancestral``; None takes the learned spread.
+        prediction: of the model at ``level``.
+        level: t of each image, shaped as by ``schedule.at(t, like=x0)``.
+        f: variance of the model, as of ``posterior_variance``; None takes the learned one.
+
+    Returns:
+        Nats, (B,).
 
     Raises:
-        ValueError: there is one step only, or no spread was learned.
+        ValueError: ``steps`` is 1, or ``f`` is None and the model has no learned variance.
     """
-    share = prediction.variance_fraction if f is None else 0.0
-    if share is None:
-        raise ValueError("this model has learned no variance")
+    fraction = prediction.variance_fraction if f is None else 0.0
+    if fraction is None:
+        raise ValueError("this model has no learned variance")
     first = level.t * steps < 1.5
-    level_t = schedule.at(
-        level.t.clamp(min=2 / steps), like=x0
-    )  # where it is not used the step's must be finite all the
-    level_s = schedule.at(torch.where(first, 1 / steps, level.t - 1 / steps), like=x0)  # same: 0 NaN is NaN
-    between = step(x0, prediction, level_t, level_s, f)
+    # the step term must be finite also where the decoder term replaces it: 0 times NaN is NaN in the gradient
+    level_t = schedule.at(level.t.clamp(min=2 / steps), like=x0)
+    level_s = schedule.at(torch.where(first, 1 / steps, level.t - 1 / steps), like=x0)
+    kl = step_kl(x0, prediction, level_t, level_s, f)
     if not bool(first.any()):
-        return between  # the decoder's logarithms cost as much as a small network
+        return kl  # the decoder term costs as much as a small network
     first = first.to(x0.device).reshape(-1, *[1] * (x0.ndim - 1))
-    # likewise the decoder is shown x_0 itself where it is not used: far from it its gradient may be NaN
-    shown = decoder(x0, torch.where(first, prediction.x0, x0), first_deviation(schedule, steps, share, x0))
-    return torch.where(first.flatten(), shown, between)
+    # where the decoder term is not used its mean is x_0 itself: far from x_0 its gradient may be NaN
+    nll = decoder_nll(x0, torch.where(first, prediction.x0, x0), decoder_std(schedule, steps, fraction, x0))
+    return torch.where(first.flatten(), nll, kl)

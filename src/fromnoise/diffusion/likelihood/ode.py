@@ -1,11 +1,11 @@
-"""The score view: a model as a vector field, whose flow encodes, decodes and measures likelihood.
+"""The score view of a model: the probability-flow ODE encodes, decodes and gives likelihoods.
 
 With lambda = log(alpha / sigma) = logsnr / 2 the probability flow of a variance-preserving process (Song et al. 2021,
 eq. 13) is
 
-    dx / d lambda = alpha (x_0_hat(x) - alpha x)
+    dx / d lambda = alpha (x0_hat(x) - alpha x)
 
-and along it d log p(x) / d lambda = -div (eq. 39). In this variable the field is smooth from noise to image.
+and along it d log p(x) / d lambda = -div (eq. 39). In lambda the field is smooth from noise to image.
 """
 
 from __future__ import annotations
@@ -24,63 +24,73 @@ from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
 State = tuple[Tensor, ...]
-Slope = Callable[[float, State], State]
+Derivative = Callable[[float, State], State]
 """d state / d lambda at (lambda, state)."""
 
 
-class Solver(ABC):
-    """Solves an initial value problem over lambda."""
+class ODESolver(ABC):
+    """A solver of initial value problems in lambda."""
 
     @abstractmethod
-    def solve(self, slope: Slope, state: State, start: float, end: float) -> State:
-        """The state at ``end`` of what is ``state`` at ``start``; each tensor is (B, ...)."""
+    def solve(self, derivative: Derivative, state: State, start: float, end: float) -> State:
+        """Integrate from ``start`` to ``end``, in either direction.
+
+        Args:
+            derivative: d state / d lambda.
+            state: tensors (B, ...) at ``start``.
+            start: lambda.
+            end: lambda.
+
+        Returns:
+            The state at ``end``.
+        """
 
 
 @dataclass(frozen=True)
-class RungeKutta(Solver):
-    """The classical fourth-order method with equal steps: four evaluations each, no image knows of another.
+class RungeKutta(ODESolver):
+    """The classical fourth-order Runge-Kutta method with equal steps; the images of a batch are independent.
 
-    Attributes:
-        steps: how many.
+    Args:
+        steps: how many, of four evaluations each.
     """
 
     steps: int = 25
 
-    def solve(self, slope: Slope, state: State, start: float, end: float) -> State:
-        """Four slopes a step."""
+    def solve(self, derivative: Derivative, state: State, start: float, end: float) -> State:
+        """As ``ODESolver.solve``."""
         h = (end - start) / self.steps
         for i in range(self.steps):
             at = start + i * h
-            k1 = slope(at, state)
-            k2 = slope(at + h / 2, _add(state, k1, h / 2))
-            k3 = slope(at + h / 2, _add(state, k2, h / 2))
-            k4 = slope(at + h, _add(state, k3, h))
+            k1 = derivative(at, state)
+            k2 = derivative(at + h / 2, _add(state, k1, h / 2))
+            k3 = derivative(at + h / 2, _add(state, k2, h / 2))
+            k4 = derivative(at + h, _add(state, k3, h))
             mean = tuple((a + 2 * b + 2 * c + d) / 6 for a, b, c, d in zip(k1, k2, k3, k4, strict=True))
             state = _add(state, mean, h)
         return state
 
 
-def _add(state: State, slope: State, h: float) -> State:
-    return tuple(s + h * d for s, d in zip(state, slope, strict=True))
+def _add(state: State, derivative: State, h: float) -> State:
+    return tuple(s + h * d for s, d in zip(state, derivative, strict=True))
 
 
 @dataclass(frozen=True)
-class Adaptive(Solver):
-    """scipy's solvers with error control, in float64; the images of a batch share their steps.
+class ScipySolver(ODESolver):
+    """``scipy.integrate.solve_ivp`` in float64, with error control; the images of a batch share the steps.
 
-    Attributes:
+    Args:
         tolerance: relative and absolute, of the root mean square over the batch.
-        method: as ``scipy.integrate.solve_ivp`` names it.
+        method: as of ``solve_ivp``.
     """
 
     tolerance: float = 1e-5
     method: str = "RK45"
 
-    def solve(self, slope: Slope, state: State, start: float, end: float) -> State:
-        """As many evaluations as it takes.
+    def solve(self, derivative: Derivative, state: State, start: float, end: float) -> State:
+        """As ``ODESolver.solve``.
 
         Raises:
-            ArithmeticError: the solver gave up.
+            ArithmeticError: the solver did not converge.
         """
         from scipy.integrate import solve_ivp
 
@@ -92,7 +102,7 @@ class Adaptive(Solver):
             return tuple(v.reshape(p.shape).to(p.device, p.dtype) for v, p in zip(values, state, strict=True))
 
         out = solve_ivp(
-            lambda at, flat: pack(slope(float(at), unpack(flat))),
+            lambda at, flat: pack(derivative(float(at), unpack(flat))),
             (start, end),
             pack(state),
             method=self.method,
@@ -101,94 +111,107 @@ class Adaptive(Solver):
             t_eval=[end],
         )
         if not out.success:
-            raise ArithmeticError(f"the flow could not be solved: {out.message}")
+            raise ArithmeticError(f"the probability flow could not be solved: {out.message}")
         return unpack(out.y[:, -1])
 
 
 @dataclass(frozen=True)
-class Flow:
-    """The probability flow of a model, between the clean end and the noise.
+class ProbabilityFlow:
+    """The probability flow of a model between a clean and a noisy end.
 
-    Attributes:
-        denoise: the model; a clip of x_0 would put kinks into the field.
+    Args:
+        denoise: the model, not clipped: clipping x_0 makes the field non-smooth.
         schedule: of the noise.
-        solver: of the differential equation.
-        clean: t of the clean end; None is the first step of a table, 1/1000 of a continuous schedule.
+        solver: of the ODE.
+        clean_t: t of the clean end; None is the first step of a table, 1/1000 of a continuous schedule.
     """
 
     denoise: Denoise
     schedule: Schedule
-    solver: Solver = RungeKutta()
-    clean: float | None = None
+    solver: ODESolver = RungeKutta()
+    clean_t: float | None = None
 
     @property
-    def first(self) -> NoiseLevel:
-        """The clean end: at t = 0 itself the flow of an image of 8 bits has no density."""
-        return self.schedule.at(self.clean or 1 / (self.schedule.steps or 1000))
+    def clean_level(self) -> NoiseLevel:
+        """The clean end, above t = 0, where 8-bit images have no density."""
+        return self.schedule.at(self.clean_t or 1 / (self.schedule.steps or 1000))
 
     @property
-    def last(self) -> NoiseLevel:
-        """The noisy end: t = 1, or the step before where that is pure noise, which lambda never reaches."""
+    def noisy_level(self) -> NoiseLevel:
+        """The noisy end: t = 1, or one step before if the terminal SNR is 0, where lambda is infinite."""
         end = self.schedule.at(1.0)
         return end if bool(torch.isfinite(end.logsnr)) else self.schedule.at(1 - 1 / (self.schedule.steps or 1000))
 
-    def between(self, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, cond: Tensor | None = None) -> Tensor:
-        """Carry ``x`` (B, C, H, W) from level ``level_t`` to ``level_s``, in either direction."""
+    def transport(self, x: Tensor, level_from: NoiseLevel, level_to: NoiseLevel, cond: Tensor | None = None) -> Tensor:
+        """Solve the flow from one noise level to another, in either direction.
 
-        def slope(at: float, state: State) -> State:
+        Args:
+            x: images (B, C, H, W) at ``level_from``.
+            level_from: start.
+            level_to: end.
+            cond: as of ``Denoiser.forward``.
+        """
+
+        def derivative(at: float, state: State) -> State:
             with torch.no_grad():
                 return (self._velocity(at, state[0], cond),)
 
-        return self.solver.solve(slope, (x,), _half(level_t), _half(level_s))[0]
+        return self.solver.solve(derivative, (x,), _lambda(level_from), _lambda(level_to))[0]
 
     def encode(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The noise that an image at ``first`` is decoded from (Song et al. 2021, sec. 4.3)."""
-        return self.between(x, self.first, self.last, cond)
+        """The latent at ``noisy_level`` of images at ``clean_level`` (Song et al. 2021, sec. 4.3)."""
+        return self.transport(x, self.clean_level, self.noisy_level, cond)
 
     def decode(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The image at ``first`` that noise flows to."""
-        return self.between(z, self.last, self.first, cond)
+        """The images at ``clean_level`` of latents at ``noisy_level``; inverse of ``encode``."""
+        return self.transport(z, self.noisy_level, self.clean_level, cond)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None, probes: int = 1, cond: Tensor | None = None) -> Tensor:
-        """Log density of images at ``first``, nats (B,): log N(z; 0, I) and the divergence along the way.
+        """Log density of images at ``clean_level``: log N(z; 0, I) plus the integrated divergence of the flow.
 
-        Song et al. 2021, eq. 39; the trace by Hutchinson's estimator with random signs (their eq. 40), without bias.
+        The divergence is the trace of the Jacobian; Hutchinson's estimator with Rademacher probes is unbiased (Song et
+        al. 2021, eqs. 39 and 40).
 
         Args:
-            x: (B, ...) at ``first``.
-            noise: of the signs, one set for the whole way; None takes the exact trace, an evaluation's gradient for
-                each dimension.
-            probes: signs averaged.
-            cond: what the model is told.
+            x: (B, ...) at ``clean_level``.
+            noise: of the probes, which are the same along the flow; None computes the exact trace, by one backward
+                pass for each dimension.
+            probes: probes averaged, one backward pass each.
+            cond: as of ``Denoiser.forward``.
+
+        Returns:
+            Nats, (B,).
         """
         size = x[0].numel()
         if noise is None:
-            signs = [s.reshape(1, *x.shape[1:]).expand_as(x) for s in torch.eye(size, dtype=x.dtype, device=x.device)]
+            vectors = [s.reshape(1, *x.shape[1:]).expand_as(x) for s in torch.eye(size, dtype=x.dtype, device=x.device)]
         else:
-            drawn = (noise.normal(tuple(x.shape[1:]), Stream.PROBE, p, like=x) for p in range(probes))
-            signs = [torch.where(z < 0, -1.0, 1.0).to(x) for z in drawn]
+            normal = (noise.normal(tuple(x.shape[1:]), Stream.PROBE, p, like=x) for p in range(probes))
+            vectors = [torch.where(z < 0, -1.0, 1.0).to(x) for z in normal]
 
-        def slope(at: float, state: State) -> State:
+        def derivative(at: float, state: State) -> State:
             with torch.enable_grad():
                 y = state[0].detach().requires_grad_(True)
                 out = self._velocity(at, y, cond)
                 traces = []
-                for i, v in enumerate(signs):
-                    (pulled,) = torch.autograd.grad(out, y, v, retain_graph=i + 1 < len(signs))
-                    traces.append((pulled * v).flatten(1).sum(1))
+                for i, v in enumerate(vectors):
+                    (vjp,) = torch.autograd.grad(out, y, v, retain_graph=i + 1 < len(vectors))
+                    traces.append((vjp * v).flatten(1).sum(1))
             trace = torch.stack(traces).sum(0) / (1 if noise is None else probes)
-            # a share of the dimensions, so that a tolerance means the same of it as of a pixel
+            # per dimension, so that a solver's tolerance means the same for it as for a pixel
             return out.detach(), trace.detach() / size
 
-        z, gained = self.solver.solve(slope, (x, x.new_zeros(len(x))), _half(self.first), _half(self.last))
-        normal = -0.5 * (z**2 + math.log(2 * math.pi)).flatten(1).sum(1)
-        return normal + size * gained
+        z, divergence = self.solver.solve(
+            derivative, (x, x.new_zeros(len(x))), _lambda(self.clean_level), _lambda(self.noisy_level)
+        )
+        log_normal = -0.5 * (z**2 + math.log(2 * math.pi)).flatten(1).sum(1)
+        return log_normal + size * divergence
 
     def _velocity(self, at: float, x: Tensor, cond: Tensor | None) -> Tensor:
         level = self.schedule.at(self.schedule.time_from_logsnr(torch.tensor(2 * at, dtype=torch.float64)))
         return velocity(x, self.denoise(x, level, cond, None), level)
 
 
-def _half(level: NoiseLevel) -> float:
-    """Lambda of a level."""
+def _lambda(level: NoiseLevel) -> float:
+    """Logsnr / 2 of a level."""
     return float(level.logsnr) / 2
