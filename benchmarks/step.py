@@ -230,7 +230,7 @@ def main() -> None:
     auto = select_device(args.device)
     precisions = (args.precisions or ("fp32,bf16" if auto.dtype == torch.bfloat16 else "fp32")).split(",")
     makers = [of_diffusers, ours]
-    if auto.device.type == "cpu" and not args.compile and library("norm") is not None:
+    if auto.device.type == "cpu" and not args.compile and library("group_norm") is not None:
         makers.append(without_c)
     if importlib.util.find_spec("denoising_diffusion_pytorch") is not None:
         makers.insert(1, of_lucidrains)

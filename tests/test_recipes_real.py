@@ -1,4 +1,4 @@
-"""Every recipe trains and samples on the data that it is for. A few steps: that it learns is another test."""
+"""Every recipe trains and samples for a few steps on its data; that it learns is tested elsewhere."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PARAMETERS = {"pulfer": 506_852, "pulfer-fashion": 506_852, "simple": 858_753, "
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsys):
-    """Images in, a model and pictures out, on real data."""
+    """Train for two steps on real data, sample, and open every image that was written."""
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
     out = tmp_path / "run"
-    words = [w for key, value in SMALL.items() for w in (f"--{key}", str(value))]
+    arguments = [w for key, value in SMALL.items() for w in (f"--{key}", str(value))]
     if name == "images":
-        words += ["--data", str(real_data / "emoji_64.zip")]
-    assert main(["train", name, "--out", str(out), "--device", "cpu", *words]) == 0, capsys.readouterr().err
+        arguments += ["--data", str(real_data / "emoji_64.zip")]
+    assert main(["train", name, "--out", str(out), "--device", "cpu", *arguments]) == 0, capsys.readouterr().err
     reports = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
     assert [r["step"] for r in reports] == [1, 2] and all(0 < r["loss"] < 1e4 for r in reports)
     model = load_model(out).model
@@ -54,9 +54,9 @@ def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsy
     if name in PARAMETERS:
         assert model.parameters == PARAMETERS[name]
     assert all(bool(torch.isfinite(p).all()) for p in model.denoiser.parameters())
-    picture = tmp_path / "drawn.png"
-    assert main(["sample", str(out), "-n", "1", "--steps", "2", "--out", str(picture), "--device", "cpu"]) == 0
-    for path in (picture, out / "samples.png", out / "reverse.gif", out / "forward.png", out / "loss.png"):
+    samples = tmp_path / "samples.png"
+    assert main(["sample", str(out), "-n", "1", "--steps", "2", "--out", str(samples), "--device", "cpu"]) == 0
+    for path in (samples, out / "samples.png", out / "reverse.gif", out / "forward.png", out / "loss.png"):
         with Image.open(path) as image:
             image.load()
             assert min(image.size) >= 8
@@ -71,8 +71,8 @@ def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsy
         (["--data", "DATA/flowers102_64.zip", "--data.size", "100", "--data.channels", "1"], 1),
     ],
 )
-def test_other_sizes_of_real_sets(words, channels, tmp_path, real_data, capsys):
-    """Odd and non-square sides, grey from colour, and labels."""
+def test_other_sizes_of_real_data(words, channels, tmp_path, real_data, capsys):
+    """Odd and non-square sizes, colour images as grey, and labels."""
     small = [w for key, value in SMALL.items() for w in (f"--{key}", str(value))]
     net = "--network.width 8 --network.groups 4 --network.multipliers [1,2] --network.attention_resolutions []".split()
     words = [w.replace("DATA", str(real_data)) for w in words]
@@ -81,8 +81,8 @@ def test_other_sizes_of_real_sets(words, channels, tmp_path, real_data, capsys):
 
 
 @pytest.mark.slow
-def test_the_large_variant_of_the_paper():
-    """LSUN and CelebA-HQ: 256x256, six levels, 114 M parameters (Ho et al. 2020, app. B); only its size is checked."""
+def test_ho2020_at_256_pixels():
+    """LSUN and CelebA-HQ: six levels, 114 million parameters (Ho et al. 2020, app. B); nothing else is tested."""
     from fromnoise import config as recipes
     from fromnoise.data.dataset_info import DatasetInfo
     from fromnoise.model import build

@@ -30,29 +30,29 @@ def flowers(width: int, **options: Any) -> UNet:
 
 def from_keras(keras: KerasUNet) -> dict[str, Tensor]:
     """The weights under our names and in torch's layout; each is used once."""
-    left, ours = dict(keras.weights), {}
+    remaining, ours = dict(keras.weights), {}
 
     def layer(name: str, source: str) -> None:
-        kernel = left.pop(f"{source}.kernel")
+        kernel = remaining.pop(f"{source}.kernel")
         ours[f"{name}.weight"] = kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
-        ours[f"{name}.bias"] = left.pop(f"{source}.bias")
+        ours[f"{name}.bias"] = remaining.pop(f"{source}.bias")
 
     def norm(name: str, source: str) -> None:
-        ours[f"{name}.weight"] = left.pop(f"{source}.gamma")
-        ours[f"{name}.bias"] = left.pop(f"{source}.beta")
+        ours[f"{name}.weight"] = remaining.pop(f"{source}.gamma")
+        ours[f"{name}.bias"] = remaining.pop(f"{source}.beta")
 
     def residual(name: str, source: str) -> None:
         for i in (1, 2):
             norm(f"{name}.norm{i}", f"{source}.norm{i}")
             layer(f"{name}.conv{i}", f"{source}.conv{i}")
         layer(f"{name}.time", f"{source}.time")
-        if f"{source}.shortcut.kernel" in left:
+        if f"{source}.shortcut.kernel" in remaining:
             layer(f"{name}.shortcut", f"{source}.shortcut")
 
     def attention(name: str, source: str) -> None:
         parts = [f"{source}.{part}" for part in ("query", "key", "value")]
-        ours[f"{name}.qkv.weight"] = torch.cat([left.pop(f"{part}.kernel").T for part in parts])
-        ours[f"{name}.qkv.bias"] = torch.cat([left.pop(f"{part}.bias") for part in parts])
+        ours[f"{name}.qkv.weight"] = torch.cat([remaining.pop(f"{part}.kernel").T for part in parts])
+        ours[f"{name}.qkv.bias"] = torch.cat([remaining.pop(f"{part}.bias") for part in parts])
         norm(f"{name}.norm", f"{source}.norm")
         layer(f"{name}.out", f"{source}.proj")
 
@@ -65,14 +65,14 @@ def from_keras(keras: KerasUNet) -> dict[str, Tensor]:
                 residual(f"{way}.{i}.blocks.{j}", f"{way}.{i}.{j}")
                 if keras.has_attention[i]:
                     attention(f"{way}.{i}.attentions.{j}", f"{way}.{i}.{j}.attention")
-            if f"{way}.{i}.sample.kernel" in left:
+            if f"{way}.{i}.sample.kernel" in remaining:
                 layer(f"{way}.{i}.resample.conv", f"{way}.{i}.sample")
     residual("middle.0", "middle.0")
     attention("middle.1", "middle.attention")
     residual("middle.2", "middle.1")
     norm("norm", "end.norm")
     layer("out", "end")
-    assert not left, left.keys()
+    assert not remaining, remaining.keys()
     return ours
 
 

@@ -118,9 +118,9 @@ def published_output(w: Weights, x: Tensor, step: Tensor, heads: int = 4) -> Ten
 
     def residual(name: str, h: Tensor) -> Tensor:
         out = unit(w[f"{name}.block1.norm.g"], conv(f"{name}.block1.proj", h))
-        change = silu(time) @ w[f"{name}.mlp.1.weight"].T + w[f"{name}.mlp.1.bias"]
+        projected = silu(time) @ w[f"{name}.mlp.1.weight"].T + w[f"{name}.mlp.1.bias"]
         channels = out.shape[1]
-        out = silu(out * (change[:, :channels, None, None] + 1) + change[:, channels:, None, None])
+        out = silu(out * (projected[:, :channels, None, None] + 1) + projected[:, channels:, None, None])
         out = silu(unit(w[f"{name}.block2.norm.g"], conv(f"{name}.block2.proj", out)))
         return out + (conv(f"{name}.res_conv", h) if f"{name}.res_conv.weight" in w else h)
 
@@ -176,33 +176,33 @@ def from_published(w: Weights, self_conditioning: bool = False) -> dict[str, Ten
 
     The published network concatenates (previous estimate, x), ours (x, previous estimate).
     """
-    left, ours = dict(w), {}
+    remaining, ours = dict(w), {}
     levels = 1 + max(int(name.split(".")[1]) for name in w if name.startswith("downs."))
 
     def layer(name: str, source: str, linear: bool = False) -> None:
-        weight = left.pop(f"{source}.weight")
+        weight = remaining.pop(f"{source}.weight")
         ours[f"{name}.weight"] = weight.flatten(1) if linear else weight
-        if f"{source}.bias" in left:
-            ours[f"{name}.bias"] = left.pop(f"{source}.bias")
+        if f"{source}.bias" in remaining:
+            ours[f"{name}.bias"] = remaining.pop(f"{source}.bias")
 
     def residual(name: str, source: str) -> None:
         layer(f"{name}.time", f"{source}.mlp.1")
         for i in (1, 2):
             layer(f"{name}.conv{i}", f"{source}.block{i}.proj")
-            ours[f"{name}.norm{i}.gain"] = left.pop(f"{source}.block{i}.norm.g").flatten()
-        if f"{source}.res_conv.weight" in left:
+            ours[f"{name}.norm{i}.gain"] = remaining.pop(f"{source}.block{i}.norm.g").flatten()
+        if f"{source}.res_conv.weight" in remaining:
             layer(f"{name}.shortcut", f"{source}.res_conv")
 
     def attention(name: str, source: str) -> None:
-        ours[f"{name}.norm.gain"] = left.pop(f"{source}.norm.g").flatten()
+        ours[f"{name}.norm.gain"] = remaining.pop(f"{source}.norm.g").flatten()
         layer(f"{name}.qkv", f"{source}.to_qkv", linear=True)
-        memory = left.pop(f"{source}.mem_kv")
-        if f"{source}.to_out.weight" in left:
+        memory = remaining.pop(f"{source}.mem_kv")
+        if f"{source}.to_out.weight" in remaining:
             layer(f"{name}.out", f"{source}.to_out", linear=True)
             ours[f"{name}.memory"] = memory
         else:
             layer(f"{name}.out", f"{source}.to_out.0", linear=True)
-            ours[f"{name}.out_norm.gain"] = left.pop(f"{source}.to_out.1.g").flatten()
+            ours[f"{name}.out_norm.gain"] = remaining.pop(f"{source}.to_out.1.g").flatten()
             ours[f"{name}.memory"] = memory.transpose(2, 3)
 
     layer("stem", "init_conv")
@@ -215,7 +215,7 @@ def from_published(w: Weights, self_conditioning: bool = False) -> dict[str, Ten
             residual(f"{name}.block1", f"{source}.0")
             residual(f"{name}.block2", f"{source}.1")
             attention(f"{name}.attention", f"{source}.2")
-            if f"{source}.3.weight" in left:
+            if f"{source}.3.weight" in remaining:
                 layer(f"{name}.resample", f"{source}.3")
             else:
                 layer(f"{name}.resample.conv", f"{source}.3.1")
@@ -224,7 +224,7 @@ def from_published(w: Weights, self_conditioning: bool = False) -> dict[str, Ten
     residual("middle2", "mid_block2")
     residual("last", "final_res_block")
     layer("out", "final_conv")
-    assert not left, left.keys()
+    assert not remaining, remaining.keys()
     return ours
 
 
@@ -337,6 +337,20 @@ def test_gradient_reaches_every_parameter(options: dict[str, Any]) -> None:
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
 
 
+def test_attributes() -> None:
+    """NaN is unknown and equals cond=None; each image has its own attributes."""
+    net = small(attributes=((5.0, 2.0), (0.0, 1.0)))
+    x, t = batch(1, 3, 8, 8)
+    x, t = x.expand(3, -1, -1, -1), t.expand(3)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p), alpha=0.1)
+        mixed = net(x, t, torch.tensor([[math.nan, 1.0], [5.0, 0.0], [7.0, 0.0]]))
+        torch.testing.assert_close(mixed[0], net(x, t)[0])
+    assert (mixed[1] - mixed[0]).abs().max() > 1e-4
+    assert (mixed[1] - mixed[2]).abs().max() > 1e-4
+
+
 def test_classes_add_one_table() -> None:
     """No class is row 0 for None and -1 alike; each image has its own class; 0 classes cost no parameter."""
     net = small(classes=2)
@@ -375,7 +389,7 @@ def test_dropout_only_in_training() -> None:
 
 
 def test_precisions_and_memory_formats() -> None:
-    """float32 agrees with float64 to rounding, channels_last as well, and bfloat16 autocast is near."""
+    """float32 agrees with float64 to rounding, channels_last as well, and bfloat16 autocast is close."""
     net = small()
     x, t = batch(2, 3, 16, 16)
     with torch.no_grad():

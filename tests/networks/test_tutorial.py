@@ -1,4 +1,4 @@
-"""The tutorials' networks against their layer tables, written out in functional torch."""
+"""PulferUNet and SimpleUNet against the layer tables of their sources, written out in functional torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Weights = Mapping[str, Tensor]
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """The same draws in every order of the tests."""
+    """The same random numbers in any order of the tests."""
     torch.manual_seed(0)
 
 
@@ -28,8 +28,8 @@ def count(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
-def drawn(net: nn.Module) -> nn.Module:
-    """The network with every parameter drawn, norms included."""
+def perturbed(net: nn.Module) -> nn.Module:
+    """The network with noise added to every parameter, norms included, in evaluation mode."""
     torch.manual_seed(0)
     with torch.no_grad():
         for p in net.parameters():
@@ -38,25 +38,25 @@ def drawn(net: nn.Module) -> nn.Module:
 
 
 def conv(w: Weights, name: str, x: Tensor, stride: int = 1, padding: int = 1) -> Tensor:
-    """A convolution by name."""
+    """Convolution with the weights of this name."""
     return F.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], stride, padding)
 
 
 def conv_transposed(w: Weights, name: str, x: Tensor, stride: int, padding: int) -> Tensor:
-    """A transposed convolution by name."""
+    """Transposed convolution with the weights of this name."""
     return F.conv_transpose2d(x, w[f"{name}.weight"], w[f"{name}.bias"], stride, padding)
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    """A linear layer by name."""
+    """Linear layer with the weights of this name."""
     return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
 
-def pulfer_level(w: Weights, name: str, x: Tensor, time: Tensor, normed: tuple[bool, ...] = (True,) * 3) -> Tensor:
-    """MLP of the time onto the input; three times LayerNorm, conv, SiLU, conv, SiLU."""
-    told = linear(w, f"{name}.time.2", F.silu(linear(w, f"{name}.time.0", time)))
-    x = x + told.reshape(len(x), -1, 1, 1)
-    for i, has_norm in enumerate(normed, start=1):
+def pulfer_level(w: Weights, name: str, x: Tensor, time: Tensor, norms: tuple[bool, ...] = (True,) * 3) -> Tensor:
+    """MLP of the time embedding, added to the input; three times LayerNorm, conv, SiLU, conv, SiLU."""
+    projected = linear(w, f"{name}.time.2", F.silu(linear(w, f"{name}.time.0", time)))
+    x = x + projected.reshape(len(x), -1, 1, 1)
+    for i, has_norm in enumerate(norms, start=1):
         block = f"{name}.block{i}"
         if has_norm:
             x = F.layer_norm(x, x.shape[1:], w[f"{block}.norm.weight"], w[f"{block}.norm.bias"])
@@ -66,7 +66,7 @@ def pulfer_level(w: Weights, name: str, x: Tensor, time: Tensor, normed: tuple[b
 
 
 def pulfer_literal(w: Weights, x: Tensor, step: Tensor) -> Tensor:
-    """The table of S1, line by line, 28 x 28."""
+    """The layer table of S1, line by line, at 28x28."""
     n = len(x)
     j = torch.arange(100)
     frequency = 10_000.0 ** (-2 * (j - j % 2) / 100)
@@ -89,12 +89,12 @@ def pulfer_literal(w: Weights, x: Tensor, step: Tensor) -> Tensor:
     f = pulfer_level(w, "level5", torch.cat((b, conv_transposed(w, "up2", e, 2, 1)), 1), time)
     assert f.shape == (n, 10, 14, 14)
     g = torch.cat((a, conv_transposed(w, "up3", f, 2, 1)), 1)
-    g = pulfer_level(w, "level6", g, time, normed=(True, True, False))
+    g = pulfer_level(w, "level6", g, time, norms=(True, True, False))
     return conv(w, "out", g)
 
 
-def test_pulfer_has_the_published_size() -> None:
-    """506,852 trainable parameters, 606,852 numbers with the table of sinusoids, which is not trained."""
+def test_pulfer_parameter_count() -> None:
+    """506,852 trainable parameters, and 606,852 with the table of sinusoids, which is not trained."""
     net = PulferUNet()
     assert count(net) == 506_852
     assert sum(v.numel() for v in net.state_dict().values()) == 606_852
@@ -102,22 +102,22 @@ def test_pulfer_has_the_published_size() -> None:
     assert not net.table.requires_grad
 
 
-def test_pulfer_layer_for_layer() -> None:
-    """The module equals the table of its layers, in double precision."""
-    net = drawn(PulferUNet()).double()
+def test_pulfer_equals_its_layer_table() -> None:
+    """The same weights give the same output, in double precision."""
+    net = perturbed(PulferUNet()).double()
     x, step = torch.randn(3, 1, 28, 28, dtype=torch.float64), torch.tensor([0.0, 17.0, 999.0])
     with torch.no_grad():
         expected = pulfer_literal(net.state_dict(), x, step.double())
         torch.testing.assert_close(net(x, step), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_pulfer_between_steps() -> None:
-    """Half a step on, the network sees the mean of two rows; beyond the ends, the end."""
-    net = drawn(PulferUNet())
+def test_pulfer_interpolates_between_timesteps() -> None:
+    """Half-way between two timesteps it uses the mean of two rows; outside the range, the first or last row."""
+    net = perturbed(PulferUNet())
     assert isinstance(net, PulferUNet)
     x = torch.randn(1, 1, 28, 28)
     with torch.no_grad():
-        half, first, last = (net(x, torch.tensor([t])) for t in (41.5, 0.0, 999.0))
+        half, first, last = (net(x, torch.tensor([step])) for step in (41.5, 0.0, 999.0))
         assert torch.equal(net(x, torch.tensor([-1.0])), first)
         assert torch.equal(net(x, torch.tensor([2000.0])), last)
         table = net.get_buffer("table")
@@ -125,27 +125,27 @@ def test_pulfer_between_steps() -> None:
         torch.testing.assert_close(net(x, torch.tensor([7.0])), half)
 
 
-def test_pulfer_keeps_its_size() -> None:
-    """Built for one size it says so when given another, and refuses classes."""
+def test_pulfer_refuses_other_sizes_and_conditions() -> None:
+    """Images of another size, a condition, and options that are too small."""
     net = PulferUNet()
     with pytest.raises(ValueError, match="28x28 pixels, not 32x28"):
         net(torch.zeros(1, 1, 32, 28), torch.zeros(1))
     with pytest.raises(ValueError, match="unconditional"):
         net(torch.zeros(1, 1, 28, 28), torch.zeros(1), torch.tensor([1]))
-    wrongs: list[dict[str, Any]] = [
+    invalid: list[dict[str, Any]] = [
         {"in_channels": 0, "out_channels": 0},
         {"size": (28, 0)},
         {"timesteps": 0},
         {"time_dim": 0},
     ]
-    for wrong in wrongs:
+    for options in invalid:
         with pytest.raises(ValueError, match="too small"):
-            PulferUNet(**wrong)
+            PulferUNet(**options)
 
 
-def test_pulfer_gradients_without_gaps() -> None:
-    """Every parameter has a gradient, as several processes need; the norm that is not used has zeros."""
-    net = drawn(PulferUNet()).train()
+def test_pulfer_gradient_reaches_every_parameter() -> None:
+    """Training in several processes needs a gradient of every parameter; that of the unused norm is zero."""
+    net = perturbed(PulferUNet()).train()
     net(torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])).square().sum().backward()
     for name, p in net.named_parameters():
         assert p.grad is not None, name
@@ -154,12 +154,12 @@ def test_pulfer_gradients_without_gaps() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]))
 @settings(deadline=None, max_examples=15)
-def test_tutorial_nets_take_any_size(height: int, width: int, channels: int) -> None:
+def test_any_size_and_channels(height: int, width: int, channels: int) -> None:
     """HF#3630, DD#232, DD#42: any size and channel count, square or not."""
-    x, clock = torch.randn(2, channels, height, width), torch.tensor([3.0, 4.5])
+    x, t = torch.randn(2, channels, height, width), torch.tensor([3.0, 4.5])
     with torch.no_grad():
         for net in (PulferUNet(channels, channels, size=(height, width)), SimpleUNet(channels, channels)):
-            out = net(x, clock)
+            out = net(x, t)
             assert out.shape == x.shape
             assert out.isfinite().all()
 
@@ -174,7 +174,7 @@ def simple_block(w: Weights, name: str, x: Tensor, time: Tensor) -> Tensor:
 
 
 def simple_literal(w: Weights, x: Tensor, step: Tensor) -> Tensor:
-    """The table of S2, line by line, for 28 x 28 in a frame of two zeros."""
+    """The layer table of S2, line by line, for 28x28 padded to 32x32."""
     n = len(x)
     angle = step[:, None] * torch.exp(-torch.arange(16) * torch.log(torch.tensor(10_000.0)) / 15)
     time = F.relu(linear(w, "time", torch.cat((angle.sin(), angle.cos()), 1)))
@@ -191,8 +191,8 @@ def simple_literal(w: Weights, x: Tensor, step: Tensor) -> Tensor:
     return conv(w, "out", d, padding=0)[..., 2:30, 2:30]
 
 
-def test_simple_has_the_published_size() -> None:
-    """0.86 M parameters, summed from the table of its layers."""
+def test_simple_parameter_count() -> None:
+    """0.86 million parameters, the sum over the layer table."""
 
     def block(ins: int, outs: int) -> int:
         return (9 * ins * outs + outs) + 2 * outs + (32 * outs + outs) + (9 * outs * outs + outs) + 2 * outs
@@ -203,17 +203,17 @@ def test_simple_has_the_published_size() -> None:
     assert round(expected / 1e6, 2) == 0.86
 
 
-def test_simple_layer_for_layer() -> None:
-    """The module equals the table of its layers."""
-    net = drawn(SimpleUNet())
+def test_simple_equals_its_layer_table() -> None:
+    """The same weights give the same output."""
+    net = perturbed(SimpleUNet())
     x, step = torch.randn(3, 1, 28, 28), torch.tensor([0.0, 17.5, 999.0])
     with torch.no_grad():
         torch.testing.assert_close(net(x, step), simple_literal(net.state_dict(), x, step), atol=1e-4, rtol=1e-4)
 
 
-def test_simple_gradients_and_classes() -> None:
-    """Every parameter is of use; classes are refused."""
-    net = drawn(SimpleUNet()).train()
+def test_simple_gradients_and_condition() -> None:
+    """Every parameter has a gradient; a condition is refused."""
+    net = perturbed(SimpleUNet()).train()
     net(torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
     with pytest.raises(ValueError, match="unconditional"):
@@ -221,43 +221,62 @@ def test_simple_gradients_and_classes() -> None:
 
 
 @pytest.mark.parametrize("make", [PulferUNet, SimpleUNet])
-def test_tutorial_nets_in_every_precision(make: type[PulferUNet] | type[SimpleUNet]) -> None:
-    """float64 agrees to rounding, bfloat16 autocast is finite and near, channels_last changes nothing."""
-    net = drawn(make())
-    x, clock = torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])
+def test_precisions_and_memory_formats(make: type[PulferUNet] | type[SimpleUNet]) -> None:
+    """float64 and channels_last agree with float32 to rounding; bfloat16 autocast is finite and close."""
+    net = perturbed(make())
+    x, t = torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])
     with torch.no_grad():
-        single = net(x, clock)
+        single = net(x, t)
         with torch.autocast("cpu", torch.bfloat16):
-            half = net(x, clock)
-        last = net(x.to(memory_format=torch.channels_last), clock)
-        double = net.double()(x.double(), clock)
+            autocast = net(x, t)
+        channels_last = net(x.to(memory_format=torch.channels_last), t)
+        double = net.double()(x.double(), t)
     torch.testing.assert_close(single.double(), double, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(last, single, atol=1e-4, rtol=1e-4)
-    assert half.isfinite().all()
-    assert (half.float() - single).std() < 0.1 * single.std()
+    torch.testing.assert_close(channels_last, single, atol=1e-4, rtol=1e-4)
+    assert autocast.isfinite().all()
+    assert (autocast.float() - single).std() < 0.1 * single.std()
 
 
 @pytest.mark.parametrize("make", [PulferUNet, SimpleUNet])
-def test_tutorial_nets_keep_images_apart(make: type[PulferUNet] | type[SimpleUNet]) -> None:
-    """What one image gives has no derivative with respect to another."""
+def test_images_of_a_batch_are_independent(make: type[PulferUNet] | type[SimpleUNet]) -> None:
+    """The output of one image has no derivative with respect to another image."""
     x = torch.randn(3, 1, 28, 28, requires_grad=True)
-    drawn(make())(x, torch.tensor([1.0, 2.0, 3.0]))[1].sum().backward()
+    perturbed(make())(x, torch.tensor([1.0, 2.0, 3.0]))[1].sum().backward()
     assert x.grad is not None
     assert x.grad[1].any() and not x.grad[0].any() and not x.grad[2].any()
 
 
-def test_the_memory_layout_does_not_matter():
-    """Channels last takes another way through the LayerNorm, to the same numbers and slopes."""
+def test_pulfer_gradients_in_channels_last() -> None:
+    """LayerNorm is computed differently in channels_last; output and gradients are the same to rounding."""
     net, x = PulferUNet(2, 2, size=(28, 28)), torch.randn(3, 2, 28, 28)
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    outs, slopes = [], []
+    outs, grads = [], []
     for layout in (torch.contiguous_format, torch.channels_last):
         net.zero_grad()
         out = net(x.contiguous(memory_format=layout), torch.tensor([0.0, 5.0, 999.0]))
         out.square().mean().backward()
         outs.append(out.detach())
-        slopes.append({n: p.grad.clone() for n, p in net.named_parameters()})
+        grads.append({n: p.grad.clone() for n, p in net.named_parameters()})
     assert torch.allclose(*outs, atol=1e-5)
-    assert all(torch.allclose(g, slopes[1][n], rtol=1e-3, atol=1e-6) for n, g in slopes[0].items())
+    assert all(torch.allclose(g, grads[1][n], rtol=1e-3, atol=1e-6) for n, g in grads[0].items())
+
+
+@pytest.mark.parametrize("make", [PulferUNet, SimpleUNet])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 10}, "is unconditional, without classes or attributes: use network unet"),
+        ({"attributes": ((0.0, 1.0),)}, "is unconditional, without classes or attributes: use network unet"),
+        ({"in_channels": 2}, "no self-conditioning and no learned variance, so in_channels=2 and out_channels=1"),
+        ({"out_channels": 2}, "no self-conditioning and no learned variance, so in_channels=1 and out_channels=2"),
+    ],
+)
+def test_missing_features_are_refused(
+    make: type[PulferUNet] | type[SimpleUNet], options: dict[str, Any], message: str
+) -> None:
+    """The message names what the network lacks and which network has it."""
+    with pytest.raises(ValueError) as error:
+        make(**options)
+    assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Options of the U-Net: mistakes are named, attention is found by resolution."""
+"""Options of the U-Net: invalid values are refused; attention levels are computed from resolutions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fromnoise import registry
 from fromnoise.networks import UNet, attention_levels
 
 SMALL: dict[str, Any] = {
@@ -42,8 +43,8 @@ SMALL: dict[str, Any] = {
         ({"init": "zeros"}, "use torch or variance-scaling"),
     ],
 )
-def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
-    """Each mistake says what and names the mend."""
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """The message names the option, its value and what is possible."""
     with pytest.raises(ValueError) as error:
         UNet(3, 3, **(SMALL | options))
     assert message in str(error.value)
@@ -65,7 +66,7 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
         ((), 32, 32, (1, 2), 1, ()),
     ],
 )
-def test_attention_is_found_by_resolution(
+def test_attention_levels(
     resolutions: tuple[int, ...],
     height: int,
     width: int,
@@ -73,11 +74,30 @@ def test_attention_is_found_by_resolution(
     patch: int,
     levels: tuple[int, ...],
 ) -> None:
-    """ID#131: "16" means the level of about 16 pixels, whatever the size."""
+    """ID#131: resolution 16 selects the level of about 16 pixels at any image size."""
     assert attention_levels(resolutions, height, width, multipliers, patch) == levels
 
 
 def test_resolutions_must_be_positive() -> None:
-    """A resolution of 0 is a mistake."""
+    """A resolution of 0 is refused."""
     with pytest.raises(ValueError, match="positive"):
         attention_levels((0,), 32, 32, (1, 2))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((32, 32), (1,)), ((64, 64), (2,)), ((8, 8), ())])
+def test_attention_resolutions_need_the_size(size: tuple[int, int], expected: tuple[int, ...]) -> None:
+    """The levels with attention follow from the size; without resolutions no size is needed."""
+    options: dict[str, Any] = {"width": 8, "multipliers": (1, 1, 1), "blocks": 1, "groups": 4}
+    net = UNet(3, 3, size=size, attention_resolutions=(16,), **options)
+    found = [any("attentions" in name for name, _ in level.named_parameters()) for level in net.down]
+    assert tuple(i for i, has_attention in enumerate(found) if has_attention) == expected
+    UNet(3, 3, attention_resolutions=(), **options)
+
+
+def test_options_and_context() -> None:
+    """Every option of a registered network has a type, a default and a help text; the rest is supplied."""
+    assert registry.names("network")
+    for name in registry.names("network"):
+        for option in registry.options("network", name).values():
+            assert option.default is not registry.REQUIRED and option.help, (name, option.name)
+        assert set(registry.context("network", name)) >= {"in_channels", "out_channels", "classes", "attributes"}

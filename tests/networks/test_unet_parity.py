@@ -14,12 +14,12 @@ from fromnoise.networks import UNet
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """The same draws in every order of the tests."""
+    """The same random numbers in any order of the tests."""
     torch.manual_seed(0)
 
 
-def copied(theirs: UNet2DModel, ours: UNet) -> dict[str, Tensor]:
-    """The state of ``ours`` filled from ``theirs``, name by name; every tensor of theirs is used once."""
+def from_diffusers(theirs: UNet2DModel, ours: UNet) -> dict[str, Tensor]:
+    """The weights of ``theirs`` under our names; each is used once."""
     state = dict(theirs.state_dict())
     out: dict[str, Tensor] = {}
 
@@ -50,12 +50,12 @@ def copied(theirs: UNet2DModel, ours: UNet) -> dict[str, Tensor]:
     take("time.lower", "time_embedding.linear_1")
     take("time.upper", "time_embedding.linear_2")
     if ours.labels is not None:
-        # Theirs has no row for "no class".
+        # diffusers has no row for "no class".
         out["labels.weight"] = torch.cat([ours.labels.weight[:1].detach(), state.pop("class_embedding.weight")])
     levels = len(ours.down)
-    for way, place in (("down", lambda i: i), ("up", lambda i: levels - 1 - i)):
+    for way, level in (("down", lambda i: i), ("up", lambda i: levels - 1 - i)):
         for i in range(levels):
-            name, source = f"{way}.{place(i)}", f"{way}_blocks.{i}"
+            name, source = f"{way}.{level(i)}", f"{way}_blocks.{i}"
             for j in range(len(getattr(theirs, f"{way}_blocks")[i].resnets)):
                 residual(f"{name}.blocks.{j}", f"{source}.resnets.{j}")
                 if f"{source}.attentions.{j}.to_q.weight" in state:
@@ -77,7 +77,7 @@ def diffusers_net(
     attention: tuple[int, ...],
     **options: Any,  # noqa: ANN401
 ) -> UNet2DModel:
-    """UNet2DModel configured as google/ddpm-cifar10-32, the published conversion of Ho et al.'s network."""
+    """UNet2DModel with the configuration of google/ddpm-cifar10-32, the published conversion of Ho et al.'s network."""
     kinds = ["Attn" if level in attention else "" for level in range(len(multipliers))]
     torch.manual_seed(0)
     net = UNet2DModel(
@@ -101,11 +101,11 @@ def diffusers_net(
 
 
 def test_ho2020() -> None:
-    """The CIFAR-10 network of Ho et al. 2020, 35.7 M parameters."""
+    """The CIFAR-10 network of Ho et al. 2020, 35.7 million parameters."""
     theirs = diffusers_net(128, (1, 2, 2, 2), (1,), layers_per_block=2, attention_head_dim=None, norm_num_groups=32)
     ours = UNet(3, 3, width=128, multipliers=(1, 2, 2, 2), size=(32, 32), groups=32, dropout=0.1).eval()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
-    ours.load_state_dict(copied(theirs, ours))
+    ours.load_state_dict(from_diffusers(theirs, ours))
     x, step = torch.randn(2, 3, 32, 32), torch.tensor([0, 731])
     with torch.no_grad():
         expected = theirs(x, step).sample
@@ -116,13 +116,13 @@ def test_ho2020() -> None:
 @pytest.mark.parametrize(
     ("shape", "theirs_options", "ours_options"),
     [
-        # The layout of the Keras example, narrower.
+        # The levels of the Keras example, at a smaller width.
         (
             (16, (1, 2, 4, 8), (2, 3)),
             {"layers_per_block": 2, "attention_head_dim": None, "norm_num_groups": 8},
             {"blocks": 2, "groups": 8},
         ),
-        # Scale and shift, classes, heads by their size, one block a level.
+        # Scale and shift, classes, heads of a given size, one block per level.
         (
             (32, (1, 2), (0, 1)),
             {
@@ -137,22 +137,22 @@ def test_ho2020() -> None:
         ),
     ],
 )
-def test_relatives(
+def test_other_options(
     shape: tuple[int, tuple[int, ...], tuple[int, ...]],
     theirs_options: dict[str, Any],
     ours_options: dict[str, Any],
 ) -> None:
-    """Other options, at an oblong size and a fractional clock."""
+    """Other options, at an oblong size and a fractional timestep."""
     width, multipliers, attention = shape
     theirs = diffusers_net(width, multipliers, attention, **theirs_options)
     sides = tuple(64 // 2**level for level in attention)
     ours = UNet(
         3, 3, size=(64, 64), width=width, multipliers=multipliers, attention_resolutions=sides, **ours_options
     ).eval()
-    ours.load_state_dict(copied(theirs, ours))
-    x, clock = torch.randn(2, 3, 16, 24), torch.tensor([3.5, 900.0])
+    ours.load_state_dict(from_diffusers(theirs, ours))
+    x, t = torch.randn(2, 3, 16, 24), torch.tensor([3.5, 900.0])
     cond = torch.tensor([0, 4]) if ours.labels is not None else None
     with torch.no_grad():
-        expected = theirs(x, clock, class_labels=cond).sample
+        expected = theirs(x, t, class_labels=cond).sample
         assert expected.std() > 0.1
-        torch.testing.assert_close(ours(x, clock, cond), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours(x, t, cond), expected, atol=1e-4, rtol=1e-4)

@@ -25,7 +25,7 @@ from fromnoise.registry import register
 
 @register("network", "lucidrains")
 class LucidrainsUNet(nn.Module):
-    """U-Net with RMSNorm, and linear attention on all levels but the last.
+    """U-Net of denoising-diffusion-pytorch: RMSNorm, linear attention on all levels but the last.
 
     35,711,491 parameters for 3 channels with the default options, 35,720,899 with self-conditioning (6 input channels).
     Sides are padded to a multiple of 2^(levels - 1), and the output is cropped back.

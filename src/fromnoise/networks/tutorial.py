@@ -14,15 +14,15 @@ from fromnoise.registry import register
 
 @register("network", "pulfer")
 class PulferUNet(nn.Module):
-    """U-Net of Pulfer's tutorial: 506,852 parameters for grey 28x28 images, which are the only size it is built for.
+    """U-Net of Pulfer's tutorial, for images of one size; 506,852 parameters for grey 28x28 images.
 
-    A table of 1000 x 100 sinusoids is not trained. The time embedding is added to the *input* of each level; a level
-    consists of three blocks of LayerNorm over (C, H, W) and two convolutions with SiLU, without residual connections.
-    The normalization fixes the image size, 28x28 as published. Other sizes have the same layers on feature maps of
-    other sizes: images are padded to sides of 12, 20, 28, 36, ..., which the three downsamplings and upsamplings
-    reproduce exactly.
+    The time embedding, from a table of 1000 x 100 sinusoids that is not trained, is added to the *input* of each level.
+    A level consists of three blocks of LayerNorm over (C, H, W) and two convolutions with SiLU, without residual
+    connections. The normalization fixes the image size, 28x28 as published. For other sizes the layers are the same on
+    larger or smaller feature maps: images are padded to sides of 12, 20, 28, 36, ..., which the three downsamplings and
+    upsamplings reproduce exactly.
 
-    Source: Brian Pulfer 2022, "Generating images with DDPMs: A PyTorch implementation".
+    Source: Brian Pulfer, "Generating images with DDPMs: A PyTorch implementation".
     """
 
     def __init__(

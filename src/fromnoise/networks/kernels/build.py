@@ -17,7 +17,7 @@ from pathlib import Path
 
 _FLAGS = (
     *("-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c11"),
-    "-ffp-contract=fast",  # multiply and add at once, which -std=c11 forbids
+    "-ffp-contract=fast",  # fused multiply-add, which -std=c11 disables
     *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
 )
 _SWITCH = "FROMNOISE_KERNELS"
@@ -55,45 +55,48 @@ def library(name: str, *defines: str) -> ctypes.CDLL | None:
     source = Path(__file__).with_name(f"{name}.c")
     try:
         ctypes.CDLL(threads, mode=ctypes.RTLD_GLOBAL)
-        return ctypes.CDLL(str(_built(compiler, source, defines)))
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # no home folder is a RuntimeError
+        return ctypes.CDLL(str(_compile(compiler, source, defines)))
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # a missing home folder is a RuntimeError
         return None
 
 
 def _openmp() -> str | None:
-    """Path of the OpenMP library that torch has loaded; others (scikit-learn's) have threads of their own."""
+    """Path of the OpenMP library that torch has loaded; other packages may load their own."""
     import torch
 
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         paths = {Path(line.split(maxsplit=5)[-1].strip()) for line in maps if "/" in line}
-    known = [p for p in sorted(paths) if p.name.startswith(("libgomp", "libiomp5"))]
-    home = Path(torch.__file__).parent
-    own = [p for p in known if home in p.parents or home.with_name("torch.libs") in p.parents]
-    return next((str(p) for p in own or known), None)
+    loaded = [p for p in sorted(paths) if p.name.startswith(("libgomp", "libiomp5"))]
+    folder = Path(torch.__file__).parent
+    torchs = [p for p in loaded if folder in p.parents or folder.with_name("torch.libs") in p.parents]
+    return next((str(p) for p in torchs or loaded), None)
 
 
-def _built(compiler: str, source: Path, defines: tuple[str, ...]) -> Path:
-    """The shared library, compiled unless the same was before."""
+def _compile(compiler: str, source: Path, defines: tuple[str, ...]) -> Path:
+    """Path of the shared library, compiled unless the cache has it.
+
+    Its name contains a hash of the source, the compiler, the flags and the processor.
+    """
     text = source.read_bytes()
-    said = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
-    key = hashlib.sha256(b"\0".join([text, said, _processor(), *(d.encode() for d in (*_FLAGS, *defines))]))
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
+    key = hashlib.sha256(b"\0".join([text, version, _processor(), *(d.encode() for d in (*_FLAGS, *defines))]))
     folder = Path(os.environ.get("FROMNOISE_CACHE") or Path.home() / ".cache" / "fromnoise").expanduser() / "kernels"
-    done = folder / f"{source.stem}-{key.hexdigest()[:16]}.so"
-    if done.exists():
-        return done
+    library_path = folder / f"{source.stem}-{key.hexdigest()[:16]}.so"
+    if library_path.exists():
+        return library_path
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         obj, lib = Path(scratch) / "a.o", Path(scratch) / "a.so"
         macros = [f"-D{d}" for d in defines]
-        # two commands: the second, without -fopenmp, binds no OpenMP library of its own
+        # two commands: linking without -fopenmp, so that no other OpenMP library is loaded
         for command in ([*_FLAGS, *macros, "-c", str(source), "-o", str(obj)], ["-shared", str(obj), "-o", str(lib)]):
             subprocess.run([compiler, *command, "-lm"], capture_output=True, check=True, timeout=120)
-        os.replace(lib, done)
-    return done
+        os.replace(lib, library_path)
+    return library_path
 
 
 def _processor() -> bytes:
-    """What -march=native depends on; a home folder may be shared by different machines."""
+    """Properties of the processor that -march=native depends on: machines may share a home folder."""
     with open("/proc/cpuinfo", "rb") as info:
         lines = [line for line in info if line.startswith((b"model name", b"flags", b"Features", b"CPU part"))]
     return platform.machine().encode() + b"".join(sorted(set(lines)))

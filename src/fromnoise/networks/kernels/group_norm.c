@@ -64,15 +64,15 @@ typedef struct {
     int64_t batch, pixels, channels, groups, addend_stride, scale_stride;
     float eps;
     int32_t silu;
-} Norm;
+} GroupNorm;
 
-static inline float addend_of(const Norm *m, int64_t b, int64_t c) {
+static inline float addend_of(const GroupNorm *m, int64_t b, int64_t c) {
     return m->addend ? m->addend[b * m->addend_stride + c] : 0.0f;
 }
-static inline float gain_of(const Norm *m, int64_t b, int64_t c) {
+static inline float gain_of(const GroupNorm *m, int64_t b, int64_t c) {
     return m->weight[c] * (m->scale ? 1.0f + m->scale[b * m->scale_stride + c] : 1.0f);
 }
-static inline float offset_of(const Norm *m, int64_t b, int64_t c) {
+static inline float offset_of(const GroupNorm *m, int64_t b, int64_t c) {
     return m->scale ? m->bias[c] * (1.0f + m->scale[b * m->scale_stride + c]) + m->shift[b * m->scale_stride + c]
                     : m->bias[c];
 }
@@ -106,7 +106,7 @@ static inline __attribute__((always_inline)) void channel_sums(const T *x, int64
     }
 }
 
-static void statistics(const Norm *m, int64_t b) {
+static void statistics(const GroupNorm *m, int64_t b) {
     const int64_t C = m->channels, N = m->pixels;
     const T *x = m->x + b * N * C;
     float *mean = m->mean + b * C, *inverse = m->inverse + b * C, centre[C];
@@ -128,7 +128,7 @@ static void statistics(const Norm *m, int64_t b) {
     }
 }
 
-static void forward_one(const Norm *m, int64_t b, T *out) {
+static void forward_one(const GroupNorm *m, int64_t b, T *out) {
     const int64_t C = m->channels, N = m->pixels;
     float gain[C], offset[C], centre[C];
     statistics(m, b);
@@ -153,16 +153,16 @@ static void forward_one(const Norm *m, int64_t b, T *out) {
                 out[i * C + c] = store(gain[c] * (load(x[i * C + c]) - centre[c]) + offset[c]);
 }
 
-void forward(const Norm *m, T *out) {
+void forward(const GroupNorm *m, T *out) {
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < m->batch; b++) forward_one(m, b, out);
 }
 
-/* y = gain xhat + offset and g = d loss / d y: grad_offset (B, C) is the sum of g over the pixels, grad_gain (B, C) that of
-   g xhat; grad_addend is (B, C) or null. `scratch` stores g of one image. */
-static inline __attribute__((always_inline)) void backward_one(const Norm *m, int64_t b, int silu, const T *grad,
-                                                               T *grad_x, float *grad_offset, float *grad_gain,
-                                                               float *grad_addend, float *scratch) {
+/* y = gain xhat + offset and g = d loss / d y: grad_offset (B, C) is the sum of g over the pixels, grad_gain (B, C) that
+   of g xhat; grad_addend is (B, C) or null. `scratch` stores g of one image. */
+static inline __attribute__((always_inline)) void backward_one(const GroupNorm *m, int64_t b, int silu,
+                                                               const T *grad, T *grad_x, float *grad_offset,
+                                                               float *grad_gain, float *grad_addend, float *scratch) {
     const int64_t C = m->channels, N = m->pixels;
     const double count = (double)N * (double)(C / m->groups);
     const T *x = m->x + b * N * C;
@@ -225,7 +225,7 @@ static inline __attribute__((always_inline)) void backward_one(const Norm *m, in
 }
 
 /* Returns 0, or 1 if out of memory. */
-int backward(const Norm *m, const T *grad, T *grad_x, float *grad_offset, float *grad_gain, float *grad_addend) {
+int backward(const GroupNorm *m, const T *grad, T *grad_x, float *grad_offset, float *grad_gain, float *grad_addend) {
     int failed = 0;
 #pragma omp parallel
     {
