@@ -25,7 +25,7 @@ from fromnoise.config import Recipe
 from fromnoise.data import MemoryImages, load
 from fromnoise.diffusion.likelihood.code_length import StepProposal
 from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
-from fromnoise.evaluation.features.extractors import classifier
+from fromnoise.evaluation.features.trained import classifier_features
 from fromnoise.pipeline import collect, draw
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig, select_device
@@ -103,17 +103,18 @@ def judge(loaded: checkpoint.LoadedModel, compute: ComputeConfig, images: Believ
     """The share of each cluster's samples that the classifier gives to the cluster's most frequent class."""
     data = load(loaded.model.recipe.data.source, log=lambda line: None)
     assert images.task.labels is not None and data.class_names is not None
-    judge = classifier(data, compute=compute)
+    features = classifier_features(data, compute=compute)
     mostly = majority(images.tensors["q"].argmax(1), images.task.labels)
     made = collect(
         draw(loaded.model, loaded.model.recipe.sample, compute, ids=torch.arange(count), label="all", batch=100)
     )
     assert made.labels is not None
-    said = [judge.see(part).probabilities for part in made.images.split(500)]
+    said = [features.extract(part).probabilities for part in made.images.split(500)]
     told = torch.cat([p.argmax(1) for p in said if p is not None])
     right = told == mostly[made.labels]
     print(
-        f"{count} samples, by {judge.about}: {float(right.double().mean()):.4f} of their cluster's most frequent class"
+        f"{count} samples: {float(right.double().mean()):.4f} of their cluster's most frequent class, "
+        f"by {features.description}"
     )
     for k, name in enumerate(loaded.model.dataset_info.class_names or ()):
         share = float(right[made.labels == k].double().mean())

@@ -34,7 +34,7 @@ from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.data import Data, MemoryImages, to_uint8
 from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
 from fromnoise.diffusion.likelihood.ode import RungeKutta
-from fromnoise.evaluation.likelihood import Measure, some
+from fromnoise.evaluation.likelihood import LikelihoodEvaluator, random_subset
 from fromnoise.model import Model, build
 from fromnoise.pipeline import draw
 from fromnoise.training.trainer import Trainer
@@ -100,9 +100,9 @@ def samples(trainer: Trainer, model: Model, sampler: str) -> tuple[Tensor, Tenso
 
 def bits(trainer: Trainer, model: Model) -> tuple[Tensor, Tensor]:
     """Code length of held-out images in bits per dimension by the bound and by the flow, (N,) each."""
-    pixels, labels = some(trainer.data.held_out, model, CODED)
-    measure = Measure(model, trainer.compute)
-    return measure.bound(pixels, labels, visits=32).each, measure.flow(pixels, labels, RungeKutta(8))
+    pixels, labels = random_subset(trainer.data.held_out, model, CODED)
+    evaluator = LikelihoodEvaluator(model, trainer.compute)
+    return evaluator.bound(pixels, labels, sampled_steps=32).each, evaluator.flow(pixels, labels, RungeKutta(8))
 
 
 def memberships(trainer: Trainer, model: Model, classes: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,9 +26,10 @@ from fromnoise.checkpoint import load_model
 from fromnoise.config import SamplingConfig
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import shuffled_indices
-from fromnoise.evaluation.features.select import choose as choose_features
-from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
-from fromnoise.evaluation.metrics.prdc import Reference
+from fromnoise.evaluation.features.select import select_features
+from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
+from fromnoise.evaluation.metrics.kid import KernelReference
+from fromnoise.evaluation.statistics import Moments, split_moments
 from fromnoise.model import Model
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import plots
@@ -57,13 +58,13 @@ def judge(run: str, most: int) -> tuple[Model, Callable[[SamplingConfig, int], R
     model, compute = load_model(run).model, select_device()
     compute.to_device(model.denoiser)
     data = open_data(model.recipe, lambda line: None)
-    seen = choose_features(None, data, compute=compute, log=print)
+    seen = select_features(None, data, compute=compute, log=print)
     chosen = torch.as_tensor(shuffled_indices(len(data.train), 0, range(min(10_000, len(data.train)))))
-    real = seen.of(data.train.get(chosen))
-    moments, reference = Moments.of(real), Reference(real)
+    real = seen.features(data.train.get(chosen))
+    moments, reference = Moments.of(real), KernelReference(real)
 
     def told(found: torch.Tensor) -> Row:
-        frechet, near = frechet_from(split(found), moments), reference.kernel(found)
+        frechet, near = jackknifed_frechet(split_moments(found), moments), reference.distance(found)
         return {
             "n": len(found),
             "features": seen.name,
@@ -74,9 +75,9 @@ def judge(run: str, most: int) -> tuple[Model, Callable[[SamplingConfig, int], R
         }
 
     def measure(config: SamplingConfig, n: int) -> Row:
-        return told(seen.of(collect(draw(model, config, compute, ids=torch.arange(n), batch=128)).images))
+        return told(seen.features(collect(draw(model, config, compute, ids=torch.arange(n), batch=128)).images))
 
-    held_out = seen.of(data.held_out.get(torch.as_tensor(shuffled_indices(len(data.held_out), 0, range(most)))))
+    held_out = seen.features(data.held_out.get(torch.as_tensor(shuffled_indices(len(data.held_out), 0, range(most)))))
     return model, measure, lambda n: told(held_out[:n])
 
 

@@ -19,8 +19,8 @@ from header import header
 from fromnoise import config as recipes
 from fromnoise.checkpoint import load_model
 from fromnoise.config.recipe_data import open_data
-from fromnoise.evaluation.likelihood import Measure
-from fromnoise.evaluation.metrics.frechet import Estimate
+from fromnoise.evaluation.estimate import Estimate
+from fromnoise.evaluation.likelihood import LikelihoodEvaluator
 from fromnoise.training.run import train
 from fromnoise.utils.device import select_device
 
@@ -77,8 +77,8 @@ def main() -> None:
             pixels = data.held_out.get(torch.arange(min(args.n, len(data.held_out))))
             for variance in (None,) if kind == "learned" else (0.0, 1.0):
                 config = model.recipe.sample.model_copy(update={"variance": variance})
-                measure = Measure(model, compute, batch=len(pixels), config=config)
-                found = Estimate.of(measure.bound(pixels, None, None).each)
+                evaluator = LikelihoodEvaluator(model, compute, batch=len(pixels), config=config)
+                found = Estimate.mean_of(evaluator.bound(pixels, None, None).each)
                 name = kind if variance is None else f"fixed, {'large' if variance else 'small'}"
                 bits[name] = found.value
                 rows.append(f"seed {seed}  {name:13} {found.value:.4f} +- {found.error:.4f} bits/dim (n = {found.n})")

@@ -9,14 +9,14 @@ from fromnoise.data import to_float
 from fromnoise.editing.interpolation import interpolate, shared_latents, slerp
 from fromnoise.evaluation.progressive_coding import rate_and_distortion
 from fromnoise.utils.errors import UserError
-from test_bits import measure, pixels
+from test_likelihood import evaluator, pixels
 
 _ = pixels
 
 
 def test_rates_increase_up_to_the_bound(pixels):
     """The last rate has all terms but the decoder's; with it, the rate is the bound with the same noise."""
-    m = measure(batch=12)
+    m = evaluator(batch=12)
     found, whole = rate_and_distortion(m, pixels, None, lambda n: None), m.bound(pixels, None, None)
     assert found.steps == list(range(1, 21))
     assert all(a <= b for a, b in zip(found.rates[:-1], found.rates[1:], strict=True))
@@ -27,7 +27,7 @@ def test_rates_increase_up_to_the_bound(pixels):
 
 def test_distortion_decreases_with_the_rate(pixels):
     """For a network that predicts eps = 0, the distortion on 0-255 is large at k = T and small at k = 1."""
-    m = measure(batch=12)
+    m = evaluator(batch=12)
     with torch.no_grad():
         for p in m.model.denoiser.parameters():
             p.zero_()
@@ -38,7 +38,7 @@ def test_distortion_decreases_with_the_rate(pixels):
 
 def test_samples_from_a_late_branch_are_similar():
     """Samples that share x_t at small t differ less than those that share x_T, and all samples differ."""
-    m = measure()
+    m = evaluator()
     config = m.model.recipe.sample
     rows = shared_latents(m.model, config, m.compute, [1.0, 0.05], 6)
     apart = [to_float(row).var(0).mean() for row in rows]
@@ -49,7 +49,7 @@ def test_samples_from_a_late_branch_are_similar():
 @pytest.mark.parametrize("flow", [False, True])
 def test_interpolation_at_a_small_depth_reproduces_both_ends(flow, pixels):
     """Approximately; the middle differs from them."""
-    m = measure(sample_sampler="ddim")
+    m = evaluator(sample_sampler="ddim")
     out = interpolate(m.model, m.model.recipe.sample, m.compute, pixels[:2], 0.05, 5, flow=flow)
     assert out.shape == (5, 1, 4, 4) and out.dtype == torch.uint8
     off = [float((to_float(out[i]) - to_float(pixels[j])).abs().mean()) for i, j in ((0, 0), (4, 1))]
@@ -58,7 +58,7 @@ def test_interpolation_at_a_small_depth_reproduces_both_ends(flow, pixels):
 
 def test_invalid_interpolations(pixels):
     """Images of another shape; a depth out of range."""
-    m = measure()
+    m = evaluator()
     with pytest.raises(UserError, match="the images have shape"):
         interpolate(m.model, m.model.recipe.sample, m.compute, torch.zeros(2, 3, 4, 4, dtype=torch.uint8), 0.5, 3)
     with pytest.raises(UserError, match="out of range"):

@@ -13,7 +13,7 @@ import pytest
 from calling import SMALL, Call, Said, call, tree
 from PIL import Image
 
-from fromnoise.reporting import image_io
+from fromnoise.reporting import plots
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _place(tmp_path, monkeypatch):
 
     Curves take longer than these runs: only those of the session, which are made before this, have them.
     """
-    monkeypatch.setattr(image_io, "loss_plot", lambda reports, path: None)
+    monkeypatch.setattr(plots, "loss_plot", lambda reports, path: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FROMNOISE_DATA", raising=False)
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "no-cache"))

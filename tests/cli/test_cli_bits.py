@@ -1,4 +1,4 @@
-"""``fromnoise bits`` and what ``show`` shows of a model."""
+"""``fromnoise bits``, and ``fromnoise show`` and ``edit interpolate`` of a model."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import json
 import pytest
 from PIL import Image
 
-FAST = ("-n", 6, "--visits", 4, "--flow", 2, "--flow-steps", 2)
+FAST = ("-n", 6, "--bound-steps", 4, "--flow", 2, "--flow-steps", 2)
 
 
 def test_bits(right, run, tmp_path):
-    """Both ways on both pieces, with errors and n, in words, as JSON and as a plot."""
+    """Both methods on held-out and training images, with errors and n, as text, JSON and a plot."""
     said = right("bits", run, *FAST, "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png")
     assert "held out" in said.out and "training" in said.out and "flow" in said.out and "+-" in said.out
-    told = json.loads((tmp_path / "b.json").read_text())
-    for piece in (told, told["train"]):
-        assert piece["bound"]["n"] == 6 and piece["flow"]["n"] == 2
-        assert piece["bound"]["value"] > 0 and piece["bound"]["error"] > 0
-        assert sum(piece["parts"].values()) == pytest.approx(piece["bound"]["value"])
-    assert told["gap"]["bound"]["value"] == pytest.approx(told["bound"]["value"] - told["train"]["bound"]["value"])
+    result = json.loads((tmp_path / "b.json").read_text())
+    for part in (result, result["train"]):
+        assert part["bound"]["n"] == 6 and part["flow"]["n"] == 2
+        assert part["bound"]["value"] > 0 and part["bound"]["error"] > 0
+        assert sum(part["parts"].values()) == pytest.approx(part["bound"]["value"])
+    assert result["gap"]["bound"]["value"] == pytest.approx(
+        result["bound"]["value"] - result["train"]["bound"]["value"]
+    )
     assert Image.open(tmp_path / "b.png").size[0] > 300
 
 
-def test_bits_repeat(right, run, tmp_path):
-    """The same command, the same numbers; another seed, others."""
+def test_bits_are_reproducible(right, run, tmp_path):
+    """The same seed gives the same numbers, another seed others."""
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         right("bits", run, *FAST, "--flow", 0, "--seed", seed, "--json", tmp_path / f"{name}.json")
     a, b, c = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "abc")
@@ -32,18 +34,20 @@ def test_bits_repeat(right, run, tmp_path):
 
 
 def test_bits_of_other_images(right, run, paint, tmp_path):
-    """Another set is brought to the model's shape; it has no training piece."""
+    """Other data are resized to the model's shape; their training images are not measured."""
     paint(tmp_path / "others", [f"{i}.png" for i in range(60)], 20, 12)
     said = right("bits", run, "--data", tmp_path / "others", *FAST, "--flow", 0, "--json", tmp_path / "b.json")
-    assert "no training piece" in said.out and "train" not in json.loads((tmp_path / "b.json").read_text())
+    assert "training images are not measured" in said.out and "train" not in json.loads(
+        (tmp_path / "b.json").read_text()
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["-n", 1], "-n 1"),
-        (["--visits", "some"], "--visits some"),
-        (["--visits", 0], "--visits 0"),
+        (["--bound-steps", "some"], "--bound-steps some"),
+        (["--bound-steps", 0], "--bound-steps 0"),
         (["--flow-steps", 0], "--flow-steps"),
         (["--tolerance", 2], "--tolerance 2"),
         (["--probes", 0], "--probes"),
@@ -52,40 +56,40 @@ def test_bits_of_other_images(right, run, paint, tmp_path):
         (["--data", "no-such-set"], "no-such-set"),
     ],
 )
-def test_bits_asked_wrongly(wrong, run, words, told):
-    """One line."""
+def test_invalid_options_of_bits(wrong, run, words, told):
+    """One line each."""
     wrong("bits", run, *words, told=told)
 
 
-@pytest.mark.parametrize("thing", ["progressive", "shared"])
-def test_show_of_a_model(right, run, thing, tmp_path):
-    """A picture each."""
-    right("show", thing, run, "-n", 2, "--steps", 4, "--out", tmp_path / "p.png")
+@pytest.mark.parametrize("figure", ["progressive", "shared"])
+def test_show_a_model(right, run, figure, tmp_path):
+    """Both write a figure."""
+    right("show", figure, run, "-n", 2, "--steps", 4, "--out", tmp_path / "p.png")
     assert min(Image.open(tmp_path / "p.png").size) > 30
 
 
-def test_rate(right, small, tmp_path):
-    """The whole curve, as a plot, a table and JSON; T = 30 here."""
+def test_show_rate(right, small, tmp_path):
+    """The whole curve as a plot, a table and JSON, with T = 30."""
     right("train", "digits", "--steps", 1, "--out", tmp_path / "r", *small, "--diffusion.steps", 30)
     said = right("show", "rate", tmp_path / "r", "-n", 2, "--out", tmp_path / "p.png", "--json", tmp_path / "r.json")
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert told["n"] == 2 and told["steps"] == list(range(1, 31)) and len(told["rates"]) == 30
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["n"] == 2 and result["steps"] == list(range(1, 31)) and len(result["rates"]) == 30
     assert "lossless" in said.out and Image.open(tmp_path / "p.png").size[0] > 300
-    assert told["rates"] == sorted(told["rates"]) and told["lossless"] > told["rates"][-1]
+    assert result["rates"] == sorted(result["rates"]) and result["lossless"] > result["rates"][-1]
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["shared", "--depths", "2"], "--depths 2"),
-        (["shared", "--depths", "deep"], "--depths deep"),
-        (["shared", "--steps", "2000"], "2000 steps"),
+        (["shared", "--times", "2"], "--times 2"),
+        (["shared", "--times", "deep"], "--times deep"),
+        (["shared", "--steps", "2000"], "steps 2000"),
         (["progressive", "--steps", "0"], "--steps 0"),
         (["rate", "-n", "0"], "-n 0"),
     ],
 )
-def test_show_asked_wrongly(wrong, run, words, told):
-    """One line."""
+def test_invalid_options_of_show(wrong, run, words, told):
+    """One line each."""
     wrong("show", words[0], run, *words[1:], "--out", "p.png", told=told)
 
 
@@ -106,7 +110,7 @@ def test_interpolate(right, run, paint, tmp_path, flow):
         (["--depth", "0"], "--depth 0"),
         (["--to", "none.png"], "none.png"),
         (["--to", "wide.png"], "8x12"),
-        (["--steps", 5000], "5000 steps"),
+        (["--steps", 5000], "steps 5000"),
     ],
 )
 def test_interpolate_asked_wrongly(wrong, run, paint, tmp_path, words, told):
@@ -122,7 +126,7 @@ def test_interpolate_asked_wrongly(wrong, run, paint, tmp_path, words, told):
         (["--sampler", "dpmpp-3m", "--steps", 2], ("dpmpp-3m", "at least 3 steps")),
         (["--sampler", "ipndm", "--steps", 1], "at least 3 steps"),
         (["--sampler", "unipc", "--steps", 1], "at least 2 steps"),
-        (["--sampler", "unipc", "--steps", 1001], "1001 steps"),
+        (["--sampler", "unipc", "--steps", 1001], "steps 1001"),
         (["--sampler", "unipc", "--steps", 10, "--eta", 0.5], ("--eta", "unipc", "--sampler ddim")),
         (["--sampler", "ddim", "--churn", 0.1], ("--churn", "--sampler heun")),
         (["--sampler", "heun", "--langevin-snr", 0.1], ("--langevin-snr", "--sampler pc")),

@@ -7,19 +7,19 @@ import json
 import numpy as np
 
 
-def test_data(right, wrong, tmp_path):
-    """Findings with their mends, as JSON too; silence on healthy data; a mistake in one line."""
-    assert "nothing is wrong" in right("doctor", "digits").out
+def test_doctor_on_data(right, wrong, tmp_path):
+    """Findings with remedies, also as JSON; none for healthy data; one line for an invalid option."""
+    assert "No problems found" in right("doctor", "digits").out
     np.savez(tmp_path / "dark.npz", images=np.random.default_rng(0).integers(0, 9, (600, 1, 8, 8), dtype=np.uint8))
     said = right("doctor", "dark.npz", "--json", "x.json")
     (finding,) = json.loads((tmp_path / "x.json").read_text())["findings"]
-    assert finding["key"] == "range" and finding["what"] in said.out and finding["mend"] in said.out
+    assert finding["key"] == "range" and finding["problem"] in said.out and finding["remedy"] in said.out
     wrong("doctor", "nowhere", told="nowhere")
     wrong("doctor", "digits", "-n", "-1", told="-n -1 is too small")
 
 
-def test_a_run(right, run, tmp_path):
-    """Three steps of training leave a loss that a linear denoiser beats, and samples that show it."""
+def test_doctor_on_a_run(right, run, tmp_path):
+    """After three training steps the colours of the samples are wrong."""
     said = right("doctor", run, "-n", "60", "--json", "x.json", "--device", "cpu")
     found = {f["key"] for f in json.loads((tmp_path / "x.json").read_text())["findings"]}
-    assert "colour" in found and "drawing 60 samples" in said.err
+    assert "colour" in found and "sampling 60 images" in said.err

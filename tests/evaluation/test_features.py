@@ -1,4 +1,4 @@
-"""Features: what they are, that they are kept, and that the classifier can tell its classes."""
+"""Feature extractors: their values, their cache, and the accuracy of the networks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from fromnoise.data import Data, MemoryImages, load
-from fromnoise.evaluation.features import convnet, extractors, select, simclr
-from fromnoise.evaluation.metrics import frechet, prdc
+from fromnoise.evaluation.features import convnet, simclr
+from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.select import select_features
+from fromnoise.evaluation.features.trained import ClassifierFeatures, classifier_features, self_supervised_features
+from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
+from fromnoise.evaluation.metrics.kid import kernel_distance
+from fromnoise.evaluation.statistics import Moments, split_moments
 from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
 
@@ -25,7 +30,7 @@ def _cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def striped() -> Data:
-    """Four classes that are easy to tell: which quarter of an odd, unsquare colour image is bright."""
+    """Four classes that are easy to classify: which quarter of a 7x12 colour image is bright."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(400) % 4
     pixels = torch.randint(0, 120, (400, 3, 7, 12), generator=generator)
@@ -39,165 +44,169 @@ def striped() -> Data:
 CPU = select_device("cpu", "fp32")
 
 
-def test_pixels_are_the_pixels():
-    """In [0, 1], as many as there are."""
+def test_pixel_features_equal_the_pixels():
+    """In [0, 1], of small images."""
     images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
-    found = extractors.Pixels((3, 4, 5)).of(images)
+    found = PixelFeatures((3, 4, 5)).features(images)
     assert found.dtype == torch.float64 and found.shape == (2, 60)
     np.testing.assert_allclose(found.numpy(), images.reshape(2, 60).numpy() / 255, rtol=1e-15)
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 33, 65), (3, 37, 201)])
-def test_large_images_are_averaged(shape):
-    """At most 1,024 numbers, and the mean brightness of flat images stays to the border."""
-    pixels = extractors.Pixels(shape)
-    found = pixels.of(torch.full((2, *shape), 51, dtype=torch.uint8))
-    assert found.shape == (2, pixels.size) and pixels.size <= 1024
+def test_pixel_features_of_large_images_are_averages(shape):
+    """At most 1,024 features; constant images keep their value up to the border."""
+    pixels = PixelFeatures(shape)
+    found = pixels.features(torch.full((2, *shape), 51, dtype=torch.uint8))
+    assert found.shape == (2, pixels.dim) and pixels.dim <= 1024
     np.testing.assert_allclose(found.numpy(), 0.2, rtol=1e-12)
 
 
-def test_the_classifier_learns_and_is_kept(striped, tmp_path, monkeypatch):
-    """Trained once; read the second time, with the same features to the bit; nothing in the file executes."""
+def test_classifier_is_trained_once_and_cached(striped, tmp_path, monkeypatch):
+    """Read the second time, with bit-identical features, from a safetensors file."""
     monkeypatch.setattr(convnet, "_EPOCHS", 20)
     lines, steps = [], []
-    first = extractors.classifier(
-        striped, compute=CPU, log=lines.append, on_step=lambda done, total: steps.append(done)
-    )
+    first = classifier_features(striped, compute=CPU, log=lines.append, on_step=lambda done, total: steps.append(done))
     assert first.accuracy > 0.95 and f"{first.accuracy:.2%}" in lines[0]
-    assert steps == list(range(1, convnet.TrainingPlan.of(320).steps + 1))
-    again = extractors.classifier(striped, compute=CPU, on_step=lambda done, total: pytest.fail("trained again"))
+    assert steps == list(range(1, convnet.TrainingPlan.for_images(320).steps + 1))
+    again = classifier_features(striped, compute=CPU, on_step=lambda done, total: pytest.fail("trained again"))
     images = striped.held_out.get(torch.arange(80))
-    assert torch.equal(first.of(images), again.of(images)) and again.accuracy == first.accuracy
-    assert first.of(images).shape == (80, first.size) and first.of(images).dtype == torch.float64
-    told = first.probabilities(images)
-    torch.testing.assert_close(told.sum(1), torch.ones(80, dtype=torch.float64))
-    assert float((told.argmax(1) == striped.held_out.labels).double().mean()) == pytest.approx(first.accuracy)
+    assert torch.equal(first.features(images), again.features(images)) and again.accuracy == first.accuracy
+    assert first.features(images).shape == (80, first.dim) and first.features(images).dtype == torch.float64
+    probabilities = first.probabilities(images)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(80, dtype=torch.float64))
+    assert float((probabilities.argmax(1) == striped.held_out.labels).double().mean()) == pytest.approx(first.accuracy)
     (file,) = (tmp_path / "cache").rglob("*.*")
     assert file.suffix == ".safetensors"
 
 
-def test_another_split_and_a_damaged_file_are_trained_anew(striped, tmp_path, monkeypatch):
-    """What was held out then may be trained on now."""
+def test_another_split_or_a_damaged_file_is_trained_again(striped, tmp_path, monkeypatch):
+    """A cached network must not have seen the images that are held out now."""
     monkeypatch.setattr(convnet, "_EPOCHS", 1)
-    extractors.classifier(striped, compute=CPU)
+    classifier_features(striped, compute=CPU)
     swapped = Data(striped.held_out, striped.train, striped.class_names, striped.shape, striped.fingerprint, 0)
-    extractors.classifier(swapped, compute=CPU)
+    classifier_features(swapped, compute=CPU)
     files = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len(files) == 2
     for file in files:
         file.write_bytes(file.read_bytes()[:-9])
     steps = []
-    extractors.classifier(striped, compute=CPU, on_step=lambda done, total: steps.append(done))
+    classifier_features(striped, compute=CPU, on_step=lambda done, total: steps.append(done))
     assert steps
 
 
-def test_the_batch_does_not_matter(striped):
-    """An image's features do not depend on its neighbours."""
-    found = extractors.Classifier(convnet.classifier(striped.shape, 4), ("a", "b", "c", "d"), 0.0, CPU)
+def test_features_do_not_depend_on_the_batch(striped):
+    """Of any size."""
+    found = ClassifierFeatures(convnet.classifier_network(striped.shape, 4), ("a", "b", "c", "d"), 0.0, CPU)
     images = striped.train.get(torch.arange(60))
-    torch.testing.assert_close(found.all(images, 7).features, found.all(images, 60).features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found.extract_all(images, 7).features, found.extract_all(images, 60).features, rtol=1e-4, atol=1e-5
+    )
 
 
-def test_without_labels(striped):
-    """One line that names what to take."""
+def test_classifier_without_labels(striped):
+    """The error names an alternative."""
     bare = Data(striped.train, striped.held_out, None, striped.shape, "", 0)
     with pytest.raises(UserError, match="--features self-supervised"):
-        extractors.classifier(bare, compute=CPU)
-    with pytest.raises(UserError, match="know no classes"):
-        extractors.pixels(bare).probabilities(striped.train.get(torch.arange(2)))
+        classifier_features(bare, compute=CPU)
+    with pytest.raises(UserError, match="have no classes"):
+        PixelFeatures(bare.shape).probabilities(striped.train.get(torch.arange(2)))
 
 
 @pytest.mark.slow
-def test_the_digits_features_tell_more_than_pixels():
-    """At least as accurate as a linear model of the pixels; real classes lie apart, halves of one class do not."""
+def test_classifier_features_of_digits():
+    """At least as accurate as a linear model of the pixels; they separate classes, but not halves of one class."""
     data = load("digits")
-    learned = extractors.classifier(data, compute=CPU)
+    classifier = classifier_features(data, compute=CPU)
     pixels, labels = load_digits(return_X_y=True)
     linear = LogisticRegression(max_iter=2000).fit(pixels[:1400] / 16, labels[:1400])
-    assert learned.accuracy >= linear.score(pixels[1400:] / 16, labels[1400:])
-    found = learned.of(data.train.get(torch.arange(len(data.train))))
-    of = [found[data.train.labels == c] for c in (3, 8)]
-    apart, together = prdc.kernel(of[0], of[1]), prdc.kernel(of[0][::2], of[0][1::2])
-    assert apart.value > 20 * apart.error and abs(together.value) < 4 * together.error
+    assert classifier.accuracy >= linear.score(pixels[1400:] / 16, labels[1400:])
+    found = classifier.features(data.train.get(torch.arange(len(data.train))))
+    three, eight = (found[data.train.labels == c] for c in (3, 8))
+    between, within = kernel_distance(three, eight), kernel_distance(three[::2], three[1::2])
+    assert between.value > 20 * between.error and abs(within.value) < 4 * within.error
 
 
 @pytest.mark.long
-def test_the_classifier_of_mnist(real_data, monkeypatch):
-    """A tenth of the training that is usual, and still 98 %; benchmarks/judge.py prints the whole."""
+def test_classifier_of_mnist(real_data, monkeypatch):
+    """98 % with a tenth of the usual training; benchmarks/evaluation.py prints the accuracy after all of it."""
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
-    monkeypatch.setattr(convnet, "_VIEWS", 30_000)
-    assert extractors.classifier(load("mnist"), compute=CPU).accuracy >= 0.98
+    monkeypatch.setattr(convnet, "_IMAGES", 30_000)
+    assert classifier_features(load("mnist"), compute=CPU).accuracy >= 0.98
 
 
 # ---- without labels
 
 
-def test_views_keep_what_they_must():
-    """Two views of an image differ, but are of its range and its brightness; a flat image stays as it is."""
+def test_random_views_keep_range_and_brightness():
+    """Two views of an image differ; those of a constant image do not."""
     images = torch.randint(0, 256, (16, 3, 9, 14), dtype=torch.uint8)
-    one, other = simclr.view(images), simclr.view(images)
+    one, other = simclr.random_view(images), simclr.random_view(images)
     assert one.shape == images.shape and one.dtype == torch.float32 and not torch.equal(one, other)
     assert float(one.min()) >= -1 and float(one.max()) <= 1
     flat = torch.full((4, 1, 8, 8), 51, dtype=torch.uint8)
-    torch.testing.assert_close(simclr.view(flat), torch.full((4, 1, 8, 8), 51 / 127.5 - 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(simclr.random_view(flat), torch.full((4, 1, 8, 8), 51 / 127.5 - 1), atol=1e-6, rtol=0)
 
 
-def test_the_contrast_by_hand():
-    """Equation 1 of Chen et al. written out, pair after pair."""
-    told = torch.randn(10, 4, dtype=torch.float64)
-    z = told / told.norm(dim=1, keepdim=True)
+def test_nt_xent_equals_its_definition():
+    """Equation 1 of Chen et al., pair by pair."""
+    embeddings = torch.randn(10, 4, dtype=torch.float64)
+    z = embeddings / embeddings.norm(dim=1, keepdim=True)
     total = 0.0
     for i in range(10):
-        likeness = {k: math.exp(float(z[i] @ z[k]) / 0.2) for k in range(10) if k != i}
-        total -= math.log(likeness[(i + 5) % 10] / sum(likeness.values()))
-    assert float(simclr.contrast(told)) == pytest.approx(total / 10, rel=1e-9)
+        similarity = {k: math.exp(float(z[i] @ z[k]) / 0.2) for k in range(10) if k != i}
+        total -= math.log(similarity[(i + 5) % 10] / sum(similarity.values()))
+    assert float(simclr.nt_xent(embeddings)) == pytest.approx(total / 10, rel=1e-9)
 
 
-def test_self_supervised_features_are_learned_and_kept(striped, monkeypatch):
-    """Without labels; trained once, read the second time to the bit, and apart from the classifier's file."""
+def test_self_supervised_features_are_trained_once_and_cached(striped, monkeypatch):
+    """Without labels; bit-identical the second time; not in the classifier's file."""
     bare = Data(striped.train, striped.held_out, None, striped.shape, striped.fingerprint, 0)
     monkeypatch.setattr(convnet, "_EPOCHS", 8)
     steps, lines = [], []
-    first = extractors.self_supervised(
+    first = self_supervised_features(
         bare, compute=CPU, log=lines.append, on_step=lambda done, total: steps.append(total)
     )
-    assert first.mark > 0.1 and f"{first.mark:.1%}" in lines[0]  # 1/80 by chance
+    assert first.retrieval_accuracy > 0.1 and f"{first.retrieval_accuracy:.1%}" in lines[0]  # 1/80 by chance
     assert len(steps) == steps[0]
-    again = extractors.self_supervised(bare, compute=CPU, on_step=lambda done, total: pytest.fail("trained again"))
+    again = self_supervised_features(bare, compute=CPU, on_step=lambda done, total: pytest.fail("trained again"))
     images = striped.held_out.get(torch.arange(80))
-    assert torch.equal(first.of(images), again.of(images)) and again.mark == first.mark
-    assert first.of(images).shape == (80, first.size) and first.see(images).probabilities is None
-    assert select.choose(None, bare, compute=CPU).name == "self-supervised"
+    assert (
+        torch.equal(first.features(images), again.features(images))
+        and again.retrieval_accuracy == first.retrieval_accuracy
+    )
+    assert first.features(images).shape == (80, first.dim) and first.extract(images).probabilities is None
+    assert select_features(None, bare, compute=CPU).name == "self-supervised"
 
 
 @pytest.mark.slow
-def test_self_supervised_features_rank_what_is_worse(monkeypatch):
-    """Blur, noise, tint and missing digits, more and more; and a Gaussian of the digits' own moments, unlike pixels."""
+def test_self_supervised_distance_grows_with_distortion(monkeypatch):
+    """Blur, noise, brightness and missing digits; and unlike pixels they detect a Gaussian with the digits' moments."""
     data = load("digits", holdout=0.34, log=lambda line: None)
     bare = Data(data.train, data.held_out, None, data.shape, data.fingerprint, 0)
-    own = extractors.self_supervised(bare, compute=CPU)
+    learned = self_supervised_features(bare, compute=CPU)
     x, labels = data.held_out.get(torch.arange(len(data.held_out))).double(), data.held_out.labels
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     soft = F.avg_pool2d(F.pad(x, (1,) * 4, mode="replicate"), 3, 1)
     flat = x.flatten(1)
     values, axes = torch.linalg.eigh(torch.cov(flat.T))
     z = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    drawn = (flat.mean(0) + (z * values.clamp(min=0).sqrt()) @ axes.T).view_as(x)
-    courses = {
+    gaussian = (flat.mean(0) + (z * values.clamp(min=0).sqrt()) @ axes.T).view_as(x)
+    distortions = {
         "blur": [x, 0.7 * x + 0.3 * soft, 0.4 * x + 0.6 * soft, soft],
         "noise": [x, x + 16 * noise, x + 32 * noise, x + 64 * noise],
-        "tint": [x, x + 20, x + 40, x + 80],
+        "brightness": [x, x + 20, x + 40, x + 80],
         "missing": [x, x[labels > 1], x[labels > 3], x[labels > 5]],
-        "Gaussian": [x, drawn],
+        "Gaussian": [x, gaussian],
     }
     train = data.train.get(torch.arange(len(data.train)))
-    apart = {}
-    for space in (own, extractors.pixels(bare)):
-        real = frechet.Moments.of(space.of(train))
-        for fault, samples in courses.items():
-            seen = [space.of(s.round().clamp(0, 255).to(torch.uint8)) for s in samples]
-            found = [frechet.frechet_from(frechet.split(v), real) for v in seen]
-            if space is own:
-                assert all(a.value < b.value for a, b in zip(found, found[1:], strict=False)), fault
-            apart[space.name, fault] = (found[-1].value - found[0].value) / math.hypot(found[0].error, found[-1].error)
-    assert apart["self-supervised", "Gaussian"] > apart["pixels", "Gaussian"] > 0
+    z_score = {}
+    for extractor in (learned, PixelFeatures(bare.shape)):
+        real = Moments.of(extractor.features(train))
+        for name, samples in distortions.items():
+            vectors = [extractor.features(s.round().clamp(0, 255).to(torch.uint8)) for s in samples]
+            found = [jackknifed_frechet(split_moments(v), real) for v in vectors]
+            if extractor is learned:
+                assert all(a.value < b.value for a, b in zip(found, found[1:], strict=False)), name
+            difference = found[-1].value - found[0].value
+            z_score[extractor.name, name] = difference / math.hypot(found[0].error, found[-1].error)
+    assert z_score["self-supervised", "Gaussian"] > z_score["pixels", "Gaussian"] > 0

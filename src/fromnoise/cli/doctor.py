@@ -6,10 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "say what is wrong with a run or with data, and what to do about it"
-EPILOG = """of data: value range, blank and unreadable images, too few, odd sizes, poor classes, duplicates, leaks.
-of a run, besides its data: dropped steps, averages that lag, a loss that rises, stands or is too high, and of a few
-samples drawn for it: copies, twins, missing kinds, brightness, contrast, colour, clipping.
+HELP = "check a run or a data set for common problems, and suggest remedies"
+_DATA_CHECKS = "value range, blank and unreadable images, number of images, sizes, rare classes, duplicates, leaks"
+_RUN_CHECKS = "dropped steps, lagging EMA, a rising, flat or high loss"
+_SAMPLE_CHECKS = "near copies, near duplicates, class balance, brightness, contrast, colour, clipping"
+EPILOG = f"""checks of a data set: {_DATA_CHECKS}.
+checks of a run, besides those of its data: {_RUN_CHECKS};
+and of some samples: {_SAMPLE_CHECKS}.
 
 examples:
   fromnoise doctor ~/pictures
@@ -19,20 +22,20 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("patient", metavar="RUN_OR_SPEC", help="a run folder, a .safetensors file, or data as train --data takes them")
-    add("-n", dest="count", metavar="N", type=int, default=300, help="samples to draw from a run; 0 for none")
-    add("--size", metavar="S", type=int, help="side in pixels at which data are looked at")
-    add("--json", metavar="FILE", type=Path, help="the findings as JSON, too")
-    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    add("target", metavar="RUN_OR_SPEC", help="a run directory, a .safetensors file, or data as train --data takes it")
+    add("-n", dest="count", metavar="N", type=int, default=300, help="number of samples of a run; 0 for none")
+    add("--size", metavar="S", type=int, help="side in pixels to which images are resized")
+    add("--json", metavar="FILE", type=Path, help="write the findings to this file too")
+    add("--device", help="cpu, cuda, cuda:1 or mps; the best available by default")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine."""
+    """Check, and print the findings."""
     from dataclasses import asdict
 
     from fromnoise.cli.common import check_minimum, write_json
-    from fromnoise.evaluation import doctor
+    from fromnoise.evaluation.doctor import examine_data, examine_run
     from fromnoise.evaluation.resolve import is_run
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
@@ -44,14 +47,16 @@ def run(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
         print(line, file=sys.stderr)
 
-    if is_run(args.patient):
-        found = doctor.of_run(args.patient, select_device(args.device, args.precision), args.count, log)
+    checks = [_DATA_CHECKS]
+    if is_run(args.target):
+        findings = examine_run(args.target, select_device(args.device, args.precision), args.count, log)
+        checks += [_RUN_CHECKS, *([_SAMPLE_CHECKS] if args.count else [])]
     else:
-        found = doctor.of_spec(args.patient, args.size, log)
-    for finding in found:
-        print(f"{finding.what}\n    {finding.mend}")
-    if not found:
-        print("nothing is wrong that I know to look for")
+        findings = examine_data(args.target, args.size, log)
+    for finding in findings:
+        print(f"{finding.problem}\n    {finding.remedy}")
+    if not findings:
+        print(f"No problems found by these checks: {'; '.join(checks)}.")
     if args.json is not None:
-        write_json(args.json, {"patient": args.patient, "findings": [asdict(f) for f in found]})
+        write_json(args.json, {"target": args.target, "findings": [asdict(f) for f in findings]})
     return 0

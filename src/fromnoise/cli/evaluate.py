@@ -14,52 +14,59 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fromnoise.data import Data
-    from fromnoise.evaluation.features.extractors import Features
+    from fromnoise.evaluation.features.base import FeatureExtractor
     from fromnoise.evaluation.sources import ImageSource
     from fromnoise.utils.device import ComputeConfig
 
-HELP = "judge models or samples against real images: distances, copies, coverage, cost"
-EPILOG = """each SUBJECT is a run folder, a .safetensors file, or samples of any program: a folder, .zip or .npz.
-every number comes with its error, its n, and the floor: what held-out real images score.
+HELP = "evaluate models or samples against real images: distances, near copies, class balance, cost"
+EPILOG = """each SOURCE is a run directory, a .safetensors file, or image files of any program: a folder, .zip or .npz.
+every metric is reported with its standard error, its sample size n, and the same metric of held-out real images.
 
 examples:
   fromnoise evaluate runs/digits
   fromnoise evaluate runs/a runs/b others.npz --against mnist -n 5000 --out comparison
-  fromnoise evaluate runs/a --sweep steps=5,10,20,50 --sweep rule=ddim,unipc -n 1000
+  fromnoise evaluate runs/a --sweep steps=5,10,20,50 --sweep sampler=ddim,unipc -n 1000
   torchrun --nproc_per_node 8 -m fromnoise evaluate runs/a --against cifar10 -n 50000 --features inception"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("subjects", metavar="SUBJECT", nargs="+", help="a run folder, a .safetensors file, or samples")
-    add("--against", metavar="SPEC", help="real images; those that the run learned from, if left out")
-    add("-n", dest="count", metavar="N", type=int, default=2000, help="how many samples of each")
+    add("sources", metavar="SOURCE", nargs="+", help="a run directory, a .safetensors file, or image files")
+    add("--against", metavar="SPEC", help="real images; the training data of the runs by default")
+    add("-n", dest="count", metavar="N", type=int, default=2000, help="number of samples of each source")
     add(
         "--features",
         metavar="NAME",
-        help="classifier (with labels), self-supervised, pixels, inception, dinov2",
+        help="classifier (the default for data with labels), self-supervised (the default for others), pixels, "
+        "inception (for FID and KID), dinov2",
     )
     add(
         "--bits",
         metavar="N",
         type=int,
         default=64,
-        help="images held out, and learned, whose bits are told; 0: none",
+        help="number of held-out and of training images whose code lengths are compared; 0 for none",
     )
-    add("--out", metavar="DIR", type=Path, help="where the report goes; evaluation-1 (2, ...) in the first run folder")
-    add("--json", metavar="FILE", type=Path, help="the numbers as JSON, here too")
-    add("--sweep", metavar="KEY=A,B", action="append", default=[], help="each run with each value of rule, steps, ...")
-    add("--size", metavar="S", type=int, help="side in pixels at which samples of others are compared")
-    add("--label", metavar="L", help="a class by name or number, several with commas; all if left out")
-    add("--seed", metavar="S", type=int, default=0, help="of the samples")
-    add("--batch", metavar="B", type=int, default=64, help="pictures at a time")
-    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    add("--out", metavar="DIR", type=Path, help="folder of the report; evaluation-1 (2, ...) in the first run")
+    add("--json", metavar="FILE", type=Path, help="write the numbers to this file too")
+    add(
+        "--sweep",
+        metavar="KEY=A,B",
+        action="append",
+        default=[],
+        help="evaluate each run with each value of a sampling key: sampler, steps, ...",
+    )
+    add("--size", metavar="S", type=int, help="side in pixels to which image files are resized")
+    add("--label", metavar="L", help="class of the samples, by name or number; several with commas; by default all")
+    add("--seed", metavar="S", type=int, default=0, help="seed of the samples")
+    add("--batch", metavar="B", type=int, default=64, help="samples per batch")
+    add("--device", help="cpu, cuda, cuda:1 or mps; the best available by default")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge."""
+    """Sample, evaluate and write the report."""
     from fromnoise.cli.common import check_minimum
     from fromnoise.utils.errors import UserError
 
@@ -70,11 +77,11 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fromnoise.evaluation import resolve
-    from fromnoise.evaluation.sources import Processes
+    from fromnoise.evaluation.sources import ProcessGroup
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file, check_folder
 
-    out = args.out or _free(args.subjects)
+    out = args.out or _new_folder(args.sources)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: choose another --out")
     check_folder(out)
@@ -83,83 +90,85 @@ def run(args: argparse.Namespace) -> int:
     sweep = resolve.parse_sweep(args.sweep)
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no", device_placement=False)
     main, world = accelerator.is_main_process, accelerator.num_processes
-    compute = select_device(
-        str(accelerator.device) if args.device is None or world > 1 else args.device, args.precision
-    )
-    processes = Processes(accelerator.process_index, world, lambda batch: cast("Tensor", accelerator.gather(batch)))
+    device = str(accelerator.device) if args.device is None or world > 1 else args.device
+    compute = select_device(device, args.precision)
+    processes = ProcessGroup(accelerator.process_index, world, lambda batch: cast("Tensor", accelerator.gather(batch)))
 
     def log(line: str) -> None:
         if main:
             tqdm.write(line, file=sys.stderr)
 
-    data = resolve.real_images(args.subjects, args.against, args.size, log)
-    config = resolve.Drawing(args.count, args.seed, args.label, args.batch, compute, processes)
-    subjects = resolve.subjects(args.subjects, sweep, data, config, args.size is not None)
-    if not main:  # the others only help to draw
-        for subject in subjects:
-            for _ in subject.batches():
+    data = resolve.real_images(args.sources, args.against, args.size, log)
+    request = resolve.SampleRequest(args.count, args.seed, args.label, args.batch, compute, processes)
+    sources = resolve.image_sources(args.sources, sweep, data, request, args.size is not None)
+    if not main:  # the other processes only sample
+        for source in sources:
+            for _ in source.batches():
                 pass
         return 0
-    return _judge(args, data, subjects, compute, out, log)
+    return _evaluate(args, data, sources, compute, out, log)
 
 
-def _judge(
+def _evaluate(
     args: argparse.Namespace,
     data: Data,
-    subjects: Sequence[ImageSource],
+    sources: Sequence[ImageSource],
     compute: ComputeConfig,
     out: Path,
     log: Callable[[str], None],
 ) -> int:
-    """Measure, write, print."""
+    """Measure, write and print."""
     from tqdm import tqdm
 
     from fromnoise.cli.common import write_json
-    from fromnoise.evaluation import memorization, page
-    from fromnoise.evaluation.cost import images, seconds
-    from fromnoise.evaluation.features.select import choose
+    from fromnoise.evaluation import memorization, page, time_estimate
+    from fromnoise.evaluation.features.select import select_features
     from fromnoise.evaluation.measurement import measure
+    from fromnoise.evaluation.result_tables import metrics_table, source_reports
     from fromnoise.evaluation.sources import RealImages
-    from fromnoise.reporting import documents
+    from fromnoise.reporting.documents import write_document
+    from fromnoise.reporting.formatting import format_duration
 
-    with tqdm(desc="training the features, once for these images", unit="step", disable=None) as bar:
+    with tqdm(desc="training the feature extractor, once per data set", unit="step", disable=None) as bar:
 
-        def step(done: int, total: int) -> None:
+        def on_step(done: int, total: int) -> None:
             bar.total = total
             bar.update()
 
-        space = choose(args.features, data, compute=compute, log=log, on_step=step)
+        extractor = select_features(args.features, data, compute=compute, log=log, on_step=on_step)
     reference = RealImages("training images", data.train)
-    coded = memorization.models(subjects, data, log) if args.bits else {}
-    drawing, measuring = sum(s.seconds() for s in subjects), seconds(subjects, reference, data.held_out, space)
-    measuring += memorization.seconds(coded, data, compute, args.bits)
-    log(f"this will take about {page.time(drawing)} of drawing and {page.time(measuring)} of measuring")
+    models = memorization.comparable_models(sources, data, log) if args.bits else {}
+    sampling = sum(s.estimated_seconds() for s in sources)
+    measuring = time_estimate.estimated_seconds(sources, reference, data.held_out, extractor)
+    measuring += memorization.estimated_seconds(models, data, compute, args.bits)
+    log(f"estimated time: {format_duration(sampling)} of sampling and {format_duration(measuring)} of measuring")
     interval = 0.2 if sys.stderr.isatty() else 20.0
-    total = images(subjects, reference, data.held_out) + memorization.images(coded, data, args.bits)
+    total = time_estimate.image_count(sources, reference, data.held_out)
+    total += memorization.image_count(models, data, args.bits)
     with tqdm(total=total, unit="image", mininterval=interval) as bar:
 
-        def on_step(name: str, more: int) -> None:
+        def on_progress(name: str, count: int) -> None:
             bar.set_description(name, refresh=False)
-            bar.update(more)
+            bar.update(count)
 
-        found = measure(subjects, reference, data.held_out, space, on_step)
-        bits = memorization.all_lengths(coded, data, compute, args.bits, on_step)
-    told = page.verdicts(found, bits)
+        measurement = measure(sources, reference, data.held_out, extractor, on_progress)
+        code_lengths = memorization.all_code_lengths(models, data, compute, args.bits, on_progress)
+    reports = source_reports(measurement, code_lengths)
     command = shlex.join(["fromnoise", *args.words])
-    around = page.Environment(command, args.against or "the images it learned from", _about(space, compute))
-    title = f"fromnoise evaluate: {', '.join(args.subjects)}"
-    files = documents.write(out, title, page.blocks(found, told, reference, around))
-    for path in (out / "page.json", *([args.json] if args.json else [])):
-        write_json(path, page.as_json(found, told, around))
-    print(page.distances(told).plain())
-    for verdict in told:
-        for finding in verdict.findings:
-            print(f"{verdict.name}: {finding}")
+    environment = page.Environment(command, args.against or "the training data", _details(extractor, compute))
+    blocks = page.document(measurement, reports, reference, environment)
+    files = write_document(out, f"fromnoise evaluate: {', '.join(args.sources)}", blocks)
+    for path in (out / "report.json", *([args.json] if args.json else [])):
+        write_json(path, page.as_json(measurement, reports, environment))
+    print(metrics_table(reports).plain())
+    for report in reports:
+        for finding in report.findings:
+            print(f"{report.name}: {finding}")
     print(files[0])
     return 0
 
 
-def _about(space: Features, compute: ComputeConfig) -> tuple[str, ...]:
+def _details(extractor: FeatureExtractor, compute: ComputeConfig) -> tuple[str, ...]:
     from datetime import date
 
     import torch
@@ -167,13 +176,13 @@ def _about(space: Features, compute: ComputeConfig) -> tuple[str, ...]:
     from fromnoise import __version__
 
     return (
-        f"features: {space.about}",
+        f"features: {extractor.description}",
         f"{date.today()}, fromnoise {__version__}, torch {torch.__version__}, {compute.describe()}",
     )
 
 
-def _free(names: Sequence[str]) -> Path:
-    """A folder that is not there yet, in the first run folder if there is one."""
+def _new_folder(names: Sequence[str]) -> Path:
+    """The first of evaluation-1, evaluation-2, ... that does not exist, in the first source if that is a run."""
     first = Path(names[0])
     base = first if first.is_dir() and (first / "model.safetensors").exists() else Path()
     return next(p for i in itertools.count(1) if not (p := base / f"evaluation-{i}").exists())

@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     image_io.save_images(drawn.images, args.out, labels, ids.tolist(), names)
     print(f"{count} pictures in {spent:.1f} s ({spent / count:.3g} s each): {args.out}")
     if args.gif:
-        image_io.gif(drawn.frames, args.gif)
+        image_io.save_gif(drawn.frames, args.gif)
         print(f"the reverse process: {args.gif}")
     if args.strip:
         image_io.save(image_io.reverse_strip(drawn.frames, drawn.times), args.strip)

@@ -15,74 +15,57 @@ if TYPE_CHECKING:
     from fromnoise.model import Model
     from fromnoise.utils.device import ComputeConfig
 
-HELP = "look at data, at the forward process, or at what a model knows on its way"
+HELP = "make figures of data, of the forward process, and of the reverse process of a model"
 EPILOG = """examples:
   fromnoise show data ~/pictures --out data.png
   fromnoise show forward pulfer --out forward.png
-  fromnoise show progressive runs/digits --out estimates.png     the estimates of x_0 on the way down
+  fromnoise show progressive runs/digits --out estimates.png     estimates of x_0 during sampling
   fromnoise show shared runs/digits --out shared.png             samples that share x_t, for several t
   fromnoise show rate runs/digits --out rate.png                 rate and distortion over the reverse steps"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    things = parser.add_subparsers(dest="thing", metavar="THING", required=True, parser_class=type(parser))
-    data = things.add_parser(
-        "data",
-        help="a grid of images as the model will see them",
-        epilog=EPILOG,
-        formatter_class=parser.formatter_class,
-    )
-    data.add_argument("spec", metavar="SPEC", help="data, as train --data takes them")
-    data.add_argument("-n", dest="count", type=int, default=64, help="how many images")
-    data.add_argument("--size", type=int, help="side in pixels; that of the data if left out")
-    forward = things.add_parser(
-        "forward", help="images under more and more noise", epilog=EPILOG, formatter_class=parser.formatter_class
-    )
-    forward.add_argument("source", metavar="RECIPE_OR_RUN", help="whose data and schedule")
-    forward.add_argument("--data", metavar="SPEC", help="other data than the recipe's")
-    forward.add_argument("-n", dest="count", type=int, default=6, help="how many images")
-    progressive = things.add_parser(
-        "progressive",
-        help="estimates of x_0 on the way from noise",
-        epilog=EPILOG,
-        formatter_class=parser.formatter_class,
-    )
-    shared = things.add_parser(
-        "shared", help="samples that share x_t", epilog=EPILOG, formatter_class=parser.formatter_class
-    )
-    rate = things.add_parser(
-        "rate",
-        help="rate against distortion of progressive coding, as a plot and a table",
-        epilog=EPILOG,
-        formatter_class=parser.formatter_class,
-    )
-    for each, count in ((progressive, 6), (shared, 8), (rate, 64)):
-        each.add_argument("model", metavar="RUN", help="a run folder or one .safetensors file")
-        each.add_argument("-n", dest="count", type=int, default=count, help="how many images")
-        each.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
-    for each in (progressive, shared):
-        each.add_argument("--steps", metavar="K", type=int, help="steps; those of the recipe if left out")
-    shared.add_argument("--depths", default="1,0.75,0.5,0.25", help="times t in (0, 1], with commas")
-    rate.add_argument("--data", metavar="SPEC", help="images to code; held-out ones of the recipe's if left out")
-    rate.add_argument("--json", metavar="FILE", type=Path, help="the table for programs")
-    for each in (data, forward, progressive, shared, rate):
-        each.add_argument("--seed", type=int, default=0, help="which images and noise")
-        each.add_argument("--out", metavar="PNG", type=Path, required=True, help="where the picture goes")
+    figures = parser.add_subparsers(dest="figure", metavar="FIGURE", required=True, parser_class=type(parser))
+
+    def add_figure(name: str, text: str, count: int) -> argparse.ArgumentParser:
+        figure = figures.add_parser(name, help=text, epilog=EPILOG, formatter_class=parser.formatter_class)
+        figure.add_argument("-n", dest="count", metavar="N", type=int, default=count, help="number of images")
+        figure.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the choice of images and noise")
+        figure.add_argument("--out", metavar="PNG", type=Path, required=True, help="file of the figure")
+        return figure
+
+    data = add_figure("data", "a grid of images as the model will see them", 64)
+    data.add_argument("spec", metavar="SPEC", help="data, as train --data takes it")
+    data.add_argument("--size", metavar="S", type=int, help="side in pixels; that of the data by default")
+    forward = add_figure("forward", "images with increasing noise", 6)
+    forward.add_argument("source", metavar="RECIPE_OR_RUN", help="recipe or run with the data and the noise schedule")
+    forward.add_argument("--data", metavar="SPEC", help="images, instead of those of the recipe")
+    progressive = add_figure("progressive", "estimates of x_0 during sampling", 6)
+    shared = add_figure("shared", "samples that share x_t", 8)
+    rate = add_figure("rate", "rate against distortion of progressive coding, as a plot and a table", 64)
+    for figure in (progressive, shared, rate):
+        figure.add_argument("model", metavar="RUN", help="a run directory or a .safetensors file")
+        figure.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best available by default")
+    for figure in (progressive, shared):
+        figure.add_argument("--steps", metavar="K", type=int, help="sampling steps; those of the recipe by default")
+    shared.add_argument("--times", default="1,0.75,0.5,0.25", help="times t in (0, 1] of the shared x_t, with commas")
+    rate.add_argument("--data", metavar="SPEC", help="images; the held-out images of the recipe by default")
+    rate.add_argument("--json", metavar="FILE", type=Path, help="write the table to this file")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the picture."""
+    """Make the figure."""
     from fromnoise.reporting import image_io
     from fromnoise.utils.files import check_file
 
     check_minimum(("-n", args.count, 1))
     check_file(args.out, ".png")
-    if args.thing == "rate":
+    if args.figure == "rate":
         _rate(args)
     else:
-        makers = {"data": _data, "forward": _forward, "progressive": _progressive, "shared": _shared}
-        image_io.save(makers[args.thing](args), args.out)
+        figures = {"data": _data, "forward": _forward, "progressive": _progressive, "shared": _shared}
+        image_io.save(figures[args.figure](args), args.out)
     print(args.out)
     return 0
 
@@ -106,9 +89,9 @@ def _forward(args: argparse.Namespace) -> Image:
     from fromnoise.pipeline import noised
     from fromnoise.reporting import image_io
 
-    where = Path(args.source)
-    is_run = where.is_dir() or where.suffix == ".safetensors"
-    recipe = load_model(where).model.recipe if is_run else recipes.load(args.source)
+    path = Path(args.source)
+    is_run = path.is_dir() or path.suffix == ".safetensors"
+    recipe = load_model(path).model.recipe if is_run else recipes.load(args.source)
     if args.data:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": args.data})})
     data = open_data(recipe, print)
@@ -117,7 +100,7 @@ def _forward(args: argparse.Namespace) -> Image:
 
 
 def _open(args: argparse.Namespace) -> tuple[Model, SamplingConfig, ComputeConfig]:
-    """The model of a run where it is to run, and its way of sampling with the steps that were asked for."""
+    """The model of a run on its device, and its sampling config with ``--steps``."""
     from fromnoise.checkpoint import load_model
     from fromnoise.utils.device import select_device
 
@@ -127,7 +110,7 @@ def _open(args: argparse.Namespace) -> tuple[Model, SamplingConfig, ComputeConfi
     if steps is not None:
         check_minimum(("--steps", steps, 1))
         config = config.model_copy(update={"steps": steps})
-    model.levels(config)  # impossible steps are told of first
+    model.levels(config)  # raises for an impossible number of steps
     compute = select_device(args.device, "fp32")
     compute.to_device(model.denoiser)
     return model, config, compute
@@ -141,8 +124,8 @@ def _progressive(args: argparse.Namespace) -> Image:
 
     model, config, compute = _open(args)
     steps = draw(model, config, compute, ids=torch.arange(args.count), seed=args.seed, batch=args.count)
-    drawn = collect(steps, frames=10, estimates=True)
-    return image_io.reverse_strip([*drawn.frames, drawn.images], [*drawn.times, 0.0], columns=11)
+    samples = collect(steps, frames=10, estimates=True)
+    return image_io.reverse_strip([*samples.frames, samples.images], [*samples.times, 0.0], columns=11)
 
 
 def _shared(args: argparse.Namespace) -> Image:
@@ -151,13 +134,13 @@ def _shared(args: argparse.Namespace) -> Image:
     from fromnoise.editing.interpolation import shared_latents
     from fromnoise.reporting import image_io
 
-    depths = parse_times("--depths", args.depths)
+    times = parse_times("--times", args.times)
     model, config, compute = _open(args)
-    rows = shared_latents(model, config, compute, depths, args.count, args.seed)
-    columns = list(torch.stack(rows, 1))  # a column a sample, a row a depth
-    captions = [", ".join(f"t = {t:g}" for t in depths), *[""] * (args.count - 1)]
+    rows = shared_latents(model, config, compute, times, args.count, args.seed)
+    columns = list(torch.stack(rows, 1))  # a column per sample, a row per time
+    captions = [", ".join(f"t = {t:g}" for t in times), *[""] * (args.count - 1)]
     return image_io.side_by_side(
-        [(c, image_io.grid(each, columns=1)) for c, each in zip(captions, columns, strict=True)], gap=2
+        [(caption, image_io.grid(column, columns=1)) for caption, column in zip(captions, columns, strict=True)], gap=2
     )
 
 
@@ -166,7 +149,7 @@ def _rate(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from fromnoise.data import shuffled_indices
-    from fromnoise.evaluation.likelihood import Measure
+    from fromnoise.evaluation.likelihood import LikelihoodEvaluator
     from fromnoise.evaluation.progressive_coding import rate_and_distortion
     from fromnoise.reporting import plots
     from fromnoise.utils.files import check_file
@@ -177,16 +160,16 @@ def _rate(args: argparse.Namespace) -> None:
     images = load_model_data(model, args.data, print).held_out
     chosen = torch.as_tensor(shuffled_indices(len(images), args.seed, range(min(args.count, len(images)))))
     labels = images.labels[chosen] if model.dataset_info.class_names is not None and images.labels is not None else None
-    measure = Measure(model, compute, args.seed)
-    with tqdm(total=measure.code().steps, unit="step") as bar:
-        found = rate_and_distortion(measure, images.get(chosen), labels, bar.update)
-    plots.rate_plot(found.rates, found.distortions, found.steps, args.out)
-    print(f"held-out images: {found.n}; rate in bits/dim, distortion as RMSE on 0-255")
+    evaluator = LikelihoodEvaluator(model, compute, args.seed)
+    with tqdm(total=evaluator.elbo().steps, unit="step") as bar:
+        curve = rate_and_distortion(evaluator, images.get(chosen), labels, bar.update)
+    plots.rate_distortion_plot(curve.rates, curve.distortions, curve.steps, args.out)
+    print(f"{curve.n} held-out images; rate in bits/dim, distortion as RMSE on 0-255")
     print("reverse steps      rate   distortion")
-    count = len(found.steps)
-    for row in sorted({max(0, round(count * share / 10) - 1) for share in range(1, 11)}, reverse=True):
-        print(f"{found.steps[row]:13} {found.rates[row]:9.5f} {found.distortions[row]:9.3f} +- {found.errors[row]:.3f}")
-    print(f"     lossless {found.lossless:9.5f}     0")
+    count = len(curve.steps)
+    for row in sorted({max(0, round(count * tenth / 10) - 1) for tenth in range(1, 11)}, reverse=True):
+        print(f"{curve.steps[row]:13} {curve.rates[row]:9.5f} {curve.distortions[row]:9.3f} +- {curve.errors[row]:.3f}")
+    print(f"     lossless {curve.lossless:9.5f}     0")
     if args.json:
-        write_json(args.json, found.__dict__)
+        write_json(args.json, curve.__dict__)
         print(args.json)

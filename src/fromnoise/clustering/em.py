@@ -19,8 +19,8 @@ from fromnoise.diffusion.likelihood import e_step
 from fromnoise.diffusion.likelihood.code_length import ELBO, StepProposal
 from fromnoise.diffusion.likelihood.e_step import Comparison, EStepConfig
 from fromnoise.diffusion.rng import Noise, Stream
-from fromnoise.evaluation.likelihood import Measure
-from fromnoise.evaluation.metrics.frechet import Estimate
+from fromnoise.evaluation.estimate import Estimate
+from fromnoise.evaluation.likelihood import LikelihoodEvaluator
 from fromnoise.model import Model
 from fromnoise.training.trainer import StepReport, Trainer
 from fromnoise.utils.device import ComputeConfig
@@ -136,7 +136,7 @@ class EStep:
     @staticmethod
     def of(model: Model, clusters: int, compute: ComputeConfig, seed: int) -> EStep:
         """By a model, which is told its clusters as classes."""
-        return EStep(Measure(model, compute, seed).code(), clusters, compute, seed)
+        return EStep(LikelihoodEvaluator(model, compute, seed).elbo(), clusters, compute, seed)
 
     def plan(self, images: Images, finest: float) -> StepProposal:
         """Where to look, from a few images under other noise; steps up to time ``finest`` are left out."""
@@ -257,7 +257,7 @@ class EM:
         temperature = self.temperature(number)
         q = self._respected(e_step.posterior(nats, state.shares, temperature))
         bounds = e_step.evidence(q, nats, state.shares)
-        change = Estimate.of(bounds - state.bounds) if len(state.bounds) else None
+        change = Estimate.mean_of(bounds - state.bounds) if len(state.bounds) else None
         moved = float((q.argmax(1) != state.q.argmax(1)).double().mean())
         sure = float(q.amax(1).mean())
         belief = Responsibilities(q, state.seen)
@@ -267,7 +267,7 @@ class EM:
         self.state = EMState(q, shares, number, state.plan, bounds, state.start, nats[:0], belief.seen)
         self._tell()
         step, told = self.trainer.progress.step, tuple(shares.tolist())
-        return Round(number, step, temperature, Estimate.of(bounds), change, moved, sure, told, revived, exchanged)
+        return Round(number, step, temperature, Estimate.mean_of(bounds), change, moved, sure, told, revived, exchanged)
 
     def assign(self, images: Images) -> Tensor:
         """The posterior of other images by the model alone, float64 (M, Q)."""

@@ -11,7 +11,7 @@ from fromnoise.data import Images, MemoryImages
 from fromnoise.diffusion.likelihood import e_step
 from fromnoise.diffusion.likelihood.code_length import StepProposal
 from fromnoise.diffusion.likelihood.e_step import EStepConfig
-from fromnoise.evaluation.metrics.frechet import Estimate
+from fromnoise.evaluation.estimate import Estimate
 
 _IMAGES = 500  # held out, at most
 _STEPS = 16  # of the bound: the same for every model
@@ -53,7 +53,7 @@ def best(tried: dict[int, Tensor]) -> int:
     """
     top = max(tried, key=lambda count: float(tried[count].mean()))
     for count in sorted(tried):
-        behind = Estimate.of(tried[top] - tried[count])
+        behind = Estimate.mean_of(tried[top] - tried[count])
         if count == top or behind.value <= behind.error:
             return count
     return top

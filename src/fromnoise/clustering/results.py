@@ -20,7 +20,7 @@ from fromnoise.clustering.scores import Scores, majority
 from fromnoise.data import Images
 from fromnoise.pipeline import collect, draw
 from fromnoise.reporting import image_io, plots
-from fromnoise.reporting.documents import Block, Code, Heading, Picture, Table, Text, write
+from fromnoise.reporting.documents import Block, Code, Figure, Heading, Table, Text, write_document
 from fromnoise.utils.files import write_atomic
 
 _SHOWN = 8  # pictures of each kind in a row
@@ -77,7 +77,7 @@ class Assignments:
         """Write the table as ``path``, a .csv or a .parquet.
 
         Raises:
-            UserError: as ``disk.write_atomic``.
+            UserError: as ``files.write_atomic``.
         """
         write_atomic(path, self.parquet() if path.suffix == ".parquet" else self.csv())
 
@@ -105,7 +105,7 @@ def leave(found: ClusteringResult, out: Path, command: str) -> list[Path]:
         What was written.
 
     Raises:
-        UserError: as ``disk.write_atomic``.
+        UserError: as ``files.write_atomic``.
     """
     table = assignments(found)
     paths = [out / "assignments.csv", out / "assignments.parquet"]
@@ -117,7 +117,7 @@ def leave(found: ClusteringResult, out: Path, command: str) -> list[Path]:
         Code(command),
         *scores(found),
         Heading("Clusters"),
-        Picture(
+        Figure(
             "clusters",
             previews(found),
             "a row a cluster: the images that it is most sure of, its least sure ones, samples, its mean",
@@ -127,7 +127,7 @@ def leave(found: ClusteringResult, out: Path, command: str) -> list[Path]:
             sizes(table),
         ),
         Heading("Map"),
-        Picture(
+        Figure(
             "map",
             map_of(found),
             f"t-SNE of the first principal components of up to {_MAP:,} images; a colour a cluster",
@@ -135,7 +135,7 @@ def leave(found: ClusteringResult, out: Path, command: str) -> list[Path]:
         Heading("Rounds"),
         rounds(found.rounds),
     ]
-    return [*paths, *write(out, "clusters", blocks), out / "bound.png"]
+    return [*paths, *write_document(out, "clusters", blocks), out / "bound.png"]
 
 
 def scores(found: ClusteringResult) -> list[Block]:
@@ -265,7 +265,7 @@ def bound_plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
     """The bound over the rounds; the bars are of the change since the round before.
 
     Raises:
-        UserError: as ``disk.write_atomic``.
+        UserError: as ``files.write_atomic``.
     """
     made, (axes,) = plots.figure()
     if lines:

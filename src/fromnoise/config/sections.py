@@ -271,16 +271,16 @@ class SamplingConfig(Part):
 
 
 class EvaluationConfig(Part):
-    """How a run judges itself while it trains; the weights of the least distance stay in best.safetensors."""
+    """Evaluations of samples during training; the weights with the least Frechet distance become best.safetensors."""
 
     times: Annotated[int, Field(ge=0)] = 0
-    """times that samples are drawn and measured, evenly over the budget; 0 is never"""
-    count: Annotated[int, Field(ge=100)] = 1000
-    """samples"""
+    """number of evaluations, evenly over the budget; 0 for none"""
+    samples: Annotated[int, Field(ge=100)] = 1000
+    """number of samples per evaluation"""
     steps: Count = 20
-    """steps of the deterministic rule that draws them"""
+    """DDIM steps of the samples"""
     features: Literal["auto", "classifier", "self-supervised", "pixels"] = "auto"
-    """in which the distance is measured; auto: classifier where there are labels, else self-supervised"""
+    """features of the distances; auto: classifier for data with labels, otherwise self-supervised"""
 
 
 class ClusteringConfig(Part):

@@ -1,1 +1,1 @@
-"""The judge: models and samples against real images, as tables, pictures and advice."""
+"""Evaluation of models and samples against real images: metrics, checks and reports."""

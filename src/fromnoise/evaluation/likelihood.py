@@ -1,4 +1,4 @@
-"""Code length of images under a model, in bits a dimension: by the variational bound and by the flow."""
+"""Negative log-likelihood of images under a model, in bits/dim: the variational bound and the probability-flow ODE."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.likelihood.code_length import ELBO, SampledTerms, StepProposal, bin_index, geometric_bins
 from fromnoise.diffusion.likelihood.ode import ODESolver, ProbabilityFlow
 from fromnoise.diffusion.rng import Noise
-from fromnoise.evaluation.metrics.frechet import Estimate
+from fromnoise.evaluation.estimate import Estimate
 from fromnoise.model import Model
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 OnProgress = Callable[[int], object]
-"""Told how many images more are done."""
+"""Called with the number of further images done."""
 
-_PILOT = 16  # images that tell where the terms are large
-_PILOT_VISITS = 48
+_PILOT_IMAGES = 16  # from which the proposal of the steps is estimated
+_PILOT_STEPS = 48
 _BINS = 40
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class BoundBits:
-    """The bound of some images.
+class BoundResult:
+    """The variational bound of some images.
 
     Attributes:
-        each: of each image, bits a dimension, (N,).
+        each: bound of each image in bits/dim, (N,).
         prior: mean of L_T.
         decoder: mean of L_0.
-        by_step: mean of the terms in bins of k: first and last step, and bits a dimension and step.
+        by_step: mean terms in bins of steps: first step, last step, and bits/dim per step.
     """
 
     each: Tensor
@@ -49,41 +49,41 @@ class BoundBits:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Code lengths of a piece of a set.
+class LikelihoodResult:
+    """Negative log-likelihoods of one part of a data set.
 
     Attributes:
-        bound: of all of its images.
-        flow: by the flow, of the first of them, bits a dimension (M,); None if it was left out.
+        bound: variational bound of all images.
+        flow: probability-flow ODE, of the first images, bits/dim (M,); None if it was not computed.
     """
 
-    bound: BoundBits
+    bound: BoundResult
     flow: Tensor | None
 
     def estimates(self) -> dict[str, Estimate]:
-        """By ``bound`` and, if it was measured, by ``flow``."""
+        """Means by method: ``bound`` and, if it was computed, ``flow``."""
         known = {"bound": self.bound.each, "flow": self.flow}
-        return {name: Estimate.of(each) for name, each in known.items() if each is not None}
+        return {name: Estimate.mean_of(each) for name, each in known.items() if each is not None}
 
-    def parts(self) -> dict[str, float]:
-        """Prior, steps and decoder of the bound, bits a dimension."""
+    def bound_parts(self) -> dict[str, float]:
+        """Prior, steps and decoder of the bound, in bits/dim."""
         prior, decoder = self.bound.prior, self.bound.decoder
         return {"prior": prior, "steps": float(self.bound.each.mean()) - prior - decoder, "decoder": decoder}
 
-    def lost(self) -> Estimate | None:
-        """Bound less flow of the same images: what the steps lose."""
-        return None if self.flow is None else Estimate.of(self.bound.each[: len(self.flow)] - self.flow)
+    def bound_minus_flow(self) -> Estimate | None:
+        """Mean difference of the two methods on the same images."""
+        return None if self.flow is None else Estimate.mean_of(self.bound.each[: len(self.flow)] - self.flow)
 
     def json(self) -> dict[str, Any]:
-        """All of it."""
-        found: dict[str, Any] = {"bound": None, "flow": None}
-        found |= {name: e.json() for name, e in self.estimates().items()}
+        """Estimates, parts of the bound, and its terms by step."""
+        out: dict[str, Any] = {"bound": None, "flow": None}
+        out |= {name: e.json() for name, e in self.estimates().items()}
         steps = [{"first": low, "last": high, "bits": bits} for low, high, bits in self.bound.by_step]
-        return found | {"parts": self.parts(), "by_step": steps}
+        return out | {"parts": self.bound_parts(), "by_step": steps}
 
 
-def gaps(held_out: Piece, training: Piece) -> dict[str, Estimate]:
-    """Held out less training, by each way that both were measured: what is well above 0 was memorised."""
+def generalization_gaps(held_out: LikelihoodResult, training: LikelihoodResult) -> dict[str, Estimate]:
+    """Held-out minus training, by each method that both were measured with; a large gap indicates memorization."""
     out = {}
     for name, a in held_out.estimates().items():
         b = training.estimates().get(name)
@@ -92,18 +92,18 @@ def gaps(held_out: Piece, training: Piece) -> dict[str, Estimate]:
     return out
 
 
-def some(images: Images, model: Model, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
-    """Random images of a piece, as many as there are at most, and what a model is told of them.
+def random_subset(images: Images, model: Model, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Random images of a data set, and the condition of a model for each.
 
     Args:
-        images: the piece.
-        model: that is told classes or attributes, or is not.
-        count: how many.
-        seed: which.
+        images: the data set.
+        model: conditional or not.
+        count: number of images, at most.
+        seed: of the choice.
 
     Returns:
-        uint8 (N, C, H, W); and their classes or attributes, as of nothing told where they are not known, or None for
-        a model that is never told any.
+        uint8 (N, C, H, W); and classes or attributes, the null condition if they are unknown, or None if the model is
+        unconditional.
     """
     chosen = shuffled_indices(len(images), seed, range(min(count, len(images))))
     pixels, labels = images.get(chosen), images.labels
@@ -116,15 +116,15 @@ def some(images: Images, model: Model, count: int, seed: int = 0) -> tuple[Tenso
 
 
 @dataclass(frozen=True)
-class Measure:
-    """How a model's code length is measured.
+class LikelihoodEvaluator:
+    """Measures negative log-likelihoods under a model.
 
     Attributes:
-        model: placed on ``compute.device``, in eval mode.
-        compute: where; single precision is meant: a trace amplifies the rounding of bf16.
-        seed: of the noise; image i's is of (seed, i).
-        batch: images at a time.
-        how: whose variance and clipping the model takes; None for its recipe's.
+        model: on ``compute.device``, in eval mode.
+        compute: device and precision; use single precision, since the trace of the flow amplifies rounding.
+        seed: of the noise; the noise of image i depends on (seed, i).
+        batch: images per batch.
+        config: variance and clipping of the reverse process; None for those of the model's recipe.
     """
 
     model: Model
@@ -133,47 +133,54 @@ class Measure:
     batch: int = 64
     config: SamplingConfig | None = None
 
-    def code(self) -> ELBO:
-        """The model as a code: its own variance, and x_0 clipped where it is clipped to sample."""
+    def elbo(self) -> ELBO:
+        """The variational bound of the reverse process without guidance; x_0 is clipped if it is when sampling."""
         config = (self.config or self.model.recipe.sample).model_copy(update={"guidance": 1.0})
         return ELBO(self.model.guided(config), self.model.schedule, self.model.variance(config))
 
     def bound(
-        self, pixels: Tensor, labels: Tensor | None, visits: int | None = 32, on_progress: OnProgress = lambda n: None
-    ) -> BoundBits:
-        """The bound of images.
+        self,
+        pixels: Tensor,
+        labels: Tensor | None,
+        sampled_steps: int | None = 32,
+        on_progress: OnProgress = lambda count: None,
+    ) -> BoundResult:
+        """The variational bound of images.
 
         Args:
             pixels: uint8 (N, C, H, W).
-            labels: classes (N,), for a model that is told them.
-            visits: steps an image, drawn where the terms are large; None visits all.
-            tick: told of progress.
+            labels: condition of each image, or None.
+            sampled_steps: number of steps per image, sampled in proportion to their terms; None for all steps.
+            on_progress: called after each batch.
 
         Raises:
-            UserError: the model has one step only.
+            UserError: the model has a single step.
         """
-        code = self.code()
-        if code.steps < 2:
-            raise UserError("a model of one step has no bound: train with --diffusion.steps 2 or more")
-        if visits is None or visits >= code.steps:
-            parts = self._each(pixels, labels, lambda *batch: _whole(code, *batch), on_progress)
+        elbo = self.elbo()
+        if elbo.steps < 2:
+            raise UserError("a model with one step has no bound: train with --diffusion.steps 2 or more")
+        if sampled_steps is None or sampled_steps >= elbo.steps:
+            parts = self._by_batch(pixels, labels, lambda *batch: _all_steps(elbo, *batch), on_progress)
         else:
-            plan = self._plan(code, pixels[:_PILOT], labels)
-            parts = self._each(
-                pixels, labels, lambda x0, noise, cond: code.sampled_terms(x0, noise, plan, visits, cond), on_progress
+            proposal = self._proposal(elbo, pixels[:_PILOT_IMAGES], labels)
+            parts = self._by_batch(
+                pixels,
+                labels,
+                lambda x0, noise, cond: elbo.sampled_terms(x0, noise, proposal, sampled_steps, cond),
+                on_progress,
             )
         k, nats, weight = (torch.cat([getattr(p, name) for p in parts]) for name in ("k", "nats", "weight"))
-        each, prior = self._unit * nats * weight, self._unit * torch.cat([p.prior for p in parts])
-        starts = geometric_bins(code.steps, _BINS)
+        each, prior = self._bits_per_nat * nats * weight, self._bits_per_nat * torch.cat([p.prior for p in parts])
+        starts = geometric_bins(elbo.steps, _BINS)
         total = torch.zeros(len(starts), dtype=torch.float64).index_add_(
             0, bin_index(k.flatten(), starts), each.flatten()
         )
-        ends = [*(starts[1:] - 1).tolist(), code.steps]
+        ends = [*(starts[1:] - 1).tolist(), elbo.steps]
         by_step = [
             (low, high, float(bits) / len(pixels) / (high - low + 1))
             for low, high, bits in zip(starts.tolist(), ends, total, strict=True)
         ]
-        return BoundBits(prior + each.sum(1), float(prior.mean()), by_step[0][2], by_step)
+        return BoundResult(prior + each.sum(1), float(prior.mean()), by_step[0][2], by_step)
 
     def flow(
         self,
@@ -181,35 +188,37 @@ class Measure:
         labels: Tensor | None,
         solver: ODESolver,
         probes: int = 1,
-        on_progress: OnProgress = lambda n: None,
+        on_progress: OnProgress = lambda count: None,
     ) -> Tensor:
-        """Code length by the probability flow, bits a dimension of each image, (N,); see ``ELBO.flow_nll``.
+        """Negative log-likelihood by the probability-flow ODE, bits/dim of each image, (N,); see ``ELBO.flow_nll``.
 
         Args:
             pixels: uint8 (N, C, H, W).
             labels: as of ``bound``.
-            solver: of the flow.
-            probes: signs that estimate each trace.
-            tick: told of progress.
+            solver: of the ODE.
+            probes: random sign vectors that estimate each trace.
+            on_progress: called after each batch.
 
         Raises:
-            UserError: the solver gave up.
+            UserError: the solver failed.
         """
-        code, flow = self.code(), ProbabilityFlow(self.model.denoiser, self.model.schedule, solver)
+        elbo, flow = self.elbo(), ProbabilityFlow(self.model.denoiser, self.model.schedule, solver)
         try:
-            parts = self._each(
-                pixels, labels, lambda x0, noise, cond: code.flow_nll(flow, x0, noise, probes, cond), on_progress
+            parts = self._by_batch(
+                pixels, labels, lambda x0, noise, cond: elbo.flow_nll(flow, x0, noise, probes, cond), on_progress
             )
         except ArithmeticError as e:
-            raise UserError(f"{e}: take a larger --tolerance") from None
-        return self._unit * torch.cat(parts)
+            raise UserError(f"{e}: use a larger --tolerance") from None
+        return self._bits_per_nat * torch.cat(parts)
 
     @property
-    def _unit(self) -> float:
-        """Bits a dimension of a nat."""
+    def _bits_per_nat(self) -> float:
+        """Bits/dim per nat of an image."""
         return 1 / (math.log(2) * math.prod(self.model.dataset_info.shape))
 
-    def _each(self, pixels: Tensor, labels: Tensor | None, work: Callable[..., T], on_progress: OnProgress) -> list[T]:
+    def _by_batch(
+        self, pixels: Tensor, labels: Tensor | None, work: Callable[..., T], on_progress: OnProgress
+    ) -> list[T]:
         """``work(x0, noise, cond)`` of each batch."""
         out = []
         for ids in torch.arange(len(pixels)).split(self.batch):
@@ -220,22 +229,22 @@ class Measure:
             on_progress(len(ids))
         return out
 
-    def _plan(self, code: ELBO, pixels: Tensor, labels: Tensor | None) -> StepProposal:
-        """Where the terms are large, from a few images under other noise."""
-        even = StepProposal.uniform(code.steps)
-        pilot = Measure(self.model, self.compute, self.seed + 1, len(pixels))
-        (seen,) = pilot._each(
+    def _proposal(self, elbo: ELBO, pixels: Tensor, labels: Tensor | None) -> StepProposal:
+        """The distribution of sampled steps, estimated from a few images with independent noise."""
+        uniform = StepProposal.uniform(elbo.steps)
+        pilot = LikelihoodEvaluator(self.model, self.compute, self.seed + 1, len(pixels))
+        (terms,) = pilot._by_batch(
             pixels,
             labels,
-            lambda x0, noise, cond: code.sampled_terms(x0, noise, even, min(_PILOT_VISITS, code.steps), cond),
-            lambda n: None,
+            lambda x0, noise, cond: elbo.sampled_terms(x0, noise, uniform, min(_PILOT_STEPS, elbo.steps), cond),
+            lambda count: None,
         )
-        return StepProposal.importance(seen, code.steps)
+        return StepProposal.importance(terms, elbo.steps)
 
 
-def _whole(code: ELBO, x0: Tensor, noise: Noise, cond: Tensor | None) -> SampledTerms:
-    """Every step as a visit."""
-    terms = list(code.all_terms(x0, noise, cond))
+def _all_steps(elbo: ELBO, x0: Tensor, noise: Noise, cond: Tensor | None) -> SampledTerms:
+    """Every step once, with weight one."""
+    terms = list(elbo.all_terms(x0, noise, cond))
     nats = torch.stack([term.nats for term in terms], 1)
     k = torch.tensor([term.k for term in terms]).expand(len(x0), -1)
-    return SampledTerms(k, nats, torch.ones_like(nats), code.prior(x0))
+    return SampledTerms(k, nats, torch.ones_like(nats), elbo.prior(x0))

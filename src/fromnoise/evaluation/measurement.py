@@ -1,248 +1,169 @@
-"""One pass over the images of a subject, and all numbers that follow from it."""
+"""The evaluation of sources of images: one pass over the images of each, then every metric."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from fromnoise.data import Images
-from fromnoise.evaluation.features.extractors import FeatureBatch, Features, Pixels
-from fromnoise.evaluation.metrics import class_balance
-from fromnoise.evaluation.metrics.frechet import ClassVotes, Estimate, Frechet, Moments, frechet_from, score
-from fromnoise.evaluation.metrics.nearest import NEIGHBOURS, Nearest
-from fromnoise.evaluation.metrics.prdc import Manifold, Reference
-from fromnoise.evaluation.sources import Cost, ImageSource, RealImages
+from fromnoise.evaluation.colour_stats import ColourShift, colour_shifts
+from fromnoise.evaluation.estimate import Estimate
+from fromnoise.evaluation.feature_stats import MAX_IMAGES, FeatureStats, OnBatch, gather_stats
+from fromnoise.evaluation.features.base import FeatureBatch, FeatureExtractor
+from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.metrics import all_metrics
+from fromnoise.evaluation.metrics.base import Comparison
+from fromnoise.evaluation.metrics.class_balance import GroupShare, group_shares, partition_of
+from fromnoise.evaluation.metrics.nearest import NEIGHBOURS, NearestNeighbours
+from fromnoise.evaluation.sources import ImageSource, RealImages
 from fromnoise.utils.errors import UserError
 
-PARTS = 20  # into which samples are cut for the jackknife
-LEAST = 10  # images of which something can be said
-LIMIT = 10_000  # vectors kept, of which all pairs are taken
-LOOKED_UP = 2_000  # samples kept as pictures, whose nearest training images are looked for
-MIRRORED = "mirrored pixels"  # the space in which a sample is turned left to right before it is looked up
-
-OnProgress = Callable[[int], object]
-"""Takes how many images more are done."""
-Also = Callable[[Tensor, Tensor, int], object]
-
-
-def _ignore(*told: object) -> None:
-    pass
-
-
-Sums = TypeVar("Sums", Moments, ClassVotes)
-
-
-def _plus(a: Sums | None, b: Sums) -> Sums:
-    return b if a is None else a + b
-
-
-@dataclass(frozen=True)
-class FeatureStats:
-    """What is kept of a pass over images: sums of all, and some of the first.
-
-    Attributes:
-        name: of the subject.
-        n: images.
-        parts: moments of the features of each of ``PARTS`` runs of images.
-        votes: sums over class probabilities of the same parts; empty without classes.
-        seen: features and probabilities of the first ``LIMIT`` images, float32.
-        looks: moments of ``class_balance.looks``.
-        pictures: the first ``LOOKED_UP``, uint8.
-        cost: of drawing.
-    """
-
-    name: str
-    n: int
-    parts: list[Moments]
-    votes: list[ClassVotes]
-    seen: FeatureBatch
-    looks: Moments
-    pictures: Tensor
-    cost: Cost | None
-
-    @property
-    def moments(self) -> Moments:
-        """Of all features."""
-        return reduce(Moments.__add__, self.parts)
-
-
-def tally(
-    subject: ImageSource, features: Features, on_step: OnProgress = _ignore, also: Also = _ignore
-) -> FeatureStats:
-    """Look at all images of a subject once.
-
-    Args:
-        subject: whose images come.
-        features: taken of them.
-        watch: called after each batch.
-        also: called with each batch, its features and the number of its first image.
-    """
-    n, done = subject.count, 0
-    parts = max(1, min(PARTS, n // 2))
-    moments: dict[int, Moments] = {}
-    votes: dict[int, ClassVotes] = {}
-    looks: Moments | None = None
-    kept: dict[str, list[Tensor]] = {"features": [], "probabilities": [], "pictures": []}
-    for images in subject.batches():
-        images = images.cpu()
-        seen = features.all(images)
-        for part, cut in _cuts(done, len(images), n, parts):
-            moments[part] = _plus(moments.get(part), Moments.of(seen.features[cut]))
-            if seen.probabilities is not None:
-                votes[part] = _plus(votes.get(part), ClassVotes.of(seen.probabilities[cut]))
-        looks = _plus(looks, Moments.of(class_balance.looks(images)))
-        kept["features"].append(seen.features[: max(0, LIMIT - done)].float())
-        if seen.probabilities is not None:
-            kept["probabilities"].append(seen.probabilities[: max(0, LIMIT - done)].float())
-        kept["pictures"].append(images[: max(0, LOOKED_UP - done)])
-        also(images, seen.features, done)
-        done += len(images)
-        on_step(len(images))
-    assert looks is not None  # a subject has images
-    joined = {key: torch.cat(values) for key, values in kept.items() if values}
-    return FeatureStats(
-        subject.name,
-        done,
-        list(moments.values()),
-        list(votes.values()),
-        FeatureBatch(joined["features"], joined.get("probabilities")),
-        looks,
-        joined["pictures"],
-        subject.cost,
-    )
-
-
-def _cuts(first: int, count: int, n: int, parts: int) -> Iterator[tuple[int, slice]]:
-    """The images ``first .. first + count - 1`` of n, cut where one of ``parts`` equal runs ends."""
-    ends = [n * (p + 1) // parts for p in range(parts)]
-    for part, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        cut = slice(max(begin, first) - first, min(end, first + count) - first)
-        if cut.start < cut.stop:
-            yield part, cut
-
-
-# ---- numbers
+MIN_IMAGES = 10
+"""Images of a source that an evaluation needs."""
+MIRRORED = "mirrored pixels"
+"""The space in which a sample is mirrored before its nearest training images are searched."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is said of a subject beside the reference.
+    """Metrics of a source against the reference.
 
     Attributes:
-        tally: what was kept of it.
-        frechet: distance, with its limit for endless samples.
-        kernel: distance.
-        neighbourhoods: precision, recall, density, coverage.
-        score: confidence and variety; None without classes.
-        nearest: nearest training images of the first samples, by the space they were looked for in.
-        twins: nearest other samples, by pixels, among as many as there are held-out images.
+        stats: of the source.
+        metrics: estimates of the registered metrics by their keys.
+        nearest: nearest training images of the first samples, by the space of the search.
+        near_duplicates: nearest other samples by pixels, among equally many images of each source.
         shares: of the classes or clusters.
-        shifts: of brightness, contrast and colour.
+        colour_shifts: of brightness, contrast and colour.
     """
 
-    tally: FeatureStats
-    frechet: Frechet
-    kernel: Estimate
-    neighbourhoods: Manifold
-    score: Estimate | None
-    nearest: dict[str, Nearest]
-    twins: Nearest
-    shares: list[class_balance.Share]
-    shifts: list[class_balance.Shift]
+    stats: FeatureStats
+    metrics: dict[str, Estimate]
+    nearest: dict[str, NearestNeighbours]
+    near_duplicates: NearestNeighbours
+    shares: list[GroupShare]
+    colour_shifts: list[ColourShift]
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.stats.name
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Subjects beside the reference.
+    """Evaluations of several sources in one feature space.
 
     Attributes:
-        features: their name.
-        reference: what was kept of the training images.
-        kind: what ``shares`` are of: class or cluster.
-        judged: one a subject.
-        floors: the same of as many held-out real images (or as there are), for each subject.
+        features: name of the feature space.
+        reference: statistics of the training images.
+        group_kind: of what ``Evaluation.shares`` are: class or cluster.
+        evaluations: one per source.
+        real_vs_real: for each source the evaluation of as many held-out real images, or of all if there are fewer.
     """
 
     features: str
     reference: FeatureStats
-    kind: str
-    judged: list[Evaluation]
-    floors: list[Evaluation]
+    group_kind: str
+    evaluations: list[Evaluation]
+    real_vs_real: list[Evaluation]
 
 
 def measure(
-    subjects: Sequence[ImageSource],
+    sources: Sequence[ImageSource],
     reference: RealImages,
     held_out: Images,
-    features: Features,
-    on_step: Callable[[str, int], object] = lambda name, more: None,
+    extractor: FeatureExtractor,
+    on_progress: Callable[[str, int], object] = lambda name, count: None,
 ) -> Measurement:
-    """Judge subjects, and held-out real images as their floor.
+    """Evaluate sources, and held-out real images in the same way.
 
-    The reference is read once, after the samples, so that it need not be kept.
+    The reference is read once, after the samples, so that it need not be kept in memory.
 
     Args:
-        subjects: what is judged.
-        reference: the images that the models learned from.
-        held_out: real images that they did not.
-        features: in which distances are measured.
-        watch: called with the name of what is looked at and how many images more are done.
+        sources: of the samples.
+        reference: the training images.
+        held_out: real images that the models were not trained on.
+        extractor: of the features in which distances are measured.
+        on_progress: called with the name of a source and the number of further images done.
 
     Raises:
-        UserError: there are fewer than ten samples of one, or of the images.
+        UserError: a source or the held-out part has fewer than ten images.
     """
-    for name, count in [(s.name, s.count) for s in subjects] + [("the held-out part", len(held_out))]:
-        if count < LEAST:
-            raise UserError(f"{name} has {count} images: nothing can be said of fewer than {LEAST}")
+    for name, count in [(s.name, s.count) for s in sources] + [("the held-out part", len(held_out))]:
+        if count < MIN_IMAGES:
+            raise UserError(f"{name} has {count} images: an evaluation needs at least {MIN_IMAGES}")
 
-    def look(subject: ImageSource, also: Also = _ignore) -> FeatureStats:
-        return tally(subject, features, lambda more: on_step(subject.name, more), also)
+    def gather(source: ImageSource, on_batch: OnBatch = lambda images, features, first: None) -> FeatureStats:
+        return gather_stats(source, extractor, lambda count: on_progress(source.name, count), on_batch)
 
-    tallies = [look(s) for s in subjects]
-    floors = {n: look(RealImages("held-out images", held_out, n)) for n in sorted({t.n for t in tallies})}
-    everything = [*tallies, *floors.values()]
-    k = max(2, min(NEIGHBOURS, reference.count // 10)) + 1
-    pixels = Pixels(reference.shape)
-    plain = [pixels.of(t.pictures) for t in everything]
-    among = min(len(p) for p in plain)
-    by_pixels = [Nearest(p, k) for p in plain]
-    by_mirror = [Nearest(pixels.of(t.pictures.flip(-1)), k) for t in everything]
-    own = not isinstance(features, Pixels)
-    by_features = [Nearest(t.seen.features[:LOOKED_UP], k) for t in everything] if own else []
-
-    def look_up(images: Tensor, seen: Tensor, first: int) -> None:
-        bare = pixels.of(images)
-        for each in by_pixels + by_mirror:
-            each.update(bare, first)
-        for each in by_features:
-            each.update(seen, first)
-
-    real = look(reference, look_up)
-    modes = class_balance.modes(features, real.seen)
-    vectors = Reference(real.seen.features)
-    done: dict[int, Evaluation] = {}
-    for i, t in enumerate(everything):
-        hood = vectors.neighbourhoods(t.seen.features)
-        done[id(t)] = Evaluation(
-            t,
-            frechet_from(t.parts, real.moments),
-            vectors.kernel(t.seen.features),
-            hood,
-            score(_ten(t.votes)) if t.votes else None,
-            {"pixels": by_pixels[i]} | ({features.name: by_features[i]} if own else {}) | {MIRRORED: by_mirror[i]},
-            Nearest(plain[i][:among], max(2, min(NEIGHBOURS, among // 10)) + 1).among_themselves(),
-            class_balance.shares(modes.of(t.seen), modes.of(real.seen), modes.names),
-            class_balance.shifts(t.looks, real.looks, reference.shape[0]),
+    samples = [gather(s) for s in sources]
+    real = {n: gather(RealImages("held-out images", held_out, n)) for n in sorted({s.n for s in samples})}
+    stats = [*samples, *real.values()]
+    search = _NearestSearch(stats, extractor, PixelFeatures(reference.shape), reference.count)
+    reference_stats = gather(reference, search.add_reference)
+    reference_batch = FeatureBatch(reference_stats.features, reference_stats.probabilities)
+    partition = partition_of(extractor, reference_batch)
+    metrics = all_metrics()
+    evaluations: dict[int, Evaluation] = {}
+    for i, s in enumerate(stats):
+        comparison = Comparison(s, reference_stats)
+        estimates = {metric.key: metric.estimate(comparison) for metric in metrics}
+        groups = partition.assign(FeatureBatch(s.features, s.probabilities))
+        evaluations[id(s)] = Evaluation(
+            s,
+            {key: estimate for key, estimate in estimates.items() if estimate is not None},
+            search.nearest(i),
+            search.near_duplicates(i),
+            group_shares(groups, partition.assign(reference_batch), partition.names),
+            colour_shifts(s.colour, reference_stats.colour, reference.shape[0]),
         )
-    judged = [done[id(t)] for t in tallies]
-    return Measurement(features.name, real, modes.what, judged, [done[id(floors[t.n])] for t in tallies])
+    reference_stats.clear_shared()
+    return Measurement(
+        extractor.name,
+        reference_stats,
+        partition.kind,
+        [evaluations[id(s)] for s in samples],
+        [evaluations[id(real[s.n])] for s in samples],
+    )
 
 
-def _ten(votes: list[ClassVotes]) -> list[ClassVotes]:
-    """Twenty parts as ten, by pairs: the custom of the Inception Score."""
-    return [reduce(ClassVotes.__add__, votes[i : i + 2]) for i in range(0, len(votes), 2)]
+class _NearestSearch:
+    """Searches for the nearest training images of each source, by pixels, by mirrored pixels and by features."""
+
+    def __init__(
+        self, stats: Sequence[FeatureStats], extractor: FeatureExtractor, pixels: PixelFeatures, reference_count: int
+    ) -> None:
+        """Start the searches for the first images of each source."""
+        k = _neighbours(reference_count) + 1
+        self._pixels, self._space = pixels, extractor.name
+        self._vectors = [pixels.features(s.images) for s in stats]
+        self._by_pixels = [NearestNeighbours(v, k) for v in self._vectors]
+        self._mirrored = [NearestNeighbours(pixels.features(s.images.flip(-1)), k) for s in stats]
+        by_features = not isinstance(extractor, PixelFeatures)
+        self._by_features = [NearestNeighbours(s.features[:MAX_IMAGES], k) for s in stats] if by_features else []
+
+    def add_reference(self, images: Tensor, features: Tensor, first: int) -> None:
+        """Search a batch of the reference."""
+        vectors = self._pixels.features(images)
+        for search in self._by_pixels + self._mirrored:
+            search.add_reference(vectors, first)
+        for search in self._by_features:
+            search.add_reference(features, first)
+
+    def nearest(self, source: int) -> dict[str, NearestNeighbours]:
+        """The results of a source, by the space of the search."""
+        by_features = {self._space: self._by_features[source]} if self._by_features else {}
+        return {"pixels": self._by_pixels[source]} | by_features | {MIRRORED: self._mirrored[source]}
+
+    def near_duplicates(self, source: int) -> NearestNeighbours:
+        """The nearest other images of the source, among as many images as the smallest source has."""
+        among = min(len(v) for v in self._vectors)
+        return NearestNeighbours(self._vectors[source][:among], _neighbours(among) + 1).search_within()
+
+
+def _neighbours(count: int) -> int:
+    """How many neighbours set the scale among so many images."""
+    return max(2, min(NEIGHBOURS, count // 10))

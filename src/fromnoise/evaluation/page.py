@@ -1,9 +1,8 @@
-"""A measurement as a report, as JSON and as a table for the terminal."""
+"""The report of an evaluation: a document with figures, and JSON."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,291 +10,175 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from fromnoise.evaluation.findings import Finding, of_lengths, of_samples
 from fromnoise.evaluation.measurement import Evaluation, Measurement
-from fromnoise.evaluation.memorization import Lengths
-from fromnoise.evaluation.metrics.frechet import Estimate
-from fromnoise.evaluation.metrics.nearest import RATIO
-from fromnoise.evaluation.rows import MetricRow, numbers
-from fromnoise.evaluation.sources import Cost, RealImages
+from fromnoise.evaluation.metrics.nearest import COPY_RATIO
+from fromnoise.evaluation.result_tables import (
+    SourceReport,
+    code_lengths_table,
+    colour_table,
+    copies_table,
+    cost_table,
+    metrics_table,
+    shares_table,
+)
+from fromnoise.evaluation.rows import METRICS
+from fromnoise.evaluation.sources import RealImages
 from fromnoise.reporting import image_io, plots
-from fromnoise.reporting.documents import Block, Code, Heading, Items, Picture, Table, Text
+from fromnoise.reporting.documents import Block, BulletList, Code, Figure, Heading, Table, Text
 
-_DISTANCES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "score")
-_SHOWN = 100  # samples shown
-_NEIGHBOURS = 8  # samples shown with their nearest training images
+_GRID_IMAGES = 100
+_COPY_CANDIDATES = 8  # samples that are shown with their nearest training images
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a number is worth nothing without.
+    """How an evaluation was made, to repeat it.
 
     Attributes:
-        command: that repeats it.
-        against: the data SPEC.
-        about: lines on features, machine, version and date.
+        command: command line.
+        against: data SPEC of the real images.
+        details: lines on features, versions, date and machine.
     """
 
     command: str
     against: str
-    about: tuple[str, ...]
+    details: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class EvaluationReport:
-    """All that is said of one subject."""
-
-    judged: Evaluation
-    numbers: list[MetricRow]
-    findings: list[Finding]
-
-    @property
-    def name(self) -> str:
-        """Of the subject."""
-        return self.judged.tally.name
-
-    def number(self, key: str) -> MetricRow | None:
-        """One of the numbers, if it was measured."""
-        return next((n for n in self.numbers if n.key == key), None)
-
-
-def verdicts(found: Measurement, lengths: Mapping[str, Lengths] | None = None) -> list[EvaluationReport]:
-    """Numbers and findings of each subject.
-
-    Args:
-        found: the measurement.
-        lengths: code lengths by name of the subject, where they were measured.
-    """
-    out = []
-    for judged, floor in zip(found.judged, found.floors, strict=True):
-        told = (lengths or {}).get(judged.tally.name)
-        findings = [*of_samples(judged, floor), *(of_lengths(told) if told else ())]
-        out.append(EvaluationReport(judged, numbers(judged, floor, found.features, told), findings))
-    return out
-
-
-# ---- plain data
-
-
-def as_json(found: Measurement, told: Sequence[EvaluationReport], circumstances: Environment) -> dict[str, Any]:
-    """All numbers, for other programs."""
+def as_json(measurement: Measurement, reports: Sequence[SourceReport], environment: Environment) -> dict[str, Any]:
+    """All numbers, for programs."""
     return {
-        "command": circumstances.command,
-        "against": circumstances.against,
-        "about": list(circumstances.about),
-        "features": found.features,
-        "reference_n": found.reference.n,
-        "judged": [
-            {
-                "name": v.name,
-                "n": v.judged.tally.n,
-                **{n.key: n.as_json() for n in v.numbers},
-                found.kind + "es" if found.kind == "class" else found.kind + "s": [
-                    asdict(s) | {"verdict": s.verdict} for s in v.judged.shares
-                ],
-                "looks": [asdict(s) | {"verdict": s.verdict} for s in v.judged.shifts],
-                "cost": asdict(v.judged.tally.cost) if v.judged.tally.cost else None,
-                "findings": [asdict(f) for f in v.findings],
-            }
-            for v in told
-        ],
+        "command": environment.command,
+        "against": environment.against,
+        "details": list(environment.details),
+        "features": measurement.features,
+        "reference_n": measurement.reference.n,
+        "evaluations": [_source_json(r, measurement.group_kind) for r in reports],
     }
 
 
-# ---- numbers in words
+def _source_json(report: SourceReport, group_kind: str) -> dict[str, Any]:
+    evaluation = report.evaluation
+    return {
+        "name": report.name,
+        "n": evaluation.stats.n,
+        **{row.key: row.json() for row in report.rows},
+        "class_balance": {
+            "kind": group_kind,
+            "shares": [asdict(share) | {"status": share.status} for share in evaluation.shares],
+        },
+        "colour": [asdict(shift) | {"direction": shift.direction} for shift in evaluation.colour_shifts],
+        "cost": asdict(evaluation.stats.cost) if evaluation.stats.cost else None,
+        "findings": [asdict(finding) for finding in report.findings],
+    }
 
 
-def show(e: Estimate | None) -> str:
-    """Value and error, to two figures of the error."""
-    if e is None:
-        return "-"
-    if not math.isfinite(e.error) or e.error <= 0:
-        return f"{e.value:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(e.error)))
-    return f"{e.value:.{digits}f} ± {e.error:.{digits}f}"
+# ---- the document
+
+_ERRORS = (
+    "± is one standard error over the samples, not over trainings; those of recall and coverage are binomial over the "
+    "real images, which understates the variation between sets of samples. "
+)
+_COMPARE = (
+    "Compare values only at equal n and with equal features. The row of held-out real images is the value that as many "
+    "real images reach, independently drawn, which no model was trained on; samples of a conditional model cycle "
+    "through its classes instead, which lowers the variation of their class shares. The kernel distance is unbiased at "
+    "any n, and can be negative by chance for equal distributions."
+)
+_COPIES = (
+    f"A near copy is a sample whose nearest training image is less than {COPY_RATIO:g} times as far away as the next "
+    "ones are on average. A near duplicate is the same among the samples. The distance is the mean distance to the "
+    "nearest training image. Copies that are blurred, shifted or changed in brightness, and small fractions of copies, "
+    "can be missed: no finding is no proof that there are none."
+)
+_CODE_LENGTHS = (
+    "Code lengths by the probability-flow ODE. Training images with clearly shorter codes than held-out images were "
+    "memorized. With few images a small gap cannot be detected."
+)
 
 
-def _big(value: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
-
-
-def time(seconds: float | None) -> str:
-    """A duration in a fitting unit."""
-    if seconds is None:
-        return "-"
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds > 5400
-        else f"{seconds / 60:.1f} min"
-        if seconds > 90
-        else f"{seconds:.3g} s"
-    )
-
-
-# ---- tables
-
-
-def distances(told: Sequence[EvaluationReport]) -> Table:
-    """A row a subject, and the floors below."""
-    keys = [k for k in _DISTANCES if told[0].number(k)]
-    titles = [n.title for k in keys if (n := told[0].number(k))]
-    rows = []
-    for v in told:
-        cells = [n.found for k in keys if (n := v.number(k))]
-        rows.append([v.name, f"{v.judged.tally.n:,}", *map(show, cells), f"{v.judged.frechet.limit:.4g}"])
-    for n in sorted({v.judged.tally.n for v in told}):
-        v = next(v for v in told if v.judged.tally.n == n)
-        cells = [number.floor for k in keys if (number := v.number(k))]
-        rows.append(["floor: held-out images", f"{n:,}", *map(show, cells), "-"])
-    return Table(["", "n", *titles, f"{titles[0]} at n = ∞"], rows)
-
-
-def _copies(told: Sequence[EvaluationReport]) -> Table:
-    numbers = [n for n in told[0].numbers if n.key.startswith(("copies", "nearest", "twins"))]
-    rows = [[v.name, *(show(n.found) for k in numbers if (n := v.number(k.key)))] for v in told]
-    rows.append(["held-out images", *(show(n.floor) for n in numbers)])
-    return Table(["", *(n.title for n in numbers)], rows)
-
-
-def _bits(told: Sequence[EvaluationReport]) -> Table | None:
-    """A row a subject whose model's code lengths are known."""
-    known = [(v.name, found) for v in told if (found := [n for n in v.numbers if n.key.startswith("bits")])]
-    if not known:
-        return None
-    head = ["", "n", *(n.title for n in known[0][1])]
-    return Table(head, [[name, f"{ns[-1].found.n:,}", *(show(n.found) for n in ns)] for name, ns in known])
-
-
-def _shares(found: Measurement, told: Sequence[EvaluationReport]) -> Table:
-    rows = [
-        [
-            share.name,
-            f"{share.real:.1%}",
-            *(_marked(v.judged.shares[i].found, v.judged.shares[i].verdict) for v in told),
-        ]
-        for i, share in enumerate(told[0].judged.shares)
-    ]
-    return Table([found.kind, "real", *(v.name for v in told)], rows)
-
-
-def _marked(share: float, verdict: str) -> str:
-    return f"{share:.1%}" + (f" ({verdict})" if verdict else "")
-
-
-def _looks(told: Sequence[EvaluationReport]) -> Table:
-    rows = []
-    for i, look in enumerate(told[0].judged.shifts):
-        cells = [v.judged.shifts[i] for v in told]
-        marked = [f"{s.found:.1f} ± {s.error:.1f}" + (f" ({s.verdict})" if s.verdict else "") for s in cells]
-        rows.append([look.name, f"{look.real:.1f}", f"{look.spread:.1f}", *marked])
-    return Table(["", "real", "spread of real", *(v.name for v in told)], rows)
-
-
-def costs(told: Sequence[EvaluationReport]) -> Table | None:
-    """A row a subject whose cost is known."""
-    known = [(v.name, c) for v in told if (c := v.judged.tally.cost)]
-    if not known:
-        return None
-    head = ["", "evaluations", "seconds an image", "FLOPs an image", "parameters", "training", "images learned from"]
-    return Table(head, [[name, *_cost(c)] for name, c in known])
-
-
-def _cost(c: Cost) -> list[str]:
-    seen = f"{c.training_images:,}" if c.training_images is not None else "-"
-    return [
-        f"{c.evaluations:g}",
-        f"{c.seconds:.3g}",
-        _big(c.flops),
-        f"{c.parameters:,}",
-        time(c.training_seconds),
-        seen,
-    ]
-
-
-# ---- the report
-
-
-def blocks(
-    found: Measurement, told: Sequence[EvaluationReport], reference: RealImages, circumstances: Environment
+def document(
+    measurement: Measurement, reports: Sequence[SourceReport], reference: RealImages, environment: Environment
 ) -> list[Block]:
-    """The report.
+    """The report as blocks.
 
     Args:
-        found: the measurement.
-        told: its verdicts.
-        reference: the images it was measured against, for pictures.
-        circumstances: to print with it.
+        measurement: of all sources.
+        reports: of the sources.
+        reference: the training images, for the figures.
+        environment: how the evaluation was made.
     """
+    features, reference_stats = measurement.features, measurement.reference
     out: list[Block] = [
-        Heading("Samples against " + circumstances.against, 1),
-        Code(circumstances.command),
-        Items(circumstances.about),
-        Heading("Distances"),
-        distances(told),
+        Heading("Samples against " + environment.against, 1),
+        Code(environment.command),
+        BulletList(environment.details),
+        Heading("Metrics"),
+        metrics_table(reports),
         Text(
-            f"± is one standard error over the samples, not over trainings. Measured on {found.features} features "
-            f"against {found.reference.n:,} training images. "
-            + ("" if found.features == "inception" else "This is no FID: only Inception's features give one. ")
-            + "Compare only at equal n and features; the floor is what as many real images score that no model "
-            "learned from. The kernel distance is unbiased at any n, and below zero by chance where nothing differs."
+            f"Features: {features}. Reference: {reference_stats.n:,} training images. "
+            + ("" if features == "inception" else "The Frechet distance is an FID only on Inception features. ")
+            + _ERRORS
+            + _COMPARE
         ),
     ]
-    faults = [f"{v.name}: {finding}" for v in told for finding in v.findings]
-    out += [Heading("Findings"), Items(faults) if faults else Text("Nothing stands out.")]
-    out += [Heading("Pictures"), Picture("real", _grid(found.reference.pictures), "real training images")]
-    for i, v in enumerate(told):
-        out.append(Picture(f"samples_{i + 1}", _grid(v.judged.tally.pictures), v.name))
-    out += [Heading("Copies"), _copies(told)]
-    out.append(
-        Text(
-            f"A copy is a sample whose nearest training image is less than {RATIO:g} times as far as the next ones are "
-            "on average; twins are the same among the samples; nearest is the mean distance to the nearest training "
-            "image."
-        )
-    )
-    for i, v in enumerate(told):
-        caption = f"{v.name}: the samples nearest to a training image for their surroundings"
-        out.append(Picture(f"copies_{i + 1}", _neighbours(v.judged, reference), caption))
-    table = _bits(told)
-    if table is not None:
-        out += [table, Text("Bits are by the probability flow: training images that cost clearly less were memorised.")]
+    findings = [f"{report.name}: {finding}" for report in reports for finding in report.findings]
+    out += [Heading("Findings"), BulletList(findings) if findings else Text("No problems found by these checks.")]
+    out += [Heading("Samples"), Figure("real", _grid(reference_stats.images), "real training images")]
+    for i, report in enumerate(reports, 1):
+        out.append(Figure(f"samples_{i}", _grid(report.evaluation.stats.images), report.name))
+    out += [Heading("Copies"), copies_table(reports), Text(_COPIES)]
+    for i, report in enumerate(reports, 1):
+        caption = f"{report.name}: the samples most like copies, and their nearest training images"
+        out.append(Figure(f"copies_{i}", _copy_candidates(report.evaluation, reference), caption))
+    out += _optional("Code lengths", code_lengths_table(reports), Text(_CODE_LENGTHS))
+    kind = measurement.group_kind
     out += [
-        Heading("Coverage"),
-        Picture("shares", plots.shares_plot(found.kind, _bars(told)), f"share of each {found.kind}"),
+        Heading("Class balance and colour"),
+        Figure("shares", plots.class_shares_plot(kind, _shares(reports)), f"share of each {kind}"),
+        shares_table(kind, reports),
+        colour_table(reports),
     ]
-    out += [_shares(found, told), _looks(told)]
-    table = costs(told)
-    if table is not None:
-        out += [Heading("Cost"), table]
-    points = [
-        plots.Point(v.name, c.evaluations, v.judged.frechet.value, v.judged.frechet.error)
-        for v in told
-        if (c := v.judged.tally.cost)
-    ]
-    if len(points) > 1:
-        first = told[0].numbers[0]
-        floor = first.floor.value if first.floor else None
-        picture = plots.quality_plot(points, first.title, floor)
-        out.append(Picture("quality", picture, f"{first.title} against the evaluations of the network for one image"))
-    return out
+    out += _optional("Cost", cost_table(reports))
+    return out + _metrics_against_nfe(reports)
 
 
-def _bars(told: Sequence[EvaluationReport]) -> dict[str, list[float]]:
-    real = {"real": [s.real for s in told[0].judged.shares]}
-    return real | {v.name: [s.found for s in v.judged.shares] for v in told}
+def _optional(heading: str, table: Table | None, *more: Block) -> list[Block]:
+    return [] if table is None else [Heading(heading), table, *more]
+
+
+def _metrics_against_nfe(reports: Sequence[SourceReport]) -> list[Block]:
+    """A panel per metric, if there are several sources with a known cost."""
+    known = [(report, cost) for report in reports if (cost := report.evaluation.stats.cost)]
+    if len(known) < 2:
+        return []
+    panels = []
+    for column in reports[0].group(METRICS):
+        points = [
+            plots.MetricPoint(report.name, cost.nfe, row.samples.value, row.samples.error)
+            for report, cost in known
+            if (row := report.row(column.key))
+        ]
+        real = column.real_vs_real.value if column.real_vs_real else None
+        panels.append(plots.MetricPanel(column.title, points, real))
+    caption = "metrics against the number of network evaluations per image"
+    return [Figure("metrics_vs_nfe", plots.metrics_vs_nfe_plot(panels), caption)]
+
+
+def _shares(reports: Sequence[SourceReport]) -> dict[str, list[float]]:
+    real = {"real": [s.real for s in reports[0].evaluation.shares]}
+    return real | {r.name: [s.samples for s in r.evaluation.shares] for r in reports}
 
 
 def _grid(images: Tensor) -> Image:
-    return image_io.grid(images[:_SHOWN], columns=20)
+    return image_io.grid(images[:_GRID_IMAGES], columns=20)
 
 
-def _neighbours(judged: Evaluation, reference: RealImages) -> Image:
-    """The samples that are most like copies, and beside each its nearest training image."""
-    spaces = list(judged.nearest.items())
-    chosen = torch.stack([found.ratios.nan_to_num(1.0) for _, found in spaces]).amin(0).argsort()[:_NEIGHBOURS]
-    panels = [("sample", judged.tally.pictures[chosen])]
-    panels += [(f"by {space}", reference.get(found.indices[chosen, 0])) for space, found in spaces]
+def _copy_candidates(evaluation: Evaluation, reference: RealImages) -> Image:
+    """The samples with the least distance ratios in any space, each beside its nearest training images."""
+    spaces = list(evaluation.nearest.items())
+    ratios = torch.stack([nearest.distance_ratios.nan_to_num(1.0) for _, nearest in spaces])
+    chosen = ratios.amin(0).argsort()[:_COPY_CANDIDATES]
+    panels = [("sample", evaluation.stats.images[chosen])]
+    panels += [(f"by {space}", reference.get(nearest.indices[chosen, 0])) for space, nearest in spaces]
     return image_io.side_by_side([(title, image_io.grid(images, columns=1)) for title, images in panels])

@@ -1,7 +1,4 @@
-"""What a noisy image still knows: rate and distortion, what samples share from a depth on, and what lies between two.
-
-Ho et al. 2020, sec. 4.3 and 4.4.
-"""
+"""Progressive lossy coding: rate and distortion over the reverse steps (Ho et al. 2020, section 4.3)."""
 
 from __future__ import annotations
 
@@ -14,23 +11,23 @@ from torch import Tensor
 
 from fromnoise.data import to_float
 from fromnoise.diffusion.rng import Noise
-from fromnoise.evaluation.likelihood import Measure
+from fromnoise.evaluation.likelihood import LikelihoodEvaluator
 
 OnProgress = Callable[[int], object]
-"""Told how many steps more are done."""
+"""Called with the number of further steps done."""
 
 
 @dataclass(frozen=True)
-class Progressive:
-    """Progressive coding: what was received at each step, and how far the picture is off then.
+class RateDistortion:
+    """Rate and distortion after each reverse step.
 
     Attributes:
-        steps: reverse steps, 1 once x_T was received up to T.
-        rates: bits a dimension received by then, on average; growing.
+        steps: number of reverse steps, 1 when x_T has been received, up to T.
+        rates: mean bits/dim received by then, increasing.
         distortions: root mean square error of the estimate of x_0 on 0-255, mean over the images.
         errors: standard errors of the distortions.
-        lossless: the whole bound, the decoder's term with it.
-        n: images.
+        lossless: rate of the lossless code: the whole bound with the decoder's term.
+        n: number of images.
     """
 
     steps: list[int]
@@ -42,31 +39,31 @@ class Progressive:
 
 
 def rate_and_distortion(
-    measure: Measure, pixels: Tensor, labels: Tensor | None, on_progress: OnProgress
-) -> Progressive:
-    """Rate against distortion (Ho et al. 2020, alg. 3 and 4, fig. 5).
+    evaluator: LikelihoodEvaluator, pixels: Tensor, labels: Tensor | None, on_progress: OnProgress
+) -> RateDistortion:
+    """Rate against distortion (Ho et al. 2020, algorithms 3 and 4, figure 5).
 
-    Once x_k has been received the estimate of x_0 is E[x_0 | x_k], and what was sent are L_T and all terms above k.
+    Once x_k is received, the decoder's estimate is E[x_0 | x_k], and the rate is L_T plus all terms above k.
 
     Args:
-        measure: the model, and how.
+        evaluator: of the model.
         pixels: uint8 (N, C, H, W), one batch.
-        labels: classes (N,), for a model that is told them.
-        tick: told of progress.
+        labels: condition of each image, or None.
+        on_progress: called after each step.
     """
-    code, device = measure.code(), measure.compute.device
-    x0 = to_float(pixels.to(device)).contiguous(memory_format=measure.compute.memory_format)
+    elbo, device = evaluator.elbo(), evaluator.compute.device
+    x0 = to_float(pixels.to(device)).contiguous(memory_format=evaluator.compute.memory_format)
     cond = labels.to(device) if labels is not None else None
-    unit = 1 / (math.log(2) * x0[0].numel())
-    rate = unit * float(code.prior(x0).mean())
-    out = Progressive([], [], [], [], 0.0, len(x0))
-    with torch.no_grad(), measure.compute.autocast():
-        for term in code.all_terms(x0, Noise(measure.seed, torch.arange(len(x0))), cond):
-            miss = 127.5 * term.squared_error.sqrt()
-            out.steps.append(code.steps - term.k + 1)
+    bits_per_nat = 1 / (math.log(2) * x0[0].numel())
+    rate = bits_per_nat * float(elbo.prior(x0).mean())
+    out = RateDistortion([], [], [], [], 0.0, len(x0))
+    with torch.no_grad(), evaluator.compute.autocast():
+        for term in elbo.all_terms(x0, Noise(evaluator.seed, torch.arange(len(x0))), cond):
+            distortion = 127.5 * term.squared_error.sqrt()
+            out.steps.append(elbo.steps - term.k + 1)
             out.rates.append(rate)
-            out.distortions.append(float(miss.mean()))
-            out.errors.append(float(miss.std()) / len(miss) ** 0.5)
-            rate += unit * float(term.nats.mean())
+            out.distortions.append(float(distortion.mean()))
+            out.errors.append(float(distortion.std()) / len(distortion) ** 0.5)
+            rate += bits_per_nat * float(term.nats.mean())
             on_progress(1)
-    return Progressive(out.steps, out.rates, out.distortions, out.errors, rate, len(x0))
+    return RateDistortion(out.steps, out.rates, out.distortions, out.errors, rate, len(x0))

@@ -1,4 +1,4 @@
-"""From what a user names to what is judged: runs, ways of sampling, pictures, and the real images beside them."""
+"""From names on the command line to sources of images: runs, sampling sweeps, image files, and the real images."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from fromnoise.checkpoint import LoadedModel, load_model
 from fromnoise.config import SamplingConfig
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import Data, load
-from fromnoise.evaluation.sources import ImageSource, ModelSource, Processes, RealImages, pictures_of
+from fromnoise.evaluation.sources import ImageSource, ModelSource, ProcessGroup, RealImages, open_samples
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How models draw.
+class SampleRequest:
+    """What is sampled from each model.
 
     Attributes:
-        count: pictures of each.
+        count: number of samples.
         seed: of all noise.
-        label: as ``draw`` takes it.
-        batch: pictures at a time.
-        compute: where and how precisely.
-        processes: that share the work.
+        label: class of the samples, as ``ModelSource`` takes it.
+        batch: samples per batch.
+        compute: device and precision.
+        processes: that share the sampling.
     """
 
     count: int
@@ -37,115 +37,117 @@ class Drawing:
     label: str | None
     batch: int
     compute: ComputeConfig
-    processes: Processes = Processes()
+    processes: ProcessGroup = ProcessGroup()
 
 
 def is_run(name: str) -> bool:
-    """Whether this is a run folder or a model file, not pictures."""
+    """Whether a name is a run directory or a model file, as opposed to images."""
     path = Path(name)
     return path.suffix == ".safetensors" or (path / "recipe.toml").exists() or (path / "model.safetensors").exists()
 
 
 def real_images(names: Sequence[str], against: str | None, size: int | None, log: Callable[[str], None]) -> Data:
-    """The images that subjects are compared with: at the size of the first run, and split as it split them.
+    """The reference images: in the size of the first run, with the split that it was trained with.
 
     Args:
-        names: of the subjects.
-        against: a SPEC; None takes what the runs learned from.
-        size: side, where no run says one.
-        say: takes lines for people.
+        names: of the sources.
+        against: a data SPEC; None for the training data of the runs.
+        size: side in pixels, if there is no run.
+        log: called with lines for the user.
 
     Raises:
-        UserError: none is named, or the runs learned from different images.
+        UserError: there is neither a run nor a SPEC, or the runs were trained on different images.
     """
     runs = [load_model(name).model for name in names if is_run(name)]
     if not runs:
         if against is None:
-            raise UserError("name the real images to compare with: --against SPEC, as in --against mnist")
+            raise UserError("no run names the real images: add --against SPEC, for example --against mnist")
         return load(against, size=size, log=log)
     shapes = {run.dataset_info.shape for run in runs}
     if len(shapes) > 1:
-        raise UserError("these runs draw images of different shapes: evaluate them one by one")
+        raise UserError("these runs have images of different shapes: evaluate them one by one")
     if against is None and len({run.dataset_info.fingerprint for run in runs}) > 1:
-        raise UserError("these runs learned from different images: name those to compare with by --against SPEC")
+        raise UserError("these runs were trained on different images: add --against SPEC")
     recipe = runs[0].recipe
     channels, height, width = runs[0].dataset_info.shape
-    told = {"source": against or recipe.data.source, "size": (height, width), "channels": channels, "labels": False}
-    return open_data(recipe.model_copy(update={"data": recipe.data.model_copy(update=told)}), log)
+    changes = {"source": against or recipe.data.source, "size": (height, width), "channels": channels, "labels": False}
+    return open_data(recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)}), log)
 
 
-def subjects(
-    names: Sequence[str], sweep: Mapping[str, Sequence[str]], data: Data, config: Drawing, resize: bool
+def image_sources(
+    names: Sequence[str], sweep: Mapping[str, Sequence[str]], data: Data, request: SampleRequest, resize: bool
 ) -> list[ImageSource]:
-    """What is judged, in the order named; each run once for each combination of the sweep.
+    """Sources in the order of their names; each run once for each combination of the sweep.
 
     Args:
-        names: run folders, model files, or pictures.
+        names: run directories, model files, or images.
         sweep: values by key of ``SamplingConfig``.
         data: the real images.
-        how: models draw.
-        resize: whether pictures of another size may be resized.
+        request: what is sampled from each model.
+        resize: whether images of another size may be resized.
 
     Raises:
-        UserError: one cannot be had.
+        UserError: a source cannot be opened.
     """
     out: list[ImageSource] = []
     for name in names:
         if is_run(name):
-            out += _samplers(name, load_model(name), sweep, config)
+            out += _model_sources(name, load_model(name), sweep, request)
         else:
-            out.append(RealImages(name, pictures_of(name, data.shape, resize), config.count))
+            out.append(RealImages(name, open_samples(name, data.shape, resize), request.count))
     return out
 
 
-def _samplers(name: str, loaded: LoadedModel, sweep: Mapping[str, Sequence[str]], config: Drawing) -> list[ImageSource]:
-    config.compute.to_device(loaded.model.denoiser)
+def _model_sources(
+    name: str, loaded: LoadedModel, sweep: Mapping[str, Sequence[str]], request: SampleRequest
+) -> list[ImageSource]:
+    request.compute.to_device(loaded.model.denoiser)
     reports = RunDir(loaded.path.parent).read_reports()
     training = (float(reports[-1]["clock"]["seconds"]), int(reports[-1]["images"])) if reports else None
     out: list[ImageSource] = []
     for values in itertools.product(*sweep.values()):
-        told = dict(zip(sweep, values, strict=True))
+        changes = dict(zip(sweep, values, strict=True))
         out.append(
             ModelSource(
-                " ".join([name, *(f"{key}={value}" for key, value in told.items())]),
+                " ".join([name, *(f"{key}={value}" for key, value in changes.items())]),
                 loaded.model,
-                _changed(loaded.model.recipe.sample, told),
-                config.compute,
-                config.count,
-                seed=config.seed,
-                label=config.label,
-                batch=config.batch,
+                _changed(loaded.model.recipe.sample, changes),
+                request.compute,
+                request.count,
+                seed=request.seed,
+                label=request.label,
+                batch=request.batch,
                 training=training,
-                processes=config.processes,
+                processes=request.processes,
             )
         )
     return out
 
 
-def _changed(own: SamplingConfig, told: Mapping[str, str]) -> SamplingConfig:
+def _changed(config: SamplingConfig, changes: Mapping[str, str]) -> SamplingConfig:
     try:
-        return SamplingConfig.model_validate(own.model_dump() | dict(told))
+        return SamplingConfig.model_validate(config.model_dump() | dict(changes))
     except ValidationError as e:
         first = e.errors()[0]
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = ", ".join(SamplingConfig.model_fields)
-            raise UserError(f"--sweep {key}: there is no such key; there are {known}") from None
+            raise UserError(f"--sweep {key}: there is no such key; choose from {known}") from None
         raise UserError(f"--sweep {key}={first['input']}: {first['msg']}") from None
 
 
-def parse_sweep(words: Sequence[str]) -> dict[str, list[str]]:
+def parse_sweep(options: Sequence[str]) -> dict[str, list[str]]:
     """``["steps=5,10", "sampler=ddim"]`` as values by key.
 
     Raises:
-        UserError: one is not KEY=VALUES, or comes twice.
+        UserError: an option is not KEY=VALUES, or a key is repeated.
     """
     out: dict[str, list[str]] = {}
-    for word in words:
-        key, equals, values = word.partition("=")
+    for option in options:
+        key, equals, values = option.partition("=")
         if not key or not equals or not all(values.split(",")):
-            raise UserError(f"--sweep {word}: write KEY=VALUE,VALUE as in steps=5,10,20")
+            raise UserError(f"--sweep {option}: write KEY=VALUE,VALUE as in steps=5,10,20")
         if key in out:
-            raise UserError(f"--sweep {key} comes twice: put all its values behind one")
+            raise UserError(f"--sweep {key} is given twice: list all values after one key")
         out[key] = values.split(",")
     return out

@@ -1,90 +1,91 @@
-"""The numbers of a judgement by name, each beside its floor."""
+"""The numbers of an evaluation as rows: each with its key, its title, and the same number of held-out real images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.measurement import Evaluation
-from fromnoise.evaluation.memorization import Lengths
-from fromnoise.evaluation.metrics.frechet import Estimate, Frechet
+from fromnoise.evaluation.memorization import CodeLengths
+from fromnoise.evaluation.metrics import all_metrics
+
+METRICS, COPIES, CODE_LENGTHS = "metrics", "copies", "code lengths"
+"""Groups of rows."""
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A number, and the same of real images that were not learned from.
+    """A number.
 
     Attributes:
-        key: in JSON.
-        title: in tables.
-        found: of the samples.
-        floor: of held-out images; None where they have none.
-        better: "lower", "higher", or "" where nearer to the floor is better.
-        features: in which it was measured.
+        group: table to which it belongs.
+        key: name in JSON.
+        title: column header in tables.
+        samples: estimate for the samples.
+        real_vs_real: the same for held-out real images ("floor" in JSON); None if it is unknown at this n.
+        better: "lower" or "higher"; "" if values near to the real one are better.
+        features: feature space in which it was measured.
     """
 
+    group: str
     key: str
     title: str
-    found: Estimate
-    floor: Estimate | None
+    samples: Estimate
+    real_vs_real: Estimate | None
     better: str
     features: str
 
-    def as_json(self) -> dict[str, Any]:
-        """Value, error, n, features; the floor with its own error and n."""
-        plain: dict[str, Any] = self.found.json()
-        if isinstance(self.found, Frechet):
-            plain["limit"] = self.found.limit
-        if self.floor is not None:
-            floor = self.floor.json()
+    def json(self) -> dict[str, Any]:
+        """Value, error, n and features of the samples; value, error and n of the real images as ``floor``."""
+        plain: dict[str, Any] = dict(self.samples.json())
+        if self.real_vs_real is not None:
+            floor = self.real_vs_real.json()
             plain |= {"floor": floor["value"], "floor_error": floor["error"], "floor_n": floor["n"]}
         return plain | {"features": self.features}
 
 
-def numbers(judged: Evaluation, floor: Evaluation, features: str, lengths: Lengths | None = None) -> list[MetricRow]:
-    """All numbers of a subject.
+def metric_rows(
+    evaluation: Evaluation, real_vs_real: Evaluation, features: str, lengths: CodeLengths | None = None
+) -> list[MetricRow]:
+    """All numbers of a source.
 
     Args:
-        judged: of the samples.
-        floor: of held-out real images.
+        evaluation: of the samples.
+        real_vs_real: of held-out real images.
         features: name of the feature space.
-        lengths: of its model, if they were measured.
+        lengths: code lengths of its model, if they were measured.
     """
-    n, fewer = judged.tally.n, floor.tally.n
-    inception = features == "inception"
-    distance = floor.frechet if fewer == n else floor.frechet.at(n)
-    out = [
-        MetricRow(
-            "frechet", "FID" if inception else f"Frechet ({features})", judged.frechet, distance, "lower", features
-        ),
-        MetricRow(
-            "kernel", "KID" if inception else f"kernel ({features})", judged.kernel, floor.kernel, "lower", features
-        ),
-    ]
-    for key in ("precision", "recall", "density", "coverage"):
-        found, real = getattr(judged.neighbourhoods, key), getattr(floor.neighbourhoods, key)
-        out.append(MetricRow(key, key, found, real if fewer == n else None, "higher", features))
-    if judged.score is not None:
-        title = "Inception Score" if inception else "classifier score"
-        out.append(MetricRow("score", title, judged.score, floor.score if fewer == n else None, "higher", features))
-    for space, found in judged.nearest.items():
-        real, key = floor.nearest[space], space.replace(" ", "_")
-        out.append(MetricRow(f"copies_{key}", f"copies by {space}", found.copies, real.copies, "", space))
-        out.append(
-            MetricRow(f"nearest_{key}", f"nearest by {space}", _near(found.distances), _near(real.distances), "", space)
-        )
-    out.append(MetricRow("twins", "twins", judged.twins.copies, floor.twins.copies, "", "pixels"))
+    rows = []
+    for metric in all_metrics():
+        if (samples := evaluation.metrics.get(metric.key)) is not None:
+            real = real_vs_real.metrics.get(metric.key)
+            floor = metric.at_sample_size(real, evaluation.stats.n) if real is not None else None
+            title = metric.title_for(features)
+            rows.append(MetricRow(METRICS, metric.key, title, samples, floor, metric.better, features))
+    for space, nearest in evaluation.nearest.items():
+        real, key = real_vs_real.nearest[space], space.replace(" ", "_")
+        rows += [
+            MetricRow(COPIES, f"copies_{key}", f"near copies by {space}", nearest.copy_rate, real.copy_rate, "", space),
+            MetricRow(
+                COPIES,
+                f"nearest_{key}",
+                f"distance by {space}",
+                nearest.mean_distance,
+                real.mean_distance,
+                "",
+                space,
+            ),
+        ]
+    duplicates = evaluation.near_duplicates.copy_rate, real_vs_real.near_duplicates.copy_rate
+    rows.append(MetricRow(COPIES, "near_duplicates", "near duplicates", *duplicates, "", "pixels"))
     if lengths is not None:
-        told = (
-            ("bits_held_out", "bits/dim of held-out images", lengths.held_out, "lower"),
-            ("bits_training", "bits/dim of training images", lengths.training, ""),
-            ("bits_gap", "held out less training, at equal roughness", lengths.gap, ""),
-        )
-        out += [MetricRow(key, title, found, None, better, "pixels") for key, title, found, better in told]
-    return out
-
-
-def _near(distances: torch.Tensor) -> Estimate:
-    return Estimate.of(distances[:, 0])
+        rows += [
+            MetricRow(CODE_LENGTHS, key, title, estimate, None, better, "pixels")
+            for key, title, estimate, better in (
+                ("bits_held_out", "bits/dim of held-out images", lengths.held_out, "lower"),
+                ("bits_training", "bits/dim of training images", lengths.training, ""),
+                ("bits_gap", "held-out minus training, adjusted for complexity", lengths.gap, ""),
+            )
+        ]
+    return rows

@@ -1,4 +1,4 @@
-"""What is judged: a model that draws, pictures that some program left, or real images."""
+"""Sources of images to evaluate: a model that samples, image files of any program, or real images."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What drawing takes, and what training took.
+class SamplingCost:
+    """Cost of sampling, and of the training before it.
 
     Attributes:
-        evaluations: of the network for one image.
-        seconds: for one image on this machine, in batches.
-        flops: for one image: additions and multiplications, as torch counts them.
+        nfe: network evaluations per image, as counted.
+        seconds_per_image: on this machine, in batches.
+        flops_per_image: additions and multiplications, as torch counts them.
         parameters: of the network.
-        training_seconds: by the run's reports; None where there are none.
-        training_images: seen in training; None where there are no reports.
+        training_seconds: from the run's reports; None without reports.
+        training_images: images seen in training; None without reports.
     """
 
-    evaluations: float
-    seconds: float
-    flops: float
+    nfe: float
+    seconds_per_image: float
+    flops_per_image: float
     parameters: int
     training_seconds: float | None = None
     training_images: int | None = None
 
 
 class ImageSource(ABC):
-    """Images to be judged, in batches.
+    """Images to evaluate, in batches.
 
     Attributes:
-        name: in tables and pictures.
-        count: how many images come.
+        name: in tables and figures.
+        count: number of images.
     """
 
     name: str
@@ -55,29 +55,34 @@ class ImageSource(ABC):
 
     @abstractmethod
     def batches(self) -> Iterator[Tensor]:
-        """Uint8 (B, C, H, W) each, ``count`` in all; the same ones each time."""
+        """Uint8 (B, C, H, W) each, ``count`` images in all; the same images at each call."""
 
     @property
-    def cost(self) -> Cost | None:
-        """What they cost, once they have been drawn; None where that is not known."""
+    def cost(self) -> SamplingCost | None:
+        """The cost of sampling, after ``batches``; None for images that are not sampled here."""
         return None
 
     @property
     def model(self) -> Model | None:
-        """Which draws them; None where they lie there."""
+        """The model that samples; None for images that are not sampled here."""
         return None
 
-    def seconds(self) -> float:
-        """What ``batches`` will take, by a short trial."""
+    @property
+    def sampling(self) -> SamplingConfig | None:
+        """How the model samples; None for images that are not sampled here."""
+        return None
+
+    def estimated_seconds(self) -> float:
+        """Estimated duration of ``batches``, by a short trial."""
         return 0.0
 
 
 @final
 class RealImages(ImageSource):
-    """Real images, or such as were read like them, in a random order."""
+    """Images of a data set or of files, in a random order."""
 
     def __init__(self, name: str, images: Images, count: int | None = None, seed: int = 0, batch: int = 512) -> None:
-        """Take the first ``count`` of an order."""
+        """Take the first ``count`` images in the order of ``seed``; all by default."""
         self.name, self.count = name, min(len(images), count or len(images))
         self._images, self._seed, self._batch = images, seed, batch
 
@@ -86,50 +91,50 @@ class RealImages(ImageSource):
         """(C, H, W) of the images."""
         return self._images.shape
 
-    def get(self, numbers: Tensor) -> Tensor:
-        """Images by their number in this order, uint8 (B, C, H, W)."""
+    def get(self, indices: Tensor) -> Tensor:
+        """Images by their index in this order, uint8 (B, C, H, W)."""
         every = shuffled_indices(len(self._images), self._seed, range(self.count))
-        return self._images.get(every[numbers])
+        return self._images.get(every[indices])
 
     def batches(self) -> Iterator[Tensor]:
         """See ``ImageSource``."""
         for start in range(0, self.count, self._batch):
-            places = range(start, min(self.count, start + self._batch))
-            yield self._images.get(shuffled_indices(len(self._images), self._seed, places))
+            positions = range(start, min(self.count, start + self._batch))
+            yield self._images.get(shuffled_indices(len(self._images), self._seed, positions))
 
 
-def pictures_of(spec: str, shape: Shape, resize: bool = False) -> Images:
-    """Pictures that any program left, as images of a shape.
+def open_samples(spec: str, shape: Shape, resize: bool = False) -> Images:
+    """Image files of any program, as images of a given shape.
 
     Args:
         spec: a folder, .zip, .npz, .npy or .parquet, as for training.
         shape: (C, H, W) of the reference.
-        resize: whether pictures of another size may be resized.
+        resize: whether images of another size may be resized.
 
     Raises:
-        UserError: they cannot be read, or are of another size.
+        UserError: they cannot be read, or have another size.
     """
     source = open_source(spec)
     if len(source) == 0:
-        raise UserError(f"'{spec}' holds no images")
-    with open_image(source, 0) as picture:
-        height, width = display_size(picture)
+        raise UserError(f"'{spec}' contains no images")
+    with open_image(source, 0) as image:
+        height, width = display_size(image)
     if (height, width) != shape[1:] and not resize:
         raise UserError(
-            f"the pictures of {spec} are {height}x{width} and the real ones {shape[1]}x{shape[2]}: "
-            f"compare at one size with --size {height}"
+            f"the images of {spec} are {height}x{width} and the real images {shape[1]}x{shape[2]}: "
+            f"compare them at one size with --size {height}"
         )
     return StreamedImages(source, torch.arange(len(source)), shape)
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Those that share the drawing.
+class ProcessGroup:
+    """Processes that share the sampling.
 
     Attributes:
-        rank: number of this one.
-        world: how many there are.
-        gather: from this process's batch (B, ...) to that of all, (world B, ...), in the order of their numbers.
+        rank: of this process.
+        world: number of processes.
+        gather: from this process's batch (B, ...) to the batches of all in order of rank, (world B, ...).
     """
 
     rank: int = 0
@@ -139,7 +144,7 @@ class Processes:
 
 @final
 class ModelSource(ImageSource):
-    """A model that draws; several processes share the work, each drawing part of each batch."""
+    """Samples of a model; several processes sample a part of each batch."""
 
     def __init__(
         self,
@@ -153,68 +158,68 @@ class ModelSource(ImageSource):
         label: str | None = None,
         batch: int = 64,
         training: tuple[float, int] | None = None,
-        processes: Processes | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
-        """Take a model, placed and in eval mode.
+        """Prepare to sample from a model.
 
         Args:
             name: in tables.
-            model: that draws.
-            how: rule, steps, guidance.
-            compute: where and how precisely.
-            count: of pictures.
+            model: on the device of ``compute`` and in eval mode.
+            config: sampler, steps and guidance.
+            compute: device and precision.
+            count: number of samples.
             seed: of all noise.
-            label: as ``draw`` takes it; left out, a model that knows classes is dealt all of them in turn.
-            batch: pictures at a time and process.
-            training: seconds and images of the training, where known.
-            processes: that share the work.
+            label: class of the samples, as ``pipeline`` takes it; by default a model with classes cycles through all.
+            batch: samples per batch and process.
+            training: seconds of the training and images seen, if known.
+            processes: that share the sampling.
 
         Raises:
-            UserError: as ``draw``.
+            UserError: the sampling config or the label is impossible for this model.
         """
         self.name, self.count = name, count
-        self._model, self._how, self._compute, self._seed, self._batch = model, config, compute, seed, batch
+        self._model, self._config, self._compute, self._seed, self._batch = model, config, compute, seed, batch
         self._label = label if label is not None or model.dataset_info.class_names is None else "all"
-        self._training, self._processes = training, processes or Processes()
-        self._seen, self._spent = 0, 0.0
-        self._steps(torch.arange(0))  # tells mistakes at once
+        self._training, self._processes = training, processes or ProcessGroup()
+        self._evaluations, self._elapsed = 0, 0.0
+        self._steps(torch.arange(0))  # raises now, not at the first batch
 
     def batches(self) -> Iterator[Tensor]:
         """See ``ImageSource``."""
-        self._seen, self._spent = 0, 0.0
+        self._evaluations, self._elapsed = 0, 0.0
         each, world = self._batch, self._processes.world
         for first in range(0, self.count, each * world):
-            size = min(each, -(-(self.count - first) // world))  # of each process, the last of which may draw too many
+            size = min(each, -(-(self.count - first) // world))  # per process; the last one may sample too many
             mine = first + size * self._processes.rank + torch.arange(size)
-            begun = time.perf_counter()
-            images = self._processes.gather(self._draw(mine))[: self.count - first]
-            self._spent += time.perf_counter() - begun
+            start = time.perf_counter()
+            images = self._processes.gather(self._sample(mine))[: self.count - first]
+            self._elapsed += time.perf_counter() - start
             yield images
 
-    def _draw(self, ids: Tensor) -> Tensor:
-        handle = self._model.denoiser.network.register_forward_hook(self._count)
+    def _sample(self, ids: Tensor) -> Tensor:
+        handle = self._model.denoiser.network.register_forward_hook(self._count_evaluations)
         try:
-            return torch.cat([to_uint8(drawn.step.x) for drawn in self._steps(ids) if drawn.last])
+            return torch.cat([to_uint8(sample.step.x) for sample in self._steps(ids) if sample.last])
         finally:
             handle.remove()
 
     def _steps(self, ids: Tensor) -> Iterator[SampleStep]:
         batch = max(1, len(ids))
-        return draw(self._model, self._how, self._compute, ids=ids, seed=self._seed, label=self._label, batch=batch)
+        return draw(self._model, self._config, self._compute, ids=ids, seed=self._seed, label=self._label, batch=batch)
 
-    def _count(self, net: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._seen += len(inputs[0])
+    def _count_evaluations(self, net: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._evaluations += len(inputs[0])
 
     @property
-    def cost(self) -> Cost | None:
+    def cost(self) -> SamplingCost | None:
         """See ``ImageSource``."""
-        if not self._seen:
+        if not self._evaluations:
             return None
-        drawn = -(-self.count // self._processes.world)
-        return Cost(
-            self._seen / drawn,
-            self._spent / self.count,
-            self._seen / drawn * self._flops(),
+        sampled = -(-self.count // self._processes.world)
+        return SamplingCost(
+            self._evaluations / sampled,
+            self._elapsed / self.count,
+            self._evaluations / sampled * self._flops(),
             self._model.parameters,
             *(self._training or (None, None)),
         )
@@ -224,25 +229,30 @@ class ModelSource(ImageSource):
         """See ``ImageSource``."""
         return self._model
 
+    @property
+    def sampling(self) -> SamplingConfig:
+        """See ``ImageSource``."""
+        return self._config
+
     @torch.inference_mode()
     def _flops(self) -> float:
-        """Of one evaluation for one image."""
+        """FLOPs of one network evaluation for one image."""
         from torch.utils.flop_counter import FlopCounterMode
 
         model, device = self._model, self._compute.device
         x = torch.zeros(1, *model.dataset_info.shape, device=device)
-        told = torch.zeros(1, dtype=torch.int64, device=device) if model.dataset_info.class_names is not None else None
+        cond = torch.zeros(1, dtype=torch.int64, device=device) if model.dataset_info.class_names is not None else None
         with FlopCounterMode(display=False) as counter:
-            model.denoiser(x, model.schedule.at(0.5, like=x), told)
+            model.denoiser(x, model.schedule.at(0.5, like=x), cond)
         return float(counter.get_total_flops())
 
-    def seconds(self) -> float:
-        """See ``ImageSource``: the second step of one batch, times the steps and batches."""
+    def estimated_seconds(self) -> float:
+        """See ``ImageSource``: the duration of a batch's second step, times the steps and batches."""
         steps = self._steps(torch.arange(min(self._batch, self.count)))
         first = next(steps).step
-        begun = time.perf_counter()
+        start = time.perf_counter()
         second = next(steps, None)
         if second is not None:
             float(second.step.x.sum())  # waits for a GPU
         rounds = -(-self.count // (self._batch * self._processes.world))
-        return (time.perf_counter() - begun) * first.total * rounds
+        return (time.perf_counter() - start) * first.total * rounds

@@ -1,4 +1,4 @@
-"""A report as blocks, written as one self-contained HTML page or as Markdown with its pictures beside it."""
+"""Documents made of blocks, written as one self-contained HTML page and as Markdown with figures in files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fromnoise.utils.files import write_atomic
 
 @dataclass(frozen=True)
 class Heading:
-    """A title of level 1, 2 or 3."""
+    """A heading of level 1, 2 or 3."""
 
     text: str
     level: int = 2
@@ -30,28 +30,28 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Items:
-    """A list."""
+class BulletList:
+    """A bullet list."""
 
     lines: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Code:
-    """A command."""
+    """A code block."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells; the first column names the rows."""
+    """A table of text; the first column names the rows."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def plain(self) -> str:
-        """For a terminal."""
+        """Aligned text, for a terminal."""
         lines = [self.head, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
         return "\n".join(
@@ -61,29 +61,31 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image under a name, with its caption."""
+class Figure:
+    """A captioned image; its name is that of its file."""
 
     name: str
     image: Image
     caption: str
 
     def png(self) -> bytes:
-        """The image as a file."""
+        """The image as PNG."""
         buffer = io.BytesIO()
         self.image.save(buffer, "PNG", optimize=True)
         return buffer.getvalue()
 
 
-Block = Heading | Text | Items | Code | Table | Picture
+Block = Heading | Text | BulletList | Code | Table | Figure
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .5rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
+th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th { white-space: normal; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
 thead th { border-bottom: 2px solid #888 }
+table { font-size: .87rem }
 img { max-width: 100%; image-rendering: pixelated }
 figure { margin: 1rem 0 } figcaption { color: #555 }
 pre { background: #f4f4f4; padding: .6rem; overflow-x: auto }
@@ -95,11 +97,11 @@ pre { background: #f4f4f4; padding: .6rem; overflow-x: auto }
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """One page that asks the network for nothing.
+    """One HTML page with embedded images, without external resources.
 
     Args:
-        title: of the window.
-        blocks: of the report.
+        title: of the page.
+        blocks: of the document.
     """
     body = "\n".join(_html(b) for b in blocks)
     return (
@@ -114,11 +116,11 @@ def _html(block: Block) -> str:
         return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
     if isinstance(block, Text):
         return f"<p>{html.escape(block.text)}</p>"
-    if isinstance(block, Items):
+    if isinstance(block, BulletList):
         return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in block.lines) + "</ul>"
     if isinstance(block, Code):
         return f"<pre><code>{html.escape(block.text)}</code></pre>"
-    if isinstance(block, Picture):
+    if isinstance(block, Figure):
         data, caption = base64.b64encode(block.png()).decode(), html.escape(block.caption)
         source = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
         return f'<figure id="{html.escape(block.name)}">{source}<figcaption>{caption}</figcaption></figure>'
@@ -128,7 +130,7 @@ def _html(block: Block) -> str:
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Markdown whose pictures lie beside it, as ``write`` puts them."""
+    """Markdown that refers to the figures as ``NAME.png``, where ``write_document`` saves them."""
     return "\n\n".join(_markdown(b) for b in blocks) + "\n"
 
 
@@ -137,29 +139,32 @@ def _markdown(block: Block) -> str:
         return "#" * block.level + " " + block.text
     if isinstance(block, Text):
         return block.text
-    if isinstance(block, Items):
+    if isinstance(block, BulletList):
         return "\n".join(f"- {line}" for line in block.lines)
     if isinstance(block, Code):
         return f"```\n{block.text}\n```"
-    if isinstance(block, Picture):
+    if isinstance(block, Figure):
         return f"![{block.caption}]({block.name}.png)\n\n{block.caption}"
     lines = [block.head, ["---", *["--:"] * (len(block.head) - 1)], *block.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def write(folder: Path, title: str, blocks: Sequence[Block]) -> list[Path]:
-    """Write ``report.html``, ``report.md`` and the pictures that the latter shows.
+def write_document(folder: Path, title: str, blocks: Sequence[Block]) -> list[Path]:
+    """Write ``report.html``, ``report.md``, and a PNG for each figure of the latter.
 
     Args:
-        folder: made if it is not there.
-        title: of the window.
-        blocks: of the report.
+        folder: created if it does not exist.
+        title: of the HTML page.
+        blocks: of the document.
+
+    Returns:
+        Paths of the HTML page and of the Markdown file.
 
     Raises:
-        UserError: as ``disk.write_atomic``.
+        UserError: as ``files.write_atomic``.
     """
     for block in blocks:
-        if isinstance(block, Picture):
+        if isinstance(block, Figure):
             write_atomic(folder / f"{block.name}.png", block.png())
     page, text = folder / "report.html", folder / "report.md"
     write_atomic(page, to_html(title, blocks).encode())

@@ -1,8 +1,9 @@
-"""Plots of what was measured, as PNG files or as pictures for a page."""
+"""Plots of training, likelihood and evaluation, as PNG files or as images for a document."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,76 +13,127 @@ from PIL import Image
 
 from fromnoise.utils.files import write_atomic
 
-_MARKS = "osD^"
+_MARKERS = "osD^"
 
 
-def figure(columns: int = 1, width: float = 5, height: float = 3.6) -> tuple[Any, list[Any]]:
-    """A figure that needs no display, and its axes side by side, each so many inches wide and high."""
+def figure(columns: int = 1, width: float = 5, height: float = 3.6, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A matplotlib figure without a display, and its axes row by row; width and height of each axes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width * columns, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(made)
-    axes = made.subplots(1, columns, squeeze=False)[0].tolist()
+    fig = Figure(figsize=(width * columns, height * rows), dpi=100, layout="constrained")
+    FigureCanvasAgg(fig)
+    axes = fig.subplots(rows, columns, squeeze=False).flatten().tolist()
     for each in axes:
         each.grid(alpha=0.3)
-    return made, axes
+    return fig, axes
 
 
-def save(made: Any, path: Path) -> None:
-    """Write a figure.
+def save(fig: Any, path: Path) -> None:
+    """Write a figure as PNG.
 
     Raises:
-        UserError: as ``disk.write_atomic``.
+        UserError: as ``files.write_atomic``.
     """
-    write_atomic(path, _png(made))
+    write_atomic(path, _png(fig))
 
 
-def picture(made: Any) -> Image.Image:
-    """A figure as it looks."""
-    return Image.open(io.BytesIO(_png(made))).convert("RGB")
+def to_image(fig: Any) -> Image.Image:
+    """A figure as an image."""
+    return Image.open(io.BytesIO(_png(fig))).convert("RGB")
 
 
-def _png(made: Any) -> bytes:
+def _png(fig: Any) -> bytes:
     buffer = io.BytesIO()
-    made.savefig(buffer, format="png")
+    fig.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def bits_plot(pieces: dict[str, Sequence[tuple[int, int, float]]], path: Path) -> None:
-    """Bits a dimension of each step, and how they add up from the noise on.
+# ---- training
+
+
+def loss_plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
+    """Training and held-out loss over the steps, and held-out loss over t.
 
     Args:
-        pieces: by name, the profile as of ``bits.BoundBits.by_step``.
+        reports: lines of reports.jsonl.
         path: of the PNG.
+
+    Raises:
+        UserError: as ``save``.
     """
-    made, (each, summed) = figure(2)
-    for name, profile in pieces.items():
+    fig, (over_steps, over_t) = figure(2)
+    styles = {
+        "loss": ("training", "0.75"),
+        "held_out_raw": ("held out, raw weights", "tab:orange"),
+        "held_out": ("held out, EMA weights", "tab:blue"),
+    }
+    for key, (name, colour) in styles.items():
+        points = [(r["step"], r[key]) for r in reports if (r.get(key) or 0) > 0]  # the axis is logarithmic
+        if points:
+            marker = "o" if key != "loss" else ""
+            over_steps.plot(*zip(*points, strict=True), label=name, color=colour, marker=marker, markersize=3)
+    over_steps.set(xlabel="step", ylabel="loss", yscale="log", title="loss")
+    if over_steps.lines:
+        over_steps.legend()
+    measured = [r for r in reports if r.get("loss_by_t")]
+    if measured:
+        chosen = sorted({0, len(measured) // 4, len(measured) - 1})
+        for rank, i in enumerate(chosen):
+            bins = [v or math.nan for v in measured[i]["loss_by_t"]]
+            centres = [(b + 0.5) / len(bins) for b in range(len(bins))]
+            shade = str(0.75 - 0.3 * rank) if i != chosen[-1] else "tab:blue"
+            over_t.plot(centres, bins, marker="o", markersize=3, color=shade, label=f"step {measured[i]['step']:,}")
+        over_t.legend()
+    over_t.set(xlabel="t (0 clean, 1 noise)", ylabel="loss", yscale="log", title="held-out loss by noise level")
+    save(fig, path)
+
+
+# ---- likelihood
+
+
+def bound_terms_plot(profiles: Mapping[str, Sequence[tuple[int, int, float]]], path: Path) -> None:
+    """Terms of the variational bound by step, and their sum from T on.
+
+    Args:
+        profiles: by name of the data, as ``BoundResult.by_step``.
+        path: of the PNG.
+
+    Raises:
+        UserError: as ``save``.
+    """
+    fig, (terms, sums) = figure(2)
+    for name, profile in profiles.items():
         k = [(low * high) ** 0.5 for low, high, _ in profile]
-        each.plot(k, [max(bits, 1e-12) for *_, bits in profile], marker="o", markersize=3, label=name)
-        left, total = [], 0.0
+        terms.plot(k, [max(bits, 1e-12) for *_, bits in profile], marker="o", markersize=3, label=name)
+        points, total = [], 0.0
         for low, high, bits in reversed(profile):
             total += bits * (high - low + 1)
-            left.append((low, total))
-        summed.plot(*zip(*left, strict=True), marker="o", markersize=3, label=name)
-    each.set(xlabel="step k", ylabel="bits/dim of a step", xscale="log", yscale="log", title="the bound by step")
-    summed.set(xlabel="step k", ylabel="bits/dim from T down to k", xscale="log", title="what is told by step k")
-    for axes in (each, summed):
+            points.append((low, total))
+        sums.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    terms.set(xlabel="step k", ylabel="bits/dim per step", xscale="log", yscale="log", title="terms of the bound")
+    sums.set(xlabel="step k", ylabel="bits/dim from T to k", xscale="log", title="sum of the terms from T to k")
+    for axes in (terms, sums):
         axes.invert_xaxis()
         axes.legend()
-    save(made, path)
+    save(fig, path)
 
 
-def rate_plot(rates: Sequence[float], distortions: Sequence[float], steps: Sequence[int], path: Path) -> None:
-    """Distortion against rate, and both against the reverse steps (Ho et al. 2020, fig. 5).
+def rate_distortion_plot(
+    rates: Sequence[float], distortions: Sequence[float], steps: Sequence[int], path: Path
+) -> None:
+    """Distortion against rate, and both against the reverse steps (Ho et al. 2020, figure 5).
 
     Args:
-        rates: bits a dimension received.
+        rates: bits/dim received.
         distortions: root mean square errors on 0-255.
-        steps: reverse steps taken, T - k + 1.
+        steps: number of reverse steps, T - k + 1.
         path: of the PNG.
+
+    Raises:
+        UserError: as ``save``.
     """
-    made, (by_rate, by_step) = figure(2)
+    fig, (by_rate, by_step) = figure(2)
     by_rate.plot(rates, distortions, marker=".", markersize=3)
     by_rate.set(xlabel="rate, bits/dim", ylabel="distortion, RMSE (0-255)", title="rate and distortion")
     by_step.plot(steps, distortions, color="tab:orange")
@@ -89,54 +141,70 @@ def rate_plot(rates: Sequence[float], distortions: Sequence[float], steps: Seque
     other = by_step.twinx()
     other.plot(steps, rates)
     other.set_ylabel("rate, bits/dim")
-    save(made, path)
+    save(fig, path)
+
+
+# ---- evaluation
 
 
 @dataclass(frozen=True)
-class Point:
-    """A subject on the plot of quality against cost."""
+class MetricPoint:
+    """A metric of a source, with its standard error, and the network evaluations per image of the source."""
 
     name: str
-    cost: float
+    nfe: float
     value: float
     error: float
 
 
-def quality_plot(points: Sequence[Point], title: str, floor: float | None) -> Image.Image:
-    """Distance over evaluations, both logarithmic, with error bars and the floor.
+@dataclass(frozen=True)
+class MetricPanel:
+    """A metric of several sources; ``real`` is its value for held-out real images, if known."""
+
+    title: str
+    points: Sequence[MetricPoint]
+    real: float | None
+
+
+def metrics_vs_nfe_plot(panels: Sequence[MetricPanel]) -> Image.Image:
+    """Metrics against network evaluations, a panel per metric, with error bars.
+
+    Axes are logarithmic where all values are positive; the value of real images is a dashed line.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    fig, axes = figure(columns, width=4.5, height=3.4, rows=rows)
+    for ax, panel in zip(axes, panels, strict=False):
+        positive = min(p.value for p in panel.points) > 0
+        for i, p in enumerate(panel.points):
+            style = {"fmt": _MARKERS[i // 10 % 4], "color": f"C{i % 10}"}
+            ax.errorbar(p.nfe, p.value, p.error, capsize=3, label=p.name, **style)
+        if panel.real is not None and (panel.real > 0 or not positive):
+            ax.axhline(panel.real, color="0.5", linestyle="--", label="held-out real images")
+        ax.set(xscale="log", xlabel="NFE", title=panel.title)
+        ticks = sorted({p.nfe for p in panel.points})
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
+        ax.set_xticks([], minor=True)
+        if positive:
+            ax.set_yscale("log")
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    fig.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
+    return to_image(fig)
+
+
+def class_shares_plot(kind: str, shares: Mapping[str, Sequence[float]]) -> Image.Image:
+    """Bars of the share of each class or cluster.
 
     Args:
-        points: one a subject.
-        title: of the distance.
-        floor: of real images; not drawn if it is not above 0.
+        kind: class or cluster.
+        shares: by name of the source, the real images first.
     """
-    made, (axes,) = figure(width=9, height=4.5)
-    for i, p in enumerate(points):
-        axes.errorbar(p.cost, p.value, p.error, fmt=_MARKS[i // 10 % 4], capsize=3, color=f"C{i % 10}", label=p.name)
-    if floor is not None and floor > 0:
-        axes.axhline(floor, color="0.5", linestyle="--", label="held-out images")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.set(xscale="log", xlabel="evaluations of the network for one image", ylabel=title)
-    costs = sorted({p.cost for p in points})
-    axes.set_xticks(costs, [f"{c:g}" for c in costs], minor=False)
-    axes.set_xticks([], minor=True)
-    if min(p.value for p in points) > 0:
-        axes.set_yscale("log")
-    return picture(made)
-
-
-def shares_plot(kind: str, rows: Mapping[str, Sequence[float]]) -> Image.Image:
-    """Bars of how often each class or cluster comes.
-
-    Args:
-        kind: what they are.
-        rows: shares by name of the subject.
-    """
-    made, (axes,) = figure(width=10, height=3)
-    width = 0.8 / len(rows)
-    for i, (name, values) in enumerate(rows.items()):
-        places = [x + (i - (len(rows) - 1) / 2) * width for x in range(len(values))]
-        axes.bar(places, values, width, label=name, color="0.6" if i == 0 else f"C{(i - 1) % 10}")
+    fig, (axes,) = figure(width=10, height=3)
+    width = 0.8 / len(shares)
+    for i, (name, values) in enumerate(shares.items()):
+        positions = [x + (i - (len(shares) - 1) / 2) * width for x in range(len(values))]
+        axes.bar(positions, values, width, label=name, color="0.6" if i == 0 else f"C{(i - 1) % 10}")
     axes.set(xlabel=kind, ylabel="share")
     axes.legend(fontsize=8)
-    return picture(made)
+    return to_image(fig)

@@ -15,7 +15,7 @@ from fromnoise.data import Data, shuffled_indices
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model import Model
 from fromnoise.pipeline import Pictures, collect, draw, noised
-from fromnoise.reporting import image_io
+from fromnoise.reporting import image_io, plots
 from fromnoise.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import ComputeConfig
@@ -61,7 +61,7 @@ class Previews:
         """The loss over the steps and over t."""
         reports = self.folder.read_reports()
         if reports:
-            image_io.loss_plot(reports, self.folder.path / "loss.png")
+            plots.loss_plot(reports, self.folder.path / "loss.png")
 
     def finished(self, trainer: Trainer) -> list[str]:
         """Samples by the recipe's own rule, and the reverse process; the names of the files."""
@@ -75,7 +75,7 @@ class Previews:
         out = self.folder.path
         names = trainer.model.dataset_info.class_names
         image_io.save_images(drawn.images, out / "samples.png", drawn.labels, names=names)
-        image_io.gif([f[:25] for f in drawn.frames], out / "reverse.gif")
+        image_io.save_gif([f[:25] for f in drawn.frames], out / "reverse.gif")
         image_io.save(image_io.reverse_strip([f[:6] for f in drawn.frames], drawn.times), out / "reverse.png")
         return ["samples.png", "reverse.gif", "reverse.png"]
 

@@ -166,7 +166,7 @@ def _loop(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], Non
             bar.set_description_str(status(report), refresh=False)
             bar.update(min(100.0, 100 * report.progress) - bar.n)
             if self_evaluation is not None and self_evaluation.due(before, report.progress):
-                waiting.append(report.line() | {"judged": self_evaluation()})
+                waiting.append(report.line() | {"evaluation": self_evaluation()})
             elif report.kept:
                 waiting.append(report.line())
             shown = int(before * recipe.previews) != int(report.progress * recipe.previews)

@@ -12,9 +12,10 @@ import torch
 from fromnoise import checkpoint
 from fromnoise.config import SamplingConfig
 from fromnoise.data import shuffled_indices
-from fromnoise.evaluation.features.select import choose
-from fromnoise.evaluation.metrics.frechet import Moments, frechet_from, split
-from fromnoise.evaluation.metrics.prdc import Reference
+from fromnoise.evaluation.features.select import select_features
+from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
+from fromnoise.evaluation.metrics.kid import KernelReference
+from fromnoise.evaluation.statistics import Moments, split_moments
 from fromnoise.model import Model
 from fromnoise.pipeline import collect, draw
 from fromnoise.run_dir import RunDir
@@ -42,12 +43,12 @@ class SelfEvaluation:
         """
         self._trainer, self._how = trainer, trainer.model.recipe.evaluation
         name = None if self._how.features == "auto" else self._how.features
-        self._space = choose(name, trainer.data, compute=trainer.compute, log=log)
+        self._extractor = select_features(name, trainer.data, compute=trainer.compute, log=log)
         train = trainer.data.train
         places = shuffled_indices(len(train), 0, range(min(_REFERENCE, len(train)))).split(_BATCH)
-        seen = [self._space.of(train.get(part)) for part in places]
+        seen = [self._extractor.features(train.get(part)) for part in places]
         self._moments = reduce(Moments.__add__, map(Moments.of, seen))
-        self._vectors = Reference(torch.cat(seen)[:_KERNEL])
+        self._kernel = KernelReference(torch.cat(seen)[:_KERNEL])
         self.best = folder.path / "best.safetensors"
         self._least = _least(self.best)
 
@@ -64,14 +65,15 @@ class SelfEvaluation:
         steps = min(self._how.steps, own.schedule.steps or self._how.steps)
         config = SamplingConfig(sampler="ddim", steps=steps, clip=own.recipe.sample.clip)
         label = "all" if own.dataset_info.class_names is not None else None
-        ids = torch.arange(self._how.count)
+        ids = torch.arange(self._how.samples)
         images = collect(draw(model, config, trainer.compute, ids=ids, label=label, batch=_BATCH)).images
-        features = self._space.of(images)
-        distance, kernel = frechet_from(split(features), self._moments), self._vectors.kernel(features)
-        found = {"features": self._space.name, "frechet": distance.json(), "kernel": kernel.json()}
+        features = self._extractor.features(images)
+        distance = jackknifed_frechet(split_moments(features), self._moments)
+        kernel = self._kernel.distance(features)
+        found = {"features": self._extractor.name, "frechet": distance.json(), "kernel": kernel.json()}
         if distance.value < self._least:
             self._least = distance.value
-            progress = {"step": trainer.progress.step, "judged": found}
+            progress = {"step": trainer.progress.step, "evaluation": found}
             checkpoint.save_model(self.best, own, trainer.weights(), progress)
         return found
 
@@ -81,6 +83,6 @@ def _least(path: Path) -> float:
     if not path.exists():
         return float("inf")
     try:
-        return float(checkpoint.read(path)[1]["progress"]["judged"]["frechet"]["value"])
+        return float(checkpoint.read(path)[1]["progress"]["evaluation"]["frechet"]["value"])
     except UserError:
         return float("inf")

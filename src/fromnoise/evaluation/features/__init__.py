@@ -1,1 +1,1 @@
-"""Features in which images are compared."""
+"""Feature extractors: pixels, networks trained on the data set, and pretrained networks."""

@@ -1,6 +1,6 @@
-"""The small network whose last hidden layer is a feature space, for sets that Inception knows nothing of.
+"""A small convolutional network whose last hidden layer is a feature space for data sets unlike ImageNet.
 
-Where there are labels it is trained to tell the classes.
+Here it is trained as a classifier; ``simclr`` trains it without labels.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from fromnoise.data import Batch, BatchStream, Images, to_float
 from fromnoise.utils import fitting
 from fromnoise.utils.device import ComputeConfig
 
-SIZE = 128  # of the features
-VERSION = 1  # of network and training: another one does not read this one's files
-_VIEWS = 200_000  # training images seen, unless the set is small
+DIM = 128
+"""Number of features."""
+VERSION = 1
+"""Version of network and training; files of another version are not read."""
+_IMAGES = 200_000  # training images seen, unless the data set is small
 _EPOCHS = 60  # at most
 _BATCH = 128
-_SHIFT = 2  # pixels by which a 28x28 image is moved about, at most
-_EVALUATE = 512
+_SHIFT = 2  # largest translation of a 28x28 image, in pixels
+_TEST_BATCH = 512
 _PEAK_LR, _WEIGHT_DECAY = 4e-3, 0.01
 
 
@@ -59,15 +61,15 @@ def affine_warp(x: Tensor, matrices: Tensor) -> Tensor:
 
 
 class ConvNet(nn.Module):
-    """Two convolutions a level until a side is at most 8, then 128 features, then a head."""
+    """Two convolutions per level until the larger side is at most 8, then 128 features, then a head."""
 
     def __init__(self, shape: tuple[int, int, int], head: Callable[[int], nn.Module], dropout: float = 0.0) -> None:
-        """Make the layers.
+        """Build the layers.
 
         Args:
             shape: (C, H, W) of the images.
-            head: makes, for so many features, what takes them after a ReLU.
-            dropout: before the features.
+            head: builds the head from its number of inputs, which are the features after a ReLU.
+            dropout: before the feature layer.
         """
         super().__init__()
         channels, height, width = shape
@@ -82,14 +84,14 @@ class ConvNet(nn.Module):
                 break
             out = min(2 * out, 128)
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
-        self.features = nn.Sequential(nn.Linear(out * height * width, SIZE, bias=False), nn.BatchNorm1d(SIZE))
-        self.head = head(SIZE)
+        self.features = nn.Sequential(nn.Linear(out * height * width, DIM, bias=False), nn.BatchNorm1d(DIM))
+        self.head = head(DIM)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features, and what the head makes of them, of images in [-1, 1].
+        """Features and outputs of the head.
 
         Args:
-            x: (B, C, H, W).
+            x: images in [-1, 1], (B, C, H, W).
 
         Returns:
             (B, 128) and (B, K).
@@ -100,36 +102,36 @@ class ConvNet(nn.Module):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long it trains: a number of steps of a batch."""
+    """Number of training steps and batch size."""
 
     steps: int
     batch: int
 
     @staticmethod
-    def of(images: int, views: int = 1) -> TrainingPlan:
-        """For a set of this many training images, each seen so many times at once."""
+    def for_images(images: int, views: int = 1) -> TrainingPlan:
+        """The plan for a number of training images, of each of which a step sees ``views`` views."""
         batch = min(_BATCH, images)
-        return TrainingPlan(max(1, math.ceil(min(_VIEWS // views, _EPOCHS * images) / batch)), batch)
+        return TrainingPlan(max(1, math.ceil(min(_IMAGES // views, _EPOCHS * images) / batch)), batch)
 
 
 Loss = Callable[[Batch], Tensor]
 
 
-def train(
+def train_network(
     net: nn.Module, images: Images, plan: TrainingPlan, compute: ComputeConfig, loss: Loss, seed: int = 0
 ) -> Iterator[float]:
-    """Train, with one rise and fall of the learning rate.
+    """Train with a one-cycle learning rate.
 
     Args:
-        net: fresh.
-        images: to learn from.
-        plan: how long.
-        compute: where and how precisely.
+        net: initialized.
+        images: training images.
+        plan: steps and batch size.
+        compute: device and precision.
         loss: of a batch.
-        seed: of order and of all that ``loss`` draws.
+        seed: of the order of the images and of the random numbers of ``loss``.
 
-    Returns:
-        A generator that yields the loss after each step; the network is ready, in eval mode, when it ends.
+    Yields:
+        The loss after each step; at the end the network is in eval mode.
     """
     batches = islice(BatchStream(images, seed).iterate(0, plan.batch), plan.steps)
     schedule = fitting.one_cycle(_PEAK_LR, plan.steps)
@@ -138,50 +140,50 @@ def train(
         yield from fitting.fit(net, batches, loss, compute, lr_schedule=schedule, weight_decay=_WEIGHT_DECAY)
 
 
-def classifier(shape: tuple[int, int, int], classes: int) -> ConvNet:
-    """A fresh network that tells classes."""
+def classifier_network(shape: tuple[int, int, int], classes: int) -> ConvNet:
+    """An initialized classifier of images (C, H, W)."""
     return ConvNet(shape, lambda size: nn.Linear(size, classes), dropout=0.2)
 
 
-def fit(net: ConvNet, images: Images, plan: TrainingPlan, compute: ComputeConfig) -> Iterator[float]:
-    """Train a classifier, on images moved by up to 1/14 of their side.
+def train_classifier(net: ConvNet, images: Images, plan: TrainingPlan, compute: ComputeConfig) -> Iterator[float]:
+    """Train a classifier on images translated by up to 1/14 of their side.
 
     Args:
-        net: fresh.
-        images: with labels.
-        plan: how long.
-        compute: where and how precisely.
+        net: initialized.
+        images: training images with labels.
+        plan: steps and batch size.
+        compute: device and precision.
 
-    Returns:
-        As ``train``.
+    Yields:
+        The loss after each step.
     """
 
     def loss(batch: Batch) -> Tensor:
         assert batch.labels is not None
-        x = to_float(_shifted(batch.pixels).to(compute.device)).contiguous(memory_format=compute.memory_format)
+        x = to_float(_translated(batch.pixels).to(compute.device)).contiguous(memory_format=compute.memory_format)
         with compute.autocast():
             _, logits = net(x)
         return F.cross_entropy(logits.float(), batch.labels.to(compute.device), label_smoothing=0.05)
 
-    yield from train(net, images, plan, compute, loss)
+    yield from train_network(net, images, plan, compute, loss)
 
 
-def _shifted(pixels: Tensor) -> Tensor:
-    """A batch moved by a few pixels, all of it alike; the border repeats."""
-    most = max(pixels.shape[-2:]) * _SHIFT // 28
-    if not most:
+def _translated(pixels: Tensor) -> Tensor:
+    """A batch translated by one random offset; the border is replicated."""
+    largest = max(pixels.shape[-2:]) * _SHIFT // 28
+    if not largest:
         return pixels
-    down, right = torch.randint(2 * most + 1, (2,)).tolist()
-    padded = F.pad(pixels.float(), (most,) * 4, mode="replicate").to(torch.uint8)
-    return padded[..., down : down + pixels.shape[-2], right : right + pixels.shape[-1]]
+    down, across = torch.randint(2 * largest + 1, (2,)).tolist()
+    padded = F.pad(pixels.float(), (largest,) * 4, mode="replicate").to(torch.uint8)
+    return padded[..., down : down + pixels.shape[-2], across : across + pixels.shape[-1]]
 
 
 def accuracy(net: ConvNet, images: Images, compute: ComputeConfig) -> float:
-    """Share of images whose class is told right."""
+    """Fraction of images that are classified correctly."""
     assert images.labels is not None
-    right = 0
-    for ids in torch.arange(len(images)).split(_EVALUATE):
+    correct = 0
+    for ids in torch.arange(len(images)).split(_TEST_BATCH):
         x = to_float(images.get(ids).to(compute.device)).contiguous(memory_format=compute.memory_format)
         with torch.inference_mode():
-            right += int((net(x)[1].argmax(1).cpu() == images.labels[ids]).sum())
-    return right / len(images)
+            correct += int((net(x)[1].argmax(1).cpu() == images.labels[ids]).sum())
+    return correct / len(images)

@@ -1,4 +1,4 @@
-"""Features of networks that others trained: Inception's, which alone give an FID, and DINOv2's."""
+"""Features of pretrained networks: Inception v3, which alone gives an FID, and DINOv2."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fromnoise.evaluation.features.extractors import FeatureBatch, Features
+from fromnoise.evaluation.features.base import FeatureBatch, FeatureExtractor
 from fromnoise.utils.errors import UserError
 
 if TYPE_CHECKING:
     from fromnoise.utils.device import ComputeConfig
 
-_OTHERS = "or take --features classifier or pixels, which need no network of others (and give no FID)"
+_ALTERNATIVES = "use --features classifier or pixels, which need no pretrained network (and give no FID)"
 _DINOV2 = "facebook/dinov2-large"
 
 
 def _rgb(images: Tensor) -> Tensor:
-    """Three channels: grey is tripled, further channels are left out."""
+    """Three channels: a single one is repeated, those after the third are dropped."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
 
 
 @final
-class Inception(Features):
+class InceptionFeatures(FeatureExtractor):
     """The 2,048 pooled features of the Inception network of 2015, as ported by torch-fidelity; in float32.
 
     Images are resized to 299x299 as TensorFlow 1 did, so that the Frechet distance is the FID of Heusel et al. 2017
@@ -32,86 +32,91 @@ class Inception(Features):
     """
 
     name = "inception"
-    about = "Inception v3 (2015-12-05) by torch-fidelity"
-    size = 2048
+    description = "Inception v3 (2015-12-05) by torch-fidelity"
+    dim = 2048
 
     def __init__(self, extractor: Any, compute: ComputeConfig) -> None:
-        """Take the extractor of ``2048`` and ``logits_unbiased``."""
+        """Wrap torch-fidelity's extractor of ``2048`` and ``logits_unbiased``."""
         self._extractor, self._device = extractor.to(compute.device).eval(), compute.device
 
-    def see(self, images: Tensor) -> FeatureBatch:
-        """See ``Features``; the probabilities are of ImageNet's classes, for the Inception Score."""
+    def extract(self, images: Tensor) -> FeatureBatch:
+        """See ``FeatureExtractor``; the probabilities are those of ImageNet's classes, for the Inception Score."""
         with torch.inference_mode():
             features, logits = self._extractor(_rgb(images).to(self._device))
         return FeatureBatch(features.double().cpu(), logits.double().softmax(1).cpu())
 
 
-def inception(compute: ComputeConfig) -> Inception:
-    """The FID's features.
+def inception_features(compute: ComputeConfig) -> InceptionFeatures:
+    """Load the features of the FID.
 
     Args:
-        compute: where the network runs.
+        compute: device of the network.
 
     Raises:
-        UserError: torch-fidelity or the weights cannot be had; the line says what to do.
+        UserError: torch-fidelity is not installed or the weights cannot be downloaded.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
             FeatureExtractorInceptionV3,
         )
     except ImportError:
-        raise UserError(f"--features inception needs torch-fidelity: pip install 'fromnoise[fid]', {_OTHERS}") from None
+        raise UserError(
+            f"--features inception needs torch-fidelity: pip install 'fromnoise[fid]', or {_ALTERNATIVES}"
+        ) from None
     try:
         extractor = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
     except (OSError, RuntimeError) as e:
         raise UserError(
-            f"Inception's weights cannot be fetched ({_short(e)}): put weights-inception-2015-12-05-6726825d.pth of "
-            f"torch-fidelity's release v0.2.0 into {torch.hub.get_dir()}/checkpoints, {_OTHERS}"
+            f"the Inception weights cannot be downloaded ({_first_line(e)}): put "
+            "weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0 into "
+            f"{torch.hub.get_dir()}/checkpoints, or {_ALTERNATIVES}"
         ) from None
-    return Inception(extractor, compute)
+    return InceptionFeatures(extractor, compute)
 
 
 @final
-class DinoV2(Features):
+class DINOv2Features(FeatureExtractor):
     """The class token of DINOv2 ViT-L/14, as Stein et al. 2023 propose; resized to 224x224 (bicubic), in float32."""
 
     name = "dinov2"
-    about = f"{_DINOV2} by transformers"
-    size = 1024
+    description = f"{_DINOV2} by transformers"
+    dim = 1024
 
     def __init__(self, model: Any, compute: ComputeConfig) -> None:
-        """Take the model."""
+        """Wrap the model of transformers."""
         self._model, self._device = model.to(compute.device).eval(), compute.device
 
-    def see(self, images: Tensor) -> FeatureBatch:
-        """See ``Features``."""
+    def extract(self, images: Tensor) -> FeatureBatch:
+        """See ``FeatureExtractor``."""
         x = _rgb(images).to(self._device, torch.float32) / 255
         x = F.interpolate(x, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, spread = (x.new_tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        mean, std = (x.new_tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         with torch.inference_mode():
-            token = self._model(pixel_values=(x - mean) / spread).last_hidden_state[:, 0]
+            token = self._model(pixel_values=(x - mean) / std).last_hidden_state[:, 0]
         return FeatureBatch(token.double().cpu())
 
 
-def dinov2(compute: ComputeConfig) -> DinoV2:
-    """DINOv2's features.
+def dinov2_features(compute: ComputeConfig) -> DINOv2Features:
+    """Load the features of DINOv2.
 
     Args:
-        compute: where the network runs.
+        compute: device of the network.
 
     Raises:
-        UserError: transformers or the weights cannot be had; the line says what to do.
+        UserError: transformers is not installed or the weights cannot be downloaded.
     """
     try:
         from transformers import Dinov2Model  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError(f"--features dinov2 needs transformers: pip install 'fromnoise[dino]', {_OTHERS}") from None
+        raise UserError(
+            f"--features dinov2 needs transformers: pip install 'fromnoise[dino]', or {_ALTERNATIVES}"
+        ) from None
     try:
         model = Dinov2Model.from_pretrained(_DINOV2, use_safetensors=True)
     except (OSError, RuntimeError) as e:
-        raise UserError(f"the weights of {_DINOV2} cannot be fetched ({_short(e)}): {_OTHERS[3:]}") from None
-    return DinoV2(model, compute)
+        raise UserError(f"the weights of {_DINOV2} cannot be downloaded ({_first_line(e)}): {_ALTERNATIVES}") from None
+    return DINOv2Features(model, compute)
 
 
-def _short(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:100]

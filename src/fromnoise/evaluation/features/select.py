@@ -1,45 +1,47 @@
-"""Features by name."""
+"""Feature extractors by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fromnoise.data import Data
-from fromnoise.evaluation.features.extractors import Features, Log, OnProgress, classifier, pixels, self_supervised
-from fromnoise.evaluation.features.pretrained import dinov2, inception
+from fromnoise.evaluation.features.base import FeatureExtractor
+from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.pretrained import dinov2_features, inception_features
+from fromnoise.evaluation.features.trained import Log, OnStep, classifier_features, self_supervised_features
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
-def choose(
+def select_features(
     name: str | None,
     data: Data,
     *,
     compute: ComputeConfig,
     log: Log = lambda line: None,
-    on_step: OnProgress = lambda done, total: None,
-) -> Features:
-    """Features by name.
+    on_step: OnStep = lambda done, total: None,
+) -> FeatureExtractor:
+    """A feature extractor by name.
 
     Args:
-        name: classifier, self-supervised, pixels, inception or dinov2; None takes the first where there are labels,
-            else the second.
-        data: the reference.
-        compute: where networks run.
-        log: takes lines for people.
-        watch: called as a network is trained.
+        name: classifier, self-supervised, pixels, inception or dinov2; None selects classifier for images with labels
+            and self-supervised for others.
+        data: the reference images.
+        compute: device of the networks.
+        log: called with lines for the user.
+        on_step: called after each step of training a network.
 
     Raises:
-        UserError: unknown, or not to be had.
+        UserError: the name is unknown, or the extractor is not available.
     """
     name = name or ("self-supervised" if data.class_names is None else "classifier")
-    makers: dict[str, Callable[[], Features]] = {
-        "classifier": lambda: classifier(data, compute=compute, log=log, on_step=on_step),
-        "self-supervised": lambda: self_supervised(data, compute=compute, log=log, on_step=on_step),
-        "pixels": lambda: pixels(data),
-        "inception": lambda: inception(compute),
-        "dinov2": lambda: dinov2(compute),
+    makers: dict[str, Callable[[], FeatureExtractor]] = {
+        "classifier": lambda: classifier_features(data, compute=compute, log=log, on_step=on_step),
+        "self-supervised": lambda: self_supervised_features(data, compute=compute, log=log, on_step=on_step),
+        "pixels": lambda: PixelFeatures(data.shape),
+        "inception": lambda: inception_features(compute),
+        "dinov2": lambda: dinov2_features(compute),
     }
     if name not in makers:
-        raise UserError(f"there are no features {name!r}: take {', '.join(makers)}")
+        raise UserError(f"unknown features {name!r}: choose from {', '.join(makers)}")
     return makers[name]()

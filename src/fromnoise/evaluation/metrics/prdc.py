@@ -1,111 +1,69 @@
-"""How far apart two sets of feature vectors are by all pairs of them, in blocks: kernel distance and neighbourhoods.
+"""Precision, recall, density and coverage: how samples and real images lie within each other's manifold.
 
-Statistics are float64, and each number comes with its n and its uncertainty.
+The manifold of a set is the union of the balls around its vectors that reach to their k-th nearest neighbours.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
-from fromnoise.evaluation.metrics.frechet import Estimate, share
+from fromnoise.evaluation.estimate import Estimate, proportion
+from fromnoise.evaluation.feature_stats import FeatureStats, float64_features
+from fromnoise.evaluation.metrics.base import Comparison, Metric
+from fromnoise.registry import register
 
 _BLOCK = 1024  # rows of a block of pairs
 
 
-# ---- the kernel distance
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Of a kernel over pairs: row sums, column sums, and the sum of squares."""
-
-    rows: Tensor
-    columns: Tensor
-    squares: float
-
-    @property
-    def total(self) -> float:
-        return float(self.rows.sum())
-
-    def centred_squares(self) -> float:
-        """Mean square of the kernel less its row and column means."""
-        m, n = len(self.rows), len(self.columns)
-        mean = self.total / (m * n)
-        a = self.rows.div(n).square().mean() + self.columns.div(m).square().mean()
-        return max(0.0, self.squares / (m * n) - float(a) + mean**2)
-
-
-def _kernel_sums(x: Tensor, y: Tensor | None) -> _Sums:
-    """Of (x.y/D + 1)^3 over all pairs; without y over the pairs of different rows of x."""
-    other = x if y is None else y
-    rows, columns, squares = [], torch.zeros(len(other), dtype=torch.float64, device=x.device), 0.0
-    for start in range(0, len(x), _BLOCK):
-        block = (x[start : start + _BLOCK] @ other.T).div_(x.shape[1]).add_(1.0)
-        block = block * block * block
-        if y is None:
-            block.diagonal(start).zero_()
-        rows.append(block.sum(1))
-        columns += block.sum(0)
-        squares += float(block.square().sum())
-    return _Sums(torch.cat(rows), columns, squares)
-
-
-def kernel(x: Tensor, y: Tensor, limit: int = 10_000) -> Estimate:
-    """Unbiased squared maximum mean discrepancy with the kernel (x.y/D + 1)^3 (Binkowski et al. 2018, eq. 4; KID).
-
-    Unbiased at any n, so values of different n compare; it may be below 0 where the sets are alike. The error is the
-    jackknife's, less the part of second order, which the jackknife counts twice (Efron and Stein 1981, theorem 2):
-    right both for sets far apart and for equal ones.
-
-    Args:
-        x: (N, D).
-        y: (M, D).
-        limit: vectors taken of each, the first ones; the cost is quadratic.
-
-    Returns:
-        The estimate; its n is that of x.
-
-    Raises:
-        ValueError: fewer than 3 vectors in one of them.
-    """
-    return Reference(y[:limit]).kernel(x[:limit])
-
-
-def _kernel(x: Tensor, y: Tensor, yy: _Sums) -> Estimate:
-    m, n = len(x), len(y)
-    if min(m, n) < 3:
-        raise ValueError("a kernel distance needs 3 vectors of each at least")
-    xx, xy = _kernel_sums(x, None), _kernel_sums(x, y)
-    value = xx.total / (m * (m - 1)) + yy.total / (n * (n - 1)) - 2 * xy.total / (m * n)
-    without_x = (xx.total - 2 * xx.rows) / ((m - 1) * (m - 2)) - 2 * (xy.total - xy.rows) / ((m - 1) * n)
-    without_y = (yy.total - 2 * yy.rows) / ((n - 1) * (n - 2)) - 2 * (xy.total - xy.columns) / (m * (n - 1))
-    jackknife = sum(float(w.var(correction=0)) * (len(w) - 1) for w in (without_x, without_y))
-    second = (
-        2 * xx.centred_squares() / (m * (m - 1))
-        + 2 * yy.centred_squares() / (n * (n - 1))
-        + 4 * xy.centred_squares() / (m * n)
-    )
-    return Estimate(value, math.sqrt(max(jackknife - second, second)), m)
-
-
-# ---- neighbours
-
-
-@dataclass(frozen=True)
+@final
 class Manifold:
-    """How samples and real images lie among each other.
+    """A set of vectors, each with the distance to its k-th nearest neighbour within the set."""
+
+    def __init__(self, vectors: Tensor, k: int = 5) -> None:
+        """Find the radii.
+
+        Args:
+            vectors: (N, D).
+            k: rank of the neighbour to which a ball reaches.
+
+        Raises:
+            ValueError: not more than k vectors.
+        """
+        self.vectors, self.k = vectors.double(), k
+        self.radii = _radii(self.vectors, k)
+
+
+def _radii(x: Tensor, k: int) -> Tensor:
+    """Distance from each vector to its k-th nearest other one."""
+    if len(x) <= k:
+        raise ValueError(f"k = {k} nearest neighbours need more than {k} vectors")
+    out = []
+    for start in range(0, len(x), _BLOCK):
+        distances = _distances(x[start : start + _BLOCK], x)
+        distances.diagonal(start).fill_(math.inf)  # a vector is not its own neighbour
+        out.append(distances.kthvalue(k, dim=1).values)
+    return torch.cat(out)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances, (N, M)."""
+    return torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
+
+
+@dataclass(frozen=True)
+class PRDC:
+    """Precision, recall, density and coverage.
 
     Attributes:
-        precision: share of samples inside some real image's neighbourhood (Kynkaanniemi et al. 2019, eq. 2).
-        recall: share of real images inside some sample's neighbourhood (the same, with the roles changed).
-        density: mean number of real neighbourhoods around a sample, over k (Naeem et al. 2020, eq. 4).
-        coverage: share of real images whose neighbourhood holds a sample (Naeem et al. 2020, eq. 5).
+        precision: fraction of samples in the real manifold (Kynkaanniemi et al. 2019, eq. 2).
+        recall: fraction of real images in the samples' manifold (Kynkaanniemi et al. 2019, eq. 2).
+        density: mean number of real balls that hold a sample, divided by k (Naeem et al. 2020, eq. 4).
+        coverage: fraction of real balls that hold a sample (Naeem et al. 2020, eq. 5).
     """
 
     precision: Estimate
@@ -114,74 +72,99 @@ class Manifold:
     coverage: Estimate
 
 
-def _radii(x: Tensor, k: int) -> Tensor:
-    """Distance from each vector to its k-th nearest other one."""
-    if len(x) <= k:
-        raise ValueError(f"neighbourhoods of {k} need more than {k} vectors")
-    out = []
-    for start in range(0, len(x), _BLOCK):
-        apart = _apart(x[start : start + _BLOCK], x)
-        apart.diagonal(start).fill_(math.inf)  # a vector is no neighbour of itself
-        out.append(apart.kthvalue(k, dim=1).values)
-    return torch.cat(out)
+def compare_manifolds(real: Manifold, samples: Manifold) -> PRDC:
+    """Precision, recall, density and coverage of two manifolds with the same k.
+
+    Returns:
+        Fractions with their binomial standard errors: of precision over the samples, of recall and coverage over the
+        real images. Density has the standard error of its mean over the samples.
+    """
+    inside = torch.zeros(len(samples.vectors), dtype=torch.float64, device=real.vectors.device)
+    recalled, covered = [], []
+    for start in range(0, len(real.vectors), _BLOCK):
+        distances = _distances(real.vectors[start : start + _BLOCK], samples.vectors)
+        radii = real.radii[start : start + _BLOCK]
+        inside += (distances < radii[:, None]).sum(0)
+        recalled.append((distances < samples.radii).any(1))
+        covered.append(distances.min(1).values < radii)
+    return PRDC(
+        proportion(inside > 0),
+        proportion(torch.cat(recalled)),
+        Estimate.mean_of(inside / real.k),
+        proportion(torch.cat(covered)),
+    )
 
 
-def _apart(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances, (N, M)."""
-    return torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
-
-
-def neighbourhoods(real: Tensor, samples: Tensor, k: int = 5, limit: int = 10_000) -> Manifold:
-    """Precision, recall, density and coverage.
+def prdc(real: Tensor, samples: Tensor, k: int = 5, limit: int = 10_000) -> PRDC:
+    """Precision, recall, density and coverage of samples.
 
     Args:
         real: (N, D).
         samples: (M, D).
-        k: a neighbourhood reaches to the k-th nearest other vector of the same set.
-        limit: vectors taken of each, the first ones; the cost is quadratic.
-
-    Returns:
-        Each share with its binomial standard error, density with that of a mean.
+        k: as ``Manifold`` takes it.
+        limit: number of vectors of each set that are used, the first ones; the cost is quadratic.
 
     Raises:
-        ValueError: not more than k vectors in one of them.
+        ValueError: one set has not more than k vectors.
     """
-    return Reference(real[:limit], k).neighbourhoods(samples[:limit])
+    return compare_manifolds(Manifold(real[:limit], k), Manifold(samples[:limit], k))
 
 
-def _neighbourhoods(real: Tensor, samples: Tensor, k: int, around_real: Tensor) -> Manifold:
-    around_samples = _radii(samples, k)
-    inside = torch.zeros(len(samples), dtype=torch.float64, device=real.device)
-    recalled, covered = [], []
-    for start in range(0, len(real), _BLOCK):
-        apart = _apart(real[start : start + _BLOCK], samples)
-        radii = around_real[start : start + _BLOCK]
-        inside += (apart < radii[:, None]).sum(0)
-        recalled.append((apart < around_samples).any(1))
-        covered.append(apart.min(1).values < radii)
-    return Manifold(share(inside > 0), share(torch.cat(recalled)), Estimate.of(inside / k), share(torch.cat(covered)))
+# ---- as metrics
 
 
-@final
-class Reference:
-    """Real vectors that several sets are compared with: what depends on them alone is computed once."""
+def _manifold(stats: FeatureStats) -> Manifold:
+    return Manifold(stats.shared(float64_features))
 
-    def __init__(self, vectors: Tensor, k: int = 5) -> None:
-        """Take vectors (N, D), and the k of neighbourhoods."""
-        self.vectors, self.k = vectors.double(), k
 
-    @cached_property
-    def _sums(self) -> _Sums:
-        return _kernel_sums(self.vectors, None)
+def _prdc(comparison: Comparison) -> PRDC:
+    return compare_manifolds(comparison.reference.shared(_manifold), Manifold(comparison.samples.features))
 
-    @cached_property
-    def _around(self) -> Tensor:
-        return _radii(self.vectors, self.k)
 
-    def kernel(self, x: Tensor) -> Estimate:
-        """See ``kernel``."""
-        return _kernel(x.double(), self.vectors, self._sums)
+@register("metric", "precision")
+class Precision(Metric):
+    """Fraction of samples in the manifold of the real images (Kynkaanniemi et al. 2019, eq. 2)."""
 
-    def neighbourhoods(self, samples: Tensor) -> Manifold:
-        """See ``neighbourhoods``."""
-        return _neighbourhoods(self.vectors, samples.double(), self.k, self._around)
+    key = title = "precision"
+    better = "higher"
+    passes = 1.0  # shared by the four
+
+    def estimate(self, comparison: Comparison) -> Estimate:
+        """See ``PRDC``."""
+        return comparison.shared(_prdc).precision
+
+
+@register("metric", "recall")
+class Recall(Metric):
+    """Fraction of real images in the manifold of the samples (Kynkaanniemi et al. 2019, eq. 2)."""
+
+    key = title = "recall"
+    better = "higher"
+
+    def estimate(self, comparison: Comparison) -> Estimate:
+        """See ``PRDC``."""
+        return comparison.shared(_prdc).recall
+
+
+@register("metric", "density")
+class Density(Metric):
+    """Mean number of balls around real images that hold a sample, divided by k (Naeem et al. 2020, eq. 4)."""
+
+    key = title = "density"
+    better = "higher"
+
+    def estimate(self, comparison: Comparison) -> Estimate:
+        """See ``PRDC``."""
+        return comparison.shared(_prdc).density
+
+
+@register("metric", "coverage")
+class Coverage(Metric):
+    """Fraction of balls around real images that hold a sample (Naeem et al. 2020, eq. 5)."""
+
+    key = title = "coverage"
+    better = "higher"
+
+    def estimate(self, comparison: Comparison) -> Estimate:
+        """See ``PRDC``."""
+        return comparison.shared(_prdc).coverage

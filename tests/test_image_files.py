@@ -1,4 +1,4 @@
-"""Files of pictures: they read back as what was written, and nothing is left after a refusal."""
+"""Image files: they read back as they were written, and a refused path leaves no file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fromnoise.reporting import image_io
+from fromnoise.reporting import image_io, plots
 from fromnoise.utils.errors import UserError
 from shown import noise, pixels
 
 
-def opened(path):
-    """Frames as RGB arrays, durations in ms, and the loop count of a GIF."""
+def read_gif(path):
+    """Frames as RGB arrays, durations in ms, and the loop count."""
     with Image.open(path) as g:
         frames, durations = [], []
         for i in range(getattr(g, "n_frames", 1)):
@@ -26,11 +26,11 @@ def opened(path):
 
 
 @pytest.mark.parametrize(("count", "seconds"), [(2, 6.0), (3, 6.0), (7, 2.0), (25, 6.0), (60, 6.0)])
-def test_a_grey_gif_is_exact(tmp_path, count, seconds):
-    """Frame by frame the grids; the last is held for a third of the round, which repeats for ever."""
+def test_grey_gif_is_lossless(tmp_path, count, seconds):
+    """Frames equal the grids; the last one takes a third of the loop, which repeats for ever."""
     frames = [noise(5, 1, 9, 7, seed=s) for s in range(count)]
-    image_io.gif(frames, tmp_path / "x.gif", seconds=seconds)
-    shown, durations, loop = opened(tmp_path / "x.gif")
+    image_io.save_gif(frames, tmp_path / "x.gif", seconds=seconds)
+    shown, durations, loop = read_gif(tmp_path / "x.gif")
     assert len(shown) == count and loop == 0
     for batch, frame in zip(frames, shown, strict=True):
         assert (frame == pixels(image_io.grid(batch))).all()
@@ -39,39 +39,39 @@ def test_a_grey_gif_is_exact(tmp_path, count, seconds):
     assert sum(durations) == pytest.approx(1000 * seconds, abs=10 * count)
 
 
-def test_a_coloured_gif_is_near(tmp_path):
-    """A GIF has 256 colours: few colours are kept to a few levels, and all frames are there."""
+def test_colour_gif_is_nearly_lossless(tmp_path):
+    """A GIF has 256 colours: a few colours differ by a few levels, and no frame is missing."""
     frames = [noise(2, 3, 4, 4, seed=s) for s in range(6)]
-    image_io.gif(frames, tmp_path / "x.gif")
-    shown, _, _ = opened(tmp_path / "x.gif")
+    image_io.save_gif(frames, tmp_path / "x.gif")
+    shown, _, _ = read_gif(tmp_path / "x.gif")
     assert len(shown) == 6
     for batch, frame in zip(frames, shown, strict=True):
         assert np.abs(frame.astype(int) - pixels(image_io.grid(batch))).mean() < 12
 
 
-def test_a_gif_of_one_frame_and_of_many(tmp_path):
-    """One is a still; many take 20 ms each at least, which viewers can show."""
-    image_io.gif([noise(1, 1, 8, 8)], tmp_path / "one.gif")
-    assert len(opened(tmp_path / "one.gif")[0]) == 1
-    image_io.gif([noise(1, 1, 2, 2, seed=s) for s in range(300)], tmp_path / "many.gif", seconds=1)
-    _, durations, _ = opened(tmp_path / "many.gif")
+def test_gif_of_one_frame_and_of_many(tmp_path):
+    """A frame takes at least 20 ms, the minimum of viewers."""
+    image_io.save_gif([noise(1, 1, 8, 8)], tmp_path / "one.gif")
+    assert len(read_gif(tmp_path / "one.gif")[0]) == 1
+    image_io.save_gif([noise(1, 1, 2, 2, seed=s) for s in range(300)], tmp_path / "many.gif", seconds=1)
+    _, durations, _ = read_gif(tmp_path / "many.gif")
     assert len(durations) == 300 and min(durations) == 20
 
 
-def test_frames_that_repeat_keep_their_time(tmp_path):
-    """A reverse process that stands still at first is as long as one that does not."""
+def test_repeated_frames_keep_their_duration(tmp_path):
+    """Equal frames do not shorten the animation."""
     still = noise(1, 1, 8, 8)
-    image_io.gif([still] * 5 + [noise(1, 1, 8, 8, seed=s) for s in range(1, 6)], tmp_path / "a.gif")
-    image_io.gif([noise(1, 1, 8, 8, seed=s) for s in range(10)], tmp_path / "b.gif")
-    assert sum(opened(tmp_path / "a.gif")[1]) == sum(opened(tmp_path / "b.gif")[1])
+    image_io.save_gif([still] * 5 + [noise(1, 1, 8, 8, seed=s) for s in range(1, 6)], tmp_path / "a.gif")
+    image_io.save_gif([noise(1, 1, 8, 8, seed=s) for s in range(10)], tmp_path / "b.gif")
+    assert sum(read_gif(tmp_path / "a.gif")[1]) == sum(read_gif(tmp_path / "b.gif")[1])
 
 
 # ---- files
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_png_is_the_grid(tmp_path, channels):
-    """Without loss."""
+def test_png_holds_the_grid(tmp_path, channels):
+    """Lossless."""
     images = noise(5, channels, 6, 9)
     image_io.save_images(images, tmp_path / "below" / "x.png")
     with Image.open(tmp_path / "below" / "x.png") as p:
@@ -79,8 +79,8 @@ def test_a_png_is_the_grid(tmp_path, channels):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-def test_an_npz_holds_the_images(tmp_path, channels):
-    """Bit for bit, labels where asked, and no pickle in it."""
+def test_npz_holds_the_images(tmp_path, channels):
+    """Bit for bit, with labels if given, without pickle."""
     images, labels = noise(5, channels, 6, 9), torch.tensor([3, 1, 4, 1, 5])
     image_io.save_images(images, tmp_path / "x.npz")
     image_io.save_images(images, tmp_path / "y.NPZ", labels)
@@ -92,8 +92,8 @@ def test_an_npz_holds_the_images(tmp_path, channels):
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
-def test_a_folder_holds_a_png_an_image(tmp_path, channels, mode):
-    """Bit for bit, in order of their names."""
+def test_folder_holds_one_png_per_image(tmp_path, channels, mode):
+    """Bit for bit, in the order of their names."""
     images = noise(12, channels, 6, 9)
     image_io.save_images(images, tmp_path / "out")
     files = sorted((tmp_path / "out").iterdir())
@@ -105,33 +105,33 @@ def test_a_folder_holds_a_png_an_image(tmp_path, channels, mode):
         assert (array.reshape(6, 9, channels) == image.numpy().transpose(1, 2, 0)).all()
 
 
-def test_names_in_a_folder(tmp_path):
-    """They begin with the number of the picture and end with its class."""
+def test_file_names_in_a_folder(tmp_path):
+    """Index of the image and its class."""
     image_io.save_images(noise(3, 1, 4, 4), tmp_path / "out", torch.tensor([7, 0, 7]), range(98, 101))
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["000098_7.png", "000099_0.png", "000100_7.png"]
 
 
 def test_five_channels_in_a_folder(tmp_path):
-    """The first three are shown."""
+    """The first three are saved."""
     images = noise(1, 5, 4, 4)
     image_io.save_images(images, tmp_path / "out")
     with Image.open(tmp_path / "out" / "000000.png") as p:
         assert (np.asarray(p) == images[0, :3].numpy().transpose(1, 2, 0)).all()
 
 
-# ---- refusals
+# ---- refused paths
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.JPEG", "x.webp", "x.gif", "x.npy", "x.pt", "x.zip", "x.safetensors"])
-def test_other_kinds_of_files_are_refused(tmp_path, name):
-    """The line says what there is instead; nothing is left."""
+def test_unsupported_file_types_are_refused(tmp_path, name):
+    """The message lists the supported ones; no file is left."""
     with pytest.raises(UserError, match=r"\.png for a grid, \.npz for an array, or a folder"):
         image_io.check_writable(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
-    """What is in it stays; an empty one is fine."""
+    """Its files stay; an empty folder is accepted."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
@@ -142,29 +142,29 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npz", "out", "deep/down/x.png", "deep/down/out"])
-def test_a_file_in_the_way_is_refused(tmp_path, name):
-    """The file is named, and stays as it was."""
+def test_a_file_as_parent_folder_is_refused(tmp_path, name):
+    """The message names the file, which is unchanged."""
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="file is a file"):
         image_io.check_writable(tmp_path / "file" / name)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_folder_called_like_a_file_is_refused(tmp_path):
-    """A name inside it is asked for."""
+def test_a_folder_named_like_a_file_is_refused(tmp_path):
+    """The message says that it is a folder."""
     (tmp_path / "x.png").mkdir()
     with pytest.raises(UserError, match="is a folder"):
         image_io.check_writable(tmp_path / "x.png")
 
 
-def test_looking_makes_nothing(tmp_path):
-    """Folders are made when there is something to put into them."""
+def test_checking_a_path_creates_nothing(tmp_path):
+    """Folders are created when images are saved."""
     for name in ("a/b/x.png", "a/b/x.npz", "a/b/out", "x.png"):
         image_io.check_writable(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- curves
+# ---- loss plots
 
 _CLOCK = {"seconds": 1.0}
 _FULL = [
@@ -189,27 +189,27 @@ _FULL = [
     ],
     ids=["full", "first", "no-held-out", "nulls", "nothing", "null-held-out", "null-bins", "not-positive", "many"],
 )
-def test_a_plot_of_any_reports(tmp_path, reports):
-    """A PNG with something on it, without a warning."""
+def test_loss_plot_of_any_reports(tmp_path, reports):
+    """A PNG that is not blank, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        image_io.loss_plot(reports, tmp_path / "loss.png")
+        plots.loss_plot(reports, tmp_path / "loss.png")
     with Image.open(tmp_path / "loss.png") as p:
         assert p.format == "PNG" and min(p.size) > 200
         assert len(np.unique(pixels(p))) > 10
     assert [f.name for f in tmp_path.iterdir()] == ["loss.png"]
 
 
-def test_a_plot_shows_the_losses(tmp_path):
-    """Another held-out loss is another picture."""
-    image_io.loss_plot(_FULL, tmp_path / "a.png")
-    image_io.loss_plot([r | ({"held_out": 0.1} if "held_out" in r else {}) for r in _FULL], tmp_path / "b.png")
-    image_io.loss_plot(_FULL, tmp_path / "c.png")
+def test_loss_plot_depends_on_the_losses(tmp_path):
+    """Another held-out loss gives another plot, the same reports the same file."""
+    plots.loss_plot(_FULL, tmp_path / "a.png")
+    plots.loss_plot([r | ({"held_out": 0.1} if "held_out" in r else {}) for r in _FULL], tmp_path / "b.png")
+    plots.loss_plot(_FULL, tmp_path / "c.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
-def test_a_labelled_grid_has_a_row_a_class(tmp_path):
-    """Each image in the row of its class, in the order of the classes; a class without images has none."""
+def test_labelled_grid_has_one_row_per_class(tmp_path):
+    """In the order of the classes; a class without images has no row."""
     labels = torch.tensor([2, 0, 2, 0, 2])
     values = torch.tensor([10, 20, 30, 40, 50], dtype=torch.uint8)
     images = values.reshape(-1, 1, 1, 1).expand(-1, 1, 40, 40).contiguous()

@@ -1,0 +1,116 @@
+"""Likelihood of images under untrained models: bound, flow and their estimates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.diffusion.likelihood.ode import RungeKutta
+from fromnoise.evaluation.estimate import Estimate
+from fromnoise.evaluation.likelihood import LikelihoodEvaluator, LikelihoodResult, generalization_gaps
+from fromnoise.model import build
+from fromnoise.utils.device import select_device
+from fromnoise.utils.errors import UserError
+
+SMALL = {
+    "network.width": 8,
+    "network.multipliers": [1],
+    "network.blocks": 1,
+    "network.groups": 4,
+    "network.attention_resolutions": [],
+    "network.middle_attention": False,
+    "diffusion.steps": 20,
+    "sample.steps": 20,
+}
+
+
+def evaluator(batch: int = 8, **over) -> LikelihoodEvaluator:
+    """Of an untrained network for grey 4x4 images."""
+    recipe = recipes.load("digits", SMALL | {key.replace("_", ".", 1): value for key, value in over.items()})
+    model = build(recipe, DatasetInfo((1, 4, 4)))
+    compute = select_device("cpu", "fp32")
+    compute.to_device(model.denoiser).eval()
+    return LikelihoodEvaluator(model, compute, batch=batch)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return torch.randint(0, 256, (12, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def test_sampled_steps_agree_with_all_steps(pixels):
+    """Within the errors of both."""
+    many = pixels.repeat(20, 1, 1, 1)
+    whole, sampled = evaluator().bound(pixels, None, None), evaluator(batch=240).bound(many, None, 6)
+    a, b = Estimate.mean_of(whole.each), Estimate.mean_of(sampled.each)
+    noise = b.error + float((sampled.each.reshape(20, 12).mean(0) - whole.each).std()) / 12**0.5
+    assert abs(a.value - b.value) < 4 * noise
+    assert a.value == pytest.approx(LikelihoodResult(whole, None).bound_parts()["steps"] + whole.prior + whole.decoder)
+
+
+def test_terms_by_step_add_up_to_the_bound(pixels):
+    """Together with the prior."""
+    for sampled_steps in (None, 7):
+        found = evaluator().bound(pixels, None, sampled_steps)
+        total = sum(bits * (last - first + 1) for first, last, bits in found.by_step)
+        assert total + found.prior == pytest.approx(float(found.each.mean()), rel=1e-9)
+        assert found.by_step[0][:2] == (1, 1) and found.by_step[-1][1] == 20
+
+
+def test_likelihood_does_not_depend_on_the_batch(pixels):
+    """The noise of image i depends on (seed, i)."""
+    one, other = evaluator(batch=12), evaluator(batch=5)
+    assert torch.allclose(one.bound(pixels, None, None).each, other.bound(pixels, None, None).each, rtol=1e-5)
+    solver = RungeKutta(4)
+    assert torch.allclose(one.flow(pixels, None, solver), other.flow(pixels, None, solver), rtol=1e-4)
+
+
+def test_bound_of_a_learned_variance(pixels):
+    """The bound of a model with learned variance uses that variance."""
+    learner = evaluator(diffusion_learned_variance=True, loss_weighting="hybrid")
+    learned = learner.bound(pixels, None, None).each
+    fixed = LikelihoodEvaluator(
+        build(
+            recipes.load(
+                "digits",
+                SMALL | {"diffusion.learned_variance": True, "loss.weighting": "hybrid", "sample.variance": 0.0},
+            ),
+            DatasetInfo((1, 4, 4)),
+        ),
+        learner.compute,
+    )
+    assert not torch.allclose(learned, fixed.bound(pixels, None, None).each, rtol=1e-3)
+
+
+def test_a_model_with_one_step_has_no_bound(pixels):
+    """The decoder's variance is that of the second step."""
+    with pytest.raises(UserError, match="one step"):
+        evaluator(diffusion_steps=1, sample_steps=1).bound(pixels, None)
+
+
+def test_failure_of_the_ode_solver(pixels):
+    """The error names an option."""
+
+    class Fails(RungeKutta):
+        def solve(self, slope, state, start, end):
+            raise ArithmeticError("the flow could not be solved: too stiff")
+
+    with pytest.raises(UserError, match="tolerance"):
+        evaluator().flow(pixels, None, Fails())
+
+
+def test_generalization_gaps():
+    """Held-out minus training, with the errors of both."""
+    bound = evaluator().bound(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), None, None)
+    held_out, training = (
+        LikelihoodResult(bound, torch.tensor([1.0, 3.0])),
+        LikelihoodResult(bound, torch.tensor([0.0, 1.0])),
+    )
+    found = generalization_gaps(held_out, training)
+    assert found["flow"].value == 1.5 and found["flow"].error == pytest.approx(math.hypot(1.0, 0.5))
+    assert found["bound"].value == 0
+    assert list(generalization_gaps(held_out, LikelihoodResult(bound, None))) == ["bound"]
