@@ -278,11 +278,9 @@ def _type(hint: Any) -> str:
         return _type(typing.get_args(hint)[0])
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(repr(a) for a in typing.get_args(hint))
-    return (
-        hint.__name__
-        if inspect.isclass(hint) and not typing.get_args(hint)
-        else re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))
-    )
+    if inspect.isclass(hint) and not typing.get_args(hint):
+        return hint.__name__
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))  # names without their modules
 
 
 def _cell(text: str) -> str:

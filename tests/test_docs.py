@@ -23,8 +23,6 @@ PENDING = {  # written before the code that they describe
     "docs/guide/python.md",
     "docs/guide/training.md",
     "docs/theory/em.md",
-    "docs/theory/inverse-problems.md",
-    "docs/theory/likelihood.md",
 }
 GENERATED = {"index", "components", "recipes", "recipe-keys", "command-line"}
 
