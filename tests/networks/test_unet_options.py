@@ -37,6 +37,8 @@ SMALL: dict[str, Any] = {
         ({"width": 0}, "width=0"),
         ({"classes": -1}, "classes=-1"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"norm_eps": 0.0}, "norm_eps=0.0 must be positive and finite"),
+        ({"norm_eps": float("nan")}, "norm_eps=nan must be positive and finite"),
         ({"time_dim": 3}, "time_dim=3"),
         ({"conditioning": "sum"}, "conditioning='sum' is not known; use add or scale-shift"),
         ({"upsampling": "bilinear"}, "use nearest or transposed or shuffle"),

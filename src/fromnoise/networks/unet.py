@@ -146,6 +146,8 @@ class UNet(nn.Module):
             raise ValueError(f"classes={classes} is too small; use 0 for none")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must lie in [0, 1)")
+        if not 0 < norm_eps < math.inf:
+            raise ValueError(f"norm_eps={norm_eps} must be positive and finite, such as 1e-6")
         scale_shift = _choose("conditioning", conditioning, _SCALE_SHIFT)
         upsample = _choose("upsampling", upsampling, _UPSAMPLE)
         initialize = _choose("init", init, _INITIALIZE)
