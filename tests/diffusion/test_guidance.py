@@ -1,4 +1,4 @@
-"""Denoisers that wrap denoisers."""
+"""Guidance: wrappers of denoisers, against closed forms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEVEL = schedules.linear(1000).at(0.5)
 
 
 def conditional(x, level, cond=None, previous=None):
-    """x_0 is the class number, 10 for none; the batch sizes seen are kept."""
+    """x_0 is the class index, 10 for the null class; records the batch sizes."""
     conditional.calls.append(len(x))
     prediction = torch.full((len(x),), -1) if cond is None else cond
     value = torch.where(prediction < 0, 10.0, prediction.float()).reshape(-1, 1).expand_as(x)
@@ -44,8 +44,8 @@ def guided(scale, cond, previous=None):
     return ClassifierFreeGuidance(conditional, scale)(x, LEVEL, cond, previous).x0[:, 0].tolist(), conditional.calls
 
 
-def test_guidance():
-    """u + scale (c - u), Ho and Salimans 2022: both halves in one call of the network."""
+def test_classifier_free_guidance():
+    """u + scale (c - u) (Ho and Salimans 2022), both halves in one call of the network."""
     cond = torch.tensor([2, 3])
     assert guided(3.0, cond) == ([10 + 3 * (2 - 10), 10 + 3 * (3 - 10)], [4])
     assert guided(1.0, cond) == ([2, 3], [2])
@@ -54,14 +54,14 @@ def test_guidance():
     assert guided(5.0, torch.tensor([-1, 2])) == ([10, 10 + 5 * (2 - 10)], [4])
 
 
-def test_guidance_hands_on_the_last_estimate():
-    """Both halves see it."""
+def test_classifier_free_guidance_passes_the_previous_estimate():
+    """To both halves of the batch."""
     values, _ = guided(2.0, torch.tensor([2, 3]), torch.ones(2, 1))
     assert values == [11 + 2 * (3 - 11), 11 + 2 * (4 - 11)]
 
 
 def test_clip():
-    """To the range of pixels, the spread untouched."""
+    """x_0 is clipped to the pixel range; the learned variance is unchanged."""
     variance_fraction = torch.tensor([0.3])
     wrapped = Clip(lambda x, level, cond=None, previous=None: Prediction(x, variance_fraction))
     prediction = wrapped(torch.tensor([-3.0, -0.5, 0.5, 3.0]), LEVEL)
@@ -84,7 +84,7 @@ LEVELS = [schedules.linear(1000).at(t) for t in (0.01, 0.3, 0.7, 1.0)]
 
 
 def tilted(log_density, x, level):
-    """The denoiser of an unnormalised density of noisy images, by automatic differentiation."""
+    """The denoiser of an unnormalized density of noisy images, by automatic differentiation."""
     at = x.clone().requires_grad_()
     (score,) = torch.autograd.grad(log_density(at).sum(), at)
     return (x + level.sigma**2 * score) / level.alpha
@@ -92,8 +92,8 @@ def tilted(log_density, x, level):
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda v: f"{float(v.t)}")
 @pytest.mark.parametrize("scale", [0.5, 2.0, 4.0])
-def test_classifier_free_guidance_is_a_tilted_density(level, scale):
-    """p(x | c)^w p(x)^(1 - w), Ho and Salimans 2022."""
+def test_classifier_free_guidance_is_the_denoiser_of_a_tilted_density(level, scale):
+    """p(x | c)^w p(x)^(1 - w) (Ho and Salimans 2022)."""
     cond = torch.arange(50) % 2
 
     def density(x):
@@ -105,8 +105,8 @@ def test_classifier_free_guidance_is_a_tilted_density(level, scale):
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda v: f"{float(v.t)}")
 @pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_autoguidance_is_a_tilted_density(level, scale):
-    """p_strong^w p_weak^(1 - w), Karras et al. 2024, eq. 3: here the weak model is wider and off."""
+def test_autoguidance_is_the_denoiser_of_a_tilted_density(level, scale):
+    """p_strong^w p_weak^(1 - w) (Karras et al. 2024, eq. 3); the weak model is wider and shifted."""
     weak = gaussians([[0.1, 0.2]], [[[0.8, 0.1], [0.1, 0.9]]], (1.0,))
 
     def density(x):
@@ -117,7 +117,7 @@ def test_autoguidance_is_a_tilted_density(level, scale):
 
 
 def test_autoguided_samples_follow_their_closed_form():
-    """Between N(m, s) and N(0, 1), which stays N(0, 1) under noise, the tilted density is a Gaussian at each level."""
+    """For N(m, s) and N(0, 1), which is stationary under noise, the guided flow is linear at each level."""
     table, n, scale = schedules.linear(1000), 4000, 2.0
     strong, weak = gaussians([[0.6]], [[[0.25]]], (1.0,)), gaussians([[0.0]], [[[1.0]]], (1.0,))
     noise = Noise(0, torch.arange(n))
@@ -125,7 +125,7 @@ def test_autoguided_samples_follow_their_closed_form():
     x = initial_noise((1,), noise, like)
     mean, variance = 0.0, 1.0
     for step in sampling_loop(Autoguidance(strong, weak, scale), DDIM(), sampling.uniform(table, 200), x, noise):
-        # what the flow of such Gaussians does to a mean and a variance: x_0 = a x + b is linear in x
+        # the step is linear in x because x_0 = slope x + shift
         h, s = step.level_t, step.level_s
         v1 = float(h.alpha**2 * 0.25 + h.sigma**2)
         slope = scale * float(h.alpha) * 0.25 / v1 + (1 - scale) * float(h.alpha)
@@ -137,14 +137,14 @@ def test_autoguided_samples_follow_their_closed_form():
     got = step.x[:, 0]
     assert abs(float(got.mean()) - mean) < 4 * (variance / n) ** 0.5
     assert abs(float(got.var()) - variance) < 4 * variance * (2 / n) ** 0.5
-    assert abs(mean - 0.6) > 0.1 and variance < 0.24  # it is not the strong model
+    assert abs(mean - 0.6) > 0.1 and variance < 0.24  # the result differs from the strong model
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda v: f"{float(v.t)}")
-def test_classifier_guidance_by_bayes(level):
-    """With the exact classifier, scale 1 makes the unconditional model conditional, scale w classifier-free guidance.
+def test_classifier_guidance_with_the_exact_classifier(level):
+    """Scale 1 gives the conditional model, scale w equals classifier-free guidance; -1 is not guided.
 
-    Under ``inference_mode``, as sampling runs it; -1 is left alone.
+    Under ``inference_mode``, as in the sampling loop.
     """
     cond = torch.tensor([0, 1, -1, 1, 0] * 10)
 
@@ -159,8 +159,8 @@ def test_classifier_guidance_by_bayes(level):
             assert torch.allclose(got, want, rtol=1e-9, atol=1e-9)
 
 
-def test_guided_sampling_by_a_classifier():
-    """The whole way down: the asked component, with its mean and covariance."""
+def test_sampling_with_classifier_guidance():
+    """The samples have mean and covariance of the requested component."""
 
     def classifier(x, where):
         joint = [TRUE.log_prob(x, where, torch.full((len(x),), k)) + TRUE.weights[k].log() for k in (0, 1)]
@@ -185,11 +185,11 @@ def test_guided_sampling_by_a_classifier():
     assert torch.allclose(torch.cov(x.T), TRUE.covariances[1], atol=4 * 0.05 * (2 / n) ** 0.5)
 
 
-# ---- contrast and range
+# ---- rescaling and thresholding
 
 
 def literal(pos, neg, weight, rescale):
-    """Lin et al. 2023, alg. 2, word for word."""
+    """Lin et al. 2024, alg. 2, transcribed."""
     cfg = neg + weight * (pos - neg)
     std_pos = pos.std([1, 2, 3], keepdim=True)
     std_cfg = cfg.std([1, 2, 3], keepdim=True)
@@ -199,41 +199,41 @@ def literal(pos, neg, weight, rescale):
 
 
 def test_rescaled_guidance():
-    """As the paper's listing; a flat image does not become NaN."""
+    """As in the paper's listing; a constant image does not become NaN."""
     pos, neg = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
 
     def model(x, level, cond=None, previous=None):
         return Prediction(torch.where(cond.reshape(-1, 1, 1, 1) < 0, torch.cat([neg] * 2), torch.cat([pos] * 2)))
 
     cond = torch.zeros(4, dtype=torch.int64)
-    for share in (0.0, 0.7, 1.0):
-        got = ClassifierFreeGuidance(model, 4.0, share)(torch.zeros(4, 3, 5, 5), LEVEL, cond).x0
-        assert torch.allclose(got, literal(pos, neg, 4.0, share), atol=1e-6)
+    for rescale in (0.0, 0.7, 1.0):
+        got = ClassifierFreeGuidance(model, 4.0, rescale)(torch.zeros(4, 3, 5, 5), LEVEL, cond).x0
+        assert torch.allclose(got, literal(pos, neg, 4.0, rescale), atol=1e-6)
     flat = ClassifierFreeGuidance(lambda x, level, cond=None, previous=None: Prediction(x * 0), 4.0, 0.7)
     assert not bool(flat(torch.ones(1, 1, 2, 2), LEVEL, torch.zeros(1, dtype=torch.int64)).x0.isnan().any())
 
 
 def test_dynamic_thresholding():
-    """Each image by its own quantile; those within the range are untouched (Saharia et al. 2022, sec. 2.3)."""
-    calm = torch.linspace(-0.9, 0.9, 100).reshape(1, 1, 10, 10)
-    loud = torch.linspace(-4, 4, 100).reshape(1, 1, 10, 10)
+    """Each image has its own threshold; images within the range are unchanged (Saharia et al. 2022, sec. 2.3)."""
+    in_range = torch.linspace(-0.9, 0.9, 100).reshape(1, 1, 10, 10)
+    out_of_range = torch.linspace(-4, 4, 100).reshape(1, 1, 10, 10)
     wrapped = Threshold(lambda x, level, cond=None, previous=None: Prediction(x), 0.9)
-    got = wrapped(torch.cat([calm, loud]), LEVEL).x0
-    assert torch.equal(got[:1], calm)
-    s = float(np.quantile(loud.abs().numpy(), 0.9))
-    assert torch.allclose(got[1:], loud.clamp(-s, s) / s, atol=1e-6) and float(got.abs().max()) == 1
+    got = wrapped(torch.cat([in_range, out_of_range]), LEVEL).x0
+    assert torch.equal(got[:1], in_range)
+    s = float(np.quantile(out_of_range.abs().numpy(), 0.9))
+    assert torch.allclose(got[1:], out_of_range.clamp(-s, s) / s, atol=1e-6) and float(got.abs().max()) == 1
 
 
-# ---- intervals, and calls
+# ---- intervals and number of evaluations
 
 
-def test_guidance_during_an_interval():
-    """Outside it the plain model is asked, by one plain call."""
-    table, seen = schedules.linear(1000), []
+def test_interval_guidance():
+    """Outside the interval only the plain model is evaluated."""
+    table, calls = schedules.linear(1000), []
 
     def named(name):
         def denoise(x, level, cond=None, previous=None):
-            seen.append(name)
+            calls.append(name)
             return Prediction(x)
 
         return denoise
@@ -242,11 +242,11 @@ def test_guidance_during_an_interval():
     wrapped = IntervalGuidance(named("guided"), named("plain"), low, high)
     for t in (0.0, 0.1, 0.2, 0.5, 0.8, 0.81, 1.0):
         wrapped(torch.zeros(1, 1), table.at(t))
-    assert seen == ["plain", "plain", "guided", "guided", "guided", "plain", "plain"]
+    assert calls == ["plain", "plain", "guided", "guided", "guided", "plain", "plain"]
 
 
-def test_each_network_is_asked_once_a_step():
-    """Guided both ways: one doubled call of the model, one call of the weak one."""
+def test_each_network_is_evaluated_once_a_step():
+    """Classifier-free guidance and autoguidance together: one doubled call of the model, one call of the weak model."""
     calls = []
 
     def counted(name):
@@ -268,7 +268,7 @@ def test_each_network_is_asked_once_a_step():
 
 
 def test_no_sampler_imports_guidance():
-    """Guidance wraps denoisers: neither the samplers nor the loop know of it."""
+    """Neither do the sampling loop and its grids."""
     package = Path(schedules.__file__).parent
     for path in (package / "sampling.py", *sorted((package / "samplers").glob("*.py"))):
         imports = [line for line in path.read_text().splitlines() if re.match(r"\s*(from|import) ", line)]

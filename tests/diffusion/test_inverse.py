@@ -1,4 +1,4 @@
-"""Linear operators, and images drawn to agree with what they leave."""
+"""Linear operators, and solvers of linear inverse problems."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ OPERATORS = {
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_adjoint_and_pseudo_inverse(name):
-    """<A x, y> = <x, A^T y>, and the four identities of Moore and Penrose."""
+    """<A x, y> = <x, A^T y>, and the four Moore-Penrose conditions."""
     a = OPERATORS[name]
     y = torch.randn(a.forward(X).shape, generator=G, **D)
-    y = a.forward(a.adjoint(y))  # of its range: a mask's 0 stay 0
+    y = a.forward(a.adjoint(y))  # in the range of A
     assert torch.allclose((a.forward(X) * y).sum(), (X * a.adjoint(y)).sum(), rtol=1e-12)
     close = {"rtol": 1e-8, "atol": 1e-8}
     assert torch.allclose(a.forward(a.pseudo_inverse(a.forward(X))), a.forward(X), **close)
@@ -47,17 +47,17 @@ def test_adjoint_and_pseudo_inverse(name):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_agreeing_is_the_least_change(name):
-    """It gives y, and what it changes is orthogonal to all that A does not see."""
+def test_projection_is_the_smallest_change(name):
+    """The projection gives y, and the change is orthogonal to the null space of A."""
     a = OPERATORS[name]
     y = a.forward(torch.randn(X.shape, generator=G, **D))
     near = a.project(X, y)
     assert torch.allclose(a.forward(near), y, atol=1e-8)
-    unseen = X - a.pseudo_inverse(a.forward(X))
-    assert abs(float(((near - X) * unseen).sum())) < 1e-8
+    null_space = X - a.pseudo_inverse(a.forward(X))
+    assert abs(float(((near - X) * null_space).sum())) < 1e-8
 
 
-def test_the_operators_by_other_means():
+def test_operators_against_pillow_numpy_and_scipy():
     """Pillow's luma weights, numpy's means of squares, scipy's Gaussian filter."""
     x = X.numpy()
     assert np.allclose(grayscale().forward(X)[:, 0].numpy(), np.einsum("bchw,c->bhw", x, [0.299, 0.587, 0.114]))
@@ -73,14 +73,14 @@ def test_the_operators_by_other_means():
         downsampling(9, 12, 4)
 
 
-def test_seen_pixels_are_kept_to_the_bit():
-    """Not merely to rounding, whatever was drawn."""
+def test_mask_projection_is_exact():
+    """Known pixels are copied bit for bit, not added."""
     mask, y = Mask(torch.tensor([[True, False]])), torch.tensor([[[[0.1, 0.0]]]])
     assert torch.equal(mask.project(torch.full((1, 1, 1, 2), 1e8), y)[..., 0], y[..., 0])
 
 
 def test_conjugate_gradients():
-    """Each image's own system, one of them 0; where the matrix is not positive nothing breaks."""
+    """Each image has its own system, one with right-hand side 0; an indefinite matrix gives finite results."""
     root = torch.randn(3, 6, 6, generator=G, **D)
     m = root @ root.mT + 0.1 * torch.eye(6, **D)
     right = torch.randn(3, 6, generator=G, **D)
@@ -90,27 +90,27 @@ def test_conjugate_gradients():
     assert bool(conjugate_gradients(lambda v: -v, right, 5).isfinite().all())
 
 
-# ---- exact: the data are a Gaussian, so that p(unseen | seen) is known
+# ---- Gaussian data, for which p(unknown | known) has a closed form
 
 SHAPE = (1, 2, 4)
 ROOT = torch.randn(8, 8, generator=torch.Generator().manual_seed(5), **D) * 0.35
 COVARIANCE = ROOT @ ROOT.T + 0.02 * torch.eye(8, **D)
 MEAN = torch.randn(8, generator=torch.Generator().manual_seed(6), **D) * 0.3
 TRUE = GaussianMixture(torch.ones(1, **D), MEAN[None], COVARIANCE[None])
-SEEN = torch.tensor([True, False, True, False, False, True, False, False])
+IS_KNOWN = torch.tensor([True, False, True, False, False, True, False, False])
 Y = torch.tensor([0.9, 0.0, -0.4, 0.0, 0.0, 0.7, 0.0, 0.0], **D)
 TABLE = schedules.linear(1000)
 
 
 def conditional():
-    """Mean and covariance of the unseen pixels (any textbook)."""
-    gain = COVARIANCE[~SEEN][:, SEEN] @ torch.linalg.inv(COVARIANCE[SEEN][:, SEEN])
-    mean = MEAN[~SEEN] + gain @ (Y[SEEN] - MEAN[SEEN])
-    return mean, COVARIANCE[~SEEN][:, ~SEEN] - gain @ COVARIANCE[SEEN][:, ~SEEN]
+    """Mean and covariance of p(unknown pixels | known pixels)."""
+    gain = COVARIANCE[~IS_KNOWN][:, IS_KNOWN] @ torch.linalg.inv(COVARIANCE[IS_KNOWN][:, IS_KNOWN])
+    mean = MEAN[~IS_KNOWN] + gain @ (Y[IS_KNOWN] - MEAN[IS_KNOWN])
+    return mean, COVARIANCE[~IS_KNOWN][:, ~IS_KNOWN] - gain @ COVARIANCE[IS_KNOWN][:, ~IS_KNOWN]
 
 
 def inpainted(denoise, sampler, n, levels):
-    """Drawn images, (n, 8)."""
+    """Samples, (n, 8)."""
     noise = Noise(0, torch.arange(n))
     x = initial_noise(SHAPE, noise, torch.empty(0, **D))
     with torch.inference_mode():
@@ -120,73 +120,75 @@ def inpainted(denoise, sampler, n, levels):
 
 
 def errors(x, n):
-    """The largest miss of the mean and of the covariance, in standard errors."""
+    """The largest error of the mean and of the covariance, in standard errors."""
     mean, covariance = conditional()
-    off = ((x[:, ~SEEN].mean(0) - mean).abs() / (covariance.diagonal() / n).sqrt()).max()
-    variance_fraction = ((covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2) / n).sqrt()
-    return float(off), float(((torch.cov(x[:, ~SEEN].T) - covariance).abs() / variance_fraction).max())
+    error = ((x[:, ~IS_KNOWN].mean(0) - mean).abs() / (covariance.diagonal() / n).sqrt()).max()
+    standard_error = ((covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2) / n).sqrt()
+    return float(error), float(((torch.cov(x[:, ~IS_KNOWN].T) - covariance).abs() / standard_error).max())
 
 
-OPERATOR = Mask(SEEN.reshape(SHAPE))
-KNOWN = Y.reshape(1, *SHAPE)
+OPERATOR = Mask(IS_KNOWN.reshape(SHAPE))
+MEASUREMENT = Y.reshape(1, *SHAPE)
 
 
-def test_the_guided_solver_draws_the_conditional_distribution():
-    """Mean and covariance within 4 standard errors of 2,000 samples; what is seen is seen."""
+def test_mmps_samples_the_posterior():
+    """Mean and covariance within 4 standard errors of 2,000 samples; known pixels are reproduced."""
     n, levels = 2000, sampling.logsnr(TABLE, 60)
-    x = inpainted(MMPS(iterations=8).denoiser(TRUE, OPERATOR, KNOWN), DPMSolverPP(2), n, levels)
+    x = inpainted(MMPS(iterations=8).denoiser(TRUE, OPERATOR, MEASUREMENT), DPMSolverPP(2), n, levels)
     assert max(errors(x, n)) < 4
-    assert torch.allclose(x[:, SEEN], Y[SEEN].expand(n, -1), atol=1e-3)
+    assert torch.allclose(x[:, IS_KNOWN], Y[IS_KNOWN].expand(n, -1), atol=1e-3)
 
 
-def test_the_guided_denoiser_is_the_conditional_mean():
-    """E[x_0 | x_t, y], from the joint covariance of x_0 and x_t, for a mask and for means of squares."""
+def test_mmps_is_the_posterior_mean_of_a_gaussian():
+    """E[x_0 | x_t, y], from the joint covariance of x_0 and x_t, for a mask and for downsampling."""
     x = torch.randn(5, *SHAPE, generator=G, **D)
-    for operator, y in ((OPERATOR, KNOWN), (downsampling(2, 4, 2), torch.tensor([[[[0.3, -0.5]]]], **D))):
+    for operator, y in ((OPERATOR, MEASUREMENT), (downsampling(2, 4, 2), torch.tensor([[[[0.3, -0.5]]]], **D))):
         matrix = operator.forward(torch.eye(8, **D).reshape(8, *SHAPE)).flatten(1).T
         matrix = matrix[matrix.abs().sum(1) > 0]
-        seen = y.flatten() if operator is not OPERATOR else Y[SEEN]
+        known = y.flatten() if operator is not OPERATOR else Y[IS_KNOWN]
         for t in (0.05, 0.5, 1.0):
             level = TABLE.at(t)
             a, s = float(level.alpha), float(level.sigma)
-            both = torch.cat([a * torch.eye(8, **D), matrix])  # of (x_t, y) on x_0
+            joint = torch.cat([a * torch.eye(8, **D), matrix])  # of (x_t, y) on x_0
             noise = torch.diag(torch.cat([torch.full((8,), s**2, **D), torch.zeros(len(matrix), **D)]))
-            gain = COVARIANCE @ both.T @ torch.linalg.inv(both @ COVARIANCE @ both.T + noise)
-            given = torch.cat([x.flatten(1), seen.expand(5, -1)], 1)
-            want = MEAN + (given - MEAN @ both.T) @ gain.T
+            gain = COVARIANCE @ joint.T @ torch.linalg.inv(joint @ COVARIANCE @ joint.T + noise)
+            observed = torch.cat([x.flatten(1), known.expand(5, -1)], 1)
+            want = MEAN + (observed - MEAN @ joint.T) @ gain.T
             got = MMPS(iterations=12).denoiser(TRUE, operator, y)(x, level).x0.flatten(1)
             assert torch.allclose(got, want, atol=1e-6)
 
 
 def test_pigdm_is_exact_for_white_data():
-    """And then only: r is that of independent pixels."""
+    """r_t is that of independent pixels."""
     white = GaussianMixture(torch.ones(1, **D), MEAN[None], 0.25 * torch.eye(8, **D)[None])
     x, level = torch.randn(4, *SHAPE, generator=G, **D), TABLE.at(0.5)
-    got = PiGDM(sigma_data=0.5).denoiser(white, OPERATOR, KNOWN)(x, level).x0.flatten(1)
-    want = torch.where(SEEN, Y, white(x, level).x0.flatten(1))
+    got = PiGDM(sigma_data=0.5).denoiser(white, OPERATOR, MEASUREMENT)(x, level).x0.flatten(1)
+    want = torch.where(IS_KNOWN, Y, white(x, level).x0.flatten(1))
     assert torch.allclose(got, want, atol=1e-9)
 
 
-def test_repaint_keeps_what_is_seen_and_is_biased():
-    """Its miss shows at 1,000 samples, with more passes less; the mean is nearer than that of the data."""
+def test_repaint_keeps_the_known_pixels_and_is_biased():
+    """The bias is significant at 1,000 samples and decreases with more resamplings."""
     n, (mean, _) = 1000, conditional()
-    off = [float((MEAN[~SEEN] - mean).norm())]
-    for passes in (1, 4):
-        x = inpainted(TRUE, ReplacementSampler(Ancestral(0.0), OPERATOR, KNOWN, passes), n, sampling.uniform(TABLE, 40))
-        assert torch.equal(x[:, SEEN], Y[SEEN].expand(n, -1))
+    error = [float((MEAN[~IS_KNOWN] - mean).norm())]
+    for resamplings in (1, 4):
+        x = inpainted(
+            TRUE, ReplacementSampler(Ancestral(0.0), OPERATOR, MEASUREMENT, resamplings), n, sampling.uniform(TABLE, 40)
+        )
+        assert torch.equal(x[:, IS_KNOWN], Y[IS_KNOWN].expand(n, -1))
         assert max(errors(x, n)) > 4
-        off.append(float((x[:, ~SEEN].mean(0) - mean).norm()))
-    assert off[2] < off[1] < off[0]
+        error.append(float((x[:, ~IS_KNOWN].mean(0) - mean).norm()))
+    assert error[2] < error[1] < error[0]
 
 
-def test_projection_keeps_what_is_seen():
-    """To rounding, with any rule."""
-    x = inpainted(DDNM().denoiser(TRUE, OPERATOR, KNOWN), DDIM(1.0), 50, sampling.uniform(TABLE, 30))
-    assert torch.allclose(x[:, SEEN], Y[SEEN].expand(50, -1), atol=1e-12)
+def test_ddnm_keeps_the_known_pixels():
+    """To rounding, with a stochastic sampler."""
+    x = inpainted(DDNM().denoiser(TRUE, OPERATOR, MEASUREMENT), DDIM(1.0), 50, sampling.uniform(TABLE, 30))
+    assert torch.allclose(x[:, IS_KNOWN], Y[IS_KNOWN].expand(50, -1), atol=1e-12)
 
 
-def test_noise_to_a_depth_and_back_leaves_the_distribution():
-    """SDEdit of the data's own images, with the exact denoiser: other images of the same data."""
+def test_sdedit_preserves_the_distribution():
+    """Noising samples of the data to t = 0.5 and denoising them with the exact denoiser gives samples of the data."""
     n, noise = 2000, Noise(3, torch.arange(2000))
     x0 = TRUE.sample(noise)[0].reshape(n, *SHAPE)
     levels = [level for level in sampling.uniform(TABLE, 100) if level.t <= 0.5]
@@ -199,23 +201,23 @@ def test_noise_to_a_depth_and_back_leaves_the_distribution():
     assert float((x - x0).abs().mean()) > 0.1
 
 
-@pytest.mark.parametrize("wrapper", [DDNM(), PiGDM(), MMPS()])
-def test_pure_noise_is_no_obstacle(wrapper):
-    """Schedules of zero terminal SNR begin where J says nothing."""
+@pytest.mark.parametrize("solver", [DDNM(), PiGDM(), MMPS()])
+def test_solvers_start_at_zero_terminal_snr(solver):
+    """At t = 1 the Jacobian is 0 and the solvers fall back to projection."""
     table = schedules.zero_terminal_snr(TABLE)
-    denoise = wrapper.denoiser(TRUE, OPERATOR, KNOWN)
+    denoise = solver.denoiser(TRUE, OPERATOR, MEASUREMENT)
     x = inpainted(denoise, DDIM(), 20, sampling.uniform(table, 50))
-    assert bool(x.isfinite().all()) and float((x[:, SEEN] - Y[SEEN]).abs().max()) < 0.1
+    assert bool(x.isfinite().all()) and float((x[:, IS_KNOWN] - Y[IS_KNOWN]).abs().max()) < 0.1
 
 
-def test_the_learned_spread_is_handed_on():
-    """And no gradient leaves the wrappers."""
+def test_solvers_pass_on_the_learned_variance():
+    """And detach the prediction from the graph."""
     variance_fraction = torch.full((1, *SHAPE), 0.3, **D)
 
     def model(x, level, cond=None, previous=None):
         return Prediction(0.5 * x, variance_fraction)
 
-    for wrapper in (DDNM(), PiGDM(), MMPS()):
-        prediction = wrapper.denoiser(model, OPERATOR, KNOWN)(torch.zeros(1, *SHAPE, **D), TABLE.at(0.5))
+    for solver in (DDNM(), PiGDM(), MMPS()):
+        prediction = solver.denoiser(model, OPERATOR, MEASUREMENT)(torch.zeros(1, *SHAPE, **D), TABLE.at(0.5))
         assert torch.equal(prediction.variance_fraction, variance_fraction) and not prediction.x0.requires_grad
     assert math.isfinite(float(prediction.x0.sum()))

@@ -1,4 +1,4 @@
-"""The sampling loop with exact denoisers: right distribution, same bits for any batch."""
+"""The sampling loop with exact denoisers: the distribution of the samples, and their independence of the batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from reference_models import LIKE, mixture, within
 
 from fromnoise.diffusion import (
     DDIM,
@@ -20,18 +21,6 @@ from fromnoise.diffusion import (
 from fromnoise.diffusion.oracles import EmpiricalDistribution, GaussianMixture
 from fromnoise.diffusion.sampling import uniform
 
-LIKE = torch.empty(0, dtype=torch.float64)
-
-
-def mixture() -> GaussianMixture:
-    """Three Gaussians of the plane, well apart, of unequal weight and one of them thin."""
-    covariances = [[[0.02, 0.01], [0.01, 0.03]], [[0.05, 0.0], [0.0, 0.05]], [[0.04, 0.019], [0.019, 0.01]]]
-    return GaussianMixture(
-        torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
-        torch.tensor([[-1.0, 0.0], [1.0, 0.8], [0.7, -1.0]], dtype=torch.float64),
-        torch.tensor(covariances, dtype=torch.float64),
-    )
-
 
 def sample(denoise, sampler, levels, ids, shape, seed=0, cond=None, like=LIKE):
     noise = Noise(seed, ids)
@@ -40,70 +29,61 @@ def sample(denoise, sampler, levels, ids, shape, seed=0, cond=None, like=LIKE):
     return x
 
 
-def within(got: float, want: float, deviation: float, n: int, name: str) -> None:
-    error = deviation / math.sqrt(n)
-    assert abs(got - want) < 4 * error, (
-        f"{name}: {got:.5f} for {want:.5f}, {abs(got - want) / error:.1f} standard errors"
-    )
-
-
-def check_mixture(sampler, n: int, steps: int, loudness: float = 1.0) -> None:
+def check_mixture(sampler, n: int, steps: int, noise_scale: float = 1.0) -> None:
     """Weights, means and covariances of ``n`` samples within 4 standard errors of the truth."""
 
-    class Loud(Noise):
+    class ScaledNoise(Noise):
         def normal(self, *args, **kwargs):
-            return loudness * super().normal(*args, **kwargs)
+            return noise_scale * super().normal(*args, **kwargs)
 
     true, table = mixture(), schedules.linear(1000)
-    noise = Loud(0, torch.arange(n))
+    noise = ScaledNoise(0, torch.arange(n))
     for step in sampling_loop(true, sampler, uniform(table, steps), initial_noise((2,), noise, LIKE), noise):
         x = step.x
-    which = true.responsibilities(x, table.at(1e-9)).argmax(1)
+    component = true.responsibilities(x, table.at(1e-9)).argmax(1)
     for k in range(3):
-        mine, weight = x[which == k], float(true.weights[k])
-        within(len(mine) / n, weight, math.sqrt(weight * (1 - weight)), n, f"weight {k}")
+        samples, weight = x[component == k], float(true.weights[k])
+        within(len(samples) / n, weight, math.sqrt(weight * (1 - weight)), n, f"weight {k}")
         m, s = true.means[k], true.covariances[k]
         for i in range(2):
-            within(float(mine[:, i].mean()), float(m[i]), math.sqrt(s[i, i]), len(mine), f"mean {k} {i}")
+            within(float(samples[:, i].mean()), float(m[i]), math.sqrt(s[i, i]), len(samples), f"mean {k} {i}")
             for j in range(i + 1):
-                got = float(((mine[:, i] - m[i]) * (mine[:, j] - m[j])).mean())
-                variance_fraction = math.sqrt(
-                    float(s[i, i] * s[j, j] + s[i, j] ** 2)
-                )  # of a product of Gaussians (Isserlis)
-                within(got, float(s[i, j]), variance_fraction, len(mine), f"covariance {k} {i}{j}")
+                got = float(((samples[:, i] - m[i]) * (samples[:, j] - m[j])).mean())
+                std = math.sqrt(float(s[i, i] * s[j, j] + s[i, j] ** 2))  # of a product of Gaussians (Isserlis)
+                within(got, float(s[i, j]), std, len(samples), f"covariance {k} {i}{j}")
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(0.0), DDIM(0.0)], ids=str)
 def test_a_mixture_is_reproduced(sampler):
-    """All 1,000 steps: their discretisation is below the standard errors of 2,000 samples."""
+    """In 1,000 steps, whose discretization error is below the standard errors of 2,000 samples."""
     check_mixture(sampler, 2_000, 1_000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", [Ancestral(1.0), Ancestral(0.5), DDIM(0.5)], ids=str)
-def test_a_mixture_is_reproduced_by_the_other_rules(sampler):
+def test_a_mixture_is_reproduced_by_other_samplers(sampler):
     """As above, with the standard errors of 3,000 samples."""
     check_mixture(sampler, 3_000, 1_000)
 
 
-def test_the_oracle_could_fail():
-    """Noise a fifth too strong is caught by the same test."""
+def test_the_check_of_the_mixture_can_fail():
+    """Noise a fifth too strong is detected."""
     with pytest.raises(AssertionError, match="standard errors"):
-        check_mixture(Ancestral(0.0), 4_000, 250, loudness=1.2)
+        check_mixture(Ancestral(0.0), 4_000, 250, noise_scale=1.2)
 
 
-@pytest.mark.parametrize(("steps", "off"), [(10, 0.1), (50, 0.03)])
-def test_few_steps_are_near(steps, off):
+@pytest.mark.parametrize(("steps", "tolerance"), [(10, 0.1), (50, 0.03)])
+def test_few_steps_are_approximate(steps, tolerance):
     """Skipping steps keeps the modes, and their weights to a few percent."""
     n, true = 5_000, mixture()
     x = sample(true, Ancestral(0.0), uniform(schedules.linear(1000), steps), torch.arange(n), (2,))
-    which = true.responsibilities(x, schedules.linear(1000).at(1e-9)).argmax(1)
-    share = torch.bincount(which, minlength=3) / n
-    assert float((share - true.weights).abs().max()) < off
+    component = true.responsibilities(x, schedules.linear(1000).at(1e-9)).argmax(1)
+    weights = torch.bincount(component, minlength=3) / n
+    assert float((weights - true.weights).abs().max()) < tolerance
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(1.0), DDIM(0.0), DDIM(1.0)], ids=str)
-def test_bits_do_not_depend_on_the_batch(sampler):
+def test_samples_do_not_depend_on_the_batch(sampler):
     """Batches of 1, 7 and 64 give the same bits with an exact denoiser."""
     true, levels, ids = mixture(), uniform(schedules.linear(1000), 15), torch.arange(64)
     for like in (LIKE, LIKE.float()):
@@ -116,20 +96,20 @@ def test_bits_do_not_depend_on_the_batch(sampler):
             assert torch.equal(parts, whole)
 
 
-def test_samples_of_a_finite_set_are_its_points():
-    """What a network of unlimited capacity learns: 20 images, each reached about equally often."""
+def test_samples_of_an_empirical_distribution_are_its_points():
+    """20 images, each sampled about equally often."""
     g = torch.Generator().manual_seed(0)
     points = torch.rand(20, 1, 4, 4, generator=g, dtype=torch.float64) * 2 - 1
     levels, n = uniform(schedules.linear(1000), 250), 2000
     x = sample(Clip(EmpiricalDistribution(points)), Ancestral(0.0), levels, torch.arange(n), (1, 4, 4))
-    apart = torch.cdist(x.flatten(1), points.flatten(1))
-    assert float(apart.min(1).values.max()) < 0.05
-    counts = torch.bincount(apart.argmin(1), minlength=20)
+    distance = torch.cdist(x.flatten(1), points.flatten(1))
+    assert float(distance.min(1).values.max()) < 0.05
+    counts = torch.bincount(distance.argmin(1), minlength=20)
     assert float(((counts - n / 20) ** 2 / (n / 20)).sum()) < 43.8  # chi-square, 19 degrees, p = 0.001
 
 
-def test_conditional_samples_keep_their_class():
-    """cond names the component, and guidance of scale 1 changes nothing."""
+def test_conditional_samples_have_their_class():
+    """cond selects the component; guidance of scale 1 changes nothing."""
     true, levels = mixture(), uniform(schedules.linear(1000), 100)
     cond = torch.arange(300) % 3
     for denoise in (true, ClassifierFreeGuidance(true, 1.0)):
@@ -137,25 +117,25 @@ def test_conditional_samples_keep_their_class():
         assert torch.equal(true.responsibilities(x, schedules.linear(1000).at(1e-9)).argmax(1), cond)
 
 
-def test_the_loop_reports_every_step():
-    """A generator: whoever iterates sees each x, each estimate, and may stop at any time."""
+def test_the_loop_yields_every_step():
+    """A generator of x and the prediction after each step, component can be stopped at any time."""
     true, levels = mixture(), uniform(schedules.linear(1000), 10)
     noise = Noise(0, torch.arange(3))
-    seen = []
+    steps = []
     for step in sampling_loop(true, DDIM(), levels, initial_noise((2,), noise, LIKE), noise):
-        seen.append((step.index, step.total, float(step.level_t.t), float(step.level_s.t)))
+        steps.append((step.index, step.total, float(step.level_t.t), float(step.level_s.t)))
         assert step.x.shape == step.prediction.x0.shape == (3, 2)
         if step.index == 4:
             break
-    assert seen == [(i, 10, (10 - i) / 10, (9 - i) / 10) for i in range(5)]
+    assert steps == [(i, 10, (10 - i) / 10, (9 - i) / 10) for i in range(5)]
 
 
-def test_a_model_that_conditions_on_itself_sees_its_last_estimate():
-    """None first, then what it said one step ago (Chen et al. 2022)."""
-    true, seen = mixture(), []
+def test_the_loop_passes_the_previous_estimate():
+    """None first, then the x_0 of the step before (Chen et al. 2023)."""
+    true, previous_estimates = mixture(), []
 
     def spy(x, level, cond=None, previous=None):
-        seen.append(previous)
+        previous_estimates.append(previous)
         return true(x, level)
 
     noise = Noise(0, torch.arange(2))
@@ -163,5 +143,5 @@ def test_a_model_that_conditions_on_itself_sees_its_last_estimate():
         s.prediction.x0
         for s in sampling_loop(spy, DDIM(), uniform(schedules.linear(10), 4), initial_noise((2,), noise, LIKE), noise)
     ]
-    assert seen[0] is None
-    assert all(torch.equal(a, b) for a, b in zip(seen[1:], prediction[:-1], strict=True))
+    assert previous_estimates[0] is None
+    assert all(torch.equal(a, b) for a, b in zip(previous_estimates[1:], prediction[:-1], strict=True))

@@ -1,4 +1,4 @@
-"""Step rules: against the papers, and against diffusers' schedulers step by step."""
+"""Ancestral sampling and DDIM: against the papers, and step by step against diffusers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.schedulers import scheduling_ddpm
+from reference_models import eps_network
 
 from fromnoise.diffusion import DDIM, Ancestral, Clip, Prediction, schedules
 from fromnoise.diffusion.process import posterior_variance
@@ -16,21 +17,16 @@ from fromnoise.diffusion.sampling import quadratic, uniform
 TABLE, BETAS = schedules.linear(1000), paper.linear_betas(1000)
 
 
-def net(x: torch.Tensor, k: int) -> torch.Tensor:
-    """A stand-in for a network that has learned eps: smooth, bounded, and not too good."""
-    return 0.9 * torch.tanh(x * 1.3 + 0.1 * k / 1000) + 0.05 * torch.sin(5 * x)
-
-
 def denoise(x, level, cond=None, previous=None):
-    return Prediction((x - level.sigma * net(x, round(float(level.t) * 1000))) / level.alpha)
+    return Prediction((x - level.sigma * eps_network(x, round(float(level.t) * 1000))) / level.alpha)
 
 
 def levels(ks):
     return [TABLE.at(k / 1000) for k in ks]
 
 
-def walk(sampler, ks, x, noises, clip=False):
-    """Every state of the rule on the steps ``ks``."""
+def run_sampler(sampler, ks, x, noises, clip=False):
+    """Every state of a sampler on the steps ``ks``."""
     out, memory = [], sampler.start()
     wrapped = Clip(denoise) if clip else denoise
     path = levels(ks)
@@ -41,7 +37,7 @@ def walk(sampler, ks, x, noises, clip=False):
 
 
 def in_double(scheduler):
-    """Diffusers' scheduler with its float32 tables made anew in float64."""
+    """A diffusers scheduler with its float32 tables recomputed in float64."""
     scheduler.betas = torch.from_numpy(BETAS)
     scheduler.alphas = 1 - scheduler.betas
     scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
@@ -55,10 +51,10 @@ def start_and_noises(steps, dtype):
     return x, [torch.randn(x.shape, generator=g, dtype=dtype) for _ in range(steps)]
 
 
-def agree(theirs, mine, dtype, where):
-    """Over whole ways down; float32 tables lose up to 4 digits in 1 - A at the clean end, and theirs are such."""
+def assert_close(theirs, ours, dtype, where):
+    """Relative to the largest value; the float32 tables of diffusers lose up to 4 digits in 1 - A near t = 0."""
     tolerance = 1e-10 if dtype == torch.float64 else 1e-4
-    assert (theirs - mine).abs().max() / theirs.abs().max().clamp(min=1) < tolerance, where
+    assert (theirs - ours).abs().max() / theirs.abs().max().clamp(min=1) < tolerance, where
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -66,28 +62,28 @@ def agree(theirs, mine, dtype, where):
 @pytest.mark.parametrize("steps", [1000, 100, 7])
 @pytest.mark.parametrize(("kind", "f"), [("fixed_small", 0.0), ("fixed_small_log", 0.0), ("fixed_large", 1.0)])
 def test_ancestral_is_diffusers_ddpm(kind, f, steps, clip, dtype, monkeypatch):
-    """Every state of the way down, with skipped steps and with clipping."""
-    theirs = DDPMScheduler(1000, variance_type=kind, clip_sample=clip)
-    theirs = in_double(theirs) if dtype == torch.float64 else theirs
-    theirs.set_timesteps(steps)
-    ks = [int(t) + 1 for t in theirs.timesteps] + [0]
+    """Every state of the run, with skipped steps and with clipping."""
+    scheduler = DDPMScheduler(1000, variance_type=kind, clip_sample=clip)
+    scheduler = in_double(scheduler) if dtype == torch.float64 else scheduler
+    scheduler.set_timesteps(steps)
+    ks = [int(t) + 1 for t in scheduler.timesteps] + [0]
     y, noises = start_and_noises(steps, dtype)
-    mine = walk(Ancestral(f), ks, y, noises, clip)
-    for t, z, state in zip(theirs.timesteps, noises, mine, strict=True):
+    ours = run_sampler(Ancestral(f), ks, y, noises, clip)
+    for t, z, state in zip(scheduler.timesteps, noises, ours, strict=True):
         monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *a, z=z, **k: z)
-        y = theirs.step(net(y, int(t) + 1), t, y).prev_sample
-        agree(y, state, dtype, int(t))
+        y = scheduler.step(eps_network(y, int(t) + 1), t, y).prev_sample
+        assert_close(y, state, dtype, int(t))
 
 
 @pytest.mark.parametrize(("kind", "f"), [("fixed_large_log", 1.0), ("fixed_small", 0.0), ("fixed_large", 1.0)])
-def test_variance_is_diffusers(kind, f):
+def test_variance_is_that_of_diffusers(kind, f):
     """Also for fixed_large_log, whose step() takes the square root of the logarithm and gives NaN (diffusers 0.42)."""
-    theirs = in_double(DDPMScheduler(1000, variance_type=kind))
+    scheduler = in_double(DDPMScheduler(1000, variance_type=kind))
     for steps in (1000, 50):
-        theirs.set_timesteps(steps)
-        for t in theirs.timesteps[:-1].tolist():
-            value = float(theirs._get_variance(t))
-            level_t, level_s = levels([t + 1, int(theirs.previous_timestep(t)) + 1])
+        scheduler.set_timesteps(steps)
+        for t in scheduler.timesteps[:-1].tolist():
+            value = float(scheduler._get_variance(t))
+            level_t, level_s = levels([t + 1, int(scheduler.previous_timestep(t)) + 1])
             want = np.exp(value) if kind.endswith("log") else value
             assert float(posterior_variance(level_t, level_s, f)) == pytest.approx(want, rel=1e-9)
 
@@ -97,53 +93,53 @@ def test_variance_is_diffusers(kind, f):
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("steps", [1000, 50, 8])
 def test_ddim_is_diffusers_ddim(eta, steps, clip, dtype):
-    """As above, for DDIM; a clipped x_0 takes its eps with it. The steps divide 1,000, so their last is ours."""
-    theirs = DDIMScheduler(1000, clip_sample=clip, set_alpha_to_one=True)
-    theirs = in_double(theirs) if dtype == torch.float64 else theirs
-    theirs.set_timesteps(steps)
-    ks = [int(t) + 1 for t in theirs.timesteps] + [0]
+    """eps follows the clipped x_0. The numbers of steps divide 1,000, so that the last steps are equal."""
+    scheduler = DDIMScheduler(1000, clip_sample=clip, set_alpha_to_one=True)
+    scheduler = in_double(scheduler) if dtype == torch.float64 else scheduler
+    scheduler.set_timesteps(steps)
+    ks = [int(t) + 1 for t in scheduler.timesteps] + [0]
     y, noises = start_and_noises(steps, dtype)
-    mine = walk(DDIM(eta), ks, y, noises, clip)
-    for t, z, state in zip(theirs.timesteps, noises, mine, strict=True):
-        last = int(t) == int(theirs.timesteps[-1])
-        step = theirs.step(
-            net(y, int(t) + 1), t, y, eta=0.0 if last else eta, variance_noise=z, use_clipped_model_output=True
+    ours = run_sampler(DDIM(eta), ks, y, noises, clip)
+    for t, z, state in zip(scheduler.timesteps, noises, ours, strict=True):
+        last = int(t) == int(scheduler.timesteps[-1])
+        step = scheduler.step(
+            eps_network(y, int(t) + 1), t, y, eta=0.0 if last else eta, variance_noise=z, use_clipped_model_output=True
         )
         y = step.prev_sample
-        agree(y, state, dtype, int(t))
+        assert_close(y, state, dtype, int(t))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_is_the_papers(eta):
-    """Song et al. 2020, eqs. 12 and 16, between any steps, in float64."""
+def test_ddim_is_that_of_the_paper(eta):
+    """Song et al. 2021, eqs. 12 and 16, between any steps, in float64."""
     ks = [1000, 870, 869, 500, 123, 2, 1, 0]
     x = torch.randn(1, 1, 3, 3, dtype=torch.float64)
     noises = [torch.randn(x.shape, dtype=torch.float64) for _ in ks[1:]]
-    states = [x, *walk(DDIM(eta), ks, x, noises)]
+    states = [x, *run_sampler(DDIM(eta), ks, x, noises)]
     for i, (k, j) in enumerate(zip(ks[:-1], ks[1:], strict=True)):
-        eps = net(states[i], k)
+        eps = eps_network(states[i], k)
         want = paper.ddim(BETAS, k, j, eta, states[i].numpy(), eps.numpy(), noises[i].numpy() if j else 0)
         assert abs(states[i + 1].numpy() - want).max() < 1e-12 * max(1, abs(want).max()), (k, j)
 
 
-def test_full_ddim_is_ancestral():
-    """eta = 1 on any grid is the ancestral rule with the small variance."""
+def test_ddim_with_eta_one_equals_ancestral():
+    """With the small variance, on any grid."""
     ks = [1000, 700, 300, 299, 10, 1, 0]
     x = torch.randn(2, 1, 3, 3, dtype=torch.float64)
     noises = [torch.randn(x.shape, dtype=torch.float64) for _ in ks[1:]]
-    for a, b in zip(walk(DDIM(1.0), ks, x, noises), walk(Ancestral(0.0), ks, x, noises), strict=True):
+    for a, b in zip(run_sampler(DDIM(1.0), ks, x, noises), run_sampler(Ancestral(0.0), ks, x, noises), strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_ancestral_step_is_algorithm_2():
-    """x_{k-1} = (x_k - beta_k / sqrt(1 - A_k) eps) / sqrt(1 - beta_k) + sigma_k z, both published sigmas."""
+    """x_{k-1} = (x_k - beta_k / sqrt(1 - A_k) eps) / sqrt(1 - beta_k) + sigma_k z, with both published sigmas."""
     bars = paper.alpha_bar(BETAS)
     x, z = torch.randn(2, 1, 1, 3, 3, dtype=torch.float64)
     for k in (1000, 400, 3, 2):
         beta, small = BETAS[k - 1], paper.posterior(BETAS, k)[2]
-        mean = (x - beta / (1 - bars[k]) ** 0.5 * net(x, k)) / (1 - beta) ** 0.5
+        mean = (x - beta / (1 - bars[k]) ** 0.5 * eps_network(x, k)) / (1 - beta) ** 0.5
         for f, variance in ((0.0, small), (1.0, beta)):
-            (got,) = walk(Ancestral(f), [k, k - 1], x, [z])
+            (got,) = run_sampler(Ancestral(f), [k, k - 1], x, [z])
             assert torch.allclose(got, mean + variance**0.5 * z, rtol=0, atol=1e-12)
 
 
@@ -168,8 +164,8 @@ def test_variance_none_is_the_learned_one_or_small():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 333, 999, 1000])
-def test_grids_visit_strictly_falling_steps_of_the_table(steps):
-    """From T to 0, all distinct, any number of steps."""
+def test_grids_are_strictly_decreasing_steps_of_the_table(steps):
+    """From T to 0, for any number of steps."""
     for grid in (uniform, quadratic):
         ks = [float(level.t) * 1000 for level in grid(TABLE, steps)]
         assert len(ks) == steps + 1 and ks[0] == 1000 and ks[-1] == 0
@@ -177,13 +173,13 @@ def test_grids_visit_strictly_falling_steps_of_the_table(steps):
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_impossible_grids(steps):
-    """Zero steps, or more than there are."""
+def test_impossible_numbers_of_steps(steps):
+    """Zero, negative, or more than T."""
     with pytest.raises(ValueError, match="step"):
         uniform(TABLE, steps)
 
 
-def test_quadratic_is_dense_near_the_clean_image():
-    """Song et al. 2020, app. D.2: tau_i = floor(c i^2)."""
+def test_quadratic_grid():
+    """tau_i = floor(c i^2) (Song et al. 2021, app. D.2)."""
     ks = [round(float(level.t) * 1000) for level in quadratic(TABLE, 20)]
     assert all(abs(k - 1000 * ((20 - i) / 20) ** 2) <= 1 for i, k in enumerate(ks))

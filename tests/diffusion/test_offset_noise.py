@@ -1,4 +1,4 @@
-"""Noise as a model learned it: shifted for offset noise, truncated where asked; the loop hands both on."""
+"""Offset noise and truncated noise, in the random numbers and in the sampling loop."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ J = torch.block_diag(torch.ones(4, 4), torch.ones(4, 4)).double()
 COVARIANCE = torch.eye(SIZE, dtype=torch.float64) + OFFSET**2 * J
 
 
-def test_the_shift_of_offset_noise():
+def test_covariance_of_offset_noise():
     """N(0, I + offset^2 J), J all ones within a channel (Guttenberg 2023); without offset it is plain noise."""
     n = 40_000
-    drawn = Noise(0, torch.arange(n), OFFSET).image(SHAPE, Stream.STEP, 3, like=LIKE).flatten(1)
-    variance_fraction = (COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2).sqrt() / n**0.5
-    assert bool(((torch.cov(drawn.T) - COVARIANCE).abs() < 5 * variance_fraction).all())
+    sampled = Noise(0, torch.arange(n), OFFSET).image(SHAPE, Stream.STEP, 3, like=LIKE).flatten(1)
+    standard_error = (COVARIANCE.diagonal()[:, None] * COVARIANCE.diagonal() + COVARIANCE**2).sqrt() / n**0.5
+    assert bool(((torch.cov(sampled.T) - COVARIANCE).abs() < 5 * standard_error).all())
     plain = Noise(0, torch.arange(5))
     assert torch.equal(plain.image(SHAPE, Stream.START, like=LIKE), plain.normal(SHAPE, Stream.START, like=LIKE))
 
 
 @pytest.mark.parametrize("bound", [0.3, 1.0, 2.5])
 def test_truncated_noise(bound):
-    """N(0, 1) given |z| <= bound, by Kolmogorov and Smirnov, in the order of the numbers that it replaces."""
+    """N(0, 1) given |z| <= bound, by a Kolmogorov-Smirnov test; it is monotonic in the plain noise."""
     noise = Noise(0, torch.arange(20_000))
     plain = noise.image((1,), Stream.START, like=LIKE)[:, 0]
-    tame = Noise(0, noise.ids, truncation=bound).image((1,), Stream.START, like=LIKE)[:, 0]
-    assert float(tame.abs().max()) <= bound
-    assert stats.kstest(tame.numpy(), stats.truncnorm(-bound, bound).cdf).pvalue > 1e-3
-    assert bool((tame[plain.argsort()].diff() >= 0).all())
+    truncated = Noise(0, noise.ids, truncation=bound).image((1,), Stream.START, like=LIKE)[:, 0]
+    assert float(truncated.abs().max()) <= bound
+    assert stats.kstest(truncated.numpy(), stats.truncnorm(-bound, bound).cdf).pvalue > 1e-3
+    assert bool((truncated[plain.argsort()].diff() >= 0).all())
 
 
 def exact(mean, covariance, noise):
-    """E[x_0 | x_t] of N(mean, covariance) under noise of a covariance of its own."""
+    """E[x_0 | x_t] of N(mean, covariance) under noise of covariance ``noise``."""
 
     def denoise(x, level, cond=None, previous=None):
         a, s = float(level.alpha), float(level.sigma)
@@ -58,8 +58,8 @@ def exact(mean, covariance, noise):
 
 
 @pytest.mark.parametrize("sampler", [DDIM(0.0), Ancestral(0.0)], ids=["ddim", "ancestral"])
-def test_a_model_of_offset_noise_is_sampled_with_it(sampler):
-    """A Gaussian comes back with its covariance; from plain noise its brightness would vary too little."""
+def test_sampling_with_offset_noise(sampler):
+    """The covariance of a Gaussian is reproduced; from plain noise the brightness has too little variance."""
     rng = np.random.default_rng(0)
     root = torch.from_numpy(rng.normal(size=(SIZE, SIZE))) * 0.2
     covariance, mean = root @ root.T + 0.02 * torch.eye(SIZE) + 0.3 * J, torch.from_numpy(rng.normal(size=SIZE)) * 0.3
@@ -70,31 +70,31 @@ def test_a_model_of_offset_noise_is_sampled_with_it(sampler):
         x = initial_noise(SHAPE, noise, LIKE)
         for step in sampling_loop(denoise, sampler, sampling.uniform(schedules.cosine(1000), 400), x, noise):
             x = step.x
-        drawn = x.flatten(1)
-        variance_fraction = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2).sqrt() / n**0.5
-        got[offset] = float(((torch.cov(drawn.T) - covariance).abs() / variance_fraction).max())
+        sampled = x.flatten(1)
+        standard_error = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2).sqrt() / n**0.5
+        got[offset] = float(((torch.cov(sampled.T) - covariance).abs() / standard_error).max())
     assert got[OFFSET] < 4.5 < got[0.0]
 
 
-def test_a_rule_may_draw_many_numbers_a_step():
-    """All different, and the first sixteen of each step those that they always were."""
+def test_a_sampler_may_use_many_random_numbers_a_step():
+    """All are different, and the first sixteen of each step are parts 16 i to 16 i + 15 of the stream."""
 
-    class Greedy(DDIM):
+    class ManyNumbers(DDIM):
         def step(self, denoise, x, level_t, level_s, noise, memory):
-            seen.append(torch.stack([noise() for _ in range(60)]))
+            numbers.append(torch.stack([noise() for _ in range(60)]))
             return super().step(denoise, x, level_t, level_s, noise, memory)
 
-    seen: list[torch.Tensor] = []
+    numbers: list[torch.Tensor] = []
     noise = Noise(0, torch.arange(1))
     levels = sampling.uniform(schedules.linear(1000), 10)
     for _ in sampling_loop(
         lambda x, level, cond=None, previous=None: Prediction(x),
-        Greedy(),
+        ManyNumbers(),
         levels,
         initial_noise((1,), noise, LIKE),
         noise,
     ):
         pass
-    flat = torch.cat(seen).flatten()
+    flat = torch.cat(numbers).flatten()
     assert len(flat.unique()) == len(flat) == 600
-    assert torch.equal(seen[2][5], noise.normal((1,), Stream.STEP, 2 * 16 + 5, like=LIKE))
+    assert torch.equal(numbers[2][5], noise.normal((1,), Stream.STEP, 2 * 16 + 5, like=LIKE))

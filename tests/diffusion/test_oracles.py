@@ -1,4 +1,4 @@
-"""The oracles themselves, against numerical integration."""
+"""Exact denoisers, against numerical integration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prior(cond=None):
 @pytest.mark.parametrize("cond", [None, 0, 1])
 @pytest.mark.parametrize("t", [0.02, 0.3, 0.7, 1.0])
 def test_posterior_mean_and_density(t, cond):
-    """E[x_0 | x_t] and log p(x_t) by the trapezium rule."""
+    """E[x_0 | x_t] and log p(x_t) by the trapezoidal rule."""
     level = schedules.linear(1000).at(t)
     for x in (-1.2, -0.1, 0.4, 2.0):
         joint = prior(cond) * stats.norm.pdf(x, float(level.alpha) * GRID, float(level.sigma))
@@ -43,7 +43,7 @@ def test_posterior_mean_and_density(t, cond):
 
 
 def test_responsibilities():
-    """Bayes over the components."""
+    """By Bayes' rule over the components."""
     level = schedules.linear(1000).at(0.4)
     a, s = float(level.alpha), float(level.sigma)
     joint = [
@@ -54,17 +54,17 @@ def test_responsibilities():
 
 
 def test_samples_of_the_mixture():
-    """Kolmogorov-Smirnov against its distribution function."""
-    x, which = one_dimensional().sample(Noise(0, torch.arange(20_000)))
+    """Kolmogorov-Smirnov test against the mixture's distribution function."""
+    x, component = one_dimensional().sample(Noise(0, torch.arange(20_000)))
 
     def distribution(v):
         return sum(w * stats.norm.cdf(v, m, s) for w, m, s in zip(WEIGHTS, MEANS, DEVIATIONS, strict=True))
 
     assert stats.kstest(x[:, 0].numpy(), distribution).pvalue > 1e-3
-    assert abs(float((which == 0).double().mean()) - 0.3) < 4 * (0.21 / 20_000) ** 0.5
+    assert abs(float((component == 0).double().mean()) - 0.3) < 4 * (0.21 / 20_000) ** 0.5
 
 
-def test_two_points_by_hand():
+def test_empirical_distribution_of_two_points():
     """E[x_0 | x_t] of two points at +-1 is tanh(alpha x / sigma^2)."""
     points = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
@@ -74,8 +74,8 @@ def test_two_points_by_hand():
     )
 
 
-def test_labels_of_points():
-    """cond leaves the points of its class; -1 leaves all; without labels it is refused."""
+def test_labels_of_an_empirical_distribution():
+    """cond selects the points of its class, -1 all; cond without labels raises ValueError."""
     points, labels = torch.tensor([[-1.0], [0.2], [1.0]]), torch.tensor([0, 1, 1])
     level, x = schedules.linear(1000).at(0.3), torch.zeros(3, 1)
     got = EmpiricalDistribution(points, labels)(x, level, torch.tensor([0, 1, -1])).x0

@@ -1,4 +1,4 @@
-"""Every solver against closed forms: its order, its distribution, and what it is to the others."""
+"""Samplers against closed forms: order of convergence, distribution, relations between samplers; and time grids."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import math
 
 import pytest
 import torch
-from test_sampling import LIKE, mixture, within
+from reference_models import COSINE, LIKE, flow, gaussian, mixture, within
 
 from fromnoise.diffusion import DDIM, Ancestral, Noise, initial_noise, sampling_loop, schedules
-from fromnoise.diffusion.oracles import GaussianMixture
 from fromnoise.diffusion.samplers import IPNDM, DPMSolverPP, Heun, PredictorCorrector, UniPC
 from fromnoise.diffusion.samplers.ipndm import adams_weights
 from fromnoise.diffusion.sampling import karras, leading, logsnr, quadratic, uniform
 
 D = {"dtype": torch.float64}
-COSINE = schedules.ContinuousCosine()
 ORDERS = {
     "ddim": (DDIM(), 1),
     "heun": (Heun(), 2),
@@ -32,31 +30,16 @@ ORDERS = {
 }
 
 
-def gaussian() -> GaussianMixture:
-    """One Gaussian of the plane, with a mean, of unequal and turned axes."""
-    covariance = torch.tensor([[[0.3, 0.1], [0.1, 0.2]]], **D)
-    return GaussianMixture(torch.ones(1, **D), torch.tensor([[0.4, -0.2]], **D), covariance)
-
-
-def between(count: int, first: float = -9.0, last: float = 6.0):
-    """Levels equally spaced in logsnr, short of both ends."""
+def logsnr_levels(count: int, first: float = -9.0, last: float = 6.0):
+    """Levels equally spaced in logsnr between finite ends."""
     return [COSINE.at(t) for t in COSINE.time_from_logsnr(torch.linspace(first, last, count + 1, **D))]
 
 
-def warmed(count: int):
-    """Equal steps, but for the first, which is cut finely: the low order of a rule without a past leaves no trace."""
+def refined_start(count: int):
+    """Equal steps in logsnr, the first one refined: multistep samplers start at order 1."""
     even = torch.linspace(-4, 4, count + 1, **D)
     first = even[0] + (even[1] - even[0]) * 2.0 ** -torch.arange(12, 0, -1, **D)
     return [COSINE.at(t) for t in COSINE.time_from_logsnr(torch.cat([even[:1], first, even[1:]]))]
-
-
-def flow(x, level_t, level_s):
-    """The probability flow of the Gaussian in closed form: along its axes everything scales with its deviation."""
-    true = gaussian()
-    values, vectors = torch.linalg.eigh(true.covariances[0])
-    along = (x - level_t.alpha * true.means[0]) @ vectors
-    scale = ((level_s.alpha**2 * values + level_s.sigma**2) / (level_t.alpha**2 * values + level_t.sigma**2)).sqrt()
-    return (along * scale) @ vectors.T + level_s.alpha * true.means[0]
 
 
 def final(denoise, sampler, levels, x, ids):
@@ -66,19 +49,21 @@ def final(denoise, sampler, levels, x, ids):
 
 
 @pytest.mark.parametrize("name", ORDERS)
-def test_order(name):
-    """Halving the steps divides the error by 2^order, within a quarter of an order."""
+def test_order_of_convergence(name):
+    """Halving the step size divides the error by 2^order, within a quarter of an order."""
     (sampler, order), ids, errors = ORDERS[name], torch.arange(16), []
     for count in (80, 160):
-        levels = warmed(count)
+        levels = refined_start(count)
         x = initial_noise((2,), Noise(0, ids), LIKE)
         errors.append(float((final(gaussian(), sampler, levels, x, ids) - flow(x, levels[0], levels[-1])).norm()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
-@pytest.mark.parametrize("sampler", [DPMSolverPP(1), UniPC(1), IPNDM(1), Heun()], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "sampler", [DPMSolverPP(1), UniPC(1), IPNDM(1), Heun()], ids=lambda sampler: type(sampler).__name__
+)
 def test_first_step_is_ddim(sampler):
-    """Without a past, and without a second evaluation, every solver is DDIM(0); so is a step to the clean image."""
+    """Without a history, or a second evaluation, every deterministic solver is DDIM(0); so is the step to t = 0."""
     true, x = mixture(), initial_noise((2,), Noise(1, torch.arange(5)), LIKE)
     for levels in ([COSINE.at(0.6), COSINE.at(0.0)], [COSINE.at(0.6), COSINE.at(0.5)]):
         if isinstance(sampler, Heun) and levels[1].sigma > 0:
@@ -87,7 +72,7 @@ def test_first_step_is_ddim(sampler):
         assert torch.allclose(ours, ddim, rtol=1e-12, atol=1e-12)
 
 
-def test_first_step_of_the_sde_is_ancestral():
+def test_first_step_of_the_sde_solver_is_ancestral():
     """With the small variance, from the same noise."""
     true, x = mixture(), initial_noise((2,), Noise(1, torch.arange(5)), LIKE)
     for levels in ([COSINE.at(0.6), COSINE.at(0.5)], [COSINE.at(0.3), COSINE.at(0.0)]):
@@ -108,31 +93,31 @@ def test_first_step_of_the_sde_is_ancestral():
         IPNDM(3),
         DPMSolverPP(3),
     ],
-    ids=lambda r: type(r).__name__,
+    ids=lambda sampler: type(sampler).__name__,
 )
-def test_a_mixture_is_reproduced(sampler):
-    """Weights, means and covariances within 4 standard errors, in 120 steps of the continuous cosine."""
+def test_samplers_reproduce_a_mixture(sampler):
+    """Weights, means and covariances within 4 standard errors, in 120 steps of the continuous cosine schedule."""
     n, true = 1_500, mixture()
-    levels = [*between(120, -14.0, 12.0), COSINE.at(0.0)]
+    levels = [*logsnr_levels(120, -14.0, 12.0), COSINE.at(0.0)]
     x = final(true, sampler, levels, initial_noise((2,), Noise(0, torch.arange(n)), LIKE), torch.arange(n))
-    which = true.responsibilities(x, COSINE.at(1e-6)).argmax(1)
+    component = true.responsibilities(x, COSINE.at(1e-6)).argmax(1)
     for k in range(3):
-        mine, weight = x[which == k], float(true.weights[k])
-        within(len(mine) / n, weight, math.sqrt(weight * (1 - weight)), n, f"weight {k}")
+        samples, weight = x[component == k], float(true.weights[k])
+        within(len(samples) / n, weight, math.sqrt(weight * (1 - weight)), n, f"weight {k}")
         m, s = true.means[k], true.covariances[k]
         for i in range(2):
-            within(float(mine[:, i].mean()), float(m[i]), math.sqrt(s[i, i]), len(mine), f"mean {k} {i}")
-            got = float(((mine[:, i] - m[i]) ** 2).mean())
-            within(got, float(s[i, i]), math.sqrt(2) * float(s[i, i]), len(mine), f"variance {k} {i}")
+            within(float(samples[:, i].mean()), float(m[i]), math.sqrt(s[i, i]), len(samples), f"mean {k} {i}")
+            got = float(((samples[:, i] - m[i]) ** 2).mean())
+            within(got, float(s[i, i]), math.sqrt(2) * float(s[i, i]), len(samples), f"variance {k} {i}")
 
 
 @pytest.mark.parametrize(
     "sampler",
     [UniPC(2), DPMSolverPP(3), IPNDM(4), Heun(schedules.linear(1000), 0.1), DPMSolverPP(2, sde=True)],
-    ids=lambda r: type(r).__name__,
+    ids=lambda sampler: type(sampler).__name__,
 )
-def test_bits_do_not_depend_on_the_batch(sampler):
-    """What a rule remembers is of each picture alone."""
+def test_samples_do_not_depend_on_the_batch(sampler):
+    """The state of a multistep sampler is separate for each sample."""
     true, levels, ids = mixture(), uniform(schedules.linear(1000), 12), torch.arange(14)
     whole = final(true, sampler, levels, initial_noise((2,), Noise(0, ids), LIKE), ids)
     parts = [final(true, sampler, levels, initial_noise((2,), Noise(0, i), LIKE), i) for i in ids.split(5)]
@@ -142,10 +127,10 @@ def test_bits_do_not_depend_on_the_batch(sampler):
 @pytest.mark.parametrize(
     "sampler",
     [r for r, _ in ORDERS.values()] + [DPMSolverPP(2, sde=True), PredictorCorrector(DDIM())],
-    ids=lambda r: type(r).__name__,
+    ids=lambda sampler: type(sampler).__name__,
 )
-def test_from_pure_noise(sampler):
-    """A table whose last step leaves no signal (beta_T = 1) has no logsnr there: every rule starts all the same."""
+def test_samplers_start_at_zero_terminal_snr(sampler):
+    """With beta_T = 1 the logsnr at t = 1 is -inf; every sampler gives finite samples."""
     betas = schedules.linear(20).betas.clone()
     betas[-1] = 1.0
     levels = uniform(schedules.BetaSchedule(betas), 20)
@@ -154,7 +139,7 @@ def test_from_pure_noise(sampler):
 
 
 def test_adams_weights():
-    """Those of the textbook for equal steps: 23/12, -16/12, 5/12 (Adams-Bashforth 3); exact for quadratics on any."""
+    """For equal steps those of Adams-Bashforth 3 (23/12, -16/12, 5/12); exact for quadratics on any nodes."""
     equal = adams_weights(torch.tensor([0.0, -1.0, -2.0], **D), torch.tensor(1.0, **D))
     assert torch.allclose(equal, torch.tensor([23.0, -16.0, 5.0], **D) / 12)
     nodes, end = torch.tensor([0.3, 0.9, 2.0], **D), torch.tensor(-0.4, **D)
@@ -163,8 +148,8 @@ def test_adams_weights():
 
 
 @pytest.mark.parametrize("order", [0, 5])
-def test_orders_that_there_are(order):
-    """Told when the rule is made."""
+def test_unsupported_orders(order):
+    """The constructors raise ValueError."""
     for make in (DPMSolverPP, UniPC, IPNDM):
         with pytest.raises(ValueError, match="orders 1 to"):
             make(order)
@@ -178,15 +163,15 @@ def test_orders_that_there_are(order):
 )
 @pytest.mark.parametrize("grid", [uniform, quadratic, logsnr, karras], ids=lambda g: g.__name__)
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
-def test_grids_fall_from_one_to_zero(grid, table, steps):
-    """As many evaluations as asked, all distinct."""
+def test_grids_decrease_from_one_to_zero(grid, table, steps):
+    """They have the requested number of steps, all distinct."""
     times = [float(level.t) for level in grid(table, steps)]
     assert len(times) == steps + 1 and times[0] == 1 and times[-1] == 0
     assert all(a > b for a, b in zip(times[:-1], times[1:], strict=True))
 
 
-def test_grids_are_spaced_as_they_say():
-    """In logsnr, and in sigma/alpha to the power 1/7."""
+def test_grid_spacings():
+    """Uniform in logsnr; uniform in (sigma/alpha)^(1/7); leading steps of a table."""
     even = torch.stack([level.logsnr for level in logsnr(COSINE, 30)[:-1]])
     assert torch.allclose(even.diff(), even.diff().mean(), rtol=1e-6)
     roots = torch.stack([(level.sigma / level.alpha) ** (1 / 7) for level in karras(COSINE, 30)[:-1]])
@@ -195,8 +180,8 @@ def test_grids_are_spaced_as_they_say():
     assert ks == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
 
 
-def test_grids_that_cannot_be():
-    """Pure noise has no logsnr, a continuous schedule no leading steps, a table no more steps than it has."""
+def test_impossible_grids():
+    """Zero terminal SNR has no logsnr grid, a continuous schedule no leading grid, a table no more than T steps."""
     ends = schedules.BetaSchedule(torch.tensor([0.5, 1.0]))
     for grid, table, steps in (
         (logsnr, ends, 2),
@@ -213,8 +198,8 @@ def test_grids_that_cannot_be():
 @pytest.mark.parametrize(
     "table", [schedules.linear(1000), schedules.cosine(50), COSINE], ids=["linear", "cosine", "continuous"]
 )
-def test_time_is_the_inverse_of_logsnr(table):
-    """And beyond the ends the ends."""
+def test_time_from_logsnr_inverts_logsnr(table):
+    """Values beyond the ends are clamped to the ends."""
     t = torch.linspace(0.02, 0.98, 40, **D)
     assert torch.allclose(table.time_from_logsnr(table.logsnr(t)), t, rtol=0, atol=5e-8)  # a table snaps to its steps
     assert table.time_from_logsnr(torch.tensor([-1e3, 1e3], **D)).tolist() == pytest.approx([1, 0], abs=1e-3)

@@ -1,4 +1,4 @@
-"""Schedules: the tables of the papers, and what holds of any schedule."""
+"""Schedules: the tables of the papers, and properties of every schedule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANY = [
 @pytest.mark.parametrize("steps", [2, 3, 200, 1000, 4000])
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_those_of_the_papers(name, steps):
-    """Betas, and the signal and noise they leave at every step, to 1e-12."""
+    """Betas, alpha and sigma at every step, to 1e-12."""
     table = schedules.linear(steps, rescale=False) if name == "linear" else TABLES[name](steps)
     betas = getattr(paper, f"{name}_betas")(steps)
     assert np.abs(table.betas.numpy() - betas).max() < 1e-12
@@ -36,23 +36,23 @@ def test_tables_are_those_of_the_papers(name, steps):
     assert np.abs(level.sigma.numpy() ** 2 - (1 - bars)).max() < 1e-12
 
 
-def test_first_step_keeps_its_digits():
-    """1 - A_1 is beta_1 itself: taking it as 1 - (1 - beta) would lose 4 of 16 digits."""
+def test_first_step_is_accurate():
+    """1 - A_1 is beta_1 itself: computed as 1 - (1 - beta) it would lose 4 of 16 digits."""
     level = schedules.linear(1000).at(1 / 1000)
     assert float(level.sigma**2) == pytest.approx(1e-4, rel=1e-14)
 
 
 @pytest.mark.parametrize("steps", [20, 50, 100, 250, 1000, 4000])
-def test_any_number_of_steps_ends_in_noise(steps):
-    """The published linear betas at T = 200 leave a sixth of the image (alpha 0.36): rescaled ones do not."""
+def test_rescaled_tables_end_in_noise(steps):
+    """The published linear betas at T = 200 end at alpha = 0.36; the rescaled ones below 0.01."""
     assert float(schedules.linear(steps).at(1.0).alpha) < 0.01
     assert float(schedules.cosine(steps).at(1.0).alpha) < 0.01
     if steps == 250:
         assert float(schedules.linear(steps, rescale=False).at(1.0).alpha) > 0.25
 
 
-def test_step_200_of_the_first_tutorial():
-    """S2: T = 200 with betas to 0.02 taken literally."""
+def test_linear_schedule_of_200_steps():
+    """The tutorial's T = 200 with betas up to 0.02, not rescaled."""
     level = schedules.linear(200, rescale=False).at(1.0)
     assert float(level.alpha**2) == pytest.approx(
         math.exp(sum(math.log1p(-b) for b in paper.linear_betas(200))), rel=1e-12
@@ -60,7 +60,7 @@ def test_step_200_of_the_first_tutorial():
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_tiny_tables(steps):
+def test_small_tables(steps):
     """T may be 1."""
     for make in TABLES.values():
         table = make(steps)
@@ -71,8 +71,8 @@ def test_tiny_tables(steps):
 @pytest.mark.parametrize("table", ANY, ids=["linear 1000", "linear 10", "cosine", "sigmoid", "continuous"])
 @given(pair=st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)))
 @settings(max_examples=40, deadline=None)
-def test_signal_falls_and_power_is_one(table, pair):
-    """alpha^2 + sigma^2 = 1, logsnr their ratio's log, and never rising with t, between the table's points too."""
+def test_snr_decreases_and_variance_is_preserved(table, pair):
+    """alpha^2 + sigma^2 = 1, logsnr = log(alpha^2 / sigma^2), non-increasing in t, also between table points."""
     early, late = sorted(pair)
     a, b = table.at(early), table.at(late)
     for level in (a, b):
@@ -82,15 +82,15 @@ def test_signal_falls_and_power_is_one(table, pair):
     assert float(b.logsnr) <= float(a.logsnr) + 1e-12
 
 
-def test_between_two_points_log_alpha_is_linear():
+def test_log_alpha_is_linear_between_steps():
     """The rate of the SDE is constant within a step (Song et al. 2021, eq. 11)."""
     table = schedules.linear(100)
     low, middle, high = (float(table.at(k / 100).alpha.log()) for k in (30, 30.5, 31))
     assert middle == pytest.approx((low + high) / 2, rel=1e-12)
 
 
-def test_clean_image_at_zero():
-    """t = 0 is the image itself."""
+def test_clean_image_at_t_zero():
+    """alpha = 1, sigma = 0, logsnr = inf."""
     for table in ANY:
         level = table.at(0.0)
         assert float(level.alpha) == 1 and float(level.sigma) == 0 and float(level.logsnr) == math.inf
@@ -105,8 +105,8 @@ def test_continuous_cosine():
     assert float(schedules.ContinuousCosine().at(1.0).logsnr) == -15
 
 
-def test_training_times_are_the_steps_of_a_table():
-    """u in [0, 1) is spread evenly on 1/T .. 1, with both ends (an off-by-one that peers had)."""
+def test_time_from_uniform_gives_the_steps_of_a_table():
+    """u in [0, 1) is mapped uniformly to 1/T .. 1, including both ends."""
     times = schedules.linear(10).time_from_uniform(torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64))
     steps, counts = torch.unique((times * 10).round(), return_counts=True)
     assert steps.tolist() == list(range(1, 11))
@@ -115,7 +115,7 @@ def test_training_times_are_the_steps_of_a_table():
     assert float(continuous[0]) == 1 and 0 < float(continuous[1]) < 0.01
 
 
-def test_levels_take_the_shape_of_images():
+def test_levels_broadcast_to_images():
     """(B,) times with images (B, C, H, W) give scales (B, 1, 1, 1) in the images' dtype; t stays float64."""
     level = schedules.linear(10).at(torch.tensor([0.1, 0.5]), like=torch.zeros(2, 3, 4, 5))
     assert level.alpha.shape == level.sigma.shape == level.logsnr.shape == (2, 1, 1, 1)
@@ -123,13 +123,13 @@ def test_levels_take_the_shape_of_images():
 
 
 @pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.1, -0.1], [1.0, 0.1], [0.1, 1.1], [[0.1]], [float("nan")]])
-def test_impossible_betas(betas):
-    """Told at once, not as NaN later."""
+def test_invalid_betas(betas):
+    """ValueError from the constructor, not NaN later."""
     with pytest.raises(ValueError, match="beta"):
         schedules.BetaSchedule(torch.tensor(betas, dtype=torch.float64))
 
 
-def test_zero_terminal_snr_is_allowed():
-    """beta_T = 1 ends in pure noise exactly."""
+def test_beta_of_one_ends_in_pure_noise():
+    """alpha = 0 and sigma = 1 exactly."""
     level = schedules.BetaSchedule(torch.tensor([0.1, 0.5, 1.0])).at(1.0)
     assert float(level.alpha) == 0 and float(level.sigma) == 1

@@ -1,4 +1,4 @@
-"""Targets: each names the same clean image, and its gain is the slope it claims."""
+"""Prediction targets: conversion to x_0, weights, and the coefficients of EDM."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def images():
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
-def test_the_target_tells_the_clean_image(target, images):
-    """x0(x, of(x0, eps)) is x0."""
+def test_x0_inverts_target_from(target, images):
+    """x0(x, target_from(x0, eps)) is x0."""
     x0, eps, level = images
     back = target.x0(level.noisy(x0, eps), target.target_from(x0, eps, level), level)
     assert torch.allclose(back, x0, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
-def test_gain_is_the_slope(target, images):
-    """An error d in x_0 at fixed x_t shows as an error of squared size gain d^2 in the target."""
+def test_snr_weight_is_the_squared_derivative(target, images):
+    """An error d in x_0 at fixed x_t is an error of squared size snr_weight d^2 in the target."""
     x0, eps, level = images
     x = level.noisy(x0, eps)
     other = x0 + 0.5
@@ -41,8 +41,8 @@ def test_gain_is_the_slope(target, images):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
-def test_scales_without_a_batch(target):
-    """The sampler's 0-d levels work as the trainer's (B, 1, 1, 1) ones do."""
+def test_levels_without_a_batch(target):
+    """Scalar levels of a sampler and (B, 1, 1, 1) levels of training give the same result."""
     x0, eps = torch.randn(2, 1, 2, 2, 2, dtype=torch.float64)
     many = TABLE.at(torch.tensor([0.3, 0.3]), like=x0)
     one = TABLE.at(0.3)
@@ -51,8 +51,8 @@ def test_scales_without_a_batch(target):
     assert torch.allclose(target.x0(one.noisy(x0, eps), out, one), target.x0(one.noisy(x0, eps), out, many))
 
 
-def test_mean_is_equation_8():
-    """mu(x_k, eps) = (x_k - beta_k / sqrt(1 - A_k) eps) / sqrt(1 - beta_k), Ho et al. 2020, eq. 8 and 10."""
+def test_posterior_mean_is_equation_8():
+    """mu(x_k, eps) = (x_k - beta_k / sqrt(1 - A_k) eps) / sqrt(1 - beta_k) (Ho et al. 2020, eqs. 8 and 10)."""
     betas = paper.linear_betas(1000)
     bars = paper.alpha_bar(betas)
     x0, eps = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64)
@@ -63,14 +63,14 @@ def test_mean_is_equation_8():
         assert torch.allclose(PosteriorMean(TABLE).target_from(x0, eps, level), literal, rtol=0, atol=1e-12)
 
 
-def test_mean_needs_a_table():
-    """In continuous time there is no step before."""
+def test_posterior_mean_needs_a_beta_schedule():
+    """In continuous time there is no previous step."""
     with pytest.raises(ValueError, match="beta schedule"):
         PosteriorMean(schedules.ContinuousCosine())
 
 
-def test_karras_is_edm():
-    """D(y; s) = c_skip y + c_out F(c_in y), the coefficients of Karras et al. 2022, table 1, at y = x/alpha."""
+def test_edm_coefficients():
+    """D(y; s) = c_skip y + c_out F(c_in y) with the coefficients of Karras et al. 2022, table 1, at y = x/alpha."""
     x0, eps, out = torch.randn(3, 1, 1, 2, 2, dtype=torch.float64)
     d = 0.4
     for t in (0.001, 0.05, 0.5, 1.0):
@@ -83,8 +83,8 @@ def test_karras_is_edm():
         assert torch.allclose(EDM(1.0).target_from(x0, eps, level), -V().target_from(x0, eps, level), rtol=1e-12)
 
 
-def test_karras_sees_and_says_unit_variance():
-    """For white images of that deviation, at every level."""
+def test_edm_input_and_target_have_unit_variance():
+    """For white images of standard deviation sigma_data, at every level."""
     g = torch.Generator().manual_seed(2)
     x0, eps = torch.randn(2, 50_000, generator=g, dtype=torch.float64)
     for t in (0.001, 0.2, 1.0):

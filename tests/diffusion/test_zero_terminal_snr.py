@@ -1,4 +1,4 @@
-"""Schedules that end in pure noise: true black, true white, and the right share of each (Lin et al. 2023)."""
+"""Schedules with zero terminal SNR (Lin et al. 2024): betas, samplers, and the mean brightness of samples."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from fromnoise.diffusion.oracles import EmpiricalDistribution
 
 LINEAR = schedules.linear(1000)
 ZERO = schedules.zero_terminal_snr(LINEAR)
-SHARE = 0.25
+WHITE_FRACTION = 0.25
 
 
 def enforce_zero_terminal_snr(betas):
-    """Lin et al. 2023, alg. 1, word for word."""
+    """Lin et al. 2024, alg. 1, transcribed."""
     alphas = 1 - betas
     alphas_bar = alphas.cumprod(0)
     alphas_bar_sqrt = np.sqrt(alphas_bar)
@@ -43,15 +43,15 @@ def enforce_zero_terminal_snr(betas):
 
 
 @pytest.mark.parametrize("table", [LINEAR, schedules.cosine(50), schedules.sigmoid(200), schedules.linear(2)])
-def test_the_listing_of_the_paper(table):
-    """The betas; the last is 1."""
+def test_betas_are_those_of_the_papers_listing(table):
+    """The last beta is 1."""
     betas = schedules.zero_terminal_snr(table).betas
     assert np.abs(betas.numpy() - enforce_zero_terminal_snr(table.betas.numpy())).max() < 1e-12
     assert float(betas[-1]) == 1
 
 
-def test_it_ends_in_noise_alone_and_begins_as_before():
-    """Alpha is 0 at t = 1, and that of the table at its first step."""
+def test_the_last_step_has_no_signal_and_the_first_is_unchanged():
+    """alpha is 0 at t = 1, and that of the original table at its first step."""
     end = ZERO.at(1.0)
     assert float(end.alpha) == 0 and float(end.sigma) == 1 and float(end.logsnr) == -np.inf
     assert float(ZERO.at(0.001).alpha) == pytest.approx(float(LINEAR.at(0.001).alpha), rel=1e-14)
@@ -59,8 +59,8 @@ def test_it_ends_in_noise_alone_and_begins_as_before():
 
 
 @pytest.mark.parametrize("target", [V(), PosteriorMean(ZERO)], ids=["v", "mean"])
-def test_targets_say_x0_where_there_is_noise_alone(target):
-    """Each finds the image again, at the last step too."""
+def test_v_and_posterior_mean_determine_x0_at_zero_snr(target):
+    """x0 inverts target_from, also at t = 1."""
     x0, eps = torch.randn(2, 5, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for t in (0.5, 1.0):
         level = ZERO.at(torch.full((5,), t), like=x0)
@@ -69,11 +69,11 @@ def test_targets_say_x0_where_there_is_noise_alone(target):
         assert bool(out.isfinite().all()) and bool(target.snr_weight(level).isfinite().all())
 
 
-def flat(table, n=4_000, steps=1000):
-    """Mean brightness of flat images drawn with their exact denoiser, a quarter of them white.
+def mean_brightness(table, n=4_000, steps=1000):
+    """Brightness of constant images sampled with their exact denoiser, a quarter of them white.
 
-    Of flat images of D pixels a deterministic rule moves only the coordinate along (1, ..., 1), where black and white
-    are -sqrt(D) and sqrt(D): the rest of the noise goes its own way to 0.
+    For constant images of D pixels only the coordinate along (1, ..., 1) is sampled, where black and white are -sqrt(D)
+    and sqrt(D): a deterministic sampler takes the other coordinates to 0 independently.
     """
     size = (3 * 64 * 64) ** 0.5
     points = size * torch.tensor([[-1.0], [-1.0], [-1.0], [1.0]], dtype=torch.float64)
@@ -84,16 +84,16 @@ def flat(table, n=4_000, steps=1000):
     return x[:, 0] / size
 
 
-def test_black_and_white_come_back():
-    """Of images of 64x64x3, by an exact denoiser, so that only the schedule is judged.
+def test_zero_terminal_snr_reproduces_the_mean_brightness():
+    """Of 64x64x3 images with an exact denoiser.
 
-    The plain table biases the mix, from a quarter to more than 0.3; this one does not.
+    The original table changes the fraction of white images from a quarter to more than 0.3; zero terminal SNR keeps it.
     """
-    error = (SHARE * (1 - SHARE) / 4_000) ** 0.5
-    mine, plain = flat(ZERO), flat(LINEAR)
-    assert float((mine.abs() - 1).abs().max()) < 1e-3
-    assert abs(float((mine > 0).float().mean()) - SHARE) < 4 * error
-    assert float((plain > 0).float().mean()) > 0.3
+    standard_error = (WHITE_FRACTION * (1 - WHITE_FRACTION) / 4_000) ** 0.5
+    zero, linear = mean_brightness(ZERO), mean_brightness(LINEAR)
+    assert float((zero.abs() - 1).abs().max()) < 1e-3
+    assert abs(float((zero > 0).float().mean()) - WHITE_FRACTION) < 4 * standard_error
+    assert float((linear > 0).float().mean()) > 0.3
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_black_and_white_come_back():
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
-def test_every_rule_starts_from_noise_alone(sampler):
-    """Finite, black or white, and neither all of the one."""
+def test_every_sampler_starts_at_zero_terminal_snr(sampler):
+    """The samples are black or white, and neither all of one kind."""
     points = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     noise = Noise(0, torch.arange(100))
     x = initial_noise((1, 4, 4), noise, torch.empty(0))
@@ -123,20 +123,21 @@ def test_every_rule_starts_from_noise_alone(sampler):
 
 
 @pytest.mark.long
-def test_a_trained_model_gives_full_contrast(monkeypatch):
-    """A small network, 300 steps: with zero terminal SNR the mix is right; plain linear with eps is not."""
+def test_a_trained_model_reproduces_the_mean_brightness(monkeypatch):
+    """A small network, 300 steps: zero terminal SNR keeps the fraction of white images, the linear table does not."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     sys.modules.pop("contrast", None)
     import contrast
 
     names = list(contrast.KINDS)
-    n, error = 300, (SHARE * (1 - SHARE) / 300) ** 0.5
-    plain, mine = (
-        contrast.brightness(contrast.learn(contrast.KINDS[names[k]], SHARE, 16, 300), n, steps=25) for k in (0, 2)
+    n, standard_error = 300, (WHITE_FRACTION * (1 - WHITE_FRACTION) / 300) ** 0.5
+    linear, zero = (
+        contrast.brightness(contrast.learn(contrast.KINDS[names[k]], WHITE_FRACTION, 16, 300), n, steps=25)
+        for k in (0, 2)
     )
 
-    def miss(mean):
-        return abs(float((mean > 0).double().mean()) - SHARE)
+    def error_of(mean):
+        return abs(float((mean > 0).double().mean()) - WHITE_FRACTION)
 
-    assert miss(mine) < 4 * error < miss(plain)
-    assert float((mine.abs() - 1).abs().mean()) < 0.15 < float((plain.abs() - 1).abs().mean())
+    assert error_of(zero) < 4 * standard_error < error_of(linear)
+    assert float((zero.abs() - 1).abs().mean()) < 0.15 < float((linear.abs() - 1).abs().mean())
