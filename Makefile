@@ -49,4 +49,4 @@ bench-gpu: install
 	$(BIN)/python benchmarks/step.py --device $(DEVICE) --batch $(BATCH) --precisions fp32,bf16 --json $(BENCH)/step.json
 	$(BIN)/python benchmarks/step.py --device $(DEVICE) --batch $(BATCH) --precisions bf16 --compile --json $(BENCH)/compiled.json
 	$(BIN)/python benchmarks/scale.py --device $(DEVICE) --sides $(SIDES) --sets $(SETS) --processes 1 --json $(BENCH)/scale.json
-	test ! -e "$(FROMNOISE_DATA)/cifar10" || $(BIN)/python benchmarks/quality.py --device $(DEVICE) --data cifar10 --minutes $(MINUTES) --folder $(BENCH)/quality --json $(BENCH)/quality.json
+	test ! -e "$(FROMNOISE_DATA)/cifar10" || $(BIN)/python benchmarks/training_time.py --device $(DEVICE) --data cifar10 --minutes $(MINUTES) --folder $(BENCH)/training-time --json $(BENCH)/training-time.json

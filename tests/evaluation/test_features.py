@@ -128,7 +128,7 @@ def test_classifier_features_of_digits():
 
 @pytest.mark.long
 def test_classifier_of_mnist(real_data, monkeypatch):
-    """98 % with a tenth of the usual training; benchmarks/evaluation.py prints the accuracy after all of it."""
+    """98 % with a tenth of the usual training; benchmarks/metric_ranking.py prints the accuracy after all of it."""
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
     monkeypatch.setattr(convnet, "_IMAGES", 30_000)
     assert classifier_features(load("mnist"), compute=CPU).accuracy >= 0.98

@@ -1,10 +1,10 @@
-"""Black and white, asked back: what a schedule that does not end in pure noise does to brightness and contrast.
+"""Effect of a non-zero terminal SNR on brightness: a data set of black and white images.
 
-python benchmarks/contrast.py [--steps N] [-n N] [--share S] [--size SIDE]
+python benchmarks/zero_terminal.py [--steps N] [-n N] [--share S] [--size SIDE]
 
-A data set of all-black and all-white images, the simplest that has something to get wrong at the noisy end. A small
-U-Net learns it on the linear schedule of Ho et al. 2020 and on the same with zero terminal SNR (Lin et al. 2023), each
-draws, and the share of white images and how black and white they are is printed.
+A small U-Net is trained on all-black and all-white images with the linear schedule of Ho et al. 2020, and with the same
+rescaled to zero terminal SNR (Lin et al. 2024). Prints the share of white samples, and how black or white the samples
+are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SMALL = {
     "network.blocks": 1,
     "network.blocks_up": 1,
     "network.attention_resolutions": [],
-    "network.middle_attention": True,  # brightness is of the whole image
+    "network.middle_attention": True,  # brightness is global
     "network.groups": 4,
     "network.conditioning": "scale-shift",
     "network.zero_output": True,
@@ -38,7 +38,7 @@ SMALL = {
     "loss.times": "stratified",
     "loss.weighting": "simple",
 }
-KINDS = {
+VARIANTS = {
     "linear, target eps": {"diffusion.target": "eps"},
     "linear, target v": {"diffusion.target": "v"},
     "linear with zero terminal SNR, target v": {"diffusion.target": "v", "diffusion.zero_terminal": True},
@@ -46,9 +46,9 @@ KINDS = {
 }
 
 
-def learn(kind: dict[str, object], share: float, side: int, steps: int, seed: int = 0) -> Model:
-    """A model of flat images, white by ``share`` and else black."""
-    model = build(recipes.load("unet", SMALL | kind), DatasetInfo((1, side, side)), seed=seed)
+def train(variant: dict[str, object], share: float, side: int, steps: int, seed: int = 0) -> Model:
+    """A model of constant images, a ``share`` of which is white and the rest black."""
+    model = build(recipes.load("unet", SMALL | variant), DatasetInfo((1, side, side)), seed=seed)
     compute = select_device("cpu", "fp32")
     compute.to_device(model.denoiser)
     objective = model.objective()
@@ -57,8 +57,8 @@ def learn(kind: dict[str, object], share: float, side: int, steps: int, seed: in
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, 2 * (1 - step / steps))
         positions = torch.arange(32) + 32 * step
-        draws = torch.rand(32, generator=torch.Generator().manual_seed(step))
-        x0 = torch.where(draws < share, 1.0, -1.0).reshape(-1, 1, 1, 1).expand(-1, 1, side, side)
+        u = torch.rand(32, generator=torch.Generator().manual_seed(step))
+        x0 = torch.where(u < share, 1.0, -1.0).reshape(-1, 1, 1, 1).expand(-1, 1, side, side)
         objective(x0.contiguous(), positions).weighted.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -67,14 +67,14 @@ def learn(kind: dict[str, object], share: float, side: int, steps: int, seed: in
 
 
 def brightness(model: Model, n: int, steps: int = 50) -> Tensor:
-    """Mean of each of ``n`` drawn images, -1 black to 1 white, before they are rounded to pixels."""
+    """Mean of each of ``n`` samples, from -1 black to 1 white, before rounding to pixels."""
     config = model.recipe.sample.model_copy(update={"steps": steps})
-    drawn = draw(model, config, select_device("cpu", "fp32"), ids=torch.arange(n), batch=200)
-    return torch.cat([d.step.x for d in drawn if d.last]).double().mean((1, 2, 3))
+    steps_of_samples = draw(model, config, select_device("cpu", "fp32"), ids=torch.arange(n), batch=200)
+    return torch.cat([s.step.x for s in steps_of_samples if s.last]).double().mean((1, 2, 3))
 
 
 def main() -> None:
-    """Learn, draw, print."""
+    """Train, sample and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("-n", type=int, default=1000)
@@ -82,15 +82,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     args = parser.parse_args()
     print(header())
-    print(f"{args.n} images of {args.size}x{args.size}, {args.share:.0%} white; {args.steps} steps of 32")
-    for name, kind in KINDS.items():
-        mean = brightness(learn(kind, args.share, args.size, args.steps), args.n)
+    print(f"{args.n} images of {args.size}x{args.size}, {args.share:.0%} white; {args.steps} steps of batch 32")
+    for name, variant in VARIANTS.items():
+        mean = brightness(train(variant, args.share, args.size, args.steps), args.n)
         white = float((mean > 0).double().mean())
         error = (args.share * (1 - args.share) / args.n) ** 0.5
-        true = float((mean.abs() > 0.95).double().mean())
+        saturated = float((mean.abs() > 0.95).double().mean())
         print(
             f"{name:42} white {white:.3f} +- {error:.3f}; |brightness| mean {float(mean.abs().mean()):.3f}, "
-            f"within 5 % of black or white {true:.3f}",
+            f"within 5 % of black or white {saturated:.3f}",
             flush=True,
         )
 
