@@ -1,9 +1,10 @@
-"""Clusters against labels that were not looked at: EM, its own beginning, and the usual ways, over several seeds.
+"""Clustering accuracy on labelled data: EM, its initial clusters and classical baselines, over several seeds.
 
-python benchmarks/cluster.py [SET ...] [--seeds S] [-n N] [--minutes M | --steps K] [--start WAY] [--out DIR]
+python benchmarks/cluster.py [SET ...] [--seeds S] [-n N] [--minutes M | --steps K] [--init METHOD] [--out DIR]
                              [--baselines] [--set KEY=VALUE ...]
 
-Every run is kept in --out and goes on, or is read again, when the same command is given. The tables are at the end.
+Runs are kept in --out: the same command again resumes unfinished runs and reads the scores of finished ones. The tables
+are printed at the end.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from torch import Tensor
 from fromnoise import config as recipes
 from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, gaussian_mixture, principal_components
 from fromnoise.clustering.encoder import EncoderOutput
-from fromnoise.clustering.fit import Task, prepare, sort
+from fromnoise.clustering.fit import fit_mixture
 from fromnoise.clustering.init import train_encoder
-from fromnoise.clustering.scores import Scores
+from fromnoise.clustering.scores import ClusterScores
+from fromnoise.clustering.task import ClusteringTask, prepare
 from fromnoise.utils.device import select_device
 from fromnoise.utils.files import write_atomic
 from fromnoise.utils.kmeans import kmeans
@@ -33,105 +35,104 @@ CLASSES = 10
 
 
 def main() -> None:
-    """Measure what is not measured yet, and print."""
+    """Measure what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", default=["digits", "mnist", "fashion_mnist"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("-n", type=int, default=10_000)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--start", default="encoder")
+    parser.add_argument("--init", default="encoder")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-cluster"))
-    parser.add_argument("--baselines", action="store_true", help="these alone")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the recipe")
+    parser.add_argument("--baselines", action="store_true", help="measure the baselines only")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe")
     args = parser.parse_args()
     print(header(), flush=True)
     for spec in args.sets:
-        found: dict[str, list[Scores]] = {}
+        scores: dict[str, list[ClusterScores]] = {}
         for seed in range(args.seeds):
-            for name, scores in measured(args, spec, seed).items():
-                found.setdefault(name, []).append(scores)
-        show(spec, args.n, found)
+            for name, found in measure(args, spec, seed).items():
+                scores.setdefault(name, []).append(found)
+        print_table(spec, args.n, scores)
 
 
-def measured(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Scores]:
-    """All ways on one set with one seed, from the file where they are kept if they are."""
-    asked = {"data.source": spec, "train.seed": seed, "clustering.count": CLASSES, "clustering.start": args.start}
-    asked |= {"train.minutes": args.minutes} if args.minutes else {}
-    asked |= {"train.steps": args.steps} if args.steps else {}
-    asked |= {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
-    recipe = recipes.load("mixture", asked)
+def measure(args: argparse.Namespace, spec: str, seed: int) -> dict[str, ClusterScores]:
+    """Scores of all methods on one data set with one seed; those in the cache are read."""
+    keys = {"data.source": spec, "train.seed": seed, "clustering.count": CLASSES, "clustering.init": args.init}
+    keys |= {"train.minutes": args.minutes} if args.minutes else {}
+    keys |= {"train.steps": args.steps} if args.steps else {}
+    keys |= {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
+    recipe = recipes.load("mixture", keys)
     task = prepare(recipe, args.n, lambda line: None)
-    seen = functools.cache(
-        lambda: train_encoder(task.data.train, recipe.clustering, select_device("cpu", "fp32"), seed)
-    )
-    own = args.start == "encoder"
-    ways: dict[str, Callable[[], dict[str, Scores]]] = {"baselines": lambda: baselines(task, seed)}
+    cpu = select_device("cpu", "fp32")
+    encoder = functools.cache(lambda: train_encoder(task.data.train, recipe.clustering, cpu, seed))
+    with_encoder = args.init == "encoder"
+    methods: dict[str, Callable[[], dict[str, ClusterScores]]] = {"baselines": lambda: pixel_baselines(task, seed)}
     if not args.baselines:
-        if own:
-            ways["features"] = lambda: features(task, seed, seen())
-        folder = args.out / f"{spec}-{args.start}-{seed}"
-        ways[args.start] = lambda: mixture(recipe, folder, args.n, seen() if own else None)
-    out: dict[str, Scores] = {}
-    for name, way in ways.items():
+        if with_encoder:
+            methods["features"] = lambda: feature_baselines(task, seed, encoder())
+        folder = args.out / f"{spec}-{args.init}-{seed}"
+        methods[args.init] = lambda: em(recipe, folder, args.n, encoder() if with_encoder else None)
+    scores: dict[str, ClusterScores] = {}
+    for name, method in methods.items():
         path = args.out / f"{spec}-{name}-{seed}.json"
         if not path.exists():
-            begun = time.perf_counter()
-            kept = {k: s.__dict__ for k, s in way().items()}
-            kept["seconds"] = {"seconds": time.perf_counter() - begun}
-            write_atomic(path, json.dumps(kept, indent=1).encode())
-        kept = json.loads(path.read_text())
-        print(f"{spec} seed {seed}: {name} took {kept.pop('seconds')['seconds']:.0f} s", flush=True)
-        out |= {k: Scores(**s) for k, s in kept.items()}
-    return out
+            start = time.perf_counter()
+            results = {k: s.__dict__ for k, s in method().items()}
+            results["seconds"] = {"seconds": time.perf_counter() - start}
+            write_atomic(path, json.dumps(results, indent=1).encode())
+        results = json.loads(path.read_text())
+        print(f"{spec} seed {seed}: {name} took {results.pop('seconds')['seconds']:.0f} s", flush=True)
+        scores |= {k: ClusterScores(**s) for k, s in results.items()}
+    return scores
 
 
-def baselines(task: Task, seed: int) -> dict[str, Scores]:
+def pixel_baselines(task: ClusteringTask, seed: int) -> dict[str, ClusterScores]:
     """K-means on pixels; k-means and a mixture of Gaussians on 50 principal components."""
     pixels = flat_pixels(task.data.train)
     reduced = principal_components(pixels)
     return {
-        "k-means, pixels": scored(kmeans(pixels, CLASSES, seed, KMEANS_RESTARTS).labels, task),
-        "k-means, PCA": scored(kmeans(reduced, CLASSES, seed, KMEANS_RESTARTS).labels, task),
-        "Gaussian mixture, PCA": scored(gaussian_mixture(reduced, CLASSES, seed), task),
+        "k-means, pixels": score(kmeans(pixels, CLASSES, seed, KMEANS_RESTARTS).labels, task),
+        "k-means, PCA": score(kmeans(reduced, CLASSES, seed, KMEANS_RESTARTS).labels, task),
+        "Gaussian mixture, PCA": score(gaussian_mixture(reduced, CLASSES, seed), task),
     }
 
 
-def features(task: Task, seed: int, seen: EncoderOutput) -> dict[str, Scores]:
-    """K-means and a mixture of Gaussians on the features of the encoder that EM begins with."""
+def feature_baselines(task: ClusteringTask, seed: int, encoder: EncoderOutput) -> dict[str, ClusterScores]:
+    """K-means and a mixture of Gaussians on the features of the encoder that initializes EM."""
+    reduced = principal_components(encoder.features, 20)
     return {
-        "k-means, encoder": scored(kmeans(seen.features, CLASSES, seed, KMEANS_RESTARTS).labels, task),
-        "Gaussian mixture, encoder": scored(
-            gaussian_mixture(principal_components(seen.features, 20), CLASSES, seed), task
-        ),
+        "k-means, encoder": score(kmeans(encoder.features, CLASSES, seed, KMEANS_RESTARTS).labels, task),
+        "Gaussian mixture, encoder": score(gaussian_mixture(reduced, CLASSES, seed), task),
     }
 
 
-def mixture(recipe: recipes.Recipe, out: Path, limit: int, seen: EncoderOutput | None) -> dict[str, Scores]:
-    """EM, and what it began with."""
-    found = sort(recipe, out, limit=limit, first=seen.q if seen else None, device="cpu", precision="fp32")
-    if found.signal:
-        raise SystemExit(f"{out} is not finished: give the same command again")
-    start = f"first sorting, {recipe.clustering.start}"
-    return {start: scored(found.start, found.task), f"EM from {start}": scored(found.q.argmax(1), found.task)}
+def em(recipe: recipes.Recipe, out: Path, limit: int, encoder: EncoderOutput | None) -> dict[str, ClusterScores]:
+    """EM and its initial clusters."""
+    init = encoder.q if encoder else None
+    result = fit_mixture(recipe, out, limit=limit, init=init, device="cpu", precision="fp32")
+    if result.signal:
+        raise SystemExit(f"{out} is unfinished: run the same command again")
+    name = f"initial clusters, {recipe.clustering.init}"
+    return {name: score(result.initial, result.task), f"EM from {name}": score(result.q.argmax(1), result.task)}
 
 
-def scored(clusters: Tensor, task: Task) -> Scores:
-    """Against the labels."""
+def score(clusters: Tensor, task: ClusteringTask) -> ClusterScores:
+    """Agreement with the labels."""
     assert task.labels is not None
-    return Scores.of(clusters, task.labels)
+    return ClusterScores.from_labels(clusters, task.labels)
 
 
-def show(spec: str, limit: int, found: dict[str, list[Scores]]) -> None:
+def print_table(spec: str, limit: int, scores: dict[str, list[ClusterScores]]) -> None:
     """Mean and standard deviation over the seeds."""
     print(f"\n{spec}, at most {limit:,} images: accuracy, NMI, ARI")
-    for name, each in found.items():
+    for name, runs in scores.items():
         cells = []
-        for measure in ("accuracy", "nmi", "ari"):
-            values = torch.tensor([getattr(s, measure) for s in each], dtype=torch.float64)
-            spread = f"{float(values.std()):.3f}" if len(values) > 1 else "-"
-            cells.append(f"{float(values.mean()):.3f} +- {spread}")
-        print(f"  {name:30} n {len(each)}  " + "  ".join(cells), flush=True)
+        for metric in ("accuracy", "nmi", "ari"):
+            values = torch.tensor([getattr(s, metric) for s in runs], dtype=torch.float64)
+            deviation = f"{float(values.std()):.3f}" if len(values) > 1 else "-"
+            cells.append(f"{float(values.mean()):.3f} +- {deviation}")
+        print(f"  {name:32} n {len(runs)}  " + "  ".join(cells), flush=True)
 
 
 if __name__ == "__main__":

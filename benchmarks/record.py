@@ -29,10 +29,10 @@ from header import header
 from torch import Tensor
 
 from fromnoise import config as recipes
-from fromnoise.clustering.em import EStep
+from fromnoise.clustering.expectation import EStep
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.data import Data, MemoryImages, to_uint8
-from fromnoise.diffusion.likelihood.e_step import EStepConfig, posterior
+from fromnoise.diffusion.likelihood.e_step import EStepConfig, responsibilities
 from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.likelihood import LikelihoodEvaluator, random_subset
 from fromnoise.model import Model, build
@@ -106,13 +106,14 @@ def bits(trainer: Trainer, model: Model) -> tuple[Tensor, Tensor]:
 
 
 def memberships(trainer: Trainer, model: Model, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """An E-step of held-out images: the plan of the steps (T,), the bounds (N, K) and the responsibilities (N, K)."""
+    """An E-step of held-out images: the step proposal (T,), the bounds (N, K) and the responsibilities (N, K)."""
     pixels = trainer.data.held_out.get(torch.arange(SORTED))
-    e_step = EStep.of(model, classes, trainer.compute, 2)
-    plan = e_step.plan(MemoryImages(pixels[:CODED]), 0.3)
-    parts = e_step.compare(MemoryImages(pixels), plan, EStepConfig(first=1, then=6, keep=3, sure=0.999))
-    nats = torch.cat([found.nats for _, found in parts])
-    return plan.probability, nats, posterior(nats, torch.full((classes,), 1 / classes, dtype=torch.float64))
+    e_step = EStep.from_model(model, classes, trainer.compute, 2)
+    proposal = e_step.pilot_proposal(MemoryImages(pixels[:CODED]), 0.3)
+    config = EStepConfig(probes=1, refine=6, candidates=3, confident=0.999)
+    nats = torch.cat([bounds.nats for _, bounds in e_step.component_bounds(MemoryImages(pixels), proposal, config)])
+    weights = torch.full((classes,), 1 / classes, dtype=torch.float64)
+    return proposal.probability, nats, responsibilities(nats, weights)
 
 
 # ---- the record

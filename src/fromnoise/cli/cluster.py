@@ -12,9 +12,9 @@ from fromnoise.cli.common import check_minimum, write_json
 if TYPE_CHECKING:
     from fromnoise.clustering.fit import ClusteringResult
 
-HELP = "sort images into clusters, and learn a generator for each"
-EPILOG = """the same command again continues. Every key of a recipe can be set as --part.key value: see [cluster] in the
-recipe mixture. -q 5:20 tries several numbers of clusters and keeps the one whose bound on held-out images is best.
+HELP = "cluster images, and train a generator of each cluster"
+EPILOG = """The same command again resumes a run. Every recipe key is a flag, --section.key value; the keys of this verb
+are in [clustering]. -q 5:20 trains a model for each number of clusters and selects one by its bound on held-out images.
 
 examples:
   fromnoise cluster mnist -q 10 -n 10000 --minutes 25
@@ -25,23 +25,23 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("data", metavar="SPEC", help="images: a named set, hub:owner/name, a folder or a file, as train takes them")
-    add("-q", dest="count", metavar="Q", required=True, help="clusters; A:B or A:B:STEP tries several")
-    add("-n", dest="limit", metavar="N", type=int, help="sort so many of the images; all if left out")
+    add("data", metavar="SPEC", help="images: a named set, hub:owner/name, a folder or a file, as for train")
+    add("-q", dest="count", metavar="Q", required=True, help="number of clusters; A:B or A:B:STEP tries several")
+    add("-n", dest="limit", metavar="N", type=int, help="number of images to cluster; default: all")
     budget = parser.add_mutually_exclusive_group().add_argument
-    budget("--minutes", metavar="M", help="budget in minutes, for each number of clusters")
-    budget("--steps", metavar="N", help="budget in optimiser steps")
-    add("--given", metavar="CSV", type=Path, help="labels known of some images, which stay: columns index and label")
-    add("--out", metavar="DIR", type=Path, default=Path("runs/clusters"), help="the run folder")
-    add("--recipe", metavar="RECIPE", default="mixture", help="a name or a .toml file")
-    add("--seed", metavar="S", help="of weights, order and noise")
-    add("--json", metavar="FILE", type=Path, help="the results for programs")
-    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    budget("--minutes", metavar="M", help="training budget in minutes, for each number of clusters")
+    budget("--steps", metavar="N", help="training budget in optimizer steps")
+    add("--given", metavar="CSV", type=Path, help="known labels of some images, kept fixed: columns index and label")
+    add("--out", metavar="DIR", type=Path, default=Path("runs/clusters"), help="run directory")
+    add("--recipe", metavar="RECIPE", default="mixture", help="name of a recipe, or a .toml file")
+    add("--seed", metavar="S", help="seed of the weights, the order of the images and the noise")
+    add("--json", metavar="FILE", type=Path, help="write the results as JSON")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sort, and write what was found."""
+    """Cluster, and write the results."""
     from fromnoise.cli import parsing
     from fromnoise.utils.errors import UserError
     from fromnoise.utils.files import check_file
@@ -51,66 +51,66 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_file(args.json, ".json")
     if args.given is not None and not args.given.is_file():
-        raise UserError(f"there is no table {str(args.given)!r}: --given takes a .csv with the columns index and label")
+        raise UserError(f"{str(args.given)!r} does not exist: --given takes a .csv with the columns index and label")
     if len(counts) == 1:
-        found = _sorted(args, counts[0], args.out)
-        return _leave(args, found, args.out)
-    return _choose(args, counts)
+        return _write(args, _fit(args, counts[0], args.out), args.out)
+    return _select_count(args, counts)
 
 
-def _sorted(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
+def _fit(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
     from fromnoise import config as recipes
     from fromnoise.cli.train import value
-    from fromnoise.clustering.fit import sort
+    from fromnoise.clustering.fit import fit_mixture
 
-    named = {"minutes": "train.minutes", "steps": "train.steps", "seed": "train.seed"}
-    asked = {key: value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
-    asked |= {"data.source": args.data, "clustering.count": count, "data.labels": True}
-    asked |= {key: value(text) for key, text in args.dotted.items()}
-    recipe = recipes.load(args.recipe, asked)
-    return sort(recipe, out, limit=args.limit, given=args.given, device=args.device, precision=args.precision)
+    flags = {"minutes": "train.minutes", "steps": "train.steps", "seed": "train.seed"}
+    keys = {key: value(getattr(args, flag)) for flag, key in flags.items() if getattr(args, flag) is not None}
+    keys |= {"data.source": args.data, "clustering.count": count, "data.labels": True}
+    keys |= {key: value(text) for key, text in args.dotted.items()}
+    recipe = recipes.load(args.recipe, keys)
+    return fit_mixture(recipe, out, limit=args.limit, given=args.given, device=args.device, precision=args.precision)
 
 
-def _leave(args: argparse.Namespace, found: ClusteringResult, out: Path) -> int:
-    from fromnoise.clustering import results
+def _write(args: argparse.Namespace, result: ClusteringResult, out: Path) -> int:
+    from fromnoise.clustering.summary import write_summary
 
-    if found.signal:
-        return 128 + found.signal
-    keys = (word for key, text in args.dotted.items() for word in (f"--{key}", text))
-    for path in results.leave(found, out, shlex.join(["fromnoise", *args.words, *keys])):
+    if result.signal:
+        return 128 + result.signal
+    dotted = (word for key, text in args.dotted.items() for word in (f"--{key}", text))
+    for path in write_summary(result, out, shlex.join(["fromnoise", *args.words, *dotted])):
         print(path)
-    results = _results(found)
+    results = _results(result)
     for name, scores in results.get("scores", {}).items():
-        print(f"{name:6} " + ", ".join(f"{measure} {value:.4f}" for measure, value in scores.items()))
-    print(f"pictures of a cluster: fromnoise sample {out} --label 0 --out pictures.png")
+        print(f"{name:7} " + ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items()))
+    print(f"samples of a cluster: fromnoise sample {out} --label 0 --out samples.png")
     if args.json:
         write_json(args.json, results)
     return 0
 
 
-def _results(found: ClusteringResult) -> dict[str, Any]:
-    from fromnoise.clustering.scores import Scores
+def _results(result: ClusteringResult) -> dict[str, Any]:
+    from fromnoise.clustering.scores import ClusterScores
 
-    results: dict[str, Any] = {"images": len(found.q), "clusters": found.q.shape[1], "rounds": found.rounds}
-    if found.task.labels is not None:
-        sortings = {"start": found.start, "em": found.q.argmax(1)}
-        results["scores"] = {name: Scores.of(s, found.task.labels).__dict__ for name, s in sortings.items()}
+    results: dict[str, Any] = {"images": len(result.q), "clusters": result.q.shape[1], "rounds": result.rounds}
+    labels = result.task.labels
+    if labels is not None:
+        clusters = {"initial": result.initial, "em": result.q.argmax(1)}
+        results["scores"] = {name: ClusterScores.from_labels(c, labels).__dict__ for name, c in clusters.items()}
     return results
 
 
-def _choose(args: argparse.Namespace, counts: list[int]) -> int:
-    """Try each number of clusters in a folder of its own, and say which is best."""
-    from fromnoise.clustering.model_selection import best, held_out
+def _select_count(args: argparse.Namespace, counts: list[int]) -> int:
+    """Train a model for each number of clusters in its own directory, and select one."""
+    from fromnoise.clustering.model_selection import held_out_bounds, select_count
 
-    tried = {}
+    bounds = {}
     for count in counts:
         out = args.out / f"q{count:02d}"
-        found = _sorted(args, count, out)
-        code = _leave(args, found, out)
+        result = _fit(args, count, out)
+        code = _write(args, result, out)
         if code:
             return code
-        tried[count] = held_out(found)
-        print(f"{count} clusters: {float(tried[count].mean()):.3f} nats an image held out")
-    count = best(tried)
-    print(f"the bound is best with {count} clusters: {args.out / f'q{count:02d}'}")
+        bounds[count] = held_out_bounds(result)
+        print(f"{count} clusters: held-out bound {float(bounds[count].mean()):.3f} nats per image")
+    count = select_count(bounds)
+    print(f"selected {count} clusters, the fewest within one standard error of the best: {args.out / f'q{count:02d}'}")
     return 0

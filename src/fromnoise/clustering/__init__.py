@@ -1,4 +1,5 @@
-"""Sorting images by variational EM over a conditional diffusion model: who belongs where, and a generator for each.
+"""Image clustering by variational EM with a conditional diffusion model, which also learns to generate each cluster.
 
-The two steps are in ``diffusion/membership.py``; here is what they start from, the loop, and what is made of the end.
+The equations of both steps are in ``diffusion/likelihood/e_step.py``; this package has the initialization, the EM loop,
+split-and-merge moves, the choice of the number of clusters, and the results.
 """

@@ -1,4 +1,4 @@
-"""Whose are images that a finished model never saw? With classes in place of clusters: the diffusion classifier."""
+"""Cluster posteriors of new images; for a model trained with class labels, the diffusion classifier."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from collections.abc import Callable
 import torch
 
 from fromnoise.checkpoint import LoadedModel
-from fromnoise.clustering.em import EStep
-from fromnoise.clustering.results import Assignments
+from fromnoise.clustering.assignments import Assignments
+from fromnoise.clustering.expectation import EStep
 from fromnoise.data import Data, MemoryImages, shuffled_indices
-from fromnoise.diffusion.likelihood import e_step
 from fromnoise.diffusion.likelihood.code_length import StepProposal
-from fromnoise.diffusion.likelihood.e_step import EStepConfig
+from fromnoise.diffusion.likelihood.e_step import EStepConfig, responsibilities
 from fromnoise.model import Model
 from fromnoise.utils.device import ComputeConfig
 
 
-def search_of(model: Model, first: int | None, then: int | None, keep: int | None) -> EStepConfig:
-    """How much each image is looked at: as its recipe says, but for what is given."""
+def e_step_config(model: Model, probes: int | None, refine: int | None, candidates: int | None) -> EStepConfig:
+    """The number of diffusion steps of each image: the recipe's, except for arguments that are not None."""
     config = model.recipe.clustering
     return EStepConfig(
-        config.first if first is None else first,
-        config.then if then is None else then,
-        config.keep if keep is None else keep,
+        config.e_step_probes if probes is None else probes,
+        config.e_step_refine if refine is None else refine,
+        config.candidates if candidates is None else candidates,
     )
 
 
@@ -31,23 +30,23 @@ def assign(
     loaded: LoadedModel,
     data: Data,
     compute: ComputeConfig,
-    search: EStepConfig,
+    config: EStepConfig,
     limit: int | None,
     seed: int,
     on_progress: Callable[[int], object] = lambda n: None,
 ) -> Assignments:
-    """The posterior of images under a model that is told clusters or classes.
+    """Posterior probabilities of the clusters or classes of a conditional model, by the model alone.
 
-    All of them: those that ``data`` would learn from and, where both are parts of one split, those held out.
+    The images are all of ``data.train`` and, if both are parts of one split, ``data.held_out``.
 
     Args:
-        loaded: the model; where it was not sorted by EM, every class has the same share.
+        loaded: the model; if it was not trained by EM, all classes have the same prior weight.
         data: in the model's shape.
-        compute: where.
-        search: how much each image is looked at.
-        limit: so many of the images, drawn by ``seed``; None for all.
-        seed: of the noise too.
-        tick: told how many images more are done.
+        compute: device and precision.
+        config: number of diffusion steps of each image.
+        limit: number of images, selected by ``seed``; None for all.
+        seed: of the selection and of the noise.
+        on_progress: called with the number of images in each completed batch.
     """
     model = loaded.model
     names = model.dataset_info.class_names or ()
@@ -61,16 +60,17 @@ def assign(
     if limit is not None and limit < len(chosen):
         chosen = chosen[shuffled_indices(len(chosen), seed, range(limit)).sort().values]
     images = MemoryImages(pixels, rows=chosen)
-    sorter = EStep.of(model, len(names), compute, seed)
+    e_step = EStep.from_model(model, len(names), compute, seed)
     mixture = loaded.progress.get("mixture")
-    if mixture and mixture["plan"]:
-        plan = StepProposal(torch.tensor(mixture["plan"], dtype=torch.float64))
+    if mixture and mixture["proposal"]:
+        proposal = StepProposal(torch.tensor(mixture["proposal"], dtype=torch.float64))
     else:
-        plan = sorter.plan(images, model.recipe.clustering.finest)
+        proposal = e_step.pilot_proposal(images, model.recipe.clustering.min_time)
     even = [1 / len(names)] * len(names)
-    shares = torch.tensor(mixture["shares"] if mixture else even, dtype=torch.float64)
+    weights = torch.tensor(mixture["weights"] if mixture else even, dtype=torch.float64)
+    temperature = model.recipe.clustering.temperature_last if mixture else 1.0
     q = torch.empty(len(images), len(names), dtype=torch.float64)
-    for ids, found in sorter.compare(images, plan, search):
-        q[ids] = e_step.posterior(found.nats, shares, model.recipe.clustering.temperature_last if mixture else 1.0)
+    for ids, bounds in e_step.component_bounds(images, proposal, config):
+        q[ids] = responsibilities(bounds.nats, weights, temperature)
         on_progress(len(ids))
     return Assignments(rows[chosen], q, names, labels[chosen] if labels is not None else None, data.class_names)

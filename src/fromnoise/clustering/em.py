@@ -1,7 +1,8 @@
-"""The loop of expectation and maximisation: a trainer whose images are told clusters, and whose clusters it revises.
+"""Variational EM: a trainer whose images have cluster labels, which an E-step revises a few times during the run.
 
-The M-step is plain training: each image is told a cluster drawn from its q. At a few points of the budget an E-step
-compares the averaged model's bounds and makes q anew. All that changes is in ``EMState`` and the trainer's own state.
+The M-step is ordinary training: each image is conditioned on a cluster sampled from its responsibilities q. At a few
+points of the budget an E-step computes new responsibilities from the bounds of the averaged model. ``EMState`` and the
+trainer's own state are everything that a resumed run needs.
 """
 
 from __future__ import annotations
@@ -12,211 +13,153 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.split_merge import Responsibilities, exchange, revive
+from fromnoise.clustering.expectation import EStep
+from fromnoise.clustering.given_labels import with_given_labels
+from fromnoise.clustering.split_merge import Responsibilities, reseed_empty, split_and_merge
 from fromnoise.config import ClusteringConfig
-from fromnoise.data import Images, to_float
-from fromnoise.diffusion.likelihood import e_step
-from fromnoise.diffusion.likelihood.code_length import ELBO, StepProposal
-from fromnoise.diffusion.likelihood.e_step import Comparison, EStepConfig
+from fromnoise.data import Images
+from fromnoise.diffusion.likelihood.code_length import StepProposal
+from fromnoise.diffusion.likelihood.e_step import EStepConfig, mixture_elbo, mixture_weights, responsibilities
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.evaluation.estimate import Estimate
-from fromnoise.evaluation.likelihood import LikelihoodEvaluator
-from fromnoise.model import Model
 from fromnoise.training.trainer import StepReport, Trainer
-from fromnoise.utils.device import ComputeConfig
-
-_ROWS = 640  # of the network's batch in an E-step
-_PILOT, _PILOT_STEPS = 32, 24  # images and steps that show where the clusters differ
 
 
 @dataclass
 class EMState:
-    """What EM believes.
+    """The variables of EM.
 
     Attributes:
-        q: probabilities of each image's clusters, float64 (N, Q).
-        shares: of the clusters, float64 (Q,).
-        rounds: E-steps done.
-        plan: probabilities of the steps that E-steps look at, (T,); empty before the first.
-        bounds: F of each image at the last E-step, nats, (N,); empty before the first.
-        start: the likeliest clusters before the first, int64 (N,).
-        nats: bounds that an E-step which is not done has found, float64 (n, Q).
-        seen: -log p(s | c) of what the first sorting saw in each image, but for a constant of the image, (N, Q).
+        q: responsibilities, float64 (N, Q).
+        weights: mixture weights pi, float64 (Q,).
+        rounds: number of E-steps done.
+        proposal: probabilities of the diffusion steps in E-steps, (T,); empty before the first.
+        objective: objective of each image at the last E-step, nats, (N,); empty before the first.
+        initial: most likely clusters before the first E-step, int64 (N,).
+        nats: bounds L_c found so far by an unfinished E-step, float64 (n, Q).
+        encoder_nats: -encoder_weight log p(s | c), up to a constant of the image, (N, Q).
     """
 
     q: Tensor
-    shares: Tensor
+    weights: Tensor
     rounds: int
-    plan: Tensor
-    bounds: Tensor
-    start: Tensor
+    proposal: Tensor
+    objective: Tensor
+    initial: Tensor
     nats: Tensor
-    seen: Tensor
+    encoder_nats: Tensor
 
     @staticmethod
-    def begin(q: Tensor, config: ClusteringConfig) -> EMState:
-        """From a first q."""
-        nothing, shares = torch.empty(0, dtype=torch.float64), e_step.shares(q, config.concentration)
-        return EMState(q, shares, 0, nothing, nothing, q.argmax(1), q[:0], witness(q, config.trust))
+    def from_responsibilities(q: Tensor, config: ClusteringConfig) -> EMState:
+        """The state before the first E-step."""
+        empty, weights = torch.empty(0, dtype=torch.float64), mixture_weights(q, config.concentration)
+        encoder_nats = -config.encoder_weight * encoder_log_likelihood(q)
+        return EMState(q, weights, 0, empty, empty, q.argmax(1), q[:0], encoder_nats)
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a file."""
+        """The tensors to save."""
         return {k: v for k, v in self.__dict__.items() if isinstance(v, Tensor)}
 
 
-def witness(q: Tensor, trust: float) -> Tensor:
-    """What a sorting says as a second observation s of each image: -trust log p(s | c), p(s | c) = p(c | s) / p(c).
+def encoder_log_likelihood(q: Tensor) -> Tensor:
+    """Log-likelihood of the initial assignment s of each image under each cluster, nats, float64 (N, Q).
 
-    The mixture is then one of images and of what was seen in them, independent given the cluster, and F bounds the
-    log density of both. At trust 0 there are the images alone, and the sorting is a beginning and no more.
+    log p(s | c) = log p(c | s) - log p(c), up to a constant of the image.
+
+    The E-step adds ``encoder_weight`` times this to -L_c, as if s were a second observation of the image. It would be
+    one if s were independent of the pixels given the cluster. It is not: s is computed from the same pixels, so their
+    evidence is counted twice, and the objective is no lower bound on log p(x_0). With even clusters it can exceed the
+    bound by ``encoder_weight`` log Q. At weight 0 the initial assignment is a starting point and nothing else.
 
     Args:
-        q: p(c | s), (N, Q).
-        trust: power of the second observation.
+        q: p(c | s), the initial responsibilities, (N, Q).
     """
-    return -trust * (q.clamp(min=1e-6) / q.mean(0).clamp(min=1e-6)).log()
-
-
-def respected(q: Tensor, given: Tensor) -> Tensor:
-    """Probabilities (N, Q) that are sure where a cluster is given; ``given`` is int64 (N,), -1 where none is."""
-    sure = torch.zeros_like(q).scatter(1, given.clamp(min=0)[:, None], 1.0)
-    return torch.where((given >= 0)[:, None], sure, q)
+    return (q.clamp(min=1e-6) / q.mean(0).clamp(min=1e-6)).log()
 
 
 @dataclass(frozen=True)
 class Round:
-    """What an E-step found.
+    """Results of one E-step.
 
     Attributes:
-        number: of it, from 1.
-        step: optimiser steps before it.
-        temperature: of it.
-        bound: mean F(q) of the images, nats: a lower bound on log p, but for what ``finest`` leaves out.
-        change: since the round before, image by image under the same noise; None at the first.
-        moved: share of the images whose likeliest cluster is another than before.
-        sure: mean probability of the likeliest cluster.
-        shares: of the clusters.
-        revived: clusters that were empty and begun anew.
-        exchanged: (a, b, c) where b became part of a, and then one half of c.
+        number: from 1.
+        step: number of optimizer steps before it.
+        temperature: of the responsibilities.
+        objective: mean over the images of F(q) + encoder_weight sum_c q_c log p(s | c), nats. With encoder_weight 0 it
+            estimates a lower bound on log p(x_0), without the steps below ``min_time``; otherwise it is no such bound.
+        change: of the objective since the previous round, with the same noise for each image; None in the first round.
+            It includes the effect of the training between both.
+        reassigned: fraction of the images whose most likely cluster changed.
+        confidence: mean probability of the most likely cluster.
+        weights: mixture weights.
+        reseeded: empty clusters that were given a half of the largest one.
+        split_merged: (a, b, c) where cluster b was merged into a, and then took a half of c.
     """
 
     number: int
     step: int
     temperature: float
-    bound: Estimate
+    objective: Estimate
     change: Estimate | None
-    moved: float
-    sure: float
-    shares: tuple[float, ...]
-    revived: tuple[int, ...]
-    exchanged: tuple[tuple[int, int, int], ...] = ()
+    reassigned: float
+    confidence: float
+    weights: tuple[float, ...]
+    reseeded: tuple[int, ...]
+    split_merged: tuple[tuple[int, int, int], ...] = ()
 
-    def line(self) -> dict[str, object]:
-        """As JSON."""
+    def json(self) -> dict[str, object]:
+        """The same for a JSON file."""
         plain = {k: v for k, v in self.__dict__.items() if not isinstance(v, Estimate)}
-        return plain | {"bound": self.bound.json(), "change": self.change.json() if self.change else None}
-
-
-@dataclass(frozen=True)
-class EStep:
-    """A model as a judge of whose an image is.
-
-    Attributes:
-        code: the model's bounds.
-        clusters: Q.
-        compute: where.
-        seed: of the noise.
-    """
-
-    code: ELBO
-    clusters: int
-    compute: ComputeConfig
-    seed: int
-
-    @staticmethod
-    def of(model: Model, clusters: int, compute: ComputeConfig, seed: int) -> EStep:
-        """By a model, which is told its clusters as classes."""
-        return EStep(LikelihoodEvaluator(model, compute, seed).elbo(), clusters, compute, seed)
-
-    def plan(self, images: Images, finest: float) -> StepProposal:
-        """Where to look, from a few images under other noise; steps up to time ``finest`` are left out."""
-        steps = self.code.steps
-        allowed = StepProposal.uniform(steps).restricted(torch.arange(1, steps + 1) > finest * steps)
-        ids = torch.linspace(0, len(images) - 1, min(_PILOT, len(images))).long()
-        with torch.inference_mode(), self.compute.autocast():
-            return e_step.difference_proposal(
-                self.code, self._unit(images, ids), Noise(self.seed + 1, ids), self.clusters, allowed, _PILOT_STEPS
-            )
-
-    def compare(
-        self, images: Images, plan: StepProposal, search: EStepConfig, first: int = 0, seen: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Comparison]]:
-        """Every cluster's bound of images, batch after batch, with their numbers.
-
-        Args:
-            images: to be sorted.
-            plan: where to look.
-            search: how often.
-            first: number of the first image.
-            seen: nats that are known besides, of all images, (N, Q), as of ``e_step.compare``.
-        """
-        for ids in torch.arange(first, len(images)).split(max(1, _ROWS // self.clusters)):
-            with torch.inference_mode(), self.compute.autocast():
-                noise, known = Noise(self.seed, ids), seen[ids] if seen is not None else None
-                x0 = self._unit(images, ids)
-                found = e_step.compare(self.code, x0, noise, self.clusters, plan, search, known)
-            yield ids, found
-
-    def _unit(self, images: Images, ids: Tensor) -> Tensor:
-        return to_float(images.get(ids).to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
+        return plain | {"objective": self.objective.json(), "change": self.change.json() if self.change else None}
 
 
 class EM:
     """Trains a mixture: yields the trainer's reports, and a ``Round`` after each E-step.
 
-    The trainer's images must have a label each, which this sets.
+    The trainer's images must have a label each, which this class overwrites.
     """
 
     def __init__(self, trainer: Trainer, q: Tensor, given: Tensor | None = None) -> None:
-        """Begin, or take the place where a state will be loaded.
+        """Start from initial responsibilities; ``resume`` replaces them by a saved state.
 
         Args:
-            trainer: of a model that is told Q classes; not begun.
-            q: the first belief, float64 (N, Q).
-            given: clusters that are known and stay, int64 (N,); -1 where unknown.
+            trainer: of a model conditioned on Q classes; before its first step.
+            q: initial responsibilities, float64 (N, Q).
+            given: known clusters that must not change, int64 (N,); -1 where unknown.
         """
         self.trainer, self.given = trainer, given
         self.config = trainer.model.recipe.clustering
         self.images = trainer.data.train
-        self.state = EMState.begin(self._respected(q), self.config)
+        self.state = EMState.from_responsibilities(self._with_given(q), self.config)
         self._stopped = False
-        self._tell()
+        self._sample_labels()
 
     @property
-    def search(self) -> EStepConfig:
-        """How much an image is looked at in an E-step."""
-        return EStepConfig(self.config.first, self.config.then, self.config.keep, self.config.sure)
+    def e_step_config(self) -> EStepConfig:
+        """The number of diffusion steps in an E-step."""
+        config = self.config
+        return EStepConfig(config.e_step_probes, config.e_step_refine, config.candidates, config.confident)
 
     @property
     def finished(self) -> bool:
-        """Whether budget and rounds are used."""
+        """Whether the budget is used and all rounds are done."""
         return self.trainer.fraction >= 1 and self.state.rounds >= self.config.rounds
 
     def stop(self) -> None:
-        """End the loop soon."""
+        """End the loop after the current step or batch of images."""
         self._stopped = True
         self.trainer.stop()
 
-    def run(self, on_progress: Callable[[float], object] = lambda share: None) -> Iterator[StepReport | Round]:
-        """Go on until the budget is used or ``stop`` was called.
+    def run(self, on_progress: Callable[[float], object] = lambda fraction: None) -> Iterator[StepReport | Round]:
+        """Train until the budget is used or ``stop`` is called.
 
         Args:
-            tick: told the share of an E-step that is done.
+            on_progress: called during an E-step with the completed fraction of it.
         """
         steps = self.trainer.run()
         while not self._stopped:
-            while self._due() and not self._stopped:
-                found = self.expect(on_progress)
+            while self._e_step_due() and not self._stopped:
+                found = self.run_e_step(on_progress)
                 if found is not None:
                     yield found
             report = next(steps, None) if not self._stopped else None
@@ -224,85 +167,100 @@ class EM:
                 return
             yield report
 
-    def _due(self) -> bool:
-        """Whether the budget has reached the next E-step: the last is at its end."""
+    def _e_step_due(self) -> bool:
+        """Whether the budget has reached the next E-step; the last is at its end."""
         done, rounds = self.state.rounds, self.config.rounds
         if done >= rounds:
             return False
-        apart = (1 - self.config.warmup) / max(1, rounds - 1)
-        return self.trainer.fraction >= (1.0 if done == rounds - 1 else self.config.warmup + apart * done)
+        interval = (1 - self.config.warmup) / max(1, rounds - 1)
+        return self.trainer.fraction >= (1.0 if done == rounds - 1 else self.config.warmup + interval * done)
 
     def temperature(self, number: int) -> float:
-        """Of E-step ``number``, from 1: from the first to the last in equal ratios."""
+        """Temperature of E-step ``number``, from 1: geometric between the first and the last."""
         part = (number - 1) / max(1, self.config.rounds - 1)
         return self.config.temperature ** (1 - part) * self.config.temperature_last**part
 
-    def sorter(self) -> EStep:
-        """The averaged model as it is now."""
+    def averaged_model(self) -> EStep:
+        """The E-step of the averaged model as it is now."""
         self.trainer.refresh()
         model = replace(self.trainer.model, denoiser=self.trainer.averaged)
-        return EStep.of(model, self.config.count, self.trainer.compute, self.trainer.recipe.seed)
+        return EStep.from_model(model, self.config.count, self.trainer.compute, self.trainer.recipe.seed)
 
-    def expect(self, on_progress: Callable[[float], object] = lambda share: None) -> Round | None:
-        """The E-step, and the M-step of the shares; None if it was stopped, to go on from where it was."""
-        state, sorter = self.state, self.sorter()
-        if not len(state.plan):
-            state.plan = sorter.plan(self.images, self.config.finest).probability
-        for _, found in sorter.compare(self.images, StepProposal(state.plan), self.search, len(state.nats), state.seen):
-            state.nats = torch.cat([state.nats, found.nats])
+    def run_e_step(self, on_progress: Callable[[float], object] = lambda fraction: None) -> Round | None:
+        """The E-step, the M-step of the weights and split-and-merge moves.
+
+        Returns:
+            None if it was stopped; the next call continues after the last complete batch.
+        """
+        state, e_step = self.state, self.averaged_model()
+        if not len(state.proposal):
+            state.proposal = e_step.pilot_proposal(self.images, self.config.min_time).probability
+        proposal, offsets = StepProposal(state.proposal), state.encoder_nats
+        for _, bounds in e_step.component_bounds(self.images, proposal, self.e_step_config, len(state.nats), offsets):
+            state.nats = torch.cat([state.nats, bounds.nats])
             on_progress(len(state.nats) / len(state.q))
             if self._stopped:
                 return None
-        nats, number = state.nats + state.seen, state.rounds + 1
+        nats, number = state.nats + state.encoder_nats, state.rounds + 1
         temperature = self.temperature(number)
-        q = self._respected(e_step.posterior(nats, state.shares, temperature))
-        bounds = e_step.evidence(q, nats, state.shares)
-        change = Estimate.mean_of(bounds - state.bounds) if len(state.bounds) else None
-        moved = float((q.argmax(1) != state.q.argmax(1)).double().mean())
-        sure = float(q.amax(1).mean())
-        belief = Responsibilities(q, state.seen)
-        revived, exchanged = self._mended(belief, nats) if number < self.config.rounds else ((), ())
-        q = self._respected(belief.q)
-        shares = e_step.shares(q, self.config.concentration)
-        self.state = EMState(q, shares, number, state.plan, bounds, state.start, nats[:0], belief.seen)
-        self._tell()
-        step, told = self.trainer.progress.step, tuple(shares.tolist())
-        return Round(number, step, temperature, Estimate.mean_of(bounds), change, moved, sure, told, revived, exchanged)
-
-    def assign(self, images: Images) -> Tensor:
-        """The posterior of other images by the model alone, float64 (M, Q)."""
-        told = self.sorter().compare(images, StepProposal(self.state.plan), self.search)
-        temperature = self.config.temperature_last
-        return torch.cat([e_step.posterior(c.nats, self.state.shares, temperature) for _, c in told])
-
-    def _respected(self, q: Tensor) -> Tensor:
-        return q if self.given is None else respected(q, self.given)
-
-    def _mended(
-        self, belief: Responsibilities, nats: Tensor
-    ) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
-        """Empty clusters begun anew, and exchanges; never of those whose labels are given."""
-        fixed = set() if self.given is None else set(self.given[self.given >= 0].tolist())
-        seed, config = self.trainer.recipe.seed, self.config
-        return revive(belief, self.images, config.least, seed), exchange(
-            belief, nats, self.images, config.exchange, config.trust, fixed, seed
+        q = self._with_given(responsibilities(nats, state.weights, temperature))
+        objective = mixture_elbo(q, nats, state.weights)
+        change = Estimate.mean_of(objective - state.objective) if len(state.objective) else None
+        reassigned = float((q.argmax(1) != state.q.argmax(1)).double().mean())
+        confidence = float(q.amax(1).mean())
+        moved = Responsibilities(q, state.encoder_nats)
+        reseeded, split_merged = self._move_clusters(moved, nats) if number < self.config.rounds else ((), ())
+        q = self._with_given(moved.q)
+        weights = mixture_weights(q, self.config.concentration)
+        self.state = EMState(q, weights, number, state.proposal, objective, state.initial, nats[:0], moved.encoder_nats)
+        self._sample_labels()
+        return Round(
+            number,
+            self.trainer.progress.step,
+            temperature,
+            Estimate.mean_of(objective),
+            change,
+            reassigned,
+            confidence,
+            tuple(weights.tolist()),
+            reseeded,
+            split_merged,
         )
 
-    def _tell(self) -> None:
-        """Draw the cluster that each image is told until the next E-step."""
+    def assign(self, images: Images) -> Tensor:
+        """Responsibilities of other images by the model alone, without an encoder term, float64 (M, Q)."""
+        proposal, temperature = StepProposal(self.state.proposal), self.config.temperature_last
+        batches = self.averaged_model().component_bounds(images, proposal, self.e_step_config)
+        return torch.cat([responsibilities(bounds.nats, self.state.weights, temperature) for _, bounds in batches])
+
+    def _with_given(self, q: Tensor) -> Tensor:
+        return q if self.given is None else with_given_labels(q, self.given)
+
+    def _move_clusters(
+        self, moved: Responsibilities, nats: Tensor
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
+        """Reseed empty clusters, then split and merge; clusters with given labels take no part in split-and-merge."""
+        fixed = set() if self.given is None else set(self.given[self.given >= 0].tolist())
+        seed, config = self.trainer.recipe.seed, self.config
+        return reseed_empty(moved, self.images, config.min_weight, seed), split_and_merge(
+            moved, nats, self.images, config.split_merge, config.encoder_weight, fixed, seed
+        )
+
+    def _sample_labels(self) -> None:
+        """Sample the cluster that each image is conditioned on until the next E-step."""
         ids = torch.arange(len(self.state.q))
         u = Noise(self.trainer.recipe.seed, ids).uniform(Stream.TRAINING_CLUSTER, self.state.rounds)
-        told = torch.searchsorted(self.state.q.cumsum(1).contiguous(), u[:, None]).flatten()
+        labels = torch.searchsorted(self.state.q.cumsum(1).contiguous(), u[:, None]).flatten()
         assert self.images.labels is not None
-        self.images.labels.copy_(told.clamp(max=self.config.count - 1))
+        self.images.labels.copy_(labels.clamp(max=self.config.count - 1))
 
     # ---- state
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a state for resuming holds besides the trainer's."""
+        """The tensors of the state that a resumed run needs besides the trainer's."""
         return {f"em.{k}": v for k, v in self.state.tensors().items()}
 
     def resume(self, tensors: dict[str, Tensor], rounds: int) -> None:
-        """Go on from ``tensors`` after so many E-steps; the trainer has its own part already."""
+        """Restore the state after ``rounds`` E-steps; the trainer restores its own."""
         self.state = EMState(rounds=rounds, **{k: tensors[f"em.{k}"].clone() for k in self.state.tensors()})
-        self._tell()
+        self._sample_labels()

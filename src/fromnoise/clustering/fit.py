@@ -1,4 +1,4 @@
-"""Sorting a set from recipe to page: opens the data, begins or goes on, loops, and leaves what was found."""
+"""A clustering run in a run directory: initialization or resumption, the EM loop, checkpoints and log."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
 from fromnoise import checkpoint
-from fromnoise.clustering.em import EM, Round, respected
-from fromnoise.clustering.init import begin
+from fromnoise.clustering.em import EM, Round
+from fromnoise.clustering.given_labels import GivenLabels, align_clusters, read_given_labels, with_given_labels
+from fromnoise.clustering.init import initial_responsibilities
+from fromnoise.clustering.task import ClusteringTask, build_model, limit_patch, prepare
 from fromnoise.config import Recipe
-from fromnoise.config.recipe_data import open_data
-from fromnoise.data import Data, Images, MemoryImages, shuffled_indices
-from fromnoise.data.dataset_info import DatasetInfo
-from fromnoise.model import Model, build
+from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.training.previews import Previews
 from fromnoise.training.run import signals, status
@@ -36,113 +34,53 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Task:
-    """Images to be sorted.
-
-    Attributes:
-        data: with the images to sort as ``train``; their labels are ours to set.
-        index: where each of them stands in the set, int64 (N,).
-        labels: their true classes, int64 (N,); None if unknown.
-        names: of the true classes.
-        rest: images of the same set that were held out and are sorted at the end, with ``index`` and ``labels`` as
-            above; None where what is held out is a split of its own, or not all images were asked for.
-    """
-
-    data: Data
-    index: Tensor
-    labels: Tensor | None
-    names: tuple[str, ...] | None
-    rest: tuple[Images, Tensor, Tensor | None] | None
-
-
-@dataclass(frozen=True)
 class ClusteringResult:
-    """What a run found.
+    """The result of a run.
 
     Attributes:
         task: the images.
         model: with the averaged weights.
-        q: probabilities of the clusters, float64 (N, Q).
-        rest: the same of ``task.rest``, (M, Q); None if there is none, or the run was stopped.
-        start: clusters before the first round, int64 (N,).
-        rounds: what each E-step found.
-        compute: where it ran.
-        signal: number of the signal that stopped it early, or 0.
+        q: responsibilities, float64 (N, Q).
+        remaining_q: responsibilities of ``task.remaining``, (M, Q); None if there is none, or the run was stopped.
+        initial: most likely clusters before the first E-step, int64 (N,).
+        rounds: ``Round.json`` of each E-step.
+        compute: device and precision.
+        signal: number of the signal that stopped the run early, or 0.
     """
 
-    task: Task
+    task: ClusteringTask
     model: Model
     q: Tensor
-    rest: Tensor | None
-    start: Tensor
+    remaining_q: Tensor | None
+    initial: Tensor
     rounds: list[dict[str, Any]]
     compute: ComputeConfig
     signal: int
 
 
-def prepare(recipe: Recipe, limit: int | None, log: Log) -> Task:
-    """The images of a recipe: all that are learned from, or so many of them.
-
-    Raises:
-        UserError: as ``data.load``; there are fewer images than clusters.
-    """
-    plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": False})})
-    data = open_data(plain, log)
-    images = data.train
-    chosen = torch.arange(len(images))
-    if limit is not None and limit < len(images):
-        chosen = shuffled_indices(len(images), recipe.train.seed, range(limit)).sort().values
-    labels = images.labels[chosen] if images.labels is not None and data.class_names is not None else None
-    index = images.rows[chosen]
-    if len(chosen) < len(images):
-        images = MemoryImages(images.get(chosen))
-    if len(images) < recipe.clustering.count:
-        raise UserError(f"{len(images)} images cannot make {recipe.clustering.count} clusters: take a smaller -q")
-    images.labels = torch.zeros(len(images), dtype=torch.int64)  # the clusters that they will be told
-    rows, others = data.held_out.rows, data.held_out.labels if data.class_names is not None else None
-    one_split = not bool(torch.isin(rows, data.train.rows).any())
-    rest = (data.held_out, rows, others) if one_split and limit is None else None
-    data.held_out.labels = None
-    return Task(replace(data, train=images, class_names=None), index, labels, data.class_names, rest)
-
-
-def fitted(recipe: Recipe, task: Task) -> Recipe:
-    """The recipe with squares small enough for the images: at least four of them a side."""
-    patch = recipe.network.patch
-    while patch > 1 and 4 * patch > min(task.data.shape[1:]):
-        patch //= 2
-    return recipe.model_copy(update={"network": recipe.network.model_copy(update={"patch": patch})})
-
-
-def model_of(recipe: Recipe, task: Task, names: tuple[str, ...] | None = None) -> Model:
-    """A fresh model that is told clusters, called by number unless they have names."""
-    names = names or tuple(map(str, range(recipe.clustering.count)))
-    return build(recipe, DatasetInfo(task.data.shape, names, task.data.fingerprint))
-
-
-def sort(
+def fit_mixture(
     recipe: Recipe,
     out: Path,
     *,
     limit: int | None = None,
     given: Path | None = None,
-    first: Tensor | None = None,
+    init: Tensor | None = None,
     device: str | None = None,
     precision: str = "auto",
 ) -> ClusteringResult:
-    """Sort a set into clusters in a run folder, going on from where it was left.
+    """Cluster images and train a generator of each cluster; an unfinished run in ``out`` is resumed.
 
     Args:
-        recipe: every choice.
-        out: the run folder.
-        limit: how many images, drawn by the recipe's seed; None for all.
-        given: a table of known clusters; see ``read_given``.
-        first: a first belief of one's own, in place of ``cluster.start``'s, float64 (N, Q).
-        device: as ``compute.choose``.
-        precision: as ``compute.choose``.
+        recipe: data, network, training and clustering.
+        out: the run directory.
+        limit: number of images, selected by the recipe's seed; None for all.
+        given: a table of known clusters; see ``read_given_labels``.
+        init: initial responsibilities instead of ``clustering.init``, float64 (N, Q).
+        device: as in ``select_device``.
+        precision: as in ``select_device``.
 
     Raises:
-        UserError: a mistake of the user's, told in one line.
+        UserError: the data, the table, the run directory or the device cannot be used.
     """
     folder = RunDir(out)
 
@@ -152,71 +90,66 @@ def sort(
 
     compute = select_device(device, precision)
     task = prepare(recipe, limit, log)
-    recipe = fitted(recipe, task)
+    recipe = limit_patch(recipe, task)
     folder.check(recipe)
-    table, names = read_given(given, task, recipe.clustering.count) if given else ({}, None)
-    known = known_of(task.index, table) if given else None
-    model = model_of(recipe, task, names)
+    labels = read_given_labels(given, task.images_in_set, recipe.clustering.count) if given else None
+    model = build_model(recipe, task, labels.names if labels else None)
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
     trainer = Trainer(model, task.data, compute, accelerator, folder.load_state, log)
     folder.open(recipe)
     log(
-        f"{len(task.index):,} images into {recipe.clustering.count} clusters; {model.parameters:,} parameters; "
+        f"{len(task.index):,} images, {recipe.clustering.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
     )
-    em, rounds = _begun(trainer, folder, compute, known, first, log)
+    em, rounds = _start(trainer, folder, compute, labels.at(task.index) if labels else None, init, log)
     with signals(em.stop) as caught:
         _loop(em, rounds, folder, log)
     if not em.finished:
-        log(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
+        log(f"stopped at step {trainer.progress.step:,}; run the same command again to continue")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
-    rest = None
-    if task.rest is not None and em.finished:
-        rest = respected(em.assign(task.rest[0]), known_of(task.rest[1], table))
+    remaining_q = _assign_remaining(em, task, labels) if em.finished else None
     trainer.refresh()
-    final = replace(model, denoiser=trainer.averaged)
-    return ClusteringResult(task, final, em.state.q, rest, em.state.start, rounds, compute, number)
+    averaged = replace(model, denoiser=trainer.averaged)
+    return ClusteringResult(task, averaged, em.state.q, remaining_q, em.state.initial, rounds, compute, number)
 
 
-def _begun(
-    trainer: Trainer, folder: RunDir, compute: ComputeConfig, given: Tensor | None, first: Tensor | None, log: Log
+def _assign_remaining(em: EM, task: ClusteringTask, labels: GivenLabels | None) -> Tensor | None:
+    if task.remaining is None:
+        return None
+    q = em.assign(task.remaining.images)
+    return with_given_labels(q, labels.at(task.remaining.index)) if labels else q
+
+
+def _start(
+    trainer: Trainer, folder: RunDir, compute: ComputeConfig, given: Tensor | None, init: Tensor | None, log: Log
 ) -> tuple[EM, list[dict[str, Any]]]:
-    """The loop as it was left, or with a first q; and what its rounds found."""
+    """EM from a saved state or from initial responsibilities, and the results of its rounds so far."""
     recipe, images = trainer.model.recipe, trainer.data.train
     state = folder.load_state()
     if state is not None:
         tensors, header = state
-        _, was = checkpoint.parse_header(header)
-        now = trainer.model.dataset_info
-        if (was.shape, was.fingerprint, len(tensors["em.q"])) != (now.shape, now.fingerprint, len(images)):
-            raise UserError(f"{folder.path} sorts other images: choose another --out")
+        _, saved = checkpoint.parse_header(header)
+        info = trainer.model.dataset_info
+        if (saved.shape, saved.fingerprint, len(tensors["em.q"])) != (info.shape, info.fingerprint, len(images)):
+            raise UserError(f"{folder.path} is a run on other images: choose another --out")
         trainer.resume(tensors, header)
         em = EM(trainer, tensors["em.q"], given)
         em.resume(tensors, header["em"]["done"])
         folder.truncate_reports(trainer.progress.step)
-        log(f"going on from step {trainer.progress.step:,}")
+        log(f"resuming from step {trainer.progress.step:,}")
         return em, header["em"]["rounds"]
-    began = time.monotonic()
-    if first is None:
-        with _bar(f"a first sorting by {recipe.clustering.start}") as bar:
-            q = begin(images, recipe.clustering, compute, recipe.train.seed, lambda share: _to(bar, share))
+    start = time.monotonic()
+    if init is None:
+        with _progress_bar(f"initial clusters: {recipe.clustering.init}") as bar:
+            q = initial_responsibilities(
+                images, recipe.clustering, compute, recipe.train.seed, lambda fraction: _advance(bar, fraction)
+            )
     else:
-        q = first
-    trainer.progress.seconds = time.monotonic() - began  # it is part of a budget in minutes
+        q = init
+    trainer.progress.seconds = time.monotonic() - start  # a budget in minutes includes the initialization
     if given is not None:
-        q = aligned(q, given)
+        q = align_clusters(q, given)
     return EM(trainer, q, given), []
-
-
-def aligned(q: Tensor, given: Tensor) -> Tensor:
-    """The clusters renumbered so that they agree best with those that are given (N,), -1 where unknown."""
-    from scipy.optimize import linear_sum_assignment
-
-    known = given >= 0
-    votes = torch.zeros(q.shape[1], q.shape[1], dtype=torch.float64)
-    votes.index_add_(0, given[known], q[known])
-    rows, columns = linear_sum_assignment(-votes.numpy())
-    return q[:, torch.from_numpy(columns)[torch.from_numpy(rows).argsort()]]
 
 
 def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> None:
@@ -230,102 +163,61 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> Non
         header |= {"em": {"done": em.state.rounds, "rounds": rounds}}
         header |= checkpoint.model_header(trainer.model.recipe, trainer.model.dataset_info)
         folder.save_state(trainer.progress.step, tensors | em.tensors(), header)
-        beliefs = {"shares": em.state.shares.tolist(), "plan": em.state.plan.tolist()}
+        mixture = {"weights": em.state.weights.tolist(), "proposal": em.state.proposal.tolist()}
         checkpoint.save_model(
-            folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step, "mixture": beliefs}
+            folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step, "mixture": mixture}
         )
         write_atomic(folder.path / "rounds.json", (json.dumps(rounds, indent=1) + "\n").encode())
 
     if trainer.progress.step == 0 and not em.state.rounds:
         Previews(folder, trainer.compute).data(trainer.model, trainer.data)
         save()
-    with _bar("") as bar:
+    with _progress_bar("") as bar:
 
-        def on_progress(share: float) -> None:
+        def on_progress(fraction: float) -> None:
             nonlocal saved
-            bar.set_description_str(f"E-step {share:.0%}")
+            bar.set_description_str(f"E-step {fraction:.0%}")
             if time.monotonic() - saved > recipe.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
 
-        for found in em.run(on_progress):
-            if isinstance(found, Round):
-                rounds.append(found.line())
-                log(told(found))
+        for report in em.run(on_progress):
+            if isinstance(report, Round):
+                rounds.append(report.json())
+                log(describe_round(report))
                 save()
                 saved = time.monotonic()
                 continue
-            bar.set_description_str(status(found), refresh=False)
-            _to(bar, found.progress)
-            if found.kept:
-                waiting.append(found.line())
+            bar.set_description_str(status(report), refresh=False)
+            _advance(bar, report.progress)
+            if report.kept:
+                waiting.append(report.line())
             due = time.monotonic() - saved > recipe.checkpoint_seconds
-            due |= recipe.checkpoint_steps is not None and found.step % recipe.checkpoint_steps == 0
-            if (due and not trainer.progress.dropped_in_row) or trainer.stopping or found.progress >= 1:
+            due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
+            if (due and not trainer.progress.dropped_in_row) or trainer.stopping or report.progress >= 1:
                 save()
                 saved = time.monotonic()
     if not em.finished:
         save()
 
 
-def told(found: Round) -> str:
-    """A round in a line."""
+def describe_round(found: Round) -> str:
+    """A line of the log for an E-step."""
     change = f" ({found.change.value:+.3f} +- {found.change.error:.3f})" if found.change else ""
-    revived = f"; begun anew: {', '.join(map(str, found.revived))}" if found.revived else ""
-    joined = "".join(f"; {b} joined to {a} and begun anew as half of {c}" for a, b, c in found.exchanged)
+    reseeded = f"; reseeded empty clusters {', '.join(map(str, found.reseeded))}" if found.reseeded else ""
+    moves = "".join(f"; merged cluster {b} into {a} and split {c} into {c} and {b}" for a, b, c in found.split_merged)
     return (
-        f"round {found.number}, step {found.step:,}: bound {found.bound.value:.2f} +- {found.bound.error:.2f} nats"
-        f"{change}, {found.moved:.2%} moved, sure of {found.sure:.3f}, smallest {min(found.shares):.3f}"
-        f"{revived}{joined}"
+        f"round {found.number}, step {found.step:,}: objective {found.objective.value:.2f} +- "
+        f"{found.objective.error:.2f} nats{change}, {found.reassigned:.2%} of the images reassigned, "
+        f"mean probability {found.confidence:.3f}, smallest weight {min(found.weights):.3f}{reseeded}{moves}"
     )
 
 
-def _bar(words: str) -> tqdm[Any]:
+def _progress_bar(description: str) -> tqdm[Any]:
     interval = 0.2 if sys.stderr.isatty() else 20.0
     form = "{percentage:3.0f}% {bar:24} {desc}"
-    return tqdm(total=100.0, desc=words, bar_format=form, mininterval=interval, file=sys.stderr)
+    return tqdm(total=100.0, desc=description, bar_format=form, mininterval=interval, file=sys.stderr)
 
 
-def _to(bar: tqdm[Any], share: float) -> None:
-    bar.update(min(100.0, 100 * share) - bar.n)
-
-
-def known_of(index: Tensor, table: dict[int, int]) -> Tensor:
-    """The known cluster of each image, int64 (N,); -1 where there is none."""
-    return torch.tensor([table.get(i, -1) for i in index.tolist()], dtype=torch.int64)
-
-
-def read_given(path: Path, task: Task, clusters: int) -> tuple[dict[int, int], tuple[str, ...]]:
-    """Known clusters from a CSV file with the columns ``index`` and ``label``.
-
-    Args:
-        path: of the file; ``index`` counts the images of the set from 0.
-        task: the images.
-        clusters: how many there are.
-
-    Returns:
-        The cluster by the number of the image; and the clusters' names, those of the file first, in alphabetical
-        order.
-
-    Raises:
-        UserError: it cannot be read, lacks a column, names an image that there is not, or more labels than clusters.
-    """
-    import csv
-
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-        pairs = [(int(row["index"]), row["label"].strip()) for row in rows]
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
-    except (KeyError, ValueError, AttributeError, TypeError):
-        raise UserError(f"{path} is no table of known labels: it needs the columns index and label") from None
-    found = sorted({label for _, label in pairs})
-    if not pairs or len(found) > clusters:
-        raise UserError(f"{path} names {len(found)} labels for {clusters} clusters: take a larger -q")
-    rest = (str(k) for k in range(2 * clusters) if str(k) not in found)
-    names = tuple(found) + tuple(next(rest) for _ in range(clusters - len(found)))
-    total = int(torch.cat([task.index, *([task.rest[1]] if task.rest else [])]).max()) + 1
-    for index, _ in pairs:
-        if not 0 <= index < total:
-            raise UserError(f"{path} knows the label of image {index}, but there are {total} images")
-    return {index: found.index(label) for index, label in pairs}, names
+def _advance(bar: tqdm[Any], fraction: float) -> None:
+    bar.update(min(100.0, 100 * fraction) - bar.n)

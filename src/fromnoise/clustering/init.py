@@ -1,4 +1,4 @@
-"""What is believed first: who belongs together before any diffusion model has learned anything."""
+"""Initial responsibilities: clusters before any diffusion model is trained."""
 
 from __future__ import annotations
 
@@ -16,62 +16,48 @@ from fromnoise.utils.errors import UserError
 from fromnoise.utils.kmeans import kmeans
 
 OnProgress = Callable[[float], object]
-"""Told the share that is done."""
+"""Called with the completed fraction."""
 
-_SURE = 0.9  # what k-means says is believed by so much: the rest goes to the other clusters evenly
-
-
-def one_hot_responsibilities(which: Tensor, clusters: int) -> Tensor:
-    """Clusters as probabilities that are not quite sure, float64 (N, Q)."""
-    rest = (1 - _SURE) / (clusters - 1)
-    return torch.full((len(which), clusters), rest, dtype=torch.float64).scatter(1, which[:, None], _SURE)
+_CONFIDENCE = 0.9  # probability of the assigned cluster; the others share the rest
 
 
-def begin(
+def smoothed_one_hot(labels: Tensor, clusters: int) -> Tensor:
+    """Responsibilities of 0.9 for the clusters ``labels`` (N,), float64 (N, Q)."""
+    rest = (1 - _CONFIDENCE) / (clusters - 1)
+    return torch.full((len(labels), clusters), rest, dtype=torch.float64).scatter(1, labels[:, None], _CONFIDENCE)
+
+
+def check_count(images: int, clusters: int) -> None:
+    """Check that there are at least as many images as clusters.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if images < clusters:
+        raise UserError(f"{images} images cannot make {clusters} clusters: use a smaller -q")
+
+
+def initial_responsibilities(
     images: Images,
     config: ClusteringConfig,
     compute: ComputeConfig,
     seed: int,
-    on_progress: OnProgress = lambda share: None,
+    on_progress: OnProgress = lambda fraction: None,
 ) -> Tensor:
-    """The first q, float64 (N, Q).
+    """Initial responsibilities by ``config.init``, float64 (N, Q).
 
     Args:
-        images: to be sorted.
-        how: by what.
-        compute: where the encoder learns.
-        seed: of all choices.
-        tick: told of progress.
+        images: images to cluster.
+        config: method and number of clusters.
+        compute: device of the encoder.
+        seed: of all random numbers.
+        on_progress: called with the completed fraction while the encoder trains.
 
     Raises:
         UserError: there are fewer images than clusters.
     """
-    if len(images) < config.count:
-        raise UserError(f"{len(images)} images cannot make {config.count} clusters: take a smaller -q")
-    return _WAYS[config.start](images, config, compute, seed, on_progress)
-
-
-def _random(
-    images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
-) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return one_hot_responsibilities(torch.randint(config.count, (len(images),), generator=generator), config.count)
-
-
-def _pixels(
-    images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
-) -> Tensor:
-    return one_hot_responsibilities(
-        kmeans(flat_pixels(images), config.count, seed, KMEANS_RESTARTS).labels, config.count
-    )
-
-
-def _pca(
-    images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
-) -> Tensor:
-    return one_hot_responsibilities(
-        kmeans(principal_components(flat_pixels(images)), config.count, seed, KMEANS_RESTARTS).labels, config.count
-    )
+    check_count(len(images), config.count)
+    return _INITIALIZERS[config.init](images, config, compute, seed, on_progress)
 
 
 def train_encoder(
@@ -79,9 +65,9 @@ def train_encoder(
     config: ClusteringConfig,
     compute: ComputeConfig,
     seed: int,
-    on_progress: OnProgress = lambda share: None,
+    on_progress: OnProgress = lambda fraction: None,
 ) -> encoder.EncoderOutput:
-    """What an encoder says of the images from which it learned; arguments as of ``begin``."""
+    """Train an encoder on images and return its output for them; arguments as in ``initial_responsibilities``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = encoder.Encoder(images.shape, config.count)
@@ -93,15 +79,31 @@ def train_encoder(
     return encoder.encode(net, images, compute)
 
 
-def _encoder(
+def _by_encoder(
     images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
 ) -> Tensor:
     return train_encoder(images, config, compute, seed, on_progress).q
 
 
-_WAYS: dict[str, Callable[[Images, ClusteringConfig, ComputeConfig, int, OnProgress], Tensor]] = {
-    "encoder": _encoder,
-    "pca": _pca,
-    "pixels": _pixels,
-    "random": _random,
+def _by_components(
+    images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, _: OnProgress
+) -> Tensor:
+    points = principal_components(flat_pixels(images))
+    return smoothed_one_hot(kmeans(points, config.count, seed, KMEANS_RESTARTS).labels, config.count)
+
+
+def _by_pixels(images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, _: OnProgress) -> Tensor:
+    return smoothed_one_hot(kmeans(flat_pixels(images), config.count, seed, KMEANS_RESTARTS).labels, config.count)
+
+
+def _at_random(images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, _: OnProgress) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return smoothed_one_hot(torch.randint(config.count, (len(images),), generator=generator), config.count)
+
+
+_INITIALIZERS: dict[str, Callable[[Images, ClusteringConfig, ComputeConfig, int, OnProgress], Tensor]] = {
+    "encoder": _by_encoder,
+    "pca": _by_components,
+    "pixels": _by_pixels,
+    "random": _at_random,
 }

@@ -1,59 +1,59 @@
-"""How many clusters: by the bound on images that were not learned from."""
+"""The number of clusters, chosen by the bound on held-out images."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.em import EStep
+from fromnoise.clustering.expectation import EStep
 from fromnoise.clustering.fit import ClusteringResult
 from fromnoise.data import Images, MemoryImages
-from fromnoise.diffusion.likelihood import e_step
 from fromnoise.diffusion.likelihood.code_length import StepProposal
-from fromnoise.diffusion.likelihood.e_step import EStepConfig
+from fromnoise.diffusion.likelihood.e_step import EStepConfig, mixture_elbo, mixture_weights, responsibilities
 from fromnoise.evaluation.estimate import Estimate
 
-_IMAGES = 500  # held out, at most
-_STEPS = 16  # of the bound: the same for every model
+_IMAGES = 500  # held-out images, at most
+_STEPS = 16  # diffusion steps of the bound, for every cluster
 
 
-def bounds(sorter: EStep, images: Images, shares: Tensor, search: EStepConfig, plan: StepProposal) -> Tensor:
-    """F of each image under its posterior, nats, float64 (N,).
+def mixture_bounds(
+    e_step: EStep, images: Images, weights: Tensor, config: EStepConfig, proposal: StepProposal
+) -> Tensor:
+    """F of each image with its own responsibilities, by the model alone, nats, float64 (N,).
 
     Args:
-        sorter: of a model that is told clusters.
-        images: any.
-        shares: of the clusters.
-        search: how much each image is looked at.
-        plan: where.
+        e_step: of a model whose classes are the clusters.
+        images: any images.
+        weights: mixture weights, (Q,).
+        config: number of diffusion steps.
+        proposal: of the diffusion steps.
     """
     out = torch.empty(len(images), dtype=torch.float64)
-    for ids, found in sorter.compare(images, plan, search):
-        out[ids] = e_step.evidence(e_step.posterior(found.nats, shares), found.nats, shares)
+    for ids, bounds in e_step.component_bounds(images, proposal, config):
+        out[ids] = mixture_elbo(responsibilities(bounds.nats, weights), bounds.nats, weights)
     return out
 
 
-def held_out(found: ClusteringResult) -> Tensor:
-    """F of held-out images, with the steps and the noise that every model is measured by, float64 (N,)."""
-    images = found.task.data.held_out
+def held_out_bounds(result: ClusteringResult) -> Tensor:
+    """F of held-out images, with the same diffusion steps and noise for every model, nats, float64 (N,)."""
+    images = result.task.data.held_out
     ids = torch.linspace(0, len(images) - 1, min(_IMAGES, len(images))).long()
-    config = found.model.recipe.clustering
-    sorter = EStep.of(found.model, config.count, found.compute, found.model.recipe.train.seed)
-    steps = sorter.code.steps
-    plan = StepProposal.uniform(steps).restricted(torch.arange(1, steps + 1) > config.finest * steps)
-    shares = e_step.shares(found.q, config.concentration)
-    return bounds(sorter, MemoryImages(images.get(ids)), shares, EStepConfig(_STEPS, 0, config.count), plan)
+    config = result.model.recipe.clustering
+    e_step = EStep.from_model(result.model, config.count, result.compute, result.model.recipe.train.seed)
+    weights = mixture_weights(result.q, config.concentration)
+    search, proposal = EStepConfig(_STEPS, 0, config.count), e_step.uniform_proposal(config.min_time)
+    return mixture_bounds(e_step, MemoryImages(images.get(ids)), weights, search, proposal)
 
 
-def best(tried: dict[int, Tensor]) -> int:
-    """The least number of clusters whose bound is not below the best by more than its error.
+def select_count(bounds: dict[int, Tensor]) -> int:
+    """The smallest number of clusters whose mean bound is within one standard error of the highest.
 
     Args:
-        tried: F of the same images by number of clusters.
+        bounds: F of the same images for each number of clusters.
     """
-    top = max(tried, key=lambda count: float(tried[count].mean()))
-    for count in sorted(tried):
-        behind = Estimate.mean_of(tried[top] - tried[count])
-        if count == top or behind.value <= behind.error:
+    highest = max(bounds, key=lambda count: float(bounds[count].mean()))
+    for count in sorted(bounds):
+        deficit = Estimate.mean_of(bounds[highest] - bounds[count])
+        if count == highest or deficit.value <= deficit.error:
             return count
-    return top
+    return highest

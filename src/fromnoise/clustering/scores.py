@@ -1,4 +1,4 @@
-"""How well clusters agree with labels that they were not told."""
+"""Agreement of clusters with class labels that the clustering did not use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Scores:
+class ClusterScores:
     """Agreement of clusters with classes.
 
     Attributes:
-        accuracy: share of images whose class is the one matched with their cluster, one cluster a class, matched for
-            the best (Kuhn 1955, the Hungarian method).
-        nmi: mutual information over the mean of both entropies.
-        ari: Rand index adjusted for chance (Hubert and Arabie 1985).
+        accuracy: fraction of images whose class is the one matched with their cluster, under the best one-to-one
+            matching (Kuhn 1955, the Hungarian method).
+        nmi: normalized mutual information: mutual information divided by the mean of both entropies.
+        ari: adjusted Rand index (Hubert and Arabie 1985).
     """
 
     accuracy: float
@@ -24,32 +24,32 @@ class Scores:
     ari: float
 
     @staticmethod
-    def of(clusters: Tensor, labels: Tensor) -> Scores:
-        """Compare clusters (N,) with classes (N,)."""
+    def from_labels(clusters: Tensor, labels: Tensor) -> ClusterScores:
+        """Compare clusters, int64 (N,), with class labels, int64 (N,)."""
         from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-        given, true = clusters.numpy(), labels.numpy()
-        right = float((match(clusters, labels)[clusters] == labels).double().mean())
-        return Scores(right, float(normalized_mutual_info_score(true, given)), float(adjusted_rand_score(true, given)))
+        c, y = clusters.numpy(), labels.numpy()
+        accuracy = float((match_classes(clusters, labels)[clusters] == labels).double().mean())
+        return ClusterScores(accuracy, float(normalized_mutual_info_score(y, c)), float(adjusted_rand_score(y, c)))
 
 
-def table(clusters: Tensor, labels: Tensor) -> Tensor:
-    """How many images of each cluster are of each class, int64 (Q, K)."""
+def contingency_table(clusters: Tensor, labels: Tensor) -> Tensor:
+    """The number of images in each cluster and class, int64 (Q, K)."""
     rows, columns = int(clusters.max()) + 1, int(labels.max()) + 1
     return torch.bincount(clusters * columns + labels, minlength=rows * columns).reshape(rows, columns)
 
 
-def match(clusters: Tensor, labels: Tensor) -> Tensor:
-    """The class that each cluster is matched with, int64 (Q,); -1 where there are more clusters than classes."""
+def match_classes(clusters: Tensor, labels: Tensor) -> Tensor:
+    """The class matched with each cluster, int64 (Q,); -1 for clusters without one if they outnumber the classes."""
     from scipy.optimize import linear_sum_assignment
 
-    counts = table(clusters, labels)
+    counts = contingency_table(clusters, labels)
     rows, columns = linear_sum_assignment(-counts.numpy())
-    found = torch.full((len(counts),), -1, dtype=torch.int64)
-    found[torch.from_numpy(rows)] = torch.from_numpy(columns)
-    return found
+    matched = torch.full((len(counts),), -1, dtype=torch.int64)
+    matched[torch.from_numpy(rows)] = torch.from_numpy(columns)
+    return matched
 
 
-def majority(clusters: Tensor, labels: Tensor) -> Tensor:
+def majority_classes(clusters: Tensor, labels: Tensor) -> Tensor:
     """The most frequent class of each cluster, int64 (Q,)."""
-    return table(clusters, labels).argmax(1)
+    return contingency_table(clusters, labels).argmax(1)

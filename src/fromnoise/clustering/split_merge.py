@@ -1,9 +1,10 @@
-"""Moves that no gradual step makes: a cluster that is empty, and one that is two while two others are one.
+"""Split-and-merge moves for EM (after Ueda et al. 2000, "SMEM algorithm for mixture models").
 
-EM improves a sorting where it is; it neither leaves an empty cluster nor cuts one in two. Both moves here change what
-is believed before an M-step; later E-steps judge them. Exchanges follow Ueda et al. 2000 ("SMEM algorithm for mixture
-models"), but for what decides them: a generator that draws anything draws two kinds of images told one cluster as well
-as told two, so that the bound hardly prefers either. What decides is evenness, which has to be assumed.
+EM reaches a local optimum near its initialization: it neither refills an empty cluster nor splits one. Both moves here
+change the responsibilities before an M-step; the following E-steps correct them. Ueda et al. accept a move by the
+likelihood. That is not possible here: a flexible network models two kinds of images as well with one cluster as with
+two, so that the bound hardly differs. The moves are accepted if they make the cluster sizes more even, which assumes
+that the sizes are similar.
 """
 
 from __future__ import annotations
@@ -14,144 +15,156 @@ import torch
 from torch import Tensor
 
 from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, gaussian_mixture, principal_components
-from fromnoise.clustering.init import one_hot_responsibilities
+from fromnoise.clustering.init import smoothed_one_hot
 from fromnoise.data import Images
 from fromnoise.utils.kmeans import kmeans
 
-_ALIKE = 0.25  # of all pairs of clusters, those nearest to each other may be joined
-_SMALLER = 0.2  # of a cluster that is cut in two, what the smaller part has at least
+_MERGE_QUANTILE = 0.25  # only the closest quarter of all pairs of clusters may be merged
+_MIN_PART = 0.2  # the smaller part of a split has at least this fraction of the cluster
 _COMPONENTS = 10
 
 
 @dataclass
 class Responsibilities:
-    """What may be moved.
+    """The part of the EM state that the moves change.
 
     Attributes:
-        q: probabilities of each image's clusters, float64 (N, Q).
-        seen: as ``em.EMState``, (N, Q).
+        q: responsibilities, float64 (N, Q).
+        encoder_nats: as in ``em.EMState``, (N, Q).
     """
 
     q: Tensor
-    seen: Tensor
+    encoder_nats: Tensor
 
-    def give(self, cluster: int, images: Tensor, of: int) -> None:
-        """Let ``cluster`` be these images ``of`` another: what was first seen does not tell the two apart."""
-        clusters = self.q.shape[1]
-        self.q = self.q.index_copy(0, images, one_hot_responsibilities(torch.full((len(images),), cluster), clusters))
-        self.seen = self.seen.index_copy(1, torch.tensor([cluster]), self.seen[:, of : of + 1])
+    def reassign(self, images: Tensor, source: int, target: int) -> None:
+        """Move images of cluster ``source`` to cluster ``target``, and give both clusters the same encoder term."""
+        labels = torch.full((len(images),), target)
+        self.q = self.q.index_copy(0, images, smoothed_one_hot(labels, self.q.shape[1]))
+        column = self.encoder_nats[:, source : source + 1]
+        self.encoder_nats = self.encoder_nats.index_copy(1, torch.tensor([target]), column)
+
+    def merge(self, a: int, b: int, encoder_weight: float) -> None:
+        """Merge cluster b into a: the responsibilities add up, and p(s | a or b) is the mean weighted by size."""
+        q, encoder_nats = self.q.clone(), self.encoder_nats.clone()
+        sizes = q[:, [a, b]].mean(0)
+        q[:, a] += q[:, b]
+        q[:, b] = 0
+        if encoder_weight:
+            logs = torch.stack([-encoder_nats[:, a] / encoder_weight, -encoder_nats[:, b] / encoder_weight], 1)
+            encoder_nats[:, a] = -encoder_weight * (logs + (sizes / sizes.sum()).log()).logsumexp(1)
+        self.q, self.encoder_nats = q, encoder_nats
 
 
-def revive(belief: Responsibilities, images: Images, least: float, seed: int) -> tuple[int, ...]:
-    """Give each empty cluster one half of the largest, as 2-means on its principal components cuts it.
+def reseed_empty(state: Responsibilities, images: Images, min_weight: float, seed: int) -> tuple[int, ...]:
+    """Give each empty cluster one half of the largest cluster, split by 2-means on its principal components.
 
     Args:
-        belief: changed in place.
-        images: that are sorted.
-        least: share of an even cluster below which one counts as empty.
-        seed: of the cuts.
+        state: changed in place.
+        images: the images that are clustered.
+        min_weight: a cluster with fewer images than this fraction of N / Q counts as empty.
+        seed: of k-means.
 
     Returns:
-        The clusters begun anew.
+        The clusters that were empty.
     """
-    count, revived = belief.q.shape[1], []
+    count, reseeded = state.q.shape[1], []
     for cluster in range(count):
-        sizes = torch.bincount(belief.q.argmax(1), minlength=count)
-        if sizes[cluster] >= least * len(belief.q) / count:
+        sizes = torch.bincount(state.q.argmax(1), minlength=count)
+        if sizes[cluster] >= min_weight * len(state.q) / count:
             continue
         largest = int(sizes.argmax())
-        members = (belief.q.argmax(1) == largest).nonzero().flatten()
+        members = (state.q.argmax(1) == largest).nonzero().flatten()
         if len(members) < 4:
             continue
         points = principal_components(flat_pixels(images, members))
         half = members[kmeans(points, 2, seed, KMEANS_RESTARTS).labels == 1]
-        belief.give(cluster, half, largest)
-        revived.append(cluster)
-    return tuple(revived)
+        state.reassign(half, largest, cluster)
+        reseeded.append(cluster)
+    return tuple(reseeded)
 
 
-def exchange(
-    belief: Responsibilities, nats: Tensor, images: Images, share: float, trust: float, fixed: set[int], seed: int
+def split_and_merge(
+    state: Responsibilities,
+    nats: Tensor,
+    images: Images,
+    threshold: float,
+    encoder_weight: float,
+    fixed: set[int],
+    seed: int,
 ) -> tuple[tuple[int, int, int], ...]:
-    """Where two clusters that look alike are together smaller than the largest: join them, and cut that in two.
+    """Merge two close clusters that are together smaller than the largest one, and split the largest; repeat.
 
-    Alike are two clusters whose images take few nats more when told the other. The cut is a mixture of two Gaussians
-    on the principal components of the images; one that takes less than a fifth away is none.
+    Clusters are close if the L_c of their images differ by little (``cluster_distances``). The split is a mixture of
+    two Gaussians on the principal components of the images; if the smaller part has less than a fifth of them, the
+    cluster is not split.
 
     Args:
-        belief: changed in place.
-        nats: L_c of each image, (N, Q).
-        images: that are sorted.
-        share: of the largest, that the two must not reach together; 0 exchanges nothing.
-        trust: power of what was first seen.
-        fixed: clusters that stay as they are.
-        seed: of the cuts.
+        state: changed in place.
+        nats: L_c of each image, with the encoder term, (N, Q).
+        images: the images that are clustered.
+        threshold: two clusters are merged if together they have fewer images than this fraction of the largest; 0
+            disables the moves.
+        encoder_weight: weight of the encoder term.
+        fixed: clusters that take no part.
+        seed: of the splits.
 
     Returns:
-        (a, b, c) where b was joined to a, and is now a half of c.
+        (a, b, c) for each move: b was merged into a, and then took a part of c.
     """
-    done: list[tuple[int, int, int]] = []
-    count, fixed = belief.q.shape[1], set(fixed)
-    which = belief.q.argmax(1)
-    apart = distances(nats, which, torch.bincount(which, minlength=count))
-    near = apart[apart.isfinite()].quantile(_ALIKE) if apart.isfinite().any() else 0.0
+    moves: list[tuple[int, int, int]] = []
+    count, fixed = state.q.shape[1], set(fixed)
+    labels = state.q.argmax(1)
+    distances = cluster_distances(nats, labels, torch.bincount(labels, minlength=count))
+    finite = distances[distances.isfinite()]
+    limit = finite.quantile(_MERGE_QUANTILE) if len(finite) else 0.0
     while True:
-        which = belief.q.argmax(1)
-        sizes = torch.bincount(which, minlength=count)
+        labels = state.q.argmax(1)
+        sizes = torch.bincount(labels, minlength=count)
         free = [c for c in range(count) if c not in fixed and sizes[c] > 0]
         if len(free) < 3:
-            return tuple(done)
+            return tuple(moves)
         largest = max(free, key=lambda c: int(sizes[c]))
         pairs = [
-            (float(apart[a, b]), a, b)
+            (float(distances[a, b]), a, b)
             for a in free
             for b in free
-            if a < b and largest not in (a, b) and sizes[a] + sizes[b] < share * sizes[largest] and apart[a, b] <= near
+            if a < b
+            and largest not in (a, b)
+            and sizes[a] + sizes[b] < threshold * sizes[largest]
+            and distances[a, b] <= limit
         ]
-        members = (which == largest).nonzero().flatten()
+        members = (labels == largest).nonzero().flatten()
         if not pairs or len(members) < 4 * _COMPONENTS:
-            return tuple(done)
-        side = gaussian_mixture(principal_components(flat_pixels(images, members), _COMPONENTS), 2, seed)
-        if side.double().mean() > 0.5:
-            side = 1 - side
+            return tuple(moves)
+        part = gaussian_mixture(principal_components(flat_pixels(images, members), _COMPONENTS), 2, seed)
+        if part.double().mean() > 0.5:
+            part = 1 - part
         fixed |= {largest}
-        if side.double().mean() < _SMALLER:
+        if part.double().mean() < _MIN_PART:
             continue
         _, a, b = min(pairs)
         a, b = (a, b) if sizes[a] >= sizes[b] else (b, a)
-        _join(belief, a, b, trust)
-        belief.give(b, members[side == 1], largest)
-        done.append((a, b, largest))
+        state.merge(a, b, encoder_weight)
+        state.reassign(members[part == 1], largest, b)
+        moves.append((a, b, largest))
         fixed |= {a, b}
 
 
-def distances(nats: Tensor, which: Tensor, sizes: Tensor) -> Tensor:
-    """Nats that the images of two clusters take more, on average, when each is told the other.
+def cluster_distances(nats: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
+    """Mean increase of L_c in nats when the images of two clusters are conditioned on the other cluster.
 
     Args:
         nats: L_c of each image, (N, Q).
-        which: cluster of each, (N,).
-        sizes: images of each, (Q,).
+        labels: cluster of each image, int64 (N,).
+        sizes: number of images in each cluster, (Q,).
 
     Returns:
-        (Q, Q); inf on the diagonal and where a cluster is empty.
+        Symmetric (Q, Q); inf on the diagonal and for empty clusters.
     """
     count = nats.shape[1]
-    more = nats - nats.gather(1, which[:, None])
-    told = torch.zeros(count, count, dtype=torch.float64).index_add_(0, which, more.double())
-    both = (sizes[:, None] + sizes[None, :]).double()
-    out = (told + told.T) / both.clamp(min=1)
-    empty = (sizes == 0)[:, None] | (sizes == 0)[None, :] | torch.eye(count, dtype=torch.bool)
-    return out.masked_fill(empty, torch.inf)
-
-
-def _join(belief: Responsibilities, a: int, b: int, trust: float) -> None:
-    """Let a be a and b: probabilities add up, and p(s | a or b) is the mean by their shares."""
-    q, seen = belief.q.clone(), belief.seen.clone()
-    shares = q[:, [a, b]].mean(0)
-    q[:, a] += q[:, b]
-    q[:, b] = 0
-    if trust:
-        both = torch.stack([-seen[:, a] / trust, -seen[:, b] / trust], 1) + (shares / shares.sum()).log()
-        seen[:, a] = -trust * both.logsumexp(1)
-    belief.q, belief.seen = q, seen
+    increase = nats - nats.gather(1, labels[:, None])
+    totals = torch.zeros(count, count, dtype=torch.float64).index_add_(0, labels, increase.double())
+    images = (sizes[:, None] + sizes[None, :]).double()
+    distances = (totals + totals.T) / images.clamp(min=1)
+    undefined = (sizes == 0)[:, None] | (sizes == 0)[None, :] | torch.eye(count, dtype=torch.bool)
+    return distances.masked_fill(undefined, torch.inf)

@@ -284,40 +284,39 @@ class EvaluationConfig(Part):
 
 
 class ClusteringConfig(Part):
-    """How images are sorted into clusters, by ``fromnoise cluster`` alone."""
+    """Clustering by EM, for ``fromnoise cluster`` and ``fromnoise assign``."""
 
     count: Annotated[int, Field(ge=2)] = 10
-    """clusters"""
-    start: Literal["encoder", "pca", "pixels", "random"] = "encoder"
-    """what says first who belongs together: an encoder learned beforehand, k-means on principal components or pixels"""
+    """number of clusters"""
+    init: Literal["encoder", "pca", "pixels", "random"] = "encoder"
+    """initial clusters: an encoder trained beforehand, k-means on principal components or on pixels, or random"""
     encoder_steps: Count = 500
-    """optimiser steps of the encoder"""
+    """optimizer steps of the encoder"""
     encoder_batch: Annotated[int, Field(ge=16)] = 256
-    """pairs of images a step of the encoder"""
+    """pairs of images in a step of the encoder"""
+    encoder_weight: NotNegative = 1.0
+    """weight of the log-likelihood of the initial clusters in every E-step; 0: they are a starting point only"""
     rounds: Count = 3
-    """E-steps; the last is at the end of the budget"""
+    """number of E-steps; the last is at the end of the budget"""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """share of the budget that is learned from the first sorting before it is revised"""
+    """fraction of the budget before the first E-step, trained on the initial clusters"""
     temperature: Positive = 1.0
-    """of the first E-step: how much the bounds' differences are divided by"""
+    """temperature of the first E-step, which divides the bounds; values above 1 give less confident clusters"""
     temperature_last: Positive = 1.0
-    """of the last"""
-    trust: NotNegative = 1.0
-    """power of the first sorting as a second observation of each image; 0 takes it as a beginning and no more"""
-    finest: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """time t below which the noise hides nothing that matters: finer detail belongs to no cluster"""
-    first: Count = 1
-    """steps at which all clusters are compared"""
-    then: Annotated[int, Field(ge=0)] = 12
-    """steps more at which the likely ones are"""
-    keep: Annotated[int, Field(ge=1)] = 3
-    """how many are likely"""
-    sure: Annotated[float, Field(gt=0, le=1)] = 0.999
-    """an image that belongs to one cluster by more than this after the first steps is looked at no more"""
+    """temperature of the last E-step"""
+    min_time: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """diffusion steps up to this time t are left out of the bounds: they measure detail that no cluster explains"""
+    e_step_probes: Count = 1
+    """diffusion steps at which the E-step evaluates every cluster"""
+    e_step_refine: Annotated[int, Field(ge=0)] = 12
+    """additional diffusion steps at which it evaluates the candidates"""
+    candidates: Annotated[int, Field(ge=1)] = 3
+    """number of most likely clusters of an image that are candidates"""
+    confident: Annotated[float, Field(gt=0, le=1)] = 0.999
+    """images with a more probable cluster than this after the probes are not refined"""
     concentration: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
-    """of the Dirichlet prior of the clusters' shares; more keeps them more alike"""
-    least: Share = 0.1
-    """a cluster with less than this part of an even share is begun anew; 0 never"""
-    exchange: Share = 0.9
-    """two clusters that look alike become one if they are together smaller than this part of the largest, which is
-    then cut in two; 0 never"""
+    """concentration of the Dirichlet prior on the mixture weights; larger values make them more equal"""
+    min_weight: Share = 0.1
+    """clusters with less than this fraction of an equal share of the images are reseeded; 0: never"""
+    split_merge: Share = 0.9
+    """close clusters that together have less than this fraction of the largest are merged, and it is split; 0: never"""

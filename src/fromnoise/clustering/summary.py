@@ -1,0 +1,246 @@
+"""The files of a finished clustering run: assignments, and a page with scores, sample images and the rounds of EM."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from fromnoise.clustering.assignments import Assignments
+from fromnoise.clustering.baselines import flat_pixels, principal_components
+from fromnoise.clustering.fit import ClusteringResult
+from fromnoise.clustering.scores import ClusterScores, majority_classes
+from fromnoise.data import Images
+from fromnoise.pipeline import collect, draw
+from fromnoise.reporting import image_io, plots
+from fromnoise.reporting.documents import Block, Code, Figure, Heading, Table, Text, write_document
+
+_COLUMNS = 8  # images of each kind in a row
+_MAP_IMAGES = 2000
+_PERPLEXITY = 30.0
+
+
+def assignments_of(result: ClusteringResult) -> Assignments:
+    """The assignments of a finished run, in the order of the data set."""
+    task, remaining = result.task, result.task.remaining
+    index, q, labels = task.index, result.q, task.labels
+    if remaining is not None and result.remaining_q is not None:
+        order = torch.cat([index, remaining.index]).argsort()
+        index = torch.cat([index, remaining.index])[order]
+        q = torch.cat([q, result.remaining_q])[order]
+        if labels is not None and remaining.labels is not None:
+            labels = torch.cat([labels, remaining.labels])[order]
+        else:
+            labels = None
+    return Assignments(index, q, result.model.dataset_info.class_names or (), labels, task.class_names)
+
+
+def write_summary(result: ClusteringResult, out: Path, command: str) -> list[Path]:
+    """Write the assignments and the page of a run.
+
+    Args:
+        result: of the run.
+        out: the run directory.
+        command: the command line of the run.
+
+    Returns:
+        Paths of the written files.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    table = assignments_of(result)
+    paths = [out / "assignments.csv", out / "assignments.parquet"]
+    for path in paths:
+        table.write(path)
+    objective_plot(result.rounds, out / "objective.png")
+    blocks: list[Block] = [
+        Heading(f"{len(table.index):,} images in {len(table.names)} clusters", 1),
+        Code(command),
+        *_scores(result),
+        Heading("Clusters"),
+        Figure(
+            "clusters",
+            _overview(result),
+            "One row for each cluster: its images of highest and of lowest probability, samples, and its mean image.",
+        ),
+        Table(
+            [
+                "cluster",
+                "images",
+                "fraction",
+                "mean probability",
+                *(["main class"] if table.labels is not None else []),
+            ],
+            _cluster_rows(table),
+        ),
+        Heading("Map"),
+        Figure(
+            "map",
+            _map(result),
+            f"t-SNE of the first principal components of up to {_MAP_IMAGES:,} images, coloured by cluster.",
+        ),
+        Heading("Rounds"),
+        Text(_objective_note(result.model.recipe.clustering.encoder_weight)),
+        _round_table(result.rounds),
+    ]
+    return [*paths, *write_document(out, "clusters", blocks), out / "objective.png"]
+
+
+def _objective_note(encoder_weight: float) -> str:
+    text = "The objective is the mean of F(q) = sum_c q_c (log pi_c - log q_c - L_c) over the images"
+    if not encoder_weight:
+        return f"{text}, an estimated lower bound on their log-likelihood. Its change includes the training in between."
+    return (
+        f"{text}, plus {encoder_weight:g} times the encoder's log-likelihood of the cluster. The encoder saw the same "
+        "pixels, so this is not a lower bound on the log-likelihood of the images. Its change includes the training in "
+        "between."
+    )
+
+
+def _scores(result: ClusteringResult) -> list[Block]:
+    """Agreement with the labels before and after EM; empty without labels."""
+    labels = result.task.labels
+    if labels is None:
+        return []
+    rows = []
+    for name, clusters in (("initial clusters", result.initial), ("after EM", result.q.argmax(1))):
+        s = ClusterScores.from_labels(clusters, labels)
+        rows.append([name, f"{s.accuracy:.4f}", f"{s.nmi:.4f}", f"{s.ari:.4f}"])
+    text = (
+        "Agreement with the labels, which the clustering did not use: accuracy with the best one-to-one matching of "
+        "clusters and classes, normalized mutual information, adjusted Rand index."
+    )
+    return [Text(text), Table(["", "accuracy", "NMI", "ARI"], rows)]
+
+
+def _cluster_rows(table: Assignments) -> list[list[str]]:
+    """The table of the clusters."""
+    confidence, clusters = table.q.max(1)
+    classes = majority_classes(clusters, table.labels) if table.labels is not None else None
+    rows = []
+    for k, name in enumerate(table.names):
+        members = clusters == k
+        count = int(members.sum())
+        mean = f"{float(confidence[members].mean()):.3f}" if count else "-"
+        row = [name, f"{count:,}", f"{count / len(clusters):.3f}", mean]
+        if classes is not None and table.class_names is not None and table.labels is not None:
+            main = int(classes[k]) if count else 0
+            part = float((table.labels[members] == main).double().mean()) if count else 0.0
+            row.append(f"{table.class_names[main]} ({part:.1%})" if count else "-")
+        rows.append(row)
+    return rows
+
+
+def _round_table(rounds: Sequence[dict[str, Any]]) -> Table:
+    """The table of the rounds."""
+    rows = []
+    for r in rounds:
+        change = r["change"]
+        moves = [f"reseeded {k}" for k in r["reseeded"]]
+        moves += [f"merged {b} into {a}, split {c}" for a, b, c in r["split_merged"]]
+        rows.append(
+            [
+                str(r["number"]),
+                f"{r['step']:,}",
+                f"{r['temperature']:.3g}",
+                f"{r['objective']['value']:.2f} ± {r['objective']['error']:.2f}",
+                f"{change['value']:+.3f} ± {change['error']:.3f}" if change else "-",
+                f"{r['reassigned']:.2%}",
+                f"{r['confidence']:.3f}",
+                ", ".join(moves) or "-",
+            ]
+        )
+    head = ["round", "step", "temperature", "objective, nats", "change", "reassigned", "mean probability", "moves"]
+    return Table(head, rows)
+
+
+# ---- images
+
+
+def _overview(result: ClusteringResult) -> Image:
+    """Four grids side by side, with a row for each cluster."""
+    confidence, clusters = result.q.max(1)
+    images, names = result.task.data.train, result.model.dataset_info.class_names or ()
+    highest, lowest, means = [], [], []
+    for k in range(len(names)):
+        members = (clusters == k).nonzero().flatten()
+        ranked = members[confidence[members].argsort(descending=True, stable=True)]
+        highest.append(_row(images, ranked[:_COLUMNS]))
+        lowest.append(_row(images, ranked.flip(0)[:_COLUMNS]))
+        means.append(_mean_image(images, members))
+    panels = [
+        ("highest probability", image_io.grid(torch.cat(highest), _COLUMNS)),
+        ("lowest probability", image_io.grid(torch.cat(lowest), _COLUMNS)),
+        ("samples", image_io.grid(_samples(result, _COLUMNS), _COLUMNS)),
+        ("mean", image_io.grid(torch.stack(means), 1)),
+    ]
+    return image_io.side_by_side(panels)
+
+
+def _samples(result: ClusteringResult, count: int) -> Tensor:
+    """Samples of all clusters, uint8 (Q count, C, H, W), ordered by cluster."""
+    clusters = len(result.model.dataset_info.class_names or ())
+    ids = torch.arange(count * clusters)
+    samples = collect(draw(result.model, result.model.recipe.sample, result.compute, ids=ids, label="all"))
+    return samples.images.unflatten(0, (count, clusters)).transpose(0, 1).flatten(0, 1)
+
+
+def _row(images: Images, ids: Tensor) -> Tensor:
+    """The images ``ids``, followed by white ones to fill the row."""
+    row = torch.full((_COLUMNS, *images.shape), 255, dtype=torch.uint8)
+    row[: len(ids)] = images.get(ids)
+    return row
+
+
+def _mean_image(images: Images, ids: Tensor) -> Tensor:
+    if not len(ids):
+        return torch.full(images.shape, 255, dtype=torch.uint8)
+    total = torch.zeros(images.shape, dtype=torch.float64)
+    for part in ids.split(1000):
+        total += images.get(part).double().sum(0)
+    return (total / len(ids)).round().to(torch.uint8)
+
+
+def _map(result: ClusteringResult) -> Image:
+    """A scatter plot of the images, embedded in the plane by t-SNE (van der Maaten and Hinton 2008)."""
+    from PIL.Image import open as open_image
+    from sklearn.manifold import TSNE
+
+    ids = torch.linspace(0, len(result.q) - 1, min(_MAP_IMAGES, len(result.q))).long()
+    points = principal_components(flat_pixels(result.task.data.train, ids), 30).numpy()
+    perplexity = min(_PERPLEXITY, max(1.0, (len(points) - 1) / 4))
+    embedding = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+    figure, (axes,) = plots.figure(width=7, height=6)
+    clusters = result.q[ids].argmax(1).numpy()
+    for k, name in enumerate(result.model.dataset_info.class_names or ()):
+        members = np.flatnonzero(clusters == k)
+        if len(members):
+            axes.scatter(*embedding[members].T, s=6, label=name)
+    axes.set(xticks=[], yticks=[])
+    axes.legend(markerscale=2, fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return open_image(buffer).convert("RGB")
+
+
+def objective_plot(rounds: Sequence[dict[str, Any]], path: Path) -> None:
+    """Plot the objective over the rounds; error bars are standard errors of the change since the previous round.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    figure, (axes,) = plots.figure()
+    if rounds:
+        values = [r["objective"]["value"] for r in rounds]
+        errors = [r["change"]["error"] if r["change"] else 0.0 for r in rounds]
+        axes.errorbar([r["number"] for r in rounds], values, errors, marker="o", markersize=4, capsize=3)
+    axes.set(xlabel="round", ylabel="nats per image", title="EM objective")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    plots.save(figure, path)
