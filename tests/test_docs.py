@@ -117,6 +117,13 @@ def test_links_and_images_exist(path):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
+def test_files_that_a_page_mentions_exist(path):
+    """Scripts, tests and source files are named as they are called today."""
+    mentioned = re.findall(r"\b(?:benchmarks|tests|examples|docs)/[\w/.-]+\.\w+", path.read_text(encoding="utf-8"))
+    assert [m for m in mentioned if not (ROOT / m).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
 def test_names_of_the_source_exist(path):
     """Every cross reference of a page names something of the source."""
     pending(path)
