@@ -22,7 +22,6 @@ PENDING = {  # written before the code that they describe
     "docs/guide/index.md",
     "docs/guide/python.md",
     "docs/guide/training.md",
-    "docs/theory/em.md",
 }
 GENERATED = {"index", "components", "recipes", "recipe-keys", "command-line"}
 
