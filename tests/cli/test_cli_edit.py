@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 QUICK = ["--steps", "4", "--precision", "fp32"]
@@ -52,7 +55,16 @@ def saved(path):
 
 
 @pytest.mark.parametrize(
-    "method", [["mmps"], ["mmps", "--iterations", 1], ["pigdm"], ["ddnm"], ["repaint"], ["repaint", "--iterations", 2]]
+    "method",
+    [
+        ["mmps"],
+        ["mmps", "--iterations", 1],
+        ["pigdm"],
+        ["ddnm"],
+        ["repaint"],
+        ["repaint", "--iterations", 2],
+        ["pigdm", "--method-option", "sigma_data=0.3"],
+    ],
 )
 def test_inpainting_keeps_the_known_pixels(right, run, image, known, method):
     """Exactly, by every method; the unknown pixels differ between samples."""
@@ -128,6 +140,40 @@ def test_edit_with_and_without_a_label(right, told_run, image, known):
     right(*words, "--label", "3", "--guidance", 2)
 
 
+def test_an_inverse_solver_of_a_user(right, wrong, run, image, known, monkeypatch):
+    """A solver registered outside the package, with an option, is chosen by ``--method``."""
+    from fromnoise import registry
+    from fromnoise.diffusion.denoiser import Prediction
+    from fromnoise.diffusion.inverse import InverseSolver
+
+    monkeypatch.setattr(registry, "_COMPONENTS", {k: dict(v) for k, v in registry._COMPONENTS.items()})
+
+    @registry.register("inverse_solver", "constant")
+    @dataclass(frozen=True)
+    class Constant(InverseSolver):
+        """Predict a constant.
+
+        Args:
+            value: of all pixels.
+        """
+
+        value: float = 0.0
+
+        def denoiser(self, denoise, operator, y):
+            def constant(x, level, cond=None, previous=None):
+                return Prediction(torch.full_like(x, self.value))
+
+            return constant
+
+    pixels = image("x.png", 8, 8)
+    words = ["edit", "inpaint", run, "--image", "x.png", "--mask", "mask.png", *QUICK, "--sampler", "ddim"]
+    words += ["--method", "constant"]
+    right(*words, "--method-option", "value=1", "--out", "y.npz")
+    samples = saved("y.npz")[0, 0]
+    assert (samples[known] == pixels[known]).all() and (samples[~known] == 255).all()
+    wrong(*words, "--method-option", "size=1", "--out", "z.npz", told=("size=1", "value=0.0"))
+
+
 # ---- errors
 
 
@@ -176,6 +222,10 @@ def test_invalid_images(wrong, run, color_run, image, known):
         (["restore", "--degrade", "--upscale", "3"], ("8x8", "factor of 3", "divides")),
         (["restore", "--deblur", "-1"], ("-1", "blur")),
         (["restore", "--deblur", "1", "--method", "magic"], ("'magic'", "mmps", "repaint")),
+        (["outpaint", "--method-option", "sigma_data=1"], ("sigma_data=1", "mmps", "iterations=3, noise_std=0.0")),
+        (["outpaint", "--method", "ddnm", "--method-option", "k=1"], ("k=1", "ddnm", "no options")),
+        (["outpaint", "--method-option", "noise_std=low"], ("noise_std=low", "number")),
+        (["outpaint", "--method-option", "noise_std=-1"], ("noise_std is -1", "0 or more")),
         (["restore", "--deblur", "1", "--iterations", "0"], ("iterations is 0", "1 or more")),
         (["restore", "--deblur", "1", "--method", "repaint", "--iterations", "0"], ("resamplings is 0", "1 or more")),
         (

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fromnoise import registry
 from fromnoise.diffusion import (
     DDIM,
     Autoguidance,
     ClassifierFreeGuidance,
     ClassifierGuidance,
     Clip,
+    Denoise,
     IntervalGuidance,
     Noise,
     Prediction,
@@ -273,3 +276,41 @@ def test_no_sampler_imports_guidance():
     for path in (package / "sampling.py", *sorted((package / "samplers").glob("*.py"))):
         imports = [line for line in path.read_text().splitlines() if re.match(r"\s*(from|import) ", line)]
         assert not any("guidance" in line for line in imports), path.name
+
+
+# ---- the registry
+
+
+def test_classifier_free_guidance_is_registered():
+    """Built by name with its option; an invalid option is a ValueError."""
+    assert "classifier-free" in registry.names("guidance")
+    assert list(registry.options("guidance", "classifier-free")) == ["rescale"]
+    built = registry.build("guidance", "classifier-free", {"rescale": 0.5}, denoise=TRUE, scale=3.0)
+    assert built == ClassifierFreeGuidance(TRUE, 3.0, 0.5)
+    with pytest.raises(ValueError, match="rescale is 2"):
+        registry.build("guidance", "classifier-free", {"rescale": 2.0}, denoise=TRUE, scale=3.0)
+
+
+def test_a_guidance_registered_outside_the_package(monkeypatch):
+    """It is built by name around a denoiser, and sampled with."""
+    monkeypatch.setattr(registry, "_COMPONENTS", {k: dict(v) for k, v in registry._COMPONENTS.items()})
+
+    @registry.register("guidance", "test-shift")
+    @dataclass(frozen=True)
+    class Shift:
+        """Shift x_0 by scale times a step."""
+
+        denoise: Denoise
+        scale: float
+        step: float = 1.0
+
+        def __call__(self, x, level, cond=None, previous=None):
+            prediction = self.denoise(x, level, cond, previous)
+            return Prediction(prediction.x0 + self.scale * self.step, prediction.variance_fraction)
+
+    guided = registry.build("guidance", "test-shift", {"step": 0.5}, denoise=TRUE, scale=3.0)
+    assert torch.equal(guided(POINTS, LEVEL).x0, TRUE(POINTS, LEVEL).x0 + 1.5)
+    noise = Noise(0, torch.arange(5))
+    levels = sampling.uniform(schedules.linear(100), 10)
+    *_, last = sampling_loop(guided, DDIM(), levels, initial_noise((2,), noise, POINTS[:0]), noise)
+    assert bool((last.x > TRUE.means.min(0).values + 1).all())

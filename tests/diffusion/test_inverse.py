@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from fromnoise import registry
 from fromnoise.diffusion import DDIM, Ancestral, Noise, Prediction, initial_noise, sampling, sampling_loop, schedules
-from fromnoise.diffusion.inverse import DDNM, MMPS, Mask, PiGDM, downsampling, gaussian_blur, grayscale
+from fromnoise.diffusion.inverse import DDNM, MMPS, Mask, PiGDM, RePaint, downsampling, gaussian_blur, grayscale
 from fromnoise.diffusion.inverse.mmps import conjugate_gradients
 from fromnoise.diffusion.inverse.repaint import ReplacementSampler
 from fromnoise.diffusion.oracles import GaussianMixture
@@ -221,3 +222,41 @@ def test_solvers_pass_on_the_learned_variance():
         prediction = solver.denoiser(model, OPERATOR, MEASUREMENT)(torch.zeros(1, *SHAPE, **D), TABLE.at(0.5))
         assert torch.equal(prediction.variance_fraction, variance_fraction) and not prediction.x0.requires_grad
     assert math.isfinite(float(prediction.x0.sum()))
+
+
+# ---- the registry
+
+
+def test_inverse_solvers_are_registered():
+    """Under their names, with their options and defaults."""
+    options = {name: registry.options("inverse_solver", name) for name in ("mmps", "pigdm", "ddnm", "repaint")}
+    assert {name: {k: o.default for k, o in found.items()} for name, found in options.items()} == {
+        "mmps": {"iterations": 3, "noise_std": 0.0},
+        "pigdm": {"sigma_data": 0.5},
+        "ddnm": {},
+        "repaint": {"resamplings": 10},
+    }
+    assert all(option.help for found in options.values() for option in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("mmps", {"iterations": 0}),
+        ("mmps", {"noise_std": -1.0}),
+        ("pigdm", {"sigma_data": 0.0}),
+        ("repaint", {"resamplings": 0}),
+    ],
+)
+def test_invalid_options_of_inverse_solvers(name, values):
+    """A ValueError that names the option."""
+    with pytest.raises(ValueError, match=next(iter(values))):
+        registry.build("inverse_solver", name, values)
+
+
+def test_repaint_replaces_the_sampler_and_keeps_the_denoiser():
+    """The other solvers keep the sampler."""
+    ddim = DDIM()
+    assert RePaint().denoiser(TRUE, OPERATOR, MEASUREMENT) is TRUE
+    assert RePaint(4).sampler(ddim, OPERATOR, MEASUREMENT).resamplings == 4
+    assert all(solver.sampler(ddim, OPERATOR, MEASUREMENT) is ddim for solver in (DDNM(), PiGDM(), MMPS()))
