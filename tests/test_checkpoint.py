@@ -1,7 +1,9 @@
-"""Checkpoints: described, whole or known to be damaged, never executed."""
+"""Checkpoints describe their model, are complete or known to be damaged, and execute nothing."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
 import resource
@@ -14,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fromnoise import checkpoint
+from fromnoise import __version__, checkpoint
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
+from fromnoise.run_dir import RunDir
 from fromnoise.utils.errors import UserError
 
 TINY = {
@@ -35,37 +38,38 @@ def model():
     return build(recipes.load("digits", TINY | {"data.labels": True}), DatasetInfo((1, 8, 8), ("zero", "one"), "abc"))
 
 
-def test_round_trip(tmp_path, model):
-    """Weights, recipe, facts and progress come back from the file alone (ID#41, DD#185, GD#96)."""
+@pytest.mark.parametrize("as_path", [str, lambda path: path])
+def test_round_trip(tmp_path, model, as_path):
+    """Weights, recipe, data description and progress are restored from the file alone (ID#41, DD#185, GD#96)."""
     path = tmp_path / "m.safetensors"
-    checkpoint.save_model(path, model, model.denoiser.state_dict(), {"step": 7})
-    loaded = checkpoint.load_model(path)
+    checkpoint.save_model(as_path(path), model, model.denoiser.state_dict(), {"step": 7})
+    loaded = checkpoint.load_model(as_path(path))
     assert loaded.model.recipe == model.recipe
     assert loaded.model.dataset_info == model.dataset_info
-    assert loaded.progress == {"step": 7}
+    assert loaded.progress == {"step": 7} and loaded.path == path
     for name, value in loaded.model.denoiser.state_dict().items():
         assert torch.equal(value, model.denoiser.state_dict()[name])
 
 
-def test_every_flipped_bit_and_cut_is_known(tmp_path, model):
-    """A damaged file is named, wherever the damage is."""
+def test_every_flipped_bit_and_truncation_is_detected(tmp_path, model):
+    """The error names the damaged file, wherever the damage is."""
     path = tmp_path / "m.safetensors"
     checkpoint.save_model(path, model, model.denoiser.state_dict(), {"step": 7})
-    whole = path.read_bytes()
+    content = path.read_bytes()
     generator = torch.Generator().manual_seed(0)
-    places = [0, 3, 8, 20, len(whole) - 1, *torch.randint(len(whole), (60,), generator=generator).tolist()]
-    for place in places:
+    offsets = [0, 3, 8, 20, len(content) - 1, *torch.randint(len(content), (60,), generator=generator).tolist()]
+    for offset in offsets:
         for bit in (0, 7):
-            bad = bytearray(whole)
-            bad[place] ^= 1 << bit
-            path.write_bytes(bytes(bad))
+            changed = bytearray(content)
+            changed[offset] ^= 1 << bit
+            path.write_bytes(bytes(changed))
             with pytest.raises(UserError, match="m.safetensors"):
                 checkpoint.load_model(path)
-    for cut in (0, 5, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:cut])
+    for length in (0, 5, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
         with pytest.raises(checkpoint.DamagedFile, match="m.safetensors"):
             checkpoint.load_model(path)
-    path.write_bytes(whole)
+    path.write_bytes(content)
     checkpoint.load_model(path)
 
 
@@ -78,7 +82,7 @@ class _Bomb:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_a_pickle_is_refused_unopened(tmp_path, protocol):
+def test_pickle_is_refused_without_opening_it(tmp_path, protocol):
     """Loading executes nothing."""
     path = tmp_path / "m.safetensors"
     path.write_bytes(pickle.dumps(_Bomb(tmp_path / "executed"), protocol=protocol))
@@ -90,8 +94,8 @@ def test_a_pickle_is_refused_unopened(tmp_path, protocol):
     assert not (tmp_path / "executed").exists()
 
 
-def test_other_safetensors_are_named(tmp_path):
-    """A file of another program, a state in place of a model, a missing path."""
+def test_files_that_are_not_models(tmp_path):
+    """A file of another program, a training state, a missing path, a folder without a model."""
     path = tmp_path / "m.safetensors"
     save_file({"w": torch.zeros(3)}, path)
     with pytest.raises(checkpoint.DamagedFile, match="not written by fromnoise"):
@@ -105,10 +109,75 @@ def test_other_safetensors_are_named(tmp_path):
         checkpoint.load_model(tmp_path / "..")
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path):
-    """A write that cannot end (a limit on the size of files stands for a full disk) is one line.
+def write_as_version_0_1(path, tensors, header):
+    """The file format 1, transcribed from version 0.1.0."""
+    blank = "0" * 64
+    text = json.dumps({"digest": blank, "format": 1, "version": "0.1.0", **header}, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=32)
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"\0{name}\0{t.dtype}\0{tuple(t.shape)}\0".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"fromnoise": text.replace(blank, digest.hexdigest(), 1)})
 
-    And the old file stays whole.
+
+OLD_HEADER = {
+    "kind": "model",
+    "progress": {"step": 3},
+    "recipe": {"name": "digits", "judge": {"every": 3}, "train": {"steps": 3}},
+    "facts": {"shape": [1, 8, 8], "labels": None, "fingerprint": "abc", "attributes": None},
+}
+OLD_MESSAGE = (
+    r"was written by fromnoise 0\.1\.0, whose format this version does not read: retrain it, or use fromnoise 0\.1\.0$"
+)
+
+
+def test_model_of_version_0_1(tmp_path):
+    """One line names the file and the version that wrote it, for the file and for its folder."""
+    path = tmp_path / "model.safetensors"
+    write_as_version_0_1(path, {"w": torch.zeros(3)}, OLD_HEADER)
+    for run in (path, tmp_path):
+        with pytest.raises(checkpoint.OtherFormat, match=f"^{path} {OLD_MESSAGE}") as caught:
+            checkpoint.load_model(run)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state/000000003.safetensors"])
+def test_run_directory_of_version_0_1(tmp_path, name):
+    """Its recipe has other keys: the error names the version and not the first unknown key; a state is kept."""
+    write_as_version_0_1(tmp_path / name, {"w": torch.zeros(3)}, OLD_HEADER)
+    (tmp_path / "recipe.toml").write_text('name = "digits"\n[judge]\nevery = 3\n')
+    with pytest.raises(checkpoint.OtherFormat, match=f"^{tmp_path / name} {OLD_MESSAGE}"):
+        RunDir(tmp_path).recipe()
+    if name.startswith("state"):
+        with pytest.raises(checkpoint.OtherFormat, match=OLD_MESSAGE):
+            RunDir(tmp_path).load_state()
+        assert (tmp_path / name).exists()
+
+
+def test_run_directory_with_an_unknown_key(tmp_path, model):
+    """With a model of this version the error is about the key."""
+    checkpoint.save_model(tmp_path / "model.safetensors", model, model.denoiser.state_dict(), {"step": 7})
+    (tmp_path / "recipe.toml").write_text("[train]\nsteps = 3\nlearning_rat = 1\n")
+    with pytest.raises(UserError, match="learning_rat"):
+        RunDir(tmp_path).recipe()
+
+
+def test_file_of_a_later_version(tmp_path, monkeypatch):
+    """It asks for an upgrade."""
+    path = tmp_path / "m.safetensors"
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    checkpoint.write(path, {"w": torch.zeros(3)}, {"kind": "model"})
+    monkeypatch.undo()
+    with pytest.raises(checkpoint.OtherFormat, match=f"written by fromnoise {__version__}, a later version: upgrade"):
+        checkpoint.read(path)
+
+
+def test_full_disk_keeps_the_existing_file(tmp_path):
+    """A write that fails (a limit on the size of files simulates a full disk) gives one line.
+
+    The existing file is unchanged.
     """
     script = textwrap.dedent(
         """
@@ -133,25 +202,25 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     out = subprocess.run(
         [sys.executable, "-c", script, str(path)], preexec_fn=limit, capture_output=True, text=True, timeout=120
     )
-    assert "cannot write" in out.stdout and "untouched" in out.stdout, out.stderr
+    assert "cannot write" in out.stdout and "unchanged" in out.stdout, out.stderr
     assert checkpoint.read(path)[1]["kind"] == "small"
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_a_length_that_looks_like_a_pickle(tmp_path):
-    """The first two bytes of a header of 640 are those of a pickle: the file is read all the same."""
+def test_header_length_that_looks_like_a_pickle(tmp_path):
+    """The first two bytes of a header of 640 bytes are those of a pickle: the file is read."""
     path = tmp_path / "m.safetensors"
     for size in (640, 896, 1152):
-        for pad in range(size):
-            checkpoint.write(path, {"a": torch.zeros(2)}, {"pad": "x" * pad})
+        for padding in range(size):
+            checkpoint.write(path, {"a": torch.zeros(2)}, {"padding": "x" * padding})
             if int.from_bytes(path.read_bytes()[:8], "little") == size:
                 break
         assert path.read_bytes()[:2] == bytes([size % 256, size // 256])
         assert torch.equal(checkpoint.read(path)[0]["a"], torch.zeros(2))
 
 
-def test_the_same_content_is_the_same_file(tmp_path, model):
-    """In other processes too, whose hashes differ."""
+def test_same_content_gives_the_same_file(tmp_path):
+    """Also in other processes, in which hashes differ."""
     path = tmp_path / "m.safetensors"
     code = "import sys, torch; from pathlib import Path; from fromnoise import checkpoint"
     code += "; checkpoint.write(Path(sys.argv[1]), {'a': torch.ones(3), 'b': torch.zeros(2)}, {'kind': 'x', 'n': 1.5})"

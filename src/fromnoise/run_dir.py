@@ -108,6 +108,9 @@ class RunDir:
         """
         try:
             return parse(tomllib.loads(self.recipe_file.read_text(encoding="utf-8")))
+        except UserError:
+            checkpoint.check_run_format(self.path)  # an older version has other keys
+            raise
         except (OSError, ValueError) as e:
             raise UserError(f"cannot read {self.recipe_file}: {e}") from None
 

@@ -1,4 +1,4 @@
-"""A model told numbers: from a table beside the images to a picture of a number that was asked."""
+"""A model conditioned on attributes, from the table beside the images to samples of given values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WORDS = ["--data.attributes", "true", "--data.size", "8", "--data.channels", "1"
 
 @pytest.fixture
 def shades(tmp_path):
-    """Flat grey images whose table says how light they are, in per cent."""
+    """Constant grey images, with a table of their brightness in per cent."""
     (tmp_path / "set").mkdir()
     rows = ["file,light,noise"]
     for i in range(32):
@@ -23,12 +23,13 @@ def shades(tmp_path):
 
 
 def mean(path):
+    """Mean pixel of the samples in a file."""
     with np.load(path, allow_pickle=False) as file:
         return file["images"].mean()
 
 
-def test_flags_and_files(right, wrong, shades):
-    """A short run; its file knows the attributes; unknown ones are told in one line."""
+def test_attributes_on_the_command_line(right, wrong, shades):
+    """A short run stores the attributes in its file; unknown ones give one line."""
     right("train", "images", "--data", shades, "--steps", 2, "--out", "run", *WORDS, "--sample.sampler", "ddim")
     words = ["sample", "run", "-n", 2, "--steps", 2]
     right(*words, "--out", "x.npz", "--label", "light=20")
@@ -41,8 +42,8 @@ def test_flags_and_files(right, wrong, shades):
 
 
 @pytest.mark.slow
-def test_what_is_asked_is_drawn(right, shades):
-    """Light and dark, after a short training; the guidance of 1 is none."""
+def test_samples_have_the_requested_attribute(right, shades):
+    """Light and dark samples after a short training."""
     words = ["--diffusion.target", "v", "--network.width", 16, "--train.lr", 0.003, "--ema.decays", "[]"]
     right("train", "images", "--data", shades, "--steps", 250, "--batch", 32, "--out", "run", *WORDS[:-2], *words)
     got = []

@@ -1,4 +1,4 @@
-"""Training from the command line on data that only look wrong: odd sizes, broken files, labels, paths."""
+"""Training from the command line on unusual data: odd sizes, damaged files, labels, paths."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import pytest
 from fromnoise import checkpoint
 from fromnoise import config as recipes
 
-# ---- data that only look wrong
-
 
 @pytest.fixture
 def learn(right, small, tmp_path):
-    """Train two steps on data with the recipe for one's own pictures, draw two, and give images and log.
+    """Train the recipe ``images`` for two steps on data, sample two images, and return images and log.
 
-    The recipe's size is left out, so that pictures stay as they are.
+    The recipe's size is left out, so that images keep their size.
     """
     own = recipes.load("images")
     own = own.model_copy(update={"data": own.data.model_copy(update={"size": None})})
@@ -31,34 +29,34 @@ def learn(right, small, tmp_path):
 
 
 @pytest.fixture
-def broken(tmp_path, paint):
-    """Nine good pictures and a JPEG cut short."""
+def damaged(tmp_path, paint):
+    """Nine good images and a truncated JPEG."""
     paint(tmp_path / "some", [f"{i}.jpg" for i in range(10)], 16, 16)
-    whole = (tmp_path / "some" / "4.jpg").read_bytes()
-    (tmp_path / "some" / "4.jpg").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "some" / "4.jpg").read_bytes()
+    (tmp_path / "some" / "4.jpg").write_bytes(content[: len(content) // 2])
 
 
-def test_a_truncated_jpeg(learn, broken):
-    """Is left out, counted and named; the others are learned from."""
+def test_damaged_image_is_left_out(learn, damaged):
+    """It is counted and named; the model is trained on the others."""
     images, said = learn("some")
     assert images.shape == (2, 3, 16, 16)
     assert "left out 1 of 10" in said and "4.jpg" in said
 
 
-def test_the_recipe_for_one_s_own_pictures(right, small, broken):
-    """As the README has it, with a folder of pictures."""
+def test_recipe_images_with_a_folder(right, small, damaged):
+    """The command of the README."""
     said = right("train", "images", "--data", "some", "--steps", 2, *small)
     assert "left out 1 of 10" in said.err and checkpoint.load_model("runs/images").progress == {"step": 2}
 
 
-def test_a_truncated_jpeg_in_the_log(learn, broken, tmp_path):
-    """The log of the run names it, from the first time on."""
+def test_damaged_image_in_the_log(learn, damaged, tmp_path):
+    """The log of the run names it."""
     learn("some")
     assert "4.jpg" in (tmp_path / "run" / "log").read_text()
 
 
 def test_mixed_sizes_and_channels(learn, tmp_path, paint):
-    """Are brought to one shape, and that is said."""
+    """Images are brought to one shape, and the log says so."""
     for i, (height, width, channels) in enumerate([(20, 30, 3), (30, 20, 1), (25, 25, 4), (9, 40, 3), (22, 22, 1)]):
         paint(tmp_path / "some", [f"{i}.png"], height, width, channels)
     images, said = learn("some")
@@ -70,39 +68,39 @@ def test_mixed_sizes_and_channels(learn, tmp_path, paint):
     ("height", "width", "channels"), [(1, 1, 3), (28, 28, 1), (31, 31, 3), (13, 21, 1), (7, 3, 3), (100, 100, 3)]
 )
 def test_any_size(learn, tmp_path, paint, height, width, channels):
-    """Also odd ones, and ones that are not square; grey stays grey."""
+    """Also odd sizes and images that are not square; grey stays grey."""
     paint(tmp_path / "some", [f"{i}.png" for i in range(4)], height, width, channels)
     images, _ = learn("some")
     assert images.shape == (2, channels, height, width)
 
 
-def test_two_levels_on_a_size_that_does_not_halve(learn, tmp_path, paint):
-    """A network that goes down twice."""
+def test_two_levels_on_an_odd_size(learn, tmp_path, paint):
+    """A network that downsamples twice."""
     paint(tmp_path / "some", [f"{i}.png" for i in range(4)], 13, 9)
     images, _ = learn("some", "--network.multipliers", "[1, 2, 2]", "--network.attention_resolutions", "[4]")
     assert images.shape == (2, 3, 13, 9)
 
 
 @pytest.mark.parametrize(
-    ("shape", "drawn"), [((12, 9, 9), (1, 9, 9)), ((12, 9, 9, 3), (3, 9, 9)), ((12, 3, 9, 9), (3, 9, 9))]
+    ("shape", "sampled"), [((12, 9, 9), (1, 9, 9)), ((12, 9, 9, 3), (3, 9, 9)), ((12, 3, 9, 9), (3, 9, 9))]
 )
-def test_an_array(learn, tmp_path, shape, drawn):
-    """Of bytes, with the channels first, last or left out."""
+def test_array(learn, tmp_path, shape, sampled):
+    """Of bytes, with the channels first, last or without channels."""
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.savez(tmp_path / "x.npz", images=array)
     images, _ = learn("x.npz")
-    assert images.shape == (2, *drawn)
+    assert images.shape == (2, *sampled)
 
 
-def test_one_picture(learn, tmp_path, paint):
-    """Can be learned from; that it is also held out is said."""
+def test_single_image(learn, tmp_path, paint):
+    """It is trained on and held out, and the log says so."""
     paint(tmp_path / "some", ["x.png"])
     images, said = learn("some")
     assert images.shape == (2, 3, 8, 8) and "one image only" in said
 
 
 def test_labels_from_folders(learn, right, tmp_path, paint):
-    """By their names."""
+    """The names of the folders are the classes."""
     paint(tmp_path / "some", [f"{c}/{i}.png" for c in ("cat", "dog", "owl") for i in range(4)])
     learn("some", "--data.labels", "true")
     assert checkpoint.load_model(tmp_path / "run").model.dataset_info.class_names == ("cat", "dog", "owl")
@@ -111,22 +109,22 @@ def test_labels_from_folders(learn, right, tmp_path, paint):
         assert file["labels"].tolist() == [2, 0, 2]
 
 
-def test_labels_that_are_not_asked_for(learn, tmp_path, paint):
-    """Make no difference: the model is told none."""
+def test_labels_are_not_used_by_default(learn, tmp_path, paint):
+    """The model is unconditional unless ``data.labels`` is true."""
     paint(tmp_path / "some", [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(4)])
     learn("some")
     assert checkpoint.load_model(tmp_path / "run").model.dataset_info.class_names is None
 
 
-def test_a_path_with_odd_characters(learn, tmp_path, paint):
-    """Blanks, quotes, colons and letters beyond ASCII."""
+def test_path_with_special_characters(learn, tmp_path, paint):
+    """Spaces, quotes, colons and letters beyond ASCII."""
     paint(tmp_path / "Bilder: größe 'x'.d", [f"{i}.png" for i in range(3)])
     images, _ = learn("Bilder: größe 'x'.d")
     assert images.shape == (2, 3, 8, 8)
 
 
-def test_other_data_than_before(learn, tmp_path, paint):
-    """A run goes on, and says that its data have changed."""
+def test_resuming_with_changed_data(learn, tmp_path, paint):
+    """The run continues, and the log says that the data have changed."""
     paint(tmp_path / "some", [f"{i}.png" for i in range(4)])
     learn("some")
     paint(tmp_path / "some", [f"{i}.png" for i in range(9)])

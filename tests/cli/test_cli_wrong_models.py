@@ -1,4 +1,4 @@
-"""Models and drawing from them, given wrongly: exit code 2, one line that names mistake and mend, nothing made."""
+"""Mistakes with model files, sampling and showing: exit code 2, one line with the remedy, no files written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -21,23 +21,23 @@ class Bomb:
         return os.system, (f"touch {self.path}",)
 
 
-def test_an_array_of_objects_is_not_unpickled(wrong, tmp_path):
-    """An .npz can carry a pickle."""
+def test_array_of_objects_is_not_unpickled(wrong, tmp_path):
+    """A .npz file can contain a pickle."""
     np.savez(tmp_path / "x.npz", images=np.array([Bomb(tmp_path / "executed")], dtype=object))
     wrong("train", "images", "--data", "x.npz", told="x.npz")
     assert not (tmp_path / "executed").exists()
 
 
-def test_no_run(wrong, tmp_path):
-    """What makes one is told."""
+def test_missing_run(wrong, tmp_path):
+    """The error names the command that creates one."""
     wrong("sample", "nowhere", "--out", "x.png", told=("nowhere", "fromnoise train"))
     (tmp_path / "empty").mkdir()
     wrong("sample", "empty", "--out", "x.png", told=("empty", "model.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "run/model.safetensors"])
-def test_a_pickle_is_refused_unopened(wrong, tmp_path, name):
-    """By any name; what it would do is not done."""
+def test_pickle_is_refused_without_opening_it(wrong, tmp_path, name):
+    """With any suffix."""
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     bomb = Bomb(tmp_path / "executed")
@@ -46,34 +46,34 @@ def test_a_pickle_is_refused_unopened(wrong, tmp_path, name):
         wrong("sample", path if path.parent == tmp_path else path.parent, "--out", "x.png", told=(name, "refused"))
     assert not (tmp_path / "executed").exists()
     pickle.loads(path.read_bytes())
-    assert (tmp_path / "executed").exists()  # so the test can fail
+    assert (tmp_path / "executed").exists()  # so that the test can fail
 
 
-def test_a_damaged_model(wrong, tmp_path, run):
-    """Cut anywhere, or one byte changed."""
-    whole = (run / "model.safetensors").read_bytes()
+def test_damaged_model(wrong, tmp_path, run):
+    """Truncated anywhere, or with one changed byte."""
+    content = (run / "model.safetensors").read_bytes()
     path = tmp_path / "model.safetensors"
-    for cut in (0, 4, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:cut])
+    for cut in (0, 4, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
         wrong("sample", path, "--out", "x.png", told=("model.safetensors", "damaged"))
-    path.write_bytes(whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:])
+    path.write_bytes(content[:-50] + bytes([content[-50] ^ 1]) + content[-49:])
     wrong("sample", path, "--out", "x.png", told=("model.safetensors", "damaged"))
 
 
-def test_a_model_of_another_program(wrong, tmp_path):
-    """Weights without a description."""
+def test_model_of_another_program(wrong, tmp_path):
+    """Weights without the header of fromnoise."""
     save_file({"w": torch.zeros(3)}, tmp_path / "other.safetensors", {"format": "pt"})
     wrong("sample", "other.safetensors", "--out", "x.png", told="not written by fromnoise")
 
 
-def test_a_state_is_no_model(wrong, run):
-    """The model beside it is named."""
+def test_state_is_not_a_model(wrong, run):
+    """The error names the model file."""
     state = max((run / "state").iterdir())
     wrong("sample", state, "--out", "x.png", told=("state for resuming", "model.safetensors"))
 
 
-def test_a_picture_is_no_model(wrong, run):
-    """Nor is a folder's picture."""
+def test_image_is_not_a_model(wrong, run):
+    """The error names the file."""
     wrong("sample", run / "samples.png", "--out", "x.png", told="samples.png")
 
 
@@ -109,31 +109,31 @@ def test_a_picture_is_no_model(wrong, run):
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_a_flag_out_of_range(wrong, run, words, told):
-    """Before any work."""
+def test_flags_out_of_range(wrong, run, words, told):
+    """Checked before sampling."""
     wrong("sample", run, "--out", "x.png", *words, told=told)
 
 
 @pytest.mark.parametrize("label", ["ten", "10", "-1", "", "3,,4", "²"])
-def test_an_unknown_label(wrong, told_run, label):
-    """The known ones are named."""
+def test_unknown_label(wrong, told_run, label):
+    """The error lists the labels of the model."""
     wrong("sample", told_run, "-n", 2, "--out", "x.png", f"--label={label}", told=("has no label", "0, 1, 2"))
 
 
 @pytest.mark.parametrize("seed", ["x", "1.5"])
-def test_a_seed_that_is_no_number(wrong, run, seed):
-    """As the parser has it."""
+def test_seed_that_is_not_a_number(wrong, run, seed):
+    """Refused by the parser."""
     wrong("sample", run, "--out", "x.png", "--seed", seed, told=("--seed", seed))
 
 
 @pytest.mark.parametrize("out", ["x.jpg", "x.gif", "x.npy", "x.safetensors"])
-def test_an_ending_that_is_not_written(wrong, run, out):
-    """What is written is told."""
+def test_unknown_output_suffix(wrong, run, out):
+    """The error lists the suffixes."""
     wrong("sample", run, "--out", out, told=(".png for a grid", ".npz", "folder"))
 
 
-def test_a_place_that_cannot_be_written(wrong, run, tmp_path):
-    """Below a file, a full folder, a folder by the name of a file."""
+def test_unwritable_output(wrong, run, tmp_path):
+    """Below a file, a folder that is not empty, a folder with the name of a file."""
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
@@ -148,7 +148,7 @@ def test_a_place_that_cannot_be_written(wrong, run, tmp_path):
     wrong("sample", run, "--out", "y.png", "--strip", "y.jpg", told=".png")
 
 
-# ---- looking
+# ---- showing
 
 
 @pytest.mark.parametrize(
@@ -167,12 +167,12 @@ def test_a_place_that_cannot_be_written(wrong, run, tmp_path):
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_what_cannot_be_shown(wrong, words, told):
+def test_mistakes_of_show(wrong, words, told):
     """One line each."""
     wrong("show", *words, told=told)
 
 
-def test_json_that_cannot_be_written(wrong, tmp_path):
-    """The list itself is printed all the same."""
+def test_unwritable_json(wrong, tmp_path):
+    """One line."""
     (tmp_path / "file").write_text("mine")
     wrong("recipes", "--json", "file/x.json", told="file")

@@ -1,4 +1,4 @@
-"""What several verbs do alike."""
+"""Functions that several commands use."""
 
 from __future__ import annotations
 
@@ -12,40 +12,48 @@ if TYPE_CHECKING:
 
 
 def check_minimum(*limits: tuple[str, int | None, int]) -> None:
-    """Check (flag, number, least) each.
+    """Check several numbers.
+
+    Args:
+        limits: for each number its flag, its value (None if it was not given) and its minimum.
 
     Raises:
         UserError: a number is too small.
     """
     from fromnoise.utils.errors import UserError
 
-    for flag, number, least in limits:
-        if number is not None and number < least:
-            raise UserError(f"{flag} {number} is too small: take at least {least}")
+    for flag, number, minimum in limits:
+        if number is not None and number < minimum:
+            raise UserError(f"{flag} {number} is too small: use at least {minimum}")
 
 
 def parse_times(flag: str, text: str) -> list[float]:
-    """Times t in (0, 1], with commas.
+    """Parse times t in (0, 1], separated by commas.
 
     Raises:
-        UserError: they are none.
+        UserError: the text is something else.
     """
     from fromnoise.utils.errors import UserError
 
     try:
-        found = [float(word) for word in text.split(",")]
+        times = [float(word) for word in text.split(",")]
     except ValueError:
-        found = [0.0]
-    if not all(0 < t <= 1 for t in found):
-        raise UserError(f"{flag} {text} must be times in (0, 1], such as 1,0.5")
-    return found
+        times = [0.0]
+    if not all(0 < t <= 1 for t in times):
+        raise UserError(f"{flag} {text} must be times in (0, 1]: write it as 1,0.5")
+    return times
 
 
 def load_model_data(model: Model, spec: str | None, log: Callable[[str], None]) -> Data:
-    """Images in the shape that a model draws: of ``spec``, or those of its own recipe, held out as when it trained.
+    """Load images in the shape that a model samples.
+
+    Args:
+        model: the model.
+        spec: the data; None for those that the model was trained on, held out as in its training.
+        log: as of ``fromnoise.data.load``.
 
     Raises:
-        UserError: as ``data.load``.
+        UserError: as ``fromnoise.data.load``.
     """
     from fromnoise.config.recipe_data import open_data
 
@@ -56,10 +64,10 @@ def load_model_data(model: Model, spec: str | None, log: Callable[[str], None]) 
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write results for programs.
+    """Write results in a form that programs read.
 
     Raises:
-        UserError: as ``disk.write_atomic``.
+        UserError: as ``write_atomic``.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""How the process of a command waits and keeps memory; imports no torch, whose threads read the environment."""
+"""Threads and memory of the process of a command; does not import torch, whose threads read the environment."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 
 
 def set_environment() -> None:
-    """Set what must be set before torch is imported; what the user has set stays."""
-    # threads that spin while they wait slow each other down many times over where the cores have other work too; for
-    # a moment they may, which saves waking them between the short operations of a small network
+    """Set environment variables that must be set before torch is imported; those that the user has set are kept."""
+    # threads that spin while they wait make each other much slower on cores that are shared with other processes;
+    # a short spin avoids waking them between the short operations of a small network
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not any(key.startswith("MALLOC_") for key in os.environ):
@@ -17,11 +17,11 @@ def set_environment() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed, which is wanted again a step later (benchmarks/allocator.py)."""
+    """Make glibc keep freed memory, which the next training step allocates again (benchmarks/allocator.py)."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another C library
         return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # as malloc.h numbers them
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # numbers of the parameters in malloc.h
     for parameter, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**26), (mmap_threshold, 2**30)):
         mallopt(parameter, value)

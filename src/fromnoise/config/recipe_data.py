@@ -1,4 +1,4 @@
-"""The images that a recipe names, and what a model must know of them."""
+"""The data that a recipe names, and their description for the model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fromnoise.utils.errors import UserError
 
 
 def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
-    """The images of a recipe.
+    """Load the images of a recipe.
 
     Raises:
-        UserError: no source is named, or as ``data.load``; or labels were asked of data that have none.
+        UserError: the recipe names no data, or data with labels are required but have none; or as ``data.load``.
     """
     d = recipe.data
     if not d.source:
         raise UserError(
-            "say what to learn from: --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named set)"
+            "the recipe names no data: use --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named data set)"
         )
     data = load(
         d.source,
@@ -40,5 +40,5 @@ def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
 
 
 def dataset_info(recipe: Recipe, data: Data) -> DatasetInfo:
-    """What the model must know of its data."""
+    """Describe the data for a model that is conditioned as the recipe says."""
     return DatasetInfo(data.shape, data.class_names if recipe.data.labels else None, data.fingerprint, data.attributes)

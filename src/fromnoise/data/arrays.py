@@ -106,8 +106,8 @@ def channels_last(shape: Sequence[int]) -> bool:
     equal.
     """
     first, last = shape[0], shape[2]
-    usual = {1, 3, 4}
-    return last in usual if (first in usual) != (last in usual) else last < first
+    typical = {1, 3, 4}
+    return last in typical if (first in typical) != (last in typical) else last < first
 
 
 def label_list(labels: np.ndarray, title: str) -> list[int | str | None]:

@@ -1,1 +1,1 @@
-"""Errors, files and devices: what every other package may import."""
+"""Errors, files and devices, which every other package can import."""

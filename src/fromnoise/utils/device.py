@@ -1,4 +1,4 @@
-"""Where and in what precision the network runs: the one place that looks at the hardware."""
+"""The device, precision and memory layout of the network, which are selected in this place alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ComputeConfig:
 
     Attributes:
         device: of weights and images.
-        dtype: of the network's arithmetic; float32 leaves autocast off. Weights, losses and samplers stay float32.
+        dtype: of the network's arithmetic; float32 disables autocast. Weights, losses and samplers stay in float32.
         memory_format: of convolution weights and images.
     """
 
@@ -30,13 +30,13 @@ class ComputeConfig:
     def autocast(self) -> Iterator[None]:
         """Run the network in ``dtype``.
 
-        Without the cache of cast weights: one filled under ``no_grad`` would cut them off from the gradient.
+        The cache of cast weights is disabled: one that is filled under ``no_grad`` would detach them from the gradient.
         """
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
             yield
 
     def to_device(self, module: nn.Module) -> nn.Module:
-        """Move a network here, in its memory format."""
+        """Move a network to the device, in the memory format."""
         return module.to(self.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
     def describe(self) -> str:
@@ -47,30 +47,30 @@ class ComputeConfig:
 
 
 def select_device(device: str | torch.device | None = None, precision: str = "auto") -> ComputeConfig:
-    """The hardware at hand.
+    """Select a device and a precision.
 
     Args:
-        device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
-        precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32".
+        device: "cpu", "cuda", "cuda:1" or "mps"; None selects the fastest that is available.
+        precision: "auto" (bf16 if the hardware computes in it), "bf16" or "fp32".
 
     Raises:
-        UserError: the device is not there, or the precision is unknown.
+        UserError: the device is not available, or the precision is unknown.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        where = torch.device(device)
-        torch.zeros(1, device=where).item()
+        selected = torch.device(device)
+        torch.zeros(1, device=selected).item()
     except (RuntimeError, AssertionError):
-        raise UserError(f"there is no device {str(device)!r} here: try --device cpu") from None
+        raise UserError(f"device {str(device)!r} is not available: use --device cpu") from None
     if precision not in ("auto", "bf16", "fp32"):
-        raise UserError(f"precision {precision!r} is unknown: take auto, bf16 or fp32")
-    fast = precision == "bf16" or (precision == "auto" and _has_bf16(where))
-    return ComputeConfig(where, torch.bfloat16 if fast else torch.float32)
+        raise UserError(f"unknown precision {precision!r}: use auto, bf16 or fp32")
+    bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(selected))
+    return ComputeConfig(selected, torch.bfloat16 if bf16 else torch.float32)
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Whether bf16 has units of its own, not only an emulation."""
+    """Whether the hardware computes in bf16, which some only emulate."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":

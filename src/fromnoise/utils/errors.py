@@ -1,10 +1,10 @@
-"""The one exception whose message is meant for the person at the keyboard."""
+"""The exception for mistakes that the user can correct."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one line that names the mistake and the mend.
+    """A mistake of the user; the message is one line that names it and says what to do.
 
     The command line prints the message and exits with code 2, without a traceback.
     """

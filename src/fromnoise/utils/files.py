@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Atomic writes, and checks whether a path can be written."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fromnoise.utils.errors import UserError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Put ``data`` under ``path``, whole or not at all.
+    """Write ``data`` to ``path`` completely or not at all.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written; what stood there before still stands.
+        UserError: the disk is full, or the folder cannot be written; an existing file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -28,18 +28,18 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass
-        raise UserError(f"cannot write {path}: {e.strerror}{_untouched(path)}") from None
+        raise UserError(f"cannot write {path}: {e.strerror}{_unchanged(path)}") from None
 
 
-def _untouched(path: Path) -> str:
+def _unchanged(path: Path) -> str:
     try:
-        return f"; the {path.name} that was there is untouched" if path.exists() else ""
+        return f"; the existing {path.name} is unchanged" if path.exists() else ""
     except OSError:
         return ""
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system can."""
+    """Make a rename survive a power failure, where the system can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -48,35 +48,35 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def check_file(path: Path, ending: str = "") -> None:
-    """Look whether a file could be written, before the work that fills it.
+def check_file(path: Path, suffix: str = "") -> None:
+    """Check that a file can be written, before the computation of its content. Nothing is created.
 
     Args:
         path: of the file.
-        ending: that its name must have, as in ``.png``.
+        suffix: which its name must have, such as ``.png``.
 
     Raises:
-        UserError: its name ends otherwise, it is a folder, or the folder it would go to cannot be written.
+        UserError: the name has another suffix, the path is a folder, or the folder cannot be written.
     """
-    if not path.name.lower().endswith(ending):
-        raise UserError(f"{path} would not be what its name says: take a name that ends in {ending}")
+    if not path.name.lower().endswith(suffix):
+        raise UserError(f"{path} must be a {suffix} file: use a name that ends in {suffix}")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     check_folder(path.parent)
     if path.exists() and not os.access(path, os.W_OK):
-        raise UserError(f"cannot write {path}: it is read-only")
+        raise UserError(f"cannot write {path}: it is read-only; choose another name")
 
 
 def check_folder(path: Path) -> None:
-    """Look whether a folder is there or could be made, and files written in it. Nothing is made yet.
+    """Check that a folder exists or can be created, and that files can be written in it. Nothing is created.
 
     Raises:
-        UserError: it could not.
+        UserError: it cannot.
     """
-    there = path.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        raise UserError(f"cannot write in {path}: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write in {path}: permission denied")
+    existing = path.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"cannot write in {path}: {existing} is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write in {path}: permission denied; choose another folder")
