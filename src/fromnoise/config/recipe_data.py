@@ -19,7 +19,7 @@ def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
     d = recipe.data
     if not d.source:
         raise UserError(
-            "the recipe names no data: use --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name, or a named data set)"
+            "the recipe names no data: use --data FOLDER (or a .zip, .npz, .parquet, hub:owner/name or named data set)"
         )
     data = load(
         d.source,
