@@ -26,7 +26,7 @@ from fromnoise.data import MemoryImages, load
 from fromnoise.diffusion.likelihood.code_length import StepProposal
 from fromnoise.diffusion.likelihood.e_step import EStepConfig, responsibilities
 from fromnoise.evaluation.features.trained import classifier_features
-from fromnoise.pipeline import collect, draw
+from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig, select_device
 
@@ -109,7 +109,7 @@ def classify_samples(loaded: checkpoint.LoadedModel, compute: ComputeConfig, sub
     features = classifier_features(data, compute=compute)
     main_class = majority_classes(subset.state["q"].argmax(1), subset.task.labels)
     samples = collect(
-        draw(loaded.model, loaded.model.recipe.sample, compute, ids=torch.arange(count), label="all", batch=100)
+        sample_steps(loaded.model, loaded.model.recipe.sample, compute, ids=torch.arange(count), label="all", batch=100)
     )
     assert samples.labels is not None
     probabilities = [features.extract(part).probabilities for part in samples.images.split(500)]

@@ -65,7 +65,7 @@ def main() -> None:
     from header import header
 
     from fromnoise.checkpoint import load_model
-    from fromnoise.pipeline import collect, draw
+    from fromnoise.pipeline import collect, sample_steps
     from fromnoise.utils.device import select_device
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -75,7 +75,7 @@ def main() -> None:
     loaded, compute = load_model(args.run), select_device()
     compute.to_device(loaded.model.denoiser)
     config = loaded.model.recipe.sample
-    samples = collect(draw(loaded.model, config, compute, ids=torch.arange(args.n)))
+    samples = collect(sample_steps(loaded.model, config, compute, ids=torch.arange(args.n)))
     print(header())
     print(
         f"{args.n} samples of {args.run}, step {loaded.progress['step']}; "

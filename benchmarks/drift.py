@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fromnoise.checkpoint import load_model
 from fromnoise.config.recipe_data import open_data
-from fromnoise.pipeline import collect, draw
+from fromnoise.pipeline import collect, sample_steps
 from fromnoise.reporting import image_io
 from fromnoise.utils.device import select_device
 
@@ -38,7 +38,7 @@ def main() -> None:
     real = data.train.get(torch.arange(min(10_000, len(data.train))))
     drawn = {
         name: collect(
-            draw(loaded.model, own.model_copy(update={"clip": clip}), compute, ids=torch.arange(args.n))
+            sample_steps(loaded.model, own.model_copy(update={"clip": clip}), compute, ids=torch.arange(args.n))
         ).images
         for name, clip in (("x_0 clipped at each step", True), ("as published, not clipped", False))
     }

@@ -21,7 +21,7 @@ from fromnoise import checkpoint
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import Data, to_float
 from fromnoise.model import Model
-from fromnoise.pipeline import collect, draw
+from fromnoise.pipeline import collect, sample_steps
 from fromnoise.reporting import image_io
 from fromnoise.utils.device import select_device
 
@@ -118,7 +118,7 @@ def show(model: Model, guidance: float, args: argparse.Namespace, net: nn.Sequen
     config = model.recipe.sample.model_copy(update={"guidance": guidance})
     config = config.model_copy(update={"steps": args.steps}) if args.steps else config
     begun = time.perf_counter()
-    made = collect(draw(model, config, select_device(), ids=torch.arange(args.n), label="all", batch=250))
+    made = collect(sample_steps(model, config, select_device(), ids=torch.arange(args.n), label="all", batch=250))
     spent = time.perf_counter() - begun
     assert made.labels is not None
     line = told(

@@ -36,7 +36,7 @@ from fromnoise.diffusion.likelihood.e_step import EStepConfig, responsibilities
 from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.likelihood import LikelihoodEvaluator, random_subset
 from fromnoise.model import Model, build
-from fromnoise.pipeline import draw
+from fromnoise.pipeline import sample_steps
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import select_device
 
@@ -92,9 +92,9 @@ def tensors(trainer: Trainer) -> dict[str, list[Tensor]]:
 
 
 def samples(trainer: Trainer, model: Model, sampler: str) -> tuple[Tensor, Tensor]:
-    """Pictures by a rule of ``SAMPLERS`` with its defaults, told and guided as the recipe says: uint8, and floats."""
+    """Samples by a rule of ``SAMPLERS`` with its defaults, told and guided as the recipe says: uint8, and floats."""
     config = model.recipe.sample.model_copy(update={"sampler": sampler, "steps": SAMPLE_STEPS})
-    *_, last = draw(model, config, trainer.compute, ids=torch.arange(SAMPLES), seed=1)
+    *_, last = sample_steps(model, config, trainer.compute, ids=torch.arange(SAMPLES), seed=1)
     return to_uint8(last.step.x), last.step.x
 
 

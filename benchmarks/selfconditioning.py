@@ -37,7 +37,7 @@ def measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
         pass
     spent = time.perf_counter() - begun
     trainer.refresh()
-    objective = trainer.model.objective()
+    objective = trainer.model.diffusion_loss()
     objective.denoiser = trainer.averaged
     held = data.held_out
     x0 = to_float(held.get(torch.arange(len(held))))

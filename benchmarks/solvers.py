@@ -31,7 +31,7 @@ from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
 from fromnoise.evaluation.metrics.kid import KernelReference
 from fromnoise.evaluation.statistics import Moments, split_moments
 from fromnoise.model import Model
-from fromnoise.pipeline import collect, draw
+from fromnoise.pipeline import collect, sample_steps
 from fromnoise.reporting import plots
 from fromnoise.utils.device import select_device
 
@@ -75,7 +75,7 @@ def judge(run: str, most: int) -> tuple[Model, Callable[[SamplingConfig, int], R
         }
 
     def measure(config: SamplingConfig, n: int) -> Row:
-        return told(seen.features(collect(draw(model, config, compute, ids=torch.arange(n), batch=128)).images))
+        return told(seen.features(collect(sample_steps(model, config, compute, ids=torch.arange(n), batch=128)).images))
 
     held_out = seen.features(data.held_out.get(torch.as_tensor(shuffled_indices(len(data.held_out), 0, range(most)))))
     return model, measure, lambda n: told(held_out[:n])

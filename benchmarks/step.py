@@ -51,8 +51,8 @@ OURS = {
     "network.middle_attention": True,
     "diffusion.schedule": "linear",
     "diffusion.target": "eps",
-    "loss.weighting": "simple",
-    "loss.times": "uniform",
+    "loss.weighting": "constant",
+    "loss.time_sampler": "uniform",
     "train.optimizer": "adamw",
     "train.clip": 1.0,
     "ema.decays": [0.999],
@@ -76,7 +76,7 @@ def ours(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     compute.to_device(model.denoiser)
     if compiled:
         model.denoiser.network.compile()
-    objective, config = model.objective(), model.recipe.train
+    objective, config = model.diffusion_loss(), model.recipe.train
     optimizer_step, ema = (
         OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype),
         EMA(model.recipe.ema, model.denoiser),

@@ -33,7 +33,7 @@ from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
 from fromnoise.evaluation.metrics.kid import KernelReference
 from fromnoise.evaluation.statistics import Moments, split_moments
 from fromnoise.model import Wrapper, no_wrapper
-from fromnoise.pipeline import collect, draw
+from fromnoise.pipeline import collect, sample_steps
 from fromnoise.reporting import image_io
 from fromnoise.training.run import train
 from fromnoise.utils.device import ComputeConfig, select_device
@@ -96,7 +96,7 @@ def sample(folder: Path, weak: Path, changes: str, compute: ComputeConfig, count
     config = change(model.recipe, {f"sample.{key}": v for key, v in settings.items()}).sample
     label = "all" if model.dataset_info.class_names is not None else None
     start = time.perf_counter()
-    steps = draw(model, config, compute, ids=torch.arange(count), batch=128, wrap=wrap, label=label)
+    steps = sample_steps(model, config, compute, ids=torch.arange(count), batch=128, wrap=wrap, label=label)
     images = collect(steps).images
     return images, count / (time.perf_counter() - start)
 

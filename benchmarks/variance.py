@@ -35,10 +35,10 @@ COMMON = {
     "network.dropout": 0.0,
     "network.zero_output": True,
     "diffusion.schedule": "cosine",
-    "diffusion.steps": 250,
+    "diffusion.schedule.steps": 250,
     "diffusion.target": "eps",
-    "loss.metric": "mse",
-    "loss.times": "stratified",
+    "loss.distance": "mse",
+    "loss.time_sampler": "stratified",
     "train.batch": 64,
     "train.lr": 1e-3,
     "train.decay": "linear",
@@ -50,8 +50,8 @@ COMMON = {
     "sample.count": 0,
 }
 KINDS = {
-    "fixed": {"loss.weighting": "simple"},
-    "learned": {"loss.weighting": "hybrid", "diffusion.learned_variance": True},
+    "fixed": {"loss.weighting": "constant"},
+    "learned": {"loss.objective": "hybrid", "diffusion.learned_variance": True},
 }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
-from fromnoise.pipeline import draw
+from fromnoise.pipeline import sample_steps
 from fromnoise.utils.device import select_device
 
 SMALL = {
@@ -35,14 +35,14 @@ SMALL = {
     "network.patch": 2,
     "sample.sampler": "ddim",
     "sample.clip": False,
-    "loss.times": "stratified",
-    "loss.weighting": "simple",
+    "loss.time_sampler": "stratified",
+    "loss.weighting": "constant",
 }
 VARIANTS = {
     "linear, target eps": {"diffusion.target": "eps"},
     "linear, target v": {"diffusion.target": "v"},
-    "linear with zero terminal SNR, target v": {"diffusion.target": "v", "diffusion.zero_terminal": True},
-    "linear with zero terminal SNR, target x0": {"diffusion.target": "x0", "diffusion.zero_terminal": True},
+    "linear with zero terminal SNR, target v": {"diffusion.target": "v", "diffusion.zero_terminal_snr": True},
+    "linear with zero terminal SNR, target x0": {"diffusion.target": "x0", "diffusion.zero_terminal_snr": True},
 }
 
 
@@ -51,7 +51,7 @@ def train(variant: dict[str, object], share: float, side: int, steps: int, seed:
     model = build(recipes.load("unet", SMALL | variant), DatasetInfo((1, side, side)), seed=seed)
     compute = select_device("cpu", "fp32")
     compute.to_device(model.denoiser)
-    objective = model.objective()
+    objective = model.diffusion_loss()
     optimizer = torch.optim.Adam(model.denoiser.parameters(), 2e-3)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -69,7 +69,7 @@ def train(variant: dict[str, object], share: float, side: int, steps: int, seed:
 def brightness(model: Model, n: int, steps: int = 50) -> Tensor:
     """Mean of each of ``n`` samples, from -1 black to 1 white, before rounding to pixels."""
     config = model.recipe.sample.model_copy(update={"steps": steps})
-    steps_of_samples = draw(model, config, select_device("cpu", "fp32"), ids=torch.arange(n), batch=200)
+    steps_of_samples = sample_steps(model, config, select_device("cpu", "fp32"), ids=torch.arange(n), batch=200)
     return torch.cat([s.step.x for s in steps_of_samples if s.last]).double().mean((1, 2, 3))
 
 

@@ -23,7 +23,7 @@ SMALL = {
     "network.groups": 4,
     "network.attention_resolutions": [],
     "network.middle_attention": False,
-    "diffusion.steps": 20,
+    "diffusion.schedule.steps": 20,
     "sample.steps": 20,
 }
 
@@ -71,13 +71,14 @@ def test_likelihood_does_not_depend_on_the_batch(pixels):
 
 def test_bound_of_a_learned_variance(pixels):
     """The bound of a model with learned variance uses that variance."""
-    learner = evaluator(diffusion_learned_variance=True, loss_weighting="hybrid")
+    learner = evaluator(diffusion_learned_variance=True, loss_objective="hybrid")
     learned = learner.bound(pixels, None, None).each
     fixed = LikelihoodEvaluator(
         build(
             recipes.load(
                 "digits",
-                SMALL | {"diffusion.learned_variance": True, "loss.weighting": "hybrid", "sample.variance": 0.0},
+                SMALL
+                | {"diffusion.learned_variance": True, "loss.objective": "hybrid", "sample.sampler.variance": 0.0},
             ),
             DatasetInfo((1, 4, 4)),
         ),

@@ -40,16 +40,16 @@ def test_any_text_survives_toml(text):
     ("overrides", "words"),
     [
         ({"train.lrr": 1}, ["train.lrr", "train.lr"]),
-        ({"loss.metrik": "mse"}, ["loss.metrik", "loss.metric"]),
+        ({"loss.distanc": "mse"}, ["loss.distanc", "loss.distance"]),
         ({"nonsense.key": 1}, ["nonsense"]),
         ({"train.lr": -1}, ["train.lr", "greater than 0"]),
         ({"train.lr": "fast"}, ["train.lr", "number"]),
         ({"train.lr": float("nan")}, ["train.lr"]),
         ({"data.size": 0}, ["data.size"]),
-        ({"network.dropout": 1.0}, ["network.dropout", "less than 1"]),
-        ({"network.kind": "unett"}, ["network.kind", "unet"]),
+        ({"network.dropout": "much"}, ["network.dropout", "number"]),
+        ({"network.kind": "unett"}, ["network", "unett", "unet"]),
         ({"sample.steps": 2000}, ["2000", "1000"]),
-        ({"diffusion.schedule": "cosine-continuous", "loss.weighting": "bound"}, ["table"]),
+        ({"diffusion.schedule": "cosine-continuous", "loss.objective": "vlb"}, ["beta schedule"]),
         ({"name.first": "x"}, ["name.first"]),
         ({"train.steps": 0}, ["train.steps"]),
     ],
@@ -87,8 +87,15 @@ def test_a_budget_replaces_the_recipes_own():
 
 def test_tutorial_networks_refuse_labels():
     """They have no input for them."""
-    with pytest.raises(UserError, match="network.kind unet"):
-        recipes.load("pulfer", {"data.labels": True})
+    recipe = recipes.load("pulfer", {"data.labels": True})
+    with pytest.raises(UserError, match="network pulfer"):
+        build(recipe, DatasetInfo((1, 28, 28), ("a", "b")))
+
+
+def test_networks_refuse_impossible_options():
+    """The constructor's message becomes the user's line."""
+    with pytest.raises(UserError, match="network unet: dropout"):
+        build(recipes.load("digits", {"network.dropout": 1.0}), DatasetInfo((1, 8, 8)))
 
 
 def test_difference_names_keys():

@@ -1,103 +1,142 @@
-"""From a recipe's names to objects: the only place that does."""
+"""From a recipe to objects: the denoiser, its training loss, and everything that sampling needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import fromnoise.networks  # noqa: F401  registers the networks
 from fromnoise import registry
-from fromnoise.config import DiffusionConfig, LossConfig, Recipe, SamplingConfig
+from fromnoise.config import Recipe, SamplingConfig
+from fromnoise.config.component import CUSTOM, ComponentConfig
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pseudo_labels import PseudoLabels
-from fromnoise.diffusion import guidance, losses, sampling, schedules, targets, time_samplers
+from fromnoise.diffusion import guidance, losses, samplers, schedules
 from fromnoise.diffusion.denoiser import Denoise, Denoiser
 from fromnoise.diffusion.rng import Noise
-from fromnoise.diffusion.samplers import Sampler
 from fromnoise.utils.errors import UserError
 
 Wrapper = Callable[[Denoise], Denoise]
-"""Puts a denoiser into a wrapper (``diffusion/guidance``)."""
+"""Wraps a denoiser in guidance."""
+CONTINUOUS_STEPS = 250
+"""Sampling steps of a continuous schedule where neither the recipe nor the sampler sets a number."""
 
 
 def no_wrapper(denoise: Denoise) -> Denoise:
-    """No wrapper."""
+    """No guidance."""
     return denoise
 
 
 @dataclass(frozen=True)
 class Model:
-    """A recipe made into objects: a denoiser on a schedule, and what its images are."""
+    """A denoiser with its recipe and a description of its images."""
 
     recipe: Recipe
     dataset_info: DatasetInfo
     denoiser: Denoiser
-    schedule: schedules.Schedule
+
+    @property
+    def schedule(self) -> schedules.Schedule:
+        """The noise schedule."""
+        return self.denoiser.schedule
 
     @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
 
-    def objective(self) -> losses.DiffusionLoss:
-        """What training minimises."""
-        chosen = self.recipe.loss
+    def diffusion_loss(self) -> losses.DiffusionLoss:
+        """The training loss that the recipe names."""
+        config = self.recipe.loss
+        distance = registry.get("distance", config.distance.kind)
+        objective = _component(
+            "objective",
+            config.objective,
+            distance=distance,
+            weighting=_component("weighting", config.weighting),
+            schedule=self.schedule,
+            variance=self.variance(self.recipe.sample),
+        )
         return losses.DiffusionLoss(
             self.denoiser,
-            _loss(chosen, self.schedule, self.variance(self.recipe.sample)),
-            _times(chosen, self.schedule),
+            objective,
+            _component("time_sampler", config.time_sampler, timesteps=self.schedule.steps or 1000),
             seed=self.recipe.train.seed,
-            offset_noise=chosen.offset_noise,
-            label_dropout=chosen.label_dropout,
+            offset_noise=config.offset_noise,
+            label_dropout=config.label_dropout,
         )
 
     def variance(self, config: SamplingConfig) -> float | None:
-        """That of the ancestral rule; None is the learned one, if the model has one and ``config`` says no other."""
-        if config.variance is None and not self.denoiser.learned_variance:
-            return 0.0
-        return config.variance
+        """The variance of ancestral steps, as of ``reverse_variance``."""
+        return reverse_variance(self.denoiser, config)
 
-    def levels(self, config: SamplingConfig) -> list[schedules.NoiseLevel]:
-        """The levels that sampling visits.
+    # ---- what sampling needs
+
+    def sampler(self, config: SamplingConfig) -> samplers.Sampler:
+        """The sampler.
 
         Raises:
-            UserError: more steps than the table has.
+            UserError: it needs more steps.
         """
+        sampler = _component("sampler", config.sampler, schedule=self.schedule)
+        steps = self.steps(config)
+        if steps < sampler.min_steps:
+            raise UserError(
+                f"sampler {config.sampler.kind} needs at least {sampler.min_steps} steps, not {steps}: "
+                "use more steps, or sampler ddim"
+            )
+        return sampler
+
+    def steps(self, config: SamplingConfig, sampler: samplers.Sampler | None = None) -> int:
+        """The number of sampling steps: that of ``config``, or the sampler's default within those of the schedule."""
+        if config.steps is not None:
+            return config.steps
+        available, default = self.schedule.steps, (sampler or _defaults(config)).default_steps
+        return min(default or available or CONTINUOUS_STEPS, available or default or CONTINUOUS_STEPS)
+
+    def levels(self, config: SamplingConfig, sampler: samplers.Sampler | None = None) -> list[schedules.NoiseLevel]:
+        """The noise levels of sampling, decreasing to the clean image.
+
+        Args:
+            config: steps and grid.
+            sampler: whose defaults count where ``config`` has none; None is that of ``config``.
+
+        Raises:
+            UserError: more steps than the schedule has, or a grid that it does not allow.
+        """
+        grid = config.grid
+        kind, options = (grid.kind, grid.options()) if grid else ((sampler or _defaults(config)).default_grid, {})
+        if grid is None and not bool(torch.isfinite(self.schedule.at(1.0).logsnr)):
+            kind = "uniform"  # grids in log-SNR do not exist where it is infinite
         try:
-            grid = {
-                "uniform": sampling.uniform,
-                "trailing": sampling.uniform,  # the same by its other name
-                "quadratic": sampling.quadratic,
-                "logsnr": sampling.logsnr,
-                "karras": sampling.karras,
-                "leading": sampling.leading,
-            }[config.grid]
-            return grid(self.schedule, config.steps or self.schedule.steps or 250)
+            return registry.build("grid", kind, options, schedule=self.schedule, steps=self.steps(config, sampler))
         except ValueError as e:
             raise UserError(str(e)) from None
 
     def guided(
         self, config: SamplingConfig, wrap: Wrapper = no_wrapper, wrap_outermost: Wrapper = no_wrapper
     ) -> Denoise:
-        """The denoiser in its wrappers.
+        """The denoiser with guidance and clipping.
 
         Args:
-            how: which, and how strong.
-            wrap: guidance of the caller's own, around the classifier-free and within the interval.
-            wrap_last: around all but the limits to the range of pixels, at every level.
+            config: guidance scale, method, interval and clipping.
+            wrap: further guidance, around that of the scale and within the interval.
+            wrap_outermost: a wrapper at every noise level, around all but the clipping.
+
+        Raises:
+            UserError: the guidance method refuses its options.
         """
         data = self.recipe.data
-        clusters = self.denoiser.pseudo_labels is not None and self.dataset_info.class_names is None
-        told = data.labels or data.attributes or clusters
-        plain: Denoise = (
-            self.denoiser if told else guidance.Unconditional(self.denoiser)
-        )  # a classifier may hear labels alone
+        pseudo_labels = self.denoiser.pseudo_labels is not None and self.dataset_info.class_names is None
+        conditional = data.labels or data.attributes or pseudo_labels
+        # labels may still be given to a classifier that guides
+        plain: Denoise = self.denoiser if conditional else guidance.Unconditional(self.denoiser)
         denoise = plain
         if config.guidance != 1:
-            denoise = guidance.ClassifierFreeGuidance(denoise, config.guidance, config.rescale)
+            denoise = _component("guidance", config.guidance_method, denoise=denoise, scale=config.guidance)
         denoise = wrap(denoise)
         span = config.interval_logsnr
         if config.interval is not None:
@@ -105,143 +144,126 @@ class Model:
             span = (late, early)
         if span is not None and denoise is not plain:
             denoise = guidance.IntervalGuidance(denoise, plain, *span)
-        return limited(wrap_outermost(denoise), config)
+        return clipped(wrap_outermost(denoise), config)
 
     def default_labels(self, ids: Tensor, seed: int) -> Tensor | None:
-        """What samples are told if nothing is asked: clusters by their shares (B,); None for a model without."""
+        """Pseudo-labels for samples without a label, in proportion to the clusters' weights, (B,); or None."""
         pseudo_labels = self.denoiser.pseudo_labels
         return pseudo_labels.sample(seed, ids) if pseudo_labels is not None else None
 
     def noise(self, config: SamplingConfig, ids: Tensor, seed: int) -> Noise:
-        """The noise of samples: that of the forward process which the model learned, and truncated if asked."""
+        """The random numbers of samples: with the offset noise of training, truncated if ``config`` says so."""
         return Noise(seed, ids, self.recipe.loss.offset_noise, config.truncation)
 
     def shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
-        """(C, H, W) of pictures of this ``size``; None for that of the training images.
+        """(C, H, W) of samples of a ``size``; None is that of the training images.
 
         Raises:
-            UserError: the network is built for one size.
+            UserError: the network has a fixed size.
         """
         channels, *own = self.dataset_info.shape
         if size is None or list(size) == own:
             return self.dataset_info.shape
-        if self.recipe.network.kind == "pulfer":
-            raise UserError(f"this network is built for {own[0]}x{own[1]} pixels alone: leave out the size")
+        if getattr(self.denoiser.network, "fixed_size", False):
+            raise UserError(f"this network is built for {own[0]}x{own[1]} pixels only: leave out the size")
         return channels, *size
 
 
-def limited(denoise: Denoise, config: SamplingConfig) -> Denoise:
-    """The denoiser with x_0 kept within the range of pixels."""
+def reverse_variance(denoiser: Denoiser, config: SamplingConfig) -> float | None:
+    """The variance of ancestral steps: the sampler's, or 0 (small) where none is set; None is the learned one."""
+    chosen = getattr(config.sampler, "variance", None)
+    return 0.0 if chosen is None and not denoiser.learned_variance else chosen
+
+
+def clipped(denoise: Denoise, config: SamplingConfig) -> Denoise:
+    """The denoiser with its x_0 kept within [-1, 1], by clipping or dynamic thresholding, if ``config`` says so."""
     if config.threshold is not None:
         return guidance.Threshold(denoise, config.threshold)
     return guidance.Clip(denoise) if config.clip else denoise
 
 
-def sampler(config: SamplingConfig, model: Model) -> Sampler:
-    """The sampler by name.
+def with_sampler(config: SamplingConfig, sampler: str | dict[str, Any] | ComponentConfig) -> SamplingConfig:
+    """``config`` with another sampler, at that sampler's default steps and grid.
 
     Raises:
-        UserError: it needs more steps.
+        ValueError: unknown sampler or option (pydantic's ValidationError).
     """
-    variance = model.variance(config)
-    options = {
-        "ancestral": {"variance": variance},
-        "ddim": {"eta": config.eta},
-        "heun": {"churn": config.churn},
-        "pc": {"variance": variance, "langevin_snr": config.langevin_snr},
-    }.get(config.sampler)
-    chosen: Sampler = registry.build("sampler", config.sampler, options, schedule=model.schedule)
-    steps = config.steps or model.schedule.steps or 250
-    if steps < chosen.min_steps:
-        raise UserError(
-            f"sampler {config.sampler} needs at least {chosen.min_steps} steps, not {steps}: take more, or sampler ddim"
-        )
-    return chosen
+    kind = sampler if isinstance(sampler, str) else sampler["kind"] if isinstance(sampler, dict) else sampler.kind
+    changed: dict[str, Any] = {"sampler": sampler}
+    if kind != config.sampler.kind:
+        changed |= {"steps": None, "grid": None}
+    return SamplingConfig.model_validate(config.model_dump() | changed)
 
 
-def build(recipe: Recipe, dataset_info: DatasetInfo, seed: int | None = None, device: str = "cpu") -> Model:
+def _defaults(config: SamplingConfig) -> samplers.Sampler:
+    """The sampler of ``config``, for its default steps and grid."""
+    return registry.build("sampler", config.sampler.kind, config.sampler.options())
+
+
+def _component(family: str, config: ComponentConfig, **context: Any) -> Any:
+    """Build a component of a recipe.
+
+    Raises:
+        UserError: its constructor refuses an option.
+    """
+    try:
+        return registry.build(family, config.kind, config.options(), **context)
+    except ValueError as e:
+        raise UserError(f"{family.replace('_', ' ')} {config.kind}: {e}") from None
+
+
+def build(
+    recipe: Recipe,
+    dataset_info: DatasetInfo,
+    seed: int | None = None,
+    device: str = "cpu",
+    network: nn.Module | None = None,
+) -> Model:
     """Make the model that a recipe describes, with fresh weights.
 
     Args:
         recipe: every choice.
-        facts: shape and labels of the data.
-        seed: of the initial weights; None takes the recipe's.
+        dataset_info: shape and labels of the data.
+        seed: of the initial weights; None is that of the recipe.
         device: where the weights are made; "meta" makes none, for counting.
+        network: a module to use in place of the recipe's network.
 
     Raises:
-        UserError: the choices cannot work together.
+        UserError: the choices do not work together.
     """
-    table = _schedule(recipe.diffusion)
-    goal = {
-        "eps": lambda: targets.Eps(),
-        "x0": lambda: targets.X0(),
-        "v": lambda: targets.V(),
-        "karras": lambda: targets.EDM(recipe.diffusion.deviation),
-        "mean": lambda: targets.PosteriorMean(table),
-    }[recipe.diffusion.target]()
+    schedule = _component("schedule", recipe.diffusion.schedule)
+    if recipe.diffusion.zero_terminal_snr:
+        schedule = schedules.zero_terminal_snr(schedule)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(recipe.train.seed if seed is None else seed)
-        try:
-            net = _network(recipe, dataset_info)
-        except ValueError as e:
-            raise UserError(f"this network cannot be built: {e}") from None
+        if network is None:
+            network = _network(recipe, dataset_info, schedule)
     denoiser = Denoiser(
-        net,
-        table,
-        goal,
+        network,
+        schedule,
+        _component("target", recipe.diffusion.target, schedule=schedule),
         self_conditioning=recipe.loss.self_conditioning,
+        self_conditioning_clip=recipe.loss.self_conditioning_clip,
         learned_variance=recipe.diffusion.learned_variance,
         pseudo_labels=PseudoLabels(recipe.pseudo_labels, dataset_info.shape) if recipe.pseudo_labels else None,
     )
-    return Model(recipe, dataset_info, denoiser, table)
+    return Model(recipe, dataset_info, denoiser)
 
 
-def _schedule(config: DiffusionConfig) -> schedules.Schedule:
-    if config.schedule == "cosine-continuous":
-        return schedules.ContinuousCosine()
-    table = {
-        "linear": lambda steps: schedules.linear(steps, config.beta_start, config.beta_end, rescale=config.rescale),
-        "cosine": schedules.cosine,
-        "sigmoid": schedules.sigmoid,
-    }[config.schedule](config.steps)
-    return schedules.zero_terminal_snr(table) if config.zero_terminal else table
-
-
-def _loss(config: LossConfig, table: schedules.Schedule, variance: float | None) -> losses.Objective:
-    if config.weighting == "bound":
-        return losses.VLB(table, variance)
-    weighting = {
-        "hybrid": lambda: losses.ConstantWeighting(),
-        "simple": lambda: losses.ConstantWeighting(),
-        "min-snr": lambda: losses.MinSNR(config.gamma or 5.0),
-        "p2": lambda: losses.P2(config.k, config.gamma or 1.0),
-    }[config.weighting]()
-    regression = losses.Regression(
-        {"mse": losses.mse, "mae": losses.mae, "huber": losses.huber}[config.metric], weighting
-    )
-    return losses.Hybrid(regression, losses.VLB(table, None)) if config.weighting == "hybrid" else regression
-
-
-def _times(config: LossConfig, table: schedules.Schedule) -> time_samplers.TimeSampler:
-    return {
-        "uniform": lambda: time_samplers.Uniform(),
-        "stratified": lambda: time_samplers.Stratified(),
-        "lognormal": lambda: time_samplers.LogNormal(config.noise_mean, config.noise_deviation),
-        "importance": lambda: time_samplers.Importance(table.steps or 1000),
-    }[config.times]()
-
-
-def _network(recipe: Recipe, dataset_info: DatasetInfo) -> nn.Module:
+def _network(recipe: Recipe, dataset_info: DatasetInfo, schedule: schedules.Schedule) -> nn.Module:
+    if recipe.network.kind == CUSTOM:
+        raise UserError(
+            "this model has a network of its own, which a file does not contain: load it in Python with "
+            "fromnoise.load(PATH, network=MyNet())"
+        )
     channels, height, width = dataset_info.shape
-    config = recipe.network
-    return registry.build(
+    return _component(
         "network",
-        config.kind,
-        config.model_dump(exclude={"kind"}) if config.kind == "unet" else {},
+        recipe.network,
         in_channels=channels * (2 if recipe.loss.self_conditioning else 1),
         out_channels=channels * (2 if recipe.diffusion.learned_variance else 1),
         size=(height, width),
         classes=len(dataset_info.class_names) if dataset_info.class_names else recipe.pseudo_labels,
         attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
-        timesteps=recipe.diffusion.steps,
+        timesteps=schedule.steps or 1000,
     )

@@ -1,9 +1,13 @@
-"""Drawing pictures from a model: the sampling loop over batches of sample numbers."""
+"""Sampling: the one place where a model, a sampler, guidance and a condition become images.
+
+``sample_steps`` is the loop over batches for a whole configuration; ``Pipeline`` is its interface for Python programs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +20,19 @@ from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.samplers import Sampler
 from fromnoise.diffusion.sampling import Step, initial_noise, sampling_loop
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
-from fromnoise.model import Model, Wrapper, no_wrapper, sampler
+from fromnoise.model import Model, Wrapper, no_wrapper
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class SampleStep:
-    """A step of a batch.
+    """A sampling step of a batch.
 
     Attributes:
         ids: numbers of the samples in this batch, (B,).
-        cond: their classes, (B,) or None.
-        step: where the loop is.
+        cond: their condition, (B,) or (B, A), or None.
+        step: levels, images and prediction.
     """
 
     ids: Tensor
@@ -37,21 +41,36 @@ class SampleStep:
 
     @property
     def last(self) -> bool:
-        """Whether ``step.x`` are the finished pictures."""
+        """Whether ``step.x`` are the finished samples."""
         return self.step.index == self.step.total - 1
+
+    @property
+    def images(self) -> Tensor:
+        """x_s as uint8 (B, C, H, W) on the CPU, clipped to the range of pixels."""
+        return to_uint8(self.step.x).cpu()
+
+    @property
+    def x0(self) -> Tensor:
+        """The predicted x_0 as uint8 (B, C, H, W) on the CPU."""
+        return to_uint8(self.step.prediction.x0).cpu()
+
+    @property
+    def t(self) -> float:
+        """The time reached, from 1 (noise) to 0 (image)."""
+        return float(self.step.level_s.t)
 
 
 @dataclass(frozen=True)
 class SamplingRun:
-    """All that a batch of samples goes by.
+    """Everything that determines a set of samples.
 
     Attributes:
-        denoise: the model in its wrappers.
-        rule: what a step does.
-        levels: falling.
+        denoise: the model with its guidance.
+        sampler: computes a step.
+        levels: decreasing noise levels.
         noise: of all samples; its ``ids`` are their numbers.
-        begin: gives the images at ``levels[0]`` from the noise of a batch and a tensor of their kind.
-        cond: what each sample is told, (N, ...), or None.
+        begin: returns the images at ``levels[0]`` for the noise of a batch and a tensor of their kind.
+        cond: condition of each sample, (N,) or (N, A), or None.
     """
 
     denoise: Denoise
@@ -61,97 +80,99 @@ class SamplingRun:
     begin: Callable[[Noise, Tensor], Tensor]
     cond: Tensor | None = None
 
+    def steps(self, compute: ComputeConfig, batch: int = 64) -> Iterator[SampleStep]:
+        """Sample batch after batch: yields one ``SampleStep`` a step and batch.
 
-def draw(
+        A batch that does not fit in the GPU's memory is halved, and so are those after it: no sample depends on it.
+
+        Raises:
+            UserError: not even one sample fits.
+        """
+        waiting = list(torch.arange(len(self.noise.ids)).split(batch))
+        while waiting:
+            part = waiting.pop(0)
+            try:
+                yield from self._batch_steps(compute, part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise UserError(
+                        "not even one sample fits in memory: try --device cpu, or a smaller --size"
+                    ) from None
+                torch.cuda.empty_cache()
+                waiting = list(torch.cat([part, *waiting]).split(-(-len(part) // 2)))
+
+    def _batch_steps(self, compute: ComputeConfig, part: Tensor) -> Iterator[SampleStep]:
+        """The steps of the samples at the places ``part``, as one batch."""
+        noise = replace(self.noise, ids=self.noise.ids[part])
+        cond = self.cond[part] if self.cond is not None else None
+        x = self.begin(noise, torch.empty(0, device=compute.device)).to(memory_format=compute.memory_format)
+        on_device = cond.to(compute.device) if cond is not None else None
+        steps = sampling_loop(self.denoise, self.sampler, self.levels, x, noise, on_device)
+        while True:
+            with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
+                step = next(steps, None)
+            if step is None:
+                break
+            yield SampleStep(noise.ids, cond, step)
+
+
+def sample_steps(
     model: Model,
     config: SamplingConfig,
     compute: ComputeConfig,
     *,
     ids: Tensor,
     seed: int = 0,
-    label: str | None = None,
+    label: str | Tensor | None = None,
     batch: int = 64,
     wrap: Wrapper = no_wrapper,
     size: tuple[int, int] | None = None,
+    sampler: Sampler | None = None,
 ) -> Iterator[SampleStep]:
-    """Sample, batch after batch; picture i depends on (seed, i) alone.
+    """Sample, batch after batch; sample i depends on (seed, i) only, not on the batch.
 
     Args:
-        model: placed on ``compute.device`` and in eval mode.
-        how: rule, steps and guidance.
-        compute: where and how precisely.
+        model: on ``compute.device`` and in eval mode.
+        config: sampler, steps, guidance and clipping.
+        compute: device and precision.
         ids: numbers of the samples, int64 (N,).
         seed: of all noise.
-        label: as ``dataset_info.cond`` takes it; guidance alone deals out all classes. A model of clusters is told those that
-            ``Model.default_labels`` gives.
+        label: as of ``conditioning_for``, or the condition itself, (N,) or (N, A). With guidance and no label the
+            classes take turns; a model of pseudo-labels samples them by their weights.
         batch: samples at a time.
-        wrap: further guidance, as ``Model.guided`` takes it.
-        size: height and width of the pictures; None for those of the training images.
+        wrap: further guidance, as of ``Model.guided``.
+        size: height and width of the samples; None is that of the training images.
+        sampler: in place of that of ``config``.
 
     Returns:
         A generator of one ``SampleStep`` a step and batch.
 
     Raises:
-        UserError: impossible steps, size or an unknown label, at once.
+        UserError: impossible steps or size, or an unknown label; raised at once, before the first step.
     """
     if label is None and config.guidance != 1 and model.dataset_info.class_names is not None:
-        label = "all"  # guidance without a label would guide to nothing, at twice the cost
+        label = "all"  # guidance without a label would have no effect, at twice the cost
     shape = model.shape(size)
-    prediction = conditioning_for(model.dataset_info, label, ids)
-    course = SamplingRun(
+    cond = label if isinstance(label, Tensor) else conditioning_for(model.dataset_info, label, ids)
+    chosen = sampler or model.sampler(config)
+    return SamplingRun(
         model.guided(config, wrap),
-        sampler(config, model),
-        model.levels(config),
+        chosen,
+        model.levels(config, chosen),
         model.noise(config, ids, seed),
         lambda noise, like: initial_noise(shape, noise, like),
-        prediction if prediction is not None else model.default_labels(ids, seed),
-    )
-    return follow(course, compute, batch)
-
-
-def follow(course: SamplingRun, compute: ComputeConfig, batch: int = 64) -> Iterator[SampleStep]:
-    """Go a course, batch after batch: one ``SampleStep`` a step and batch.
-
-    A batch that does not fit in the GPU's memory is halved, and so are those after it: no picture depends on it.
-
-    Raises:
-        UserError: not even one sample fits.
-    """
-    waiting = list(torch.arange(len(course.noise.ids)).split(batch))
-    while waiting:
-        part = waiting.pop(0)
-        try:
-            yield from _together(course, compute, part)
-        except torch.OutOfMemoryError:
-            if len(part) == 1:
-                raise UserError("not even one sample fits in memory: try --device cpu, or a smaller --size") from None
-            torch.cuda.empty_cache()
-            waiting = list(torch.cat([part, *waiting]).split(-(-len(part) // 2)))
-
-
-def _together(course: SamplingRun, compute: ComputeConfig, part: Tensor) -> Iterator[SampleStep]:
-    """Go a course with the samples at these places in one batch."""
-    noise = replace(course.noise, ids=course.noise.ids[part])
-    prediction = course.cond[part] if course.cond is not None else None
-    x = course.begin(noise, torch.empty(0, device=compute.device)).to(memory_format=compute.memory_format)
-    where = prediction.to(compute.device) if prediction is not None else None
-    steps = sampling_loop(course.denoise, course.sampler, course.levels, x, noise, where)
-    while True:
-        with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
-            reached = next(steps, None)
-        if reached is None:
-            break
-        yield SampleStep(noise.ids, prediction, reached)
+        cond if cond is not None else model.default_labels(ids, seed),
+    ).steps(compute, batch)
 
 
 @dataclass
-class Pictures:
-    """Finished pictures.
+class Samples:
+    """Finished samples.
 
     Attributes:
         images: uint8 (N, C, H, W).
         labels: classes (N,), or None.
-        frames: the first batch on its way, uint8 (B, C, H, W) each, clamped to the range of pixels.
+        frames: intermediate images of the first batch, uint8 (B, C, H, W) each.
         times: t of each frame.
     """
 
@@ -164,46 +185,46 @@ class Pictures:
 def collect(
     steps: Iterator[SampleStep],
     frames: int = 0,
-    on_step: Callable[[SampleStep], object] = lambda drawn: None,
+    on_step: Callable[[SampleStep], object] = lambda step: None,
     *,
     estimates: bool = False,
-) -> Pictures:
-    """Run the loop to its end and keep the pictures.
+) -> Samples:
+    """Run the loop to its end and collect the samples.
 
     Args:
-        steps: as ``draw`` yields them.
-        frames: how many of the first batch's steps to keep, equally spaced, the last among them.
-        watch: called after each step.
-        estimates: keep the estimates of x_0 as frames, not the noisy images.
+        steps: as yielded by ``sample_steps``.
+        frames: number of the first batch's steps to keep, equally spaced, the last among them.
+        on_step: called after each step.
+        estimates: keep the predictions of x_0 as frames, not the noisy images.
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []
-    kept = Pictures(torch.empty(0), None)
+    kept = Samples(torch.empty(0), None)
     wanted: set[int] = set()
-    for drawn in steps:
-        on_step(drawn)
-        step = drawn.step
+    for sampled in steps:
+        on_step(sampled)
+        step = sampled.step
         if frames and not images:
             wanted = wanted or set(torch.linspace(0, step.total - 1, min(frames, step.total)).round().int().tolist())
             if step.index in wanted:
-                kept.frames.append(to_uint8(step.prediction.x0 if estimates else step.x).cpu())
+                kept.frames.append(sampled.x0 if estimates else sampled.images)
                 kept.times.append(float((step.level_t if estimates else step.level_s).t))
-        if drawn.last:
-            images.append(to_uint8(step.x).cpu())
-            if drawn.cond is not None:
-                labels.append(drawn.cond)
+        if sampled.last:
+            images.append(sampled.images)
+            if sampled.cond is not None:
+                labels.append(sampled.cond)
     kept.images = torch.cat(images).contiguous()
     kept.labels = torch.cat(labels) if labels else None
     return kept
 
 
-FORWARD = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+FORWARD_TIMES = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 
 
-def noised(
-    schedule: Schedule, pixels: Tensor, seed: int = 0, times: tuple[float, ...] = FORWARD
+def forward_process(
+    schedule: Schedule, pixels: Tensor, seed: int = 0, times: tuple[float, ...] = FORWARD_TIMES
 ) -> tuple[list[Tensor], list[float]]:
-    """The forward process: the same images and the same noise at growing times.
+    """Samples of q(x_t | x_0): the same images and the same noise at increasing times.
 
     Args:
         schedule: of the noise.
@@ -217,3 +238,12 @@ def noised(
     x0 = to_float(pixels)
     eps = Noise(seed, torch.arange(len(x0))).normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
     return [to_uint8(schedule.at(t).noisy(x0, eps)) for t in times], list(times)
+
+
+def label_text(label: Any) -> Any:
+    """A label as ``conditioning_for`` takes it: from an index, a name, several of either, or attributes by name."""
+    if isinstance(label, Mapping):
+        return ",".join(f"{name}={value}" for name, value in label.items())
+    if isinstance(label, Sequence) and not isinstance(label, str):
+        return ",".join(map(str, label))
+    return label if label is None or isinstance(label, (str, Tensor)) else str(label)

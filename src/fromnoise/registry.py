@@ -111,7 +111,7 @@ def get(family: str, name: str) -> Callable[..., Any]:
     known = _COMPONENTS[family]
     if name not in known:
         raise ValueError(
-            f"no {family.replace('_', ' ')} is called {name!r}{_nearest(name, known)}: choose from {', '.join(known)}"
+            f"no {family.replace('_', ' ')} is called {name!r}{_nearest(name, known)} Choose from {', '.join(known)}"
         )
     return known[name]
 
@@ -183,7 +183,7 @@ def import_submodules(package: str, path: Iterable[str]) -> None:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f": did you mean {near[0]!r}?" if near else "."
 
 
 def _arguments(component: Callable[..., Any]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def test_show_a_model(right, run, figure, tmp_path):
 
 def test_show_rate(right, small, tmp_path):
     """The whole curve as a plot, a table and JSON, with T = 30."""
-    right("train", "digits", "--steps", 1, "--out", tmp_path / "r", *small, "--diffusion.steps", 30)
+    right("train", "digits", "--steps", 1, "--out", tmp_path / "r", *small, "--diffusion.schedule.steps", 30)
     said = right("show", "rate", tmp_path / "r", "-n", 2, "--out", tmp_path / "p.png", "--json", tmp_path / "r.json")
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["n"] == 2 and result["steps"] == list(range(1, 31)) and len(result["rates"]) == 30

@@ -19,7 +19,7 @@ SHORT = [
     "--steps",
     "4",
 ]
-SHORT += ["--diffusion.steps", "20", "--clustering.e_step_refine", "1", "--network.patch", "2"]
+SHORT += ["--diffusion.schedule.steps", "20", "--clustering.e_step_refine", "1", "--network.patch", "2"]
 
 
 @pytest.fixture(scope="module")

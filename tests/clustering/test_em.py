@@ -30,7 +30,7 @@ TINY = {
     "train.steps": 12,
     "train.held_out": 16,
     "train.evaluations": 1,
-    "diffusion.steps": 50,
+    "diffusion.schedule.steps": 50,
     "sample.steps": 3,
     "clustering.count": 3,
     "clustering.rounds": 3,

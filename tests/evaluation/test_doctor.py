@@ -191,7 +191,7 @@ def test_principal_variances():
 def test_loss_above_the_linear_denoiser(digits):
     """A network of zeros has loss 1 for eps; a trained one is far below the linear denoiser."""
     model = build(
-        recipes.load("digits", {"loss.weighting": "simple", "diffusion.target": "eps"}), DatasetInfo((1, 8, 8))
+        recipes.load("digits", {"loss.weighting": "constant", "diffusion.target": "eps"}), DatasetInfo((1, 8, 8))
     )
     assert keys(check_loss(reports([1.0]), model, digits)) == ["loss"]
     assert keys(check_loss(reports([0.05]), model, digits)) == []
@@ -218,7 +218,10 @@ def test_clipped_samples(evaluate, halves):
 )
 def test_samples_of_a_run_use_its_sampler(own, sampler, steps):
     """Unless it takes more than 50 steps."""
-    changes = {f"sample.{key}": value for key, value in own.items()} | {"sample.clip": False, "diffusion.steps": 1000}
+    changes = {f"sample.{key}": value for key, value in own.items()} | {
+        "sample.clip": False,
+        "diffusion.schedule.steps": 1000,
+    }
     config = sampling_config(build(recipes.load("digits", changes), DatasetInfo((1, 8, 8))))
     assert (config.sampler, config.steps, config.clip) == (sampler, steps, False)
     assert config.grid == own.get("grid", config.grid)

@@ -12,7 +12,7 @@ from fromnoise.config import load
 from fromnoise.data import BatchStream, MemoryImages, to_float
 from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import Unconditional
-from fromnoise.pipeline import collect, draw
+from fromnoise.pipeline import collect, sample_steps
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.training.fit_pseudo_labels import IMAGES_PER_CLUSTER
 from fromnoise.utils.device import select_device
@@ -59,7 +59,7 @@ def sampled(model, ids, seed=0, **config):
     compute = select_device("cpu", "fp32")
     compute.to_device(model.denoiser.eval())
     settings = model.recipe.sample.model_copy(update=config)
-    return collect(draw(model, settings, compute, ids=ids, seed=seed))
+    return collect(sample_steps(model, settings, compute, ids=ids, seed=seed))
 
 
 def test_training_conditions_on_the_pseudo_labels(trained):

@@ -37,9 +37,9 @@ VARIANTS = {
     "accumulated": {"train_accumulate": 2},
     "self-conditioning": {"loss_self_conditioning": True},
     "labels": {"data_labels": True},
-    "learned variance": {"diffusion_learned_variance": True, "loss_weighting": "hybrid"},
-    "importance": {"loss_times": "importance", "loss_weighting": "bound", "diffusion_steps": 8},
-    "muon, lognormal": {"train_optimizer": "muon", "loss_times": "lognormal", "diffusion_target": "karras"},
+    "learned variance": {"diffusion_learned_variance": True, "loss_objective": "hybrid"},
+    "importance": {"loss_time_sampler": "importance", "loss_objective": "vlb", "diffusion_schedule.steps": 8},
+    "muon, lognormal": {"train_optimizer": "muon", "loss_time_sampler": "lognormal", "diffusion_target": "edm"},
     "averages": {"ema_decays": [0.9, 0.99], "ema_widths": [0.1]},
     "power warm-up, every third step": {
         "ema_decays": [0.9],

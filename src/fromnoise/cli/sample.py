@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     from fromnoise.checkpoint import load_model
     from fromnoise.data.dataset_info import conditioning_for
-    from fromnoise.pipeline import collect, draw
+    from fromnoise.pipeline import collect, sample_steps
     from fromnoise.reporting import image_io
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     conditioning_for(model.dataset_info, args.label, ids)  # an unknown label is told of before the bar is drawn
     size = parsing.parse_size("--size", args.size) if args.size else None
     begun = time.perf_counter()
-    steps = draw(
+    steps = sample_steps(
         model, config, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
     )
     with tqdm(total=-(-count // args.batch) * (len(model.levels(config)) - 1), unit="step") as bar:

@@ -86,7 +86,7 @@ def _forward(args: argparse.Namespace) -> Image:
     from fromnoise.config.recipe_data import dataset_info, open_data
     from fromnoise.data import shuffled_indices
     from fromnoise.model import build
-    from fromnoise.pipeline import noised
+    from fromnoise.pipeline import forward_process
     from fromnoise.reporting import image_io
 
     path = Path(args.source)
@@ -96,7 +96,9 @@ def _forward(args: argparse.Namespace) -> Image:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": args.data})})
     data = open_data(recipe, print)
     pixels = data.train.get(shuffled_indices(len(data.train), args.seed, range(min(args.count, len(data.train)))))
-    return image_io.forward_strip(*noised(build(recipe, dataset_info(recipe, data)).schedule, pixels, args.seed))
+    return image_io.forward_strip(
+        *forward_process(build(recipe, dataset_info(recipe, data)).schedule, pixels, args.seed)
+    )
 
 
 def _open(args: argparse.Namespace) -> tuple[Model, SamplingConfig, ComputeConfig]:
@@ -119,11 +121,11 @@ def _open(args: argparse.Namespace) -> tuple[Model, SamplingConfig, ComputeConfi
 def _progressive(args: argparse.Namespace) -> Image:
     import torch
 
-    from fromnoise.pipeline import collect, draw
+    from fromnoise.pipeline import collect, sample_steps
     from fromnoise.reporting import image_io
 
     model, config, compute = _open(args)
-    steps = draw(model, config, compute, ids=torch.arange(args.count), seed=args.seed, batch=args.count)
+    steps = sample_steps(model, config, compute, ids=torch.arange(args.count), seed=args.seed, batch=args.count)
     samples = collect(steps, frames=10, estimates=True)
     return image_io.reverse_strip([*samples.frames, samples.images], [*samples.times, 0.0], columns=11)
 

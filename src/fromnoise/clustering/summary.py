@@ -17,7 +17,7 @@ from fromnoise.clustering.baselines import flat_pixels, principal_components
 from fromnoise.clustering.fit import ClusteringResult
 from fromnoise.clustering.scores import ClusterScores, majority_classes
 from fromnoise.data import Images
-from fromnoise.pipeline import collect, draw
+from fromnoise.pipeline import collect, sample_steps
 from fromnoise.reporting import image_io, plots
 from fromnoise.reporting.documents import Block, Code, Figure, Heading, Table, Text, write_document
 
@@ -188,7 +188,7 @@ def _samples(result: ClusteringResult, count: int) -> Tensor:
     """Samples of all clusters, uint8 (Q count, C, H, W), ordered by cluster."""
     clusters = len(result.model.dataset_info.class_names or ())
     ids = torch.arange(count * clusters)
-    samples = collect(draw(result.model, result.model.recipe.sample, result.compute, ids=ids, label="all"))
+    samples = collect(sample_steps(result.model, result.model.recipe.sample, result.compute, ids=ids, label="all"))
     return samples.images.unflatten(0, (count, clusters)).transpose(0, 1).flatten(0, 1)
 
 

@@ -5,7 +5,8 @@ A recipe is a TOML file, a name in ``recipes/`` or both with overrides.
 
 from __future__ import annotations
 
-from fromnoise.config.files import change, difference, get, keys, load, names, parse, to_toml
+from fromnoise.config.component import ComponentConfig, to_config
+from fromnoise.config.files import change, component_keys, difference, get, keys, load, names, parse, to_toml
 from fromnoise.config.recipe import BUDGETS, Recipe
 from fromnoise.config.sections import (
     ClusteringConfig,
@@ -14,12 +15,14 @@ from fromnoise.config.sections import (
     EMAConfig,
     EvaluationConfig,
     LossConfig,
-    NetworkConfig,
     SamplingConfig,
     TrainConfig,
 )
 
 __all__ = [
+    "ComponentConfig",
+    "component_keys",
+    "to_config",
     "BUDGETS",
     "ClusteringConfig",
     "DataConfig",
@@ -27,7 +30,6 @@ __all__ = [
     "EMAConfig",
     "EvaluationConfig",
     "LossConfig",
-    "NetworkConfig",
     "Recipe",
     "SamplingConfig",
     "TrainConfig",

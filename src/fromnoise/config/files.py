@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from fromnoise import registry
+from fromnoise.config.component import Component, OptionError
 from fromnoise.config.recipe import BUDGETS, Recipe
-from fromnoise.config.sections import Part
 from fromnoise.utils.errors import UserError
 
 _RECIPES = resources.files("fromnoise") / "recipes"
@@ -27,7 +29,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
 
     Args:
         name: of a recipe, or the path of a file that ends in .toml.
-        overrides: values by dotted key, e.g. {"train.lr": 1e-4}. A budget replaces the recipe's own.
+        overrides: values by dotted key, such as {"train.lr": 1e-4}. A budget replaces the recipe's own.
 
     Raises:
         UserError: no such recipe, unreadable file, unknown key, value out of range.
@@ -38,21 +40,27 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         except OSError as e:
             raise UserError(f"cannot read the recipe {name}: {e.strerror}") from None
         except UnicodeDecodeError:
-            raise UserError(f"cannot read the recipe {name}: it is no UTF-8 text") from None
+            raise UserError(f"cannot read the recipe {name}: it is not UTF-8 text") from None
     elif name in names():
         text = (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
     else:
-        near = difflib.get_close_matches(name, names(), 1, 0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"no recipe is called {name!r}: {hint}there are {', '.join(names())}, or name a .toml file")
+        raise UserError(_unknown_recipe(name))
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise UserError(f"{name} is not valid TOML: {e}") from None
     for key, value in (overrides or {}).items():
-        _set(values, key, value)
-    _unfit(values, overrides or {})
+        set_value(values, key, value)
+    _keep_chosen(values, overrides or {})
     return parse(values)
+
+
+def _unknown_recipe(name: str) -> str:
+    if Path(name).exists():
+        return f"{name} is not a recipe: to train on your images, use fromnoise train images --data {name}"
+    near = difflib.get_close_matches(name, names(), 1, 0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no recipe is called {name!r}: {hint}choose from {', '.join(names())}, or name a .toml file"
 
 
 def parse(values: dict[str, Any]) -> Recipe:
@@ -67,23 +75,69 @@ def parse(values: dict[str, Any]) -> Recipe:
         raise UserError(_explain(e.errors()[0])) from None
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
+def component_keys() -> dict[str, Component]:
+    """The dotted keys whose values are components."""
+    return {key: marker for key, _, marker in _fields(Recipe) if marker is not None}
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any, Component | None]]:
+    """Dotted key, field and component marker of every key of a section and its sections."""
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{name}"
+        marker = next((m for m in _metadata(field) if isinstance(m, Component)), None)
+        if marker is None and isinstance(field.default, BaseModel):
+            yield from _fields(type(field.default), f"{key}.")
+        elif name != "published":
+            yield key, field, marker
+
+
+def _metadata(field: Any) -> list[Any]:
+    """The metadata of an annotation, also within an optional one."""
+    found = list(field.metadata)
+    for part in getattr(field.annotation, "__args__", ()):
+        found += getattr(part, "__metadata__", ())
+    return found
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested values.
+
+    The name of a component keeps those options of the former one that it has too. A budget replaces another.
+
+    Raises:
+        UserError: the key leads through a value that is no section.
+    """
     *parts, last = key.split(".")
+    components = component_keys()
+    if last == "kind" and ".".join(parts) in components:
+        *parts, last = parts
+    section: dict[str, Any] = values
+    path = ""
     for part in parts:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise UserError(f"unknown key {key}: {part} is a value, not a part of the recipe")
-    if parts == ["train"] and last in BUDGETS:
+        path = f"{path}.{part}" if path else part
+        inner: Any = section.setdefault(part, {})
+        if isinstance(inner, str) and path in components:
+            inner = section[part] = {"kind": inner}
+        if not isinstance(inner, dict):
+            raise UserError(f"unknown key {key}: {path} is a value, not a section of the recipe")
+        section = inner
+    whole = f"{path}.{last}" if path else last
+    if path == "train" and last in BUDGETS:
         for other in BUDGETS:
-            values.pop(other, None)
-    values[last] = value
+            section.pop(other, None)
+    if whole in components and isinstance(value, str):
+        marker, former = components[whole], section.get(last)
+        if isinstance(former, dict) and value in registry.names(marker.family):
+            kept = registry.options(marker.family, value)
+            value = {"kind": value} | {k: v for k, v in former.items() if k in kept}
+    section[last] = value
 
 
-def _unfit(values: dict[str, Any], said: dict[str, Any]) -> None:
-    """What the user says is not chosen for them."""
+def _keep_chosen(values: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """What the user sets is not chosen automatically."""
     train = values.get("train")
-    if isinstance(train, dict) and isinstance(train.get("autosize"), list) and "train.autosize" not in said:
-        train["autosize"] = [key for key in train["autosize"] if key not in said]
+    if isinstance(train, dict) and isinstance(train.get("autosize"), list) and "train.autosize" not in chosen:
+        train["autosize"] = [key for key in train["autosize"] if key not in chosen]
 
 
 def change(recipe: Recipe, values: dict[str, Any]) -> Recipe:
@@ -94,59 +148,87 @@ def change(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """
     plain = recipe.model_dump(exclude_none=True)
     for key, value in values.items():
-        _set(plain, key, value)
+        set_value(plain, key, value)
     return parse(plain)
 
 
 def _explain(error: Any) -> str:
+    """One line for a validation error."""
     where = [str(p) for p in error["loc"]]
-    key = ".".join(where)
+    key, value, message = ".".join(where), error["input"], str(error["msg"]).removeprefix("Value error, ")
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, OptionError):
+        key, value, message = ".".join([key, cause.key] if cause.key else [key]), cause.value, str(cause)
+        if cause.unknown:
+            return f"unknown key {key} in the recipe: {message}"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, keys(), 1, 0.4) or difflib.get_close_matches(
-            where[-1], [k.split(".")[-1] for k in keys()], 1
+        same = [k for k in keys() if k.split(".")[0] == where[0] and k.split(".")[-1] == where[-1]]
+        near = (
+            same
+            or difflib.get_close_matches(key, keys(), 1, 0.4)
+            or difflib.get_close_matches(where[-1], [k.split(".")[-1] for k in keys()], 1)
         )
         return f"unknown key {key} in the recipe" + (f": did you mean {near[0]}?" if near else "")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{key} = {error['input']!r}: {message}" if key else message
+    return f"{key} = {value!r}: {message}" if key else message
 
 
 def keys() -> dict[str, tuple[str, Any]]:
-    """Every dotted key with its help and its default."""
+    """Every dotted key with its help and its default; the options of components below the components' keys."""
     out: dict[str, tuple[str, Any]] = {}
-    for name, field in Recipe.model_fields.items():
-        if isinstance(field.default, Part):
-            for inner, f in type(field.default).model_fields.items():
-                out[f"{name}.{inner}"] = (f.description or "", f.default)
-        else:
-            out[name] = (field.description or "", field.default)
+    for key, field, marker in _fields(Recipe):
+        if marker is None:
+            out[key] = (field.description or "", field.default)
+            continue
+        known = registry.names(marker.family)
+        out[key] = (f"{marker.description}: {', '.join(known)}", field.default)
+        for name in known:
+            for option in registry.options(marker.family, name).values():
+                default = None if option.default is registry.REQUIRED else option.default
+                out.setdefault(f"{key}.{option.name}", (f"{name}: {option.help}", default))
     return out
 
 
 def difference(a: Recipe, b: Recipe, ignore: tuple[str, ...] = ()) -> list[str]:
     """The dotted keys in which two recipes differ, each with both values."""
+    before, after = _flat(a.model_dump()), _flat(b.model_dump())
     return [
-        f"{key} is {get(a, key)!r} there and {get(b, key)!r} here"
-        for key in keys()
-        if key not in ignore and get(a, key) != get(b, key)
+        f"{key} is {before.get(key)!r} there and {after.get(key)!r} here"
+        for key in dict.fromkeys([*before, *after])
+        if key not in ignore and before.get(key) != after.get(key)
     ]
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
 def get(recipe: Recipe, key: str) -> Any:
-    """The value of a dotted key."""
+    """The value of a dotted key; None where the component has no such option."""
     value: Any = recipe
     for part in key.split("."):
-        value = getattr(value, part)
+        value = getattr(value, part, None)
     return value
 
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML, every key written out; keys that are left out have no value."""
     plain = recipe.model_dump(mode="json", exclude_none=True)
-    lines = [f"{k} = {_literal(v)}" for k, v in plain.items() if not isinstance(v, dict)]
-    for part, values in plain.items():
-        if isinstance(values, dict):
-            lines += ["", f"[{part}]", *(f"{k} = {_literal(v)}" for k, v in values.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join(_table(plain, "")).lstrip("\n") + "\n"
+
+
+def _table(values: dict[str, Any], name: str) -> Iterator[str]:
+    """A table's lines: its values, components without options as their name, then its sub-tables."""
+    plain = {k: v["kind"] if isinstance(v, dict) and set(v) == {"kind"} else v for k, v in values.items()}
+    if name:
+        yield from ("", f"[{name}]")
+    yield from (f"{k} = {_literal(v)}" for k, v in plain.items() if not isinstance(v, dict))
+    for key, inner in plain.items():
+        if isinstance(inner, dict):
+            yield from _table(inner, f"{name}.{key}" if name else key)
 
 
 def _literal(value: Any) -> str:

@@ -1,9 +1,12 @@
-"""The whole recipe, and what its parts must agree on."""
+"""The whole recipe, and the rules by which its sections must agree."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 from pydantic import model_validator
 
+from fromnoise.config.component import Component, Section
 from fromnoise.config.sections import (
     ClusteringConfig,
     DataConfig,
@@ -11,98 +14,118 @@ from fromnoise.config.sections import (
     EMAConfig,
     EvaluationConfig,
     LossConfig,
-    NetworkConfig,
-    Part,
     SamplingConfig,
     TrainConfig,
 )
 
 BUDGETS = ("steps", "epochs", "images", "minutes")
-"""Keys of ``train`` of which one says how long."""
+"""Keys of ``train`` of which exactly one sets the length of training."""
 
 
-class Recipe(Part):
+class Recipe(Section):
     """Every choice of a run."""
 
     name: str = "custom"
-    """of the recipe; runs/NAME is its folder"""
+    """of the recipe; runs/NAME is the default run directory"""
     about: str = ""
     """one line for the list of recipes"""
     cost: str = ""
-    """what training takes, and who measured it"""
+    """cost of training, and who measured it"""
     quality: str = ""
-    """what comes out, and who measured it"""
+    """quality of the samples, and who measured it"""
     data: DataConfig = DataConfig()
-    network: NetworkConfig = NetworkConfig()
+    network: Annotated[Any, Component("network", "unet", "network")] = "unet"
     diffusion: DiffusionConfig = DiffusionConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig(steps=10_000)
     ema: EMAConfig = EMAConfig()
     sample: SamplingConfig = SamplingConfig()
+    published: SamplingConfig | None = None
+    """how the published system samples, for ``fromnoise sample --as-published``"""
     evaluation: EvaluationConfig = EvaluationConfig()
     clustering: ClusteringConfig = ClusteringConfig()
 
-    @model_validator(mode="after")
-    def _agree(self) -> Recipe:
-        budget = [k for k in BUDGETS if getattr(self.train, k) is not None]
-        if len(budget) != 1:
-            raise ValueError(f"train needs one budget of {', '.join(BUDGETS)}; it has {' and '.join(budget) or 'none'}")
-        continuous = self.diffusion.schedule == "cosine-continuous"
-        if continuous and (self.diffusion.target == "mean" or self.loss.weighting in ("bound", "hybrid")):
-            raise ValueError(
-                "target mean and weightings bound and hybrid need a table of steps: "
-                "take schedule linear, cosine or sigmoid"
-            )
-        if self.loss.weighting in ("bound", "hybrid") and self.diffusion.steps < 2:
-            raise ValueError(f"weighting {self.loss.weighting} needs at least 2 diffusion steps")
-        learned, weighting = self.diffusion.learned_variance, self.loss.weighting
-        if (learned and weighting not in ("hybrid", "bound")) or (weighting == "hybrid" and not learned):
-            raise ValueError(
-                "a learned variance is trained by the bound: set both diffusion.learned_variance true and "
-                "loss.weighting hybrid (or bound), or neither"
-            )
-        if self.diffusion.zero_terminal:
-            self._agree_on_zero_terminal(continuous)
-        if self.sample.steps is not None and not continuous and self.sample.steps > self.diffusion.steps:
-            raise ValueError(
-                f"sample.steps {self.sample.steps} is more than diffusion.steps {self.diffusion.steps}: "
-                "take at most that many"
-            )
-        if self.train.batch % self.train.accumulate:
-            raise ValueError(
-                f"train.batch {self.train.batch} cannot be taken in {self.train.accumulate} equal parts: "
-                "change one of train.batch and train.accumulate"
-            )
-        if self.train.weight_decay and self.train.optimizer != "adamw":
-            raise ValueError("train.weight_decay is of AdamW: set train.optimizer adamw, or leave it out")
-        if self.data.labels and self.data.attributes:
-            raise ValueError("a model is told labels or attributes: set one of data.labels and data.attributes")
-        told = self.data.labels or self.data.attributes or self.pseudo_labels
-        if self.sample.guidance != 1 and not told:
-            raise ValueError("sample.guidance needs a model that is told labels: set data.labels true, or leave it out")
-        if self.network.kind != "unet" and (told or self.loss.self_conditioning or self.diffusion.learned_variance):
-            raise ValueError(
-                f"network {self.network.kind} takes no labels or clusters, no self-conditioning and learns no "
-                "variance: take network.kind unet"
-            )
-        return self
+    @property
+    def timesteps(self) -> int | None:
+        """T of a beta schedule; None for a continuous one."""
+        schedule = self.diffusion.schedule
+        betas = getattr(schedule, "betas", None)
+        return len(betas) if betas is not None else getattr(schedule, "steps", None)
 
     @property
     def pseudo_labels(self) -> int:
-        """How many clusters of the data the model is told at most: none, if it is told labels or attributes."""
+        """The largest number of pseudo-labels: none, if the model is conditioned on labels or attributes."""
         return 0 if self.data.labels or self.data.attributes else self.data.pseudo_labels
 
-    def _agree_on_zero_terminal(self, continuous: bool) -> None:
-        if continuous or self.diffusion.steps < 2:
-            raise ValueError("zero_terminal rescales a table of steps: take schedule linear, cosine or sigmoid")
-        if self.diffusion.target == "eps":
+    @model_validator(mode="after")
+    def _check_budget(self) -> Recipe:
+        budget = [k for k in BUDGETS if getattr(self.train, k) is not None]
+        if len(budget) != 1:
+            raise ValueError(f"train needs one budget of {', '.join(BUDGETS)}; it has {' and '.join(budget) or 'none'}")
+        if self.train.batch % self.train.accumulate:
             raise ValueError(
-                "with zero_terminal the last step is noise alone, of which target eps says no image: take v or x0"
+                f"train.batch {self.train.batch} is not divisible by train.accumulate {self.train.accumulate}: "
+                "change one of them"
             )
-        if self.loss.weighting in ("min-snr", "p2"):
+        return self
+
+    @model_validator(mode="after")
+    def _check_diffusion(self) -> Recipe:
+        schedule, target, objective = (
+            c.kind for c in (self.diffusion.schedule, self.diffusion.target, self.loss.objective)
+        )
+        if self.timesteps is None and (target == "posterior-mean" or objective in ("vlb", "hybrid")):
             raise ValueError(
-                f"weighting {self.loss.weighting} is 0 where there is noise alone: with zero_terminal sampling would "
-                "begin with what was not learned; take weighting simple"
+                "target posterior-mean and objectives vlb and hybrid need a beta schedule: "
+                f"choose diffusion.schedule linear, cosine or sigmoid, not {schedule}"
             )
-        if self.sample.grid in ("logsnr", "karras"):
-            raise ValueError(f"with zero_terminal grid {self.sample.grid} has no log-SNR to begin at: take uniform")
+        if objective in ("vlb", "hybrid") and self.timesteps is not None and self.timesteps < 2:
+            raise ValueError(f"objective {objective} needs at least 2 diffusion steps")
+        learned = self.diffusion.learned_variance
+        if (learned and objective not in ("hybrid", "vlb")) or (objective == "hybrid" and not learned):
+            raise ValueError(
+                "a learned variance is trained by the variational bound: set both diffusion.learned_variance true and "
+                "loss.objective hybrid (or vlb), or neither"
+            )
+        if self.diffusion.zero_terminal_snr:
+            self._check_zero_terminal_snr()
+        for sample in (self.sample, self.published):
+            if sample is not None and sample.steps is not None and sample.steps > (self.timesteps or sample.steps):
+                raise ValueError(
+                    f"sample.steps {sample.steps} is more than the {self.timesteps} steps of the schedule: "
+                    "use at most that many"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_conditions(self) -> Recipe:
+        if self.data.labels and self.data.attributes:
+            raise ValueError(
+                "a model is conditioned on labels or on attributes: set one of data.labels and data.attributes"
+            )
+        if self.sample.guidance != 1 and not (self.data.labels or self.data.attributes or self.pseudo_labels):
+            raise ValueError(
+                "sample.guidance needs a conditional model: set data.labels true, or leave sample.guidance out"
+            )
+        return self
+
+    def _check_zero_terminal_snr(self) -> None:
+        if self.timesteps is None or self.timesteps < 2:
+            raise ValueError(
+                "zero_terminal_snr rescales a beta schedule: choose diffusion.schedule linear, cosine or sigmoid"
+            )
+        if self.diffusion.target.kind == "eps":
+            raise ValueError(
+                "with zero_terminal_snr the last step is pure noise, where target eps does not determine x_0: "
+                "choose diffusion.target v or x0"
+            )
+        if self.loss.weighting.kind in ("min-snr", "p2", "snr"):
+            raise ValueError(
+                f"weighting {self.loss.weighting.kind} is 0 at pure noise, so with zero_terminal_snr the level at which "
+                "sampling starts is never trained: choose loss.weighting constant"
+            )
+        if self.sample.grid is not None and self.sample.grid.kind in ("logsnr", "karras"):
+            raise ValueError(
+                f"grid {self.sample.grid.kind} needs a finite log-SNR at t = 1, which zero_terminal_snr removes: "
+                "choose sample.grid uniform"
+            )

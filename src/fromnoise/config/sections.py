@@ -1,10 +1,12 @@
-"""The parts of a recipe: every key with its type, its bounds, its default and its help."""
+"""The sections of a recipe: every key with its type, bounds, default and help."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from fromnoise.config.component import Component, Section
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -14,30 +16,34 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1, le=16384)]
 
 
-def _size(value: Any) -> Any:
-    """One side is both; "auto" takes back a size that a recipe names."""
+def parse_size(value: Any) -> Any:
+    """(height, width) from one side, ``32x48`` or a pair; "auto" is None.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     if value == "auto":
         return None
+    if isinstance(value, str):
+        parts = value.lower().split("x")
+        if not 1 <= len(parts) <= 2 or not all(p.strip().isdecimal() for p in parts):
+            raise ValueError("write a side, such as 32, or height x width, such as 32x48")
+        value = [int(p) for p in parts]
+        value = value * 2 if len(value) == 1 else value
     return (value, value) if isinstance(value, int) else value
 
 
-def _pair(value: Any) -> Any:
-    """Two numbers, also as the words ``a,b`` of a flag."""
+def parse_pair(value: Any) -> Any:
+    """Two numbers, also written ``a,b``."""
     return tuple(value.split(",")) if isinstance(value, str) else value
 
 
-class Part(BaseModel):
-    """Frozen, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
-
-
-class DataConfig(Part):
+class DataConfig(Section):
     """What is learned."""
 
     source: str = "digits"
     """data SPEC: a named set, hub:owner/name, or a path; SPEC:split picks a split"""
-    size: Annotated[tuple[Side, Side] | None, BeforeValidator(_size)] = None
+    size: Annotated[tuple[Side, Side] | None, BeforeValidator(parse_size)] = None
     """side in pixels, or [height, width]; left out, or "auto": that of the data"""
     channels: Count | None = None
     """left out: those of the data, so grey stays grey"""
@@ -57,96 +63,39 @@ class DataConfig(Part):
     """a set larger than this as uint8 is decoded while training"""
 
 
-class NetworkConfig(Part):
-    """What learns it."""
+class DiffusionConfig(Section):
+    """The forward process, and what the network predicts."""
 
-    kind: Literal["unet", "pulfer", "simple"] = "unet"
-    """the general U-Net, or one of the two tutorial networks, which have no further options"""
-    width: Count = 64
-    """channels of the finest level"""
-    multipliers: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8)
-    """channels of each level as multiples of the width"""
-    blocks: Count = 2
-    """residual blocks a level on the way down"""
-    blocks_up: Count | None = None
-    """the same on the way up; left out: one more"""
-    attention_resolutions: tuple[Count, ...] = (16,)
-    """sides, in pixels, of the feature maps that get self-attention"""
-    middle_attention: bool = True
-    """attend at the coarsest level, between the two ways"""
-    heads: Count = 1
-    """attention heads"""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """within residual blocks"""
-    groups: Count = 8
-    """of the group normalisations"""
-    conditioning: Literal["add", "scale-shift"] = "add"
-    """how time enters a residual block"""
-    upsampling: Literal["nearest", "transposed", "shuffle"] = "nearest"
-    """nearest neighbour and a convolution, a transposed convolution, or squares of pixels made of channels"""
-    patch: Count = 1
-    """pixel-unshuffle at the input by this factor"""
-    positions: bool = False
-    """tell the network where each pixel lies: for images that are aligned"""
-    time_dim: Count | None = None
-    """sinusoids of the time embedding; left out: the width"""
-    init: Literal["torch", "variance-scaling"] = "torch"
-    """initialisation of the weights"""
-    recompute: bool = False
-    """forget what blocks compute and do it again going back: far less memory, training about a third slower"""
-    zero_output: bool = False
-    """start the last convolution of each block, of attention and of the network at zero"""
-
-
-class DiffusionConfig(Part):
-    """The noise, and what the network says of it."""
-
-    schedule: Literal["linear", "cosine", "sigmoid", "cosine-continuous"] = "linear"
-    """three tables of betas, or the cosine in continuous time"""
-    steps: Count = 1000
-    """T of a table"""
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    """of the linear schedule, at T = 1000"""
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """of the linear schedule, at T = 1000"""
-    rescale: bool = True
-    """scale the linear betas by 1000/T, so that any T ends in noise; false takes them literally"""
-    zero_terminal: bool = False
-    """rescale the table so that it ends in pure noise, for true black and true white (Lin et al. 2023)"""
-    target: Literal["eps", "x0", "v", "karras", "mean"] = "eps"
-    """what the network regresses; karras: unit variance in and out, for images of this deviation"""
-    deviation: Positive = 0.5
-    """of the images' values in [-1, 1], for target karras"""
+    schedule: Annotated[Any, Component("schedule", "linear", "noise schedule")] = "linear"
+    target: Annotated[Any, Component("target", "eps", "what the network regresses")] = "eps"
+    zero_terminal_snr: bool = False
+    """rescale the betas to zero terminal SNR, for true black and true white (Lin et al. 2024)"""
     learned_variance: bool = False
-    """the network also says the variance of each reverse step; trained by weighting hybrid or bound"""
+    """the network also predicts the variance of each reverse step; trained by objective hybrid or vlb"""
 
 
-class LossConfig(Part):
-    """What is minimised."""
+class LossConfig(Section):
+    """What training minimizes."""
 
-    metric: Literal["mse", "mae", "huber"] = "mse"
-    """distance from output to target"""
-    weighting: Literal["simple", "min-snr", "p2", "bound", "hybrid"] = "simple"
-    """of the levels; bound is the true variational one; hybrid takes it for the learned variance, else simple"""
-    gamma: Positive | None = None
-    """of min-snr (5 if left out) or p2 (1 if left out)"""
-    k: Positive = 1.0
-    """of p2"""
-    times: Literal["uniform", "stratified", "lognormal", "importance"] = "uniform"
-    """how t is drawn; lognormal: ln(sigma/alpha) is normal; importance follows the size of the loss, for bound"""
-    noise_mean: float = -1.2
-    """of ln(sigma/alpha), for times lognormal"""
-    noise_deviation: Positive = 1.2
-    """of ln(sigma/alpha), for times lognormal"""
+    objective: Annotated[Any, Component("objective", "simple", "L_simple, the variational bound, or both")] = "simple"
+    distance: Annotated[Any, Component("distance", "mse", "distance of the network's output to its target")] = "mse"
+    weighting: Annotated[
+        Any, Component("weighting", "constant", "weight of a noise level, for objectives simple and hybrid")
+    ] = "constant"
+    time_sampler: Annotated[
+        Any, Component("time_sampler", "uniform", "how t is drawn; importance is for objective vlb")
+    ] = "uniform"
     offset_noise: NotNegative = 0.0
-    """strength of extra noise per image and channel"""
+    """strength of extra noise per image and channel (Guttenberg 2023)"""
     self_conditioning: bool = False
-    """half of the steps show the network its own first estimate"""
+    """in half of the steps the network sees its own first estimate of x_0 (Chen et al. 2022)"""
+    self_conditioning_clip: bool = True
+    """clip that estimate to [-1, 1]"""
     label_dropout: Share = 0.1
-    """share of labels hidden from a conditional model"""
+    """probability that a condition is replaced by the null condition, for classifier-free guidance"""
 
 
-class TrainConfig(Part):
+class TrainConfig(Section):
     """How it is minimised. Exactly one of steps, epochs, images, minutes is the budget."""
 
     steps: Count | None = None
@@ -161,14 +110,9 @@ class TrainConfig(Part):
     """images a step, over all processes"""
     accumulate: Count = 1
     """parts in which each process takes its share of a batch"""
-    optimizer: Literal["adam", "adamw", "muon"] = "adam"
-    """Adam, Adam with decoupled weight decay, or orthogonalised momentum for matrices and Adam for the rest"""
+    optimizer: Annotated[Any, Component("optimizer", "adam", "optimizer")] = "adam"
     lr: Positive = 2e-4
     """learning rate"""
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """of Adam"""
-    weight_decay: NotNegative = 0.0
-    """of AdamW"""
     warmup: Annotated[int, Field(ge=0)] = 0
     """steps of linear rise"""
     decay: Literal["constant", "linear", "cosine"] = "constant"
@@ -197,7 +141,7 @@ class TrainConfig(Part):
     """steps between two checkpoints, as well"""
 
 
-class EMAConfig(Part):
+class EMAConfig(Section):
     """Moving averages of the weights.
 
     Sampling uses the first average, counting decays before widths; without any it uses the raw weights.
@@ -225,52 +169,41 @@ class EMAConfig(Part):
         return self
 
 
-class SamplingConfig(Part):
-    """How pictures are drawn, unless told otherwise."""
+class SamplingConfig(Section):
+    """How samples are drawn, unless other values are given."""
 
-    sampler: Literal[
-        "ancestral", "ddim", "euler", "heun", "dpmpp-2m", "dpmpp-3m", "dpmpp-2m-sde", "unipc", "ipndm", "pc", "sde"
-    ] = "ancestral"
-    """what a step does"""
+    sampler: Annotated[Any, Component("sampler", "ancestral", "sampler")] = "ancestral"
     steps: Count | None = None
-    """steps; left out: T of a table, 250 of a continuous schedule. heun and pc evaluate the network twice a step"""
-    grid: Literal["uniform", "quadratic", "logsnr", "karras", "trailing", "leading"] = "uniform"
-    """where the steps are"""
-    variance: Share | None = None
-    """of the ancestral rule: 0 small (beta tilde) to 1 large (beta); left out: the learned one, or small"""
-    eta: Share = 0.0
-    """of ddim: 0 deterministic, 1 ancestral"""
-    churn: NotNegative = 0.0
-    """of heun: share by which the noise is raised before each step"""
-    langevin_snr: Positive = 0.16
-    """of pc: how long a Langevin step is"""
+    """number of steps; left out: the sampler's default. Samplers heun and pc evaluate the network twice in a step"""
+    grid: Annotated[Any, Component("grid", "uniform", "time grid; left out: the sampler's default")] | None = None
     clip: bool = True
-    """clip x_0 to the range of pixels at each step"""
-    guidance: NotNegative = 1.0
-    """scale of classifier-free guidance; 1 is none"""
-    rescale: Share = 0.0
-    """share in which guided images get the contrast of unguided ones back; 0.7 where they are overexposed"""
-    interval: Annotated[tuple[Share, Share] | None, BeforeValidator(_pair)] = None
-    """times t, from and to, between which guidance acts; left out: at all"""
-    interval_logsnr: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
-    """the same in log-SNR"""
+    """clip the predicted x_0 to [-1, 1] in each step"""
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
-    """quantile of dynamic thresholding, such as 0.995, in place of clip"""
+    """quantile of dynamic thresholding, such as 0.995, in place of clip (Saharia et al. 2022)"""
+    guidance: NotNegative = 1.0
+    """guidance scale; 1 is none"""
+    guidance_method: Annotated[Any, Component("guidance", "classifier-free", "how the scale is applied")] = (
+        "classifier-free"
+    )
+    interval: Annotated[tuple[Share, Share] | None, BeforeValidator(parse_pair)] = None
+    """guide at times t between these two only, such as 0.2,0.8; left out: at all times"""
+    interval_logsnr: Annotated[tuple[float, float] | None, BeforeValidator(parse_pair)] = None
+    """the same interval in log-SNR"""
     truncation: Positive | None = None
-    """largest size of the numbers that noise is made of; smaller is less varied; left out: unbounded"""
+    """largest absolute value of the Gaussian noise; smaller gives less varied samples; left out: unbounded"""
     count: Annotated[int, Field(ge=0)] = 64
-    """pictures drawn after training"""
+    """samples drawn after training"""
 
     @model_validator(mode="after")
-    def _agree(self) -> SamplingConfig:
+    def _check_intervals(self) -> SamplingConfig:
         if self.interval is not None and self.interval_logsnr is not None:
-            raise ValueError("guidance has one interval: in t, or in log-SNR")
+            raise ValueError("give interval or interval_logsnr, not both")
         if any(span is not None and not span[0] < span[1] for span in (self.interval, self.interval_logsnr)):
             raise ValueError("an interval of guidance runs from a smaller number to a larger one")
         return self
 
 
-class EvaluationConfig(Part):
+class EvaluationConfig(Section):
     """Evaluations of samples during training; the weights with the least Frechet distance become best.safetensors."""
 
     times: Annotated[int, Field(ge=0)] = 0
@@ -283,7 +216,7 @@ class EvaluationConfig(Part):
     """features of the distances; auto: classifier for data with labels, otherwise self-supervised"""
 
 
-class ClusteringConfig(Part):
+class ClusteringConfig(Section):
     """Clustering by EM, for ``fromnoise cluster`` and ``fromnoise assign``."""
 
     count: Annotated[int, Field(ge=2)] = 10

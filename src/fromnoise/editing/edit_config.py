@@ -10,7 +10,7 @@ from torch import Tensor
 from fromnoise.config import SamplingConfig
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.rng import Noise
-from fromnoise.model import Model, Wrapper, no_wrapper, sampler
+from fromnoise.model import Model, Wrapper, no_wrapper
 from fromnoise.pipeline import SamplingRun
 from fromnoise.utils.device import ComputeConfig
 
@@ -54,7 +54,7 @@ class EditConfig:
         config = self.config if self.label is not None else self.config.model_copy(update={"guidance": 1.0})
         return SamplingRun(
             self.model.guided(config, self.wrap, wrap_outermost),
-            sampler(config, self.model),
+            self.model.sampler(config),
             self.model.levels(config),
             self.model.noise(config, self.ids, self.seed),
             begin,

@@ -12,7 +12,7 @@ from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.samplers import DDIM, Ancestral, Sampler
 from fromnoise.diffusion.sampling import initial_noise, sampling_loop, uniform
 from fromnoise.diffusion.schedules import NoiseLevel
-from fromnoise.model import Model, sampler
+from fromnoise.model import Model
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -99,7 +99,7 @@ def interpolate(
     a, b = levels[first].noisy(x0, eps).split(1)
     noise = Noise(seed, torch.zeros(points, dtype=torch.long))  # the same for all points
     x = _denoise_along(
-        model, compute, config, sampler(config, model), levels[first:], (1 - weight) * a + weight * b, noise
+        model, compute, config, model.sampler(config), levels[first:], (1 - weight) * a + weight * b, noise
     )
     return to_uint8(x).cpu()
 

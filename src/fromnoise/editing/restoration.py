@@ -10,7 +10,7 @@ from torch import Tensor
 from fromnoise.diffusion.inverse import MMPS, InverseSolver, LinearOperator
 from fromnoise.diffusion.sampling import initial_noise
 from fromnoise.editing.edit_config import EditConfig
-from fromnoise.pipeline import SampleStep, follow
+from fromnoise.pipeline import SampleStep
 
 
 def restore(
@@ -43,7 +43,7 @@ def restore(
         lambda noise, like: initial_noise(shape, noise, like), lambda denoise: solver.denoiser(denoise, operator, y)
     )
     run = replace(run, sampler=solver.sampler(run.sampler, operator, y))
-    return _projected(follow(run, edit.compute, edit.batch), operator, y)
+    return _projected(run.steps(edit.compute, edit.batch), operator, y)
 
 
 def _projected(steps: Iterator[SampleStep], operator: LinearOperator, y: Tensor) -> Iterator[SampleStep]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.editing.edit_config import EditConfig
-from fromnoise.pipeline import SampleStep, follow
+from fromnoise.pipeline import SampleStep
 from fromnoise.utils.errors import UserError
 
 
@@ -43,4 +43,4 @@ def vary(edit: EditConfig, x0: Tensor, depth: float) -> Iterator[SampleStep]:
 
     run = edit.sampling_run(begin)
     levels = [top, *(level for level in run.levels if level.t < top.t)]
-    return follow(replace(run, levels=levels), edit.compute, edit.batch)
+    return replace(run, levels=levels).steps(edit.compute, edit.batch)

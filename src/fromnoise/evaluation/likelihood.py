@@ -158,7 +158,7 @@ class LikelihoodEvaluator:
         """
         elbo = self.elbo()
         if elbo.steps < 2:
-            raise UserError("a model with one step has no bound: train with --diffusion.steps 2 or more")
+            raise UserError("a model with one step has no bound: train with --diffusion.schedule.steps 2 or more")
         if sampled_steps is None or sampled_steps >= elbo.steps:
             parts = self._by_batch(pixels, labels, lambda *batch: _all_steps(elbo, *batch), on_progress)
         else:

@@ -77,8 +77,13 @@ def check_loss(reports: Reports, model: Model, data: Data) -> Iterator[Finding]:
     """
     config = model.recipe.loss
     measured = [r["held_out_raw"] for r in reports if r.get("held_out_raw") is not None]
-    target = model.recipe.diffusion.target
-    if not measured or config.metric != "mse" or config.weighting != "simple" or target not in linear_losses:
+    target = model.recipe.diffusion.target.kind
+    if (
+        not measured
+        or config.distance.kind != "mse"
+        or config.weighting.kind != "constant"
+        or target not in linear_losses
+    ):
         return
     count = min(_IMAGES, len(data.train))
     images = data.train.get(shuffled_indices(len(data.train), 0, range(count)))

@@ -16,7 +16,7 @@ from fromnoise.data import Images, Shape, StreamedImages, open_source, shuffled_
 from fromnoise.data.dataset import open_image
 from fromnoise.data.decoding import display_size
 from fromnoise.model import Model
-from fromnoise.pipeline import SampleStep, draw
+from fromnoise.pipeline import SampleStep, sample_steps
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -205,7 +205,9 @@ class ModelSource(ImageSource):
 
     def _steps(self, ids: Tensor) -> Iterator[SampleStep]:
         batch = max(1, len(ids))
-        return draw(self._model, self._config, self._compute, ids=ids, seed=self._seed, label=self._label, batch=batch)
+        return sample_steps(
+            self._model, self._config, self._compute, ids=ids, seed=self._seed, label=self._label, batch=batch
+        )
 
     def _count_evaluations(self, net: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._evaluations += len(inputs[0])

@@ -25,6 +25,8 @@ class PulferUNet(nn.Module):
     Source: Brian Pulfer, "Generating images with DDPMs: A PyTorch implementation".
     """
 
+    fixed_size = True
+
     def __init__(
         self,
         in_channels: int = 1,

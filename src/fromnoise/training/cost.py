@@ -42,7 +42,7 @@ def estimate(model: Model, compute: ComputeConfig, images: int = 4) -> CostEstim
     recipe = model.recipe.train
     images = min(images, recipe.batch)
     compute.to_device(model.denoiser).train()
-    objective = model.objective()
+    objective = model.diffusion_loss()
     x0 = torch.zeros(images, *model.dataset_info.shape, device=compute.device).contiguous(
         memory_format=compute.memory_format
     )

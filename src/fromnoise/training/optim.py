@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fromnoise import registry
 from fromnoise.config import TrainConfig
 from fromnoise.optim import Optimizer
-from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -62,20 +61,8 @@ def learning_rate(config: TrainConfig, step: int, budget_used: float) -> float:
 
 
 def optimizer_from_config(config: TrainConfig) -> Optimizer:
-    """The registered optimizer that a recipe names, with the recipe's options.
-
-    Raises:
-        UserError: an option does not apply to the optimizer.
-    """
-    options: dict[str, object] = {"betas": config.betas}
-    if config.optimizer == "adamw":
-        options["weight_decay"] = config.weight_decay
-    elif config.weight_decay:
-        raise UserError(
-            f"train.weight_decay {config.weight_decay:g} has no effect on the optimizer {config.optimizer}: "
-            "set it to 0, or set train.optimizer to adamw"
-        )
-    return registry.build("optimizer", config.optimizer, options)
+    """The optimizer that a recipe names, with its options."""
+    return registry.build("optimizer", config.optimizer.kind, config.optimizer.options())
 
 
 class OptimizerStep:

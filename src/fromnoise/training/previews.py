@@ -14,7 +14,7 @@ from fromnoise.config import SamplingConfig
 from fromnoise.data import Data, shuffled_indices
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model import Model
-from fromnoise.pipeline import Pictures, collect, draw, noised
+from fromnoise.pipeline import Samples, collect, forward_process, sample_steps
 from fromnoise.reporting import image_io, plots
 from fromnoise.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
@@ -39,7 +39,8 @@ class Previews:
         )
         image_io.save(image_io.grid(first), self.folder.samples / "first_batch.png")
         image_io.save(
-            image_io.forward_strip(*noised(model.schedule, first[:6], recipe.seed)), self.folder.path / "forward.png"
+            image_io.forward_strip(*forward_process(model.schedule, first[:6], recipe.seed)),
+            self.folder.path / "forward.png",
         )
 
     def preview(self, trainer: Trainer) -> None:
@@ -81,11 +82,13 @@ class Previews:
 
     def _draw(
         self, trainer: Trainer, denoiser: Denoiser, config: SamplingConfig, count: int, bar: tqdm | None = None
-    ) -> Pictures:
+    ) -> Samples:
         own = trainer.model
-        model = Model(own.recipe, own.dataset_info, denoiser.eval(), own.schedule)
+        model = Model(own.recipe, own.dataset_info, denoiser.eval())
         label = "all" if own.dataset_info.class_names is not None else None
-        steps = draw(model, config, self.compute, ids=torch.arange(count), seed=own.recipe.train.seed, label=label)
+        steps = sample_steps(
+            model, config, self.compute, ids=torch.arange(count), seed=own.recipe.train.seed, label=label
+        )
         if bar is None:
             return collect(steps)
         return collect(steps, _FRAMES, lambda drawn: bar.update())

@@ -17,7 +17,7 @@ from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
 from fromnoise.evaluation.metrics.kid import KernelReference
 from fromnoise.evaluation.statistics import Moments, split_moments
 from fromnoise.model import Model
-from fromnoise.pipeline import collect, draw
+from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.errors import UserError
@@ -61,12 +61,12 @@ class SelfEvaluation:
         trainer = self._trainer
         trainer.refresh()
         own = trainer.model
-        model = Model(own.recipe, own.dataset_info, trainer.averaged.eval(), own.schedule)
+        model = Model(own.recipe, own.dataset_info, trainer.averaged.eval())
         steps = min(self._how.steps, own.schedule.steps or self._how.steps)
         config = SamplingConfig(sampler="ddim", steps=steps, clip=own.recipe.sample.clip)
         label = "all" if own.dataset_info.class_names is not None else None
         ids = torch.arange(self._how.samples)
-        images = collect(draw(model, config, trainer.compute, ids=ids, label=label, batch=_BATCH)).images
+        images = collect(sample_steps(model, config, trainer.compute, ids=ids, label=label, batch=_BATCH)).images
         features = self._extractor.features(images)
         distance = jackknifed_frechet(split_moments(features), self._moments)
         kernel = self._kernel.distance(features)

@@ -79,10 +79,10 @@ class Trainer:
         self.averaged = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
         self.optimizer_step = OptimizerStep(optimizer_from_config(recipe), model.denoiser, recipe.lr, compute.dtype)
         self._dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
-        objective = model.objective()
+        objective = model.diffusion_loss()
         self.time_sampler = objective.time_sampler
         self.objective = accelerator.prepare(objective)
-        self._held_out = model.objective()
+        self._held_out = model.diffusion_loss()
         self.stream = BatchStream(data.train, recipe.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
     def find_clusters(self) -> None:

@@ -1,0 +1,177 @@
+"""Recipe sections that choose a registered component: ``sampler = "ddim"`` or ``sampler = {kind = "ddim", eta = 0.5}``.
+
+The schema of each is made from the typed parameters of the component's constructor when it is first needed, so a
+component registered by a plug-in is understood like one of the package.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic_core import core_schema
+
+import fromnoise.diffusion
+import fromnoise.networks
+import fromnoise.optim
+from fromnoise import registry
+
+assert fromnoise.diffusion and fromnoise.networks and fromnoise.optim  # imported for the components that they register
+
+CUSTOM = "custom"
+"""The kind of a network that is no registered component: an own module given to ``Denoiser`` or ``load``."""
+_CHECKED = ("schedule", "weighting", "time_sampler", "sampler", "optimizer")
+"""Families whose constructors are cheap and need no context: they are called to check the options' values."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values, which are validated.
+
+        Raises:
+            ValidationError: unknown key or value out of range.
+        """
+        return type(self).model_validate(self.model_dump() | dict(update or {}))
+
+
+class ComponentConfig(Section):
+    """A component's name and its options, which are further attributes."""
+
+    kind: str
+
+    def options(self) -> dict[str, Any]:
+        """The options by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+
+
+class CustomNetwork(ComponentConfig):
+    """A network that a recipe cannot build."""
+
+    kind: Literal["custom"] = "custom"
+
+
+@dataclass(frozen=True)
+class Component:
+    """Annotates a recipe key whose value is a component: ``Annotated[Any, Component("sampler", "ddim", "help")]``.
+
+    Attributes:
+        family: as of ``registry.register``.
+        default: the kind where a table of options names none.
+        description: help of the key.
+    """
+
+    family: str
+    default: str
+    description: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Parse names and tables; what is parsed is dumped by its own schema."""
+        return core_schema.no_info_before_validator_function(
+            partial(parse_component, self.family, self.default), core_schema.any_schema()
+        )
+
+
+class OptionError(ValueError):
+    """A wrong option of a component.
+
+    Attributes:
+        key: the option, below the component's own key; "" for the component itself.
+        value: what was given.
+    """
+
+    def __init__(self, key: str, value: Any, message: str, unknown: bool = False) -> None:
+        """Keep the parts of the message; ``unknown`` if there is no such option."""
+        super().__init__(message)
+        self.key, self.value, self.unknown = key, value, unknown
+
+
+_MODELS: dict[tuple[str, str, Callable[..., Any]], type[ComponentConfig]] = {}
+
+
+def component_model(family: str, kind: str) -> type[ComponentConfig]:
+    """The schema of a component: ``kind`` and a field for each option.
+
+    Raises:
+        ValueError: no component is registered under the name.
+    """
+    if family == "network" and kind == CUSTOM:
+        return CustomNetwork
+    key = (family, kind, registry.get(family, kind))
+    if key not in _MODELS:
+        fields: dict[str, Any] = {"kind": (Literal[kind], kind)}  # pyright: ignore[reportInvalidTypeForm]
+        for option in registry.options(family, kind).values():
+            default = ... if option.default is registry.REQUIRED else option.default
+            fields[option.name] = (option.type, Field(default, description=option.help))
+        _MODELS[key] = create_model(f"{family}-{kind}", __base__=ComponentConfig, **fields)
+    return _MODELS[key]
+
+
+def parse_component(family: str, default: str, value: Any) -> ComponentConfig:
+    """A component's configuration from its name, a table, or itself.
+
+    Raises:
+        OptionError: unknown component or option, or a value that it refuses.
+    """
+    if isinstance(value, ComponentConfig):
+        return value
+    table = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, dict) else None
+    if table is None:
+        raise OptionError("", value, f"give the name of a {family.replace('_', ' ')}, or a table with its options")
+    kind = table.setdefault("kind", default)
+    try:
+        model = component_model(family, kind)
+    except ValueError as e:
+        raise OptionError("", kind, str(e)) from None
+    try:
+        parsed = model.model_validate(table)
+    except ValidationError as e:
+        raise _option_error(family, kind, model, e.errors()[0]) from None
+    if family in _CHECKED:
+        try:
+            registry.build(family, kind, parsed.options())
+        except (ValueError, TypeError) as e:
+            raise OptionError("", kind, str(e)) from None
+    return parsed
+
+
+def _option_error(family: str, kind: str, model: type[ComponentConfig], error: Any) -> OptionError:
+    key = ".".join(str(p) for p in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return OptionError(key, error["input"], str(error["msg"]).removeprefix("Value error, "))
+    known = [name for name in model.model_fields if name != "kind"]
+    near = difflib.get_close_matches(key, known, 1, 0.5)
+    what = f"{family.replace('_', ' ')} {kind}"
+    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'no options'}"
+    owners = [name for name in registry.names(family) if key in registry.options(family, name)]
+    if not near and owners:
+        hint += f"; {key} is an option of {', '.join(owners)}"
+    return OptionError(key, error["input"], f"{what} has no option {key}: {hint}", unknown=True)
+
+
+def to_config(family: str, value: object) -> ComponentConfig:
+    """The configuration of a component object: its registered name, and its options read from its attributes.
+
+    Raises:
+        ValueError: its class is not registered, or does not keep an option as an attribute of that name.
+    """
+    kind = registry.name_of(family, value)
+    if kind is None:
+        raise ValueError(
+            f"{type(value).__name__} is not registered: put @fromnoise.register({family!r}, NAME) on its class, so that "
+            "a file can name it"
+        )
+    found: dict[str, Any] = {"kind": kind}
+    for name in registry.options(family, kind):
+        if not hasattr(value, name):
+            raise ValueError(f"{type(value).__name__} must keep its option {name} as an attribute")
+        option = getattr(value, name)
+        found[name] = option.tolist() if hasattr(option, "tolist") else option
+    return parse_component(family, kind, found)
