@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise import config as recipes
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.model import build
 from fromnoise.utils.errors import UserError
 
 
