@@ -224,6 +224,12 @@ def test_solvers_pass_on_the_learned_variance():
     assert math.isfinite(float(prediction.x0.sum()))
 
 
+def test_repaint_with_the_largest_number_of_resamplings():
+    """The sampling loop has enough random numbers for them."""
+    sampler = RePaint(80).sampler(DDIM(), OPERATOR, MEASUREMENT)
+    assert bool(inpainted(TRUE, sampler, 2, sampling.uniform(TABLE, 2)).isfinite().all())
+
+
 # ---- the registry
 
 
@@ -246,6 +252,7 @@ def test_inverse_solvers_are_registered():
         ("mmps", {"noise_std": -1.0}),
         ("pigdm", {"sigma_data": 0.0}),
         ("repaint", {"resamplings": 0}),
+        ("repaint", {"resamplings": 81}),
     ],
 )
 def test_invalid_options_of_inverse_solvers(name, values):

@@ -3,7 +3,7 @@
 Imports torch and ``fromnoise.registry`` only.
 """
 
-from fromnoise.diffusion import losses, sampling, schedules, targets, time_samplers
+from fromnoise.diffusion import inverse, likelihood, losses, sampling, schedules, targets, time_samplers
 from fromnoise.diffusion.denoiser import (
     Denoise,
     Denoiser,
@@ -101,6 +101,8 @@ __all__ = [
     "Uniform",
     "V",
     "initial_noise",
+    "inverse",
+    "likelihood",
     "losses",
     "null_condition",
     "sampling",

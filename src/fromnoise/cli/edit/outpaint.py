@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fromnoise.cli.edit import common
+from fromnoise.cli.edit import edit_flags
 
 HELP = "extend an image beyond its edges"
 EPILOG = """example:
@@ -14,8 +14,8 @@ EPILOG = """example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    common.configure(parser)
-    common.solver_flags(parser)
+    edit_flags.configure(parser)
+    edit_flags.solver_flags(parser)
     parser.add_argument("--size", metavar="HxW", help="of the extended image; left out: that of the training images")
     parser.add_argument(
         "--at", metavar="ROW,COLUMN", help="upper left corner of the image in it; left out: the image is centered"
@@ -29,12 +29,12 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.diffusion.inverse import Mask
     from fromnoise.editing import load_image, place_on_canvas, restore
 
-    solver = common.inverse_solver(args)
-    edit = common.open_edit(args)
+    solver = edit_flags.inverse_solver(args)
+    edit = edit_flags.open_edit(args)
     channels, height, width = edit.model.dataset_info.shape
     pixels = load_image(args.image, channels)
     canvas_size = parse_size("--size", args.size) if args.size else (height, width)
     canvas, known = place_on_canvas(pixels, canvas_size, parse_pair("--at", args.at, ",") if args.at else None)
-    common.check_size(args, edit, canvas_size)
+    edit_flags.check_size(args, edit, canvas_size)
     operator = Mask(known)
-    return common.finish(args, restore(edit, operator, operator.forward(to_float(canvas)), canvas_size, solver))
+    return edit_flags.finish(args, restore(edit, operator, operator.forward(to_float(canvas)), canvas_size, solver))

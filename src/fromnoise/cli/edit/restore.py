@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.edit import common
+from fromnoise.cli.edit import edit_flags
 
 if TYPE_CHECKING:
     from fromnoise.editing import Degradation
@@ -19,8 +19,8 @@ EPILOG = """example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    common.configure(parser)
-    common.solver_flags(parser)
+    edit_flags.configure(parser)
+    edit_flags.solver_flags(parser)
     add = parser.add_argument
     degradations = parser.add_mutually_exclusive_group(required=True)
     degradations.add_argument("--colorize", action="store_true", help="add color to a grayscale image")
@@ -36,17 +36,17 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.data import to_float, to_uint8
     from fromnoise.editing import load_image, restore
 
-    solver = common.inverse_solver(args)
-    edit = common.open_edit(args)
+    solver = edit_flags.inverse_solver(args)
+    edit = edit_flags.open_edit(args)
     channels = edit.model.dataset_info.shape[0]
     degradation = _degradation(args, channels)
     image = to_float(load_image(args.image, channels if args.degrade else degradation.channels))
     height, width = image.shape[-2:]
     size = (height, width) if args.degrade else (height * degradation.factor, width * degradation.factor)
-    common.check_size(args, edit, size)
+    edit_flags.check_size(args, edit, size)
     operator = degradation.operator(*size)
     y = to_float(to_uint8(operator.forward(image))) if args.degrade else image
-    return common.finish(args, restore(edit, operator, y, size, solver))
+    return edit_flags.finish(args, restore(edit, operator, y, size, solver))
 
 
 def _degradation(args: argparse.Namespace, channels: int) -> Degradation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fromnoise.cli.edit import common
+from fromnoise.cli.edit import edit_flags
 
 HELP = "sample variations of an image: add noise up to a depth and denoise (SDEdit)"
 EPILOG = """example:
@@ -13,7 +13,7 @@ EPILOG = """example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    common.configure(parser)
+    edit_flags.configure(parser)
     parser.add_argument(
         "--depth", metavar="T", type=float, default=0.5, help="time t up to which noise is added, in (0, 1]"
     )
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.data import to_float
     from fromnoise.editing import load_image, vary
 
-    edit = common.open_edit(args)
+    edit = edit_flags.open_edit(args)
     pixels = load_image(args.image, edit.model.dataset_info.shape[0])
-    common.check_size(args, edit, (pixels.shape[-2], pixels.shape[-1]))
-    return common.finish(args, vary(edit, to_float(pixels), args.depth))
+    edit_flags.check_size(args, edit, (pixels.shape[-2], pixels.shape[-1]))
+    return edit_flags.finish(args, vary(edit, to_float(pixels), args.depth))

@@ -11,8 +11,8 @@ folder, or register it in a module of your own:
         def denoiser(self, denoise, operator, y) -> Denoise: ...
 """
 
-from fromnoise.diffusion.inverse.base import InverseSolver
 from fromnoise.diffusion.inverse.ddnm import DDNM
+from fromnoise.diffusion.inverse.inverse_solver import InverseSolver
 from fromnoise.diffusion.inverse.mmps import MMPS
 from fromnoise.diffusion.inverse.operators import (
     LinearOperator,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
-from fromnoise.diffusion.inverse.base import InverseSolver
+from fromnoise.diffusion.inverse.inverse_solver import InverseSolver
 from fromnoise.diffusion.inverse.operators import LinearOperator
 from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.registry import register

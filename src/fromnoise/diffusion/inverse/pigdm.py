@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
 from fromnoise.diffusion.guidance.gradient import gradients_enabled
-from fromnoise.diffusion.inverse.base import InverseSolver
 from fromnoise.diffusion.inverse.ddnm import ProjectedDenoiser
+from fromnoise.diffusion.inverse.inverse_solver import InverseSolver
 from fromnoise.diffusion.inverse.jacobian import Linearization
 from fromnoise.diffusion.inverse.operators import LinearOperator
 from fromnoise.diffusion.schedules import NoiseLevel

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Prediction
-from fromnoise.diffusion.inverse.base import InverseSolver
+from fromnoise.diffusion.inverse.inverse_solver import InverseSolver
 from fromnoise.diffusion.inverse.operators import LinearOperator
 from fromnoise.diffusion.process import forward
 from fromnoise.diffusion.samplers import DDIM, DenoiseFn, NoiseFn, Sampler
@@ -29,14 +29,15 @@ class RePaint(InverseSolver):
     The user's sampler is replaced by DDIM with eta = 1: samplers that keep a history cannot go back up.
 
     Args:
-        resamplings: evaluations a step; 10 in the paper.
+        resamplings: evaluations a step, from 1 to 80; 10 in the paper.
     """
 
     resamplings: int = 10
 
     def __post_init__(self) -> None:
-        if self.resamplings < 1:
-            raise ValueError(f"resamplings is {self.resamplings}: use 1 or more")
+        # a resampling takes three of the 240 random numbers that the sampling loop has for a step
+        if not 1 <= self.resamplings <= 80:
+            raise ValueError(f"resamplings is {self.resamplings}: use a number from 1 to 80")
 
     def sampler(self, sampler: Sampler, operator: LinearOperator, y: Tensor) -> Sampler:
         """DDIM with eta = 1, replacement and resampling."""
