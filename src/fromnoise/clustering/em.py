@@ -66,10 +66,10 @@ def encoder_log_likelihood(q: Tensor) -> Tensor:
 
     log p(s | c) = log p(c | s) - log p(c), up to a constant of the image.
 
-    The E-step adds ``encoder_weight`` times this to -L_c, as if s were a second observation of the image. It would be
-    one if s were independent of the pixels given the cluster. It is not: s is computed from the same pixels, so their
-    evidence is counted twice, and the objective is no lower bound on log p(x_0). With even clusters it can exceed the
-    bound by ``encoder_weight`` log Q. At weight 0 the initial assignment is a starting point and nothing else.
+    The E-step adds ``encoder_weight`` times this to -L_c, as if s were a second observation that is independent of the
+    pixels given the cluster. It is not independent: s is computed from the same pixels, which are then counted twice,
+    and the objective is not a lower bound on log p(x_0). With clusters of equal size it can exceed log p(x_0) by up to
+    ``encoder_weight`` log Q. At weight 0 the initial assignment is a starting point and nothing else.
 
     Args:
         q: p(c | s), the initial responsibilities, (N, Q).
@@ -180,7 +180,7 @@ class EM:
         part = (number - 1) / max(1, self.config.rounds - 1)
         return self.config.temperature ** (1 - part) * self.config.temperature_last**part
 
-    def averaged_model(self) -> EStep:
+    def averaged_e_step(self) -> EStep:
         """The E-step of the averaged model as it is now."""
         self.trainer.refresh()
         model = replace(self.trainer.model, denoiser=self.trainer.averaged)
@@ -192,7 +192,7 @@ class EM:
         Returns:
             None if it was stopped; the next call continues after the last complete batch.
         """
-        state, e_step = self.state, self.averaged_model()
+        state, e_step = self.state, self.averaged_e_step()
         if not len(state.proposal):
             state.proposal = e_step.pilot_proposal(self.images, self.config.min_time).probability
         proposal, offsets = StepProposal(state.proposal), state.encoder_nats
@@ -230,7 +230,7 @@ class EM:
     def assign(self, images: Images) -> Tensor:
         """Responsibilities of other images by the model alone, without an encoder term, float64 (M, Q)."""
         proposal, temperature = StepProposal(self.state.proposal), self.config.temperature_last
-        batches = self.averaged_model().component_bounds(images, proposal, self.e_step_config)
+        batches = self.averaged_e_step().component_bounds(images, proposal, self.e_step_config)
         return torch.cat([responsibilities(bounds.nats, self.state.weights, temperature) for _, bounds in batches])
 
     def _with_given(self, q: Tensor) -> Tensor:

@@ -38,11 +38,11 @@ def held_out_bounds(result: ClusteringResult) -> Tensor:
     """F of held-out images, with the same diffusion steps and noise for every model, nats, float64 (N,)."""
     images = result.task.data.held_out
     ids = torch.linspace(0, len(images) - 1, min(_IMAGES, len(images))).long()
-    config = result.model.recipe.clustering
-    e_step = EStep.from_model(result.model, config.count, result.compute, result.model.recipe.train.seed)
-    weights = mixture_weights(result.q, config.concentration)
-    search, proposal = EStepConfig(_STEPS, 0, config.count), e_step.uniform_proposal(config.min_time)
-    return mixture_bounds(e_step, MemoryImages(images.get(ids)), weights, search, proposal)
+    clustering = result.model.recipe.clustering
+    e_step = EStep.from_model(result.model, clustering.count, result.compute, result.model.recipe.train.seed)
+    weights = mixture_weights(result.q, clustering.concentration)
+    config, proposal = EStepConfig(_STEPS, 0, clustering.count), e_step.uniform_proposal(clustering.min_time)
+    return mixture_bounds(e_step, MemoryImages(images.get(ids)), weights, config, proposal)
 
 
 def select_count(bounds: dict[int, Tensor]) -> int:

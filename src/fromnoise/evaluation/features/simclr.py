@@ -1,7 +1,10 @@
 """Self-supervised features by SimCLR (Chen et al. 2020, eq. 1), for data sets without labels.
 
 The augmentations rotate, enlarge, stretch and translate an image and erase a patch. The features become invariant to
-them, so they leave out what a metric must detect: noise, brightness and colour.
+them, so the augmentations leave out what a metric must detect: noise, brightness and colour.
+
+The encoder in ``clustering/encoder.py`` has another purpose: it groups images and discards all but their cluster, while
+these features distinguish every image from every other one.
 """
 
 from __future__ import annotations
