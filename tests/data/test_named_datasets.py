@@ -9,6 +9,7 @@ import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from fromnoise.data import load, open_source
 from fromnoise.data.download import RemoteFile
 from fromnoise.data.named.fashion_mnist import FashionMnist
 from fromnoise.data.named.flowers102 import Flowers102
+from fromnoise.data.named.flowers102_official import Flowers102Official
 from fromnoise.data.named.mnist import mnist_files
 from fromnoise.data.spec import open_splits
 from fromnoise.utils.errors import UserError
@@ -144,39 +146,58 @@ def test_class_names_of_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert test.class_names is not None and test.class_names[test.label(0) or 0] == "cat"
 
 
-def test_flowers102_is_unpacked_into_splits_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the archive and labels of the authors: 80 % training images, each image once."""
+@pytest.fixture
+def flowers_server(tmp_path: Path) -> Path:
+    """A folder with 40 images of two classes in the authors' files; images 1, 22 and 39 are training images."""
     scipy_io = pytest.importorskip("scipy.io")
-    net = tmp_path / "net"
-    net.mkdir()
-    labels = np.repeat([77, 3], 20)
-    scipy_io.savemat(net / "imagelabels.mat", {"labels": labels[None]})
-    with tarfile.open(net / "102flowers.tgz", "w:gz") as archive:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    scipy_io.savemat(folder / "imagelabels.mat", {"labels": np.repeat([77, 3], 20)[None]})
+    rest = [number for number in range(1, 41) if number not in (1, 22, 39, 8)]
+    splits = {"trnid": np.array([[1, 22, 39]]), "valid": np.array([[8]]), "tstid": np.array([rest])}
+    scipy_io.savemat(folder / "setid.mat", splits)
+    with tarfile.open(folder / "102flowers.tgz", "w:gz") as archive:
         for number in range(1, 41):
             file = io.BytesIO()
             Image.fromarray(np.full((8, 8, 3), number * 5, dtype=np.uint8)).save(file, "JPEG")
             member = tarfile.TarInfo(f"jpg/image_{number:05d}.jpg")
             member.size = file.tell()
             archive.addfile(member, io.BytesIO(file.getvalue()))
-    files = tuple(
-        RemoteFile(f.name, ((net / f.name).as_uri(),), "md5:" + hashlib.md5((net / f.name).read_bytes()).hexdigest())
-        for f in Flowers102.files
-    )
-    monkeypatch.setattr(Flowers102, "files", files)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sizes"),
+    [
+        (Flowers102, {"train": 32, "validation": 4, "test": 4}),
+        (Flowers102Official, {"train": 3, "validation": 1, "test": 36}),
+    ],
+)
+def test_flowers102_is_unpacked_into_splits_and_classes(
+    flowers_server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Any, sizes: dict[str, int]
+) -> None:
+    """From the authors' files: each image once, with its class, in the split of the data set."""
+    files = []
+    for f in dataset.files:
+        path = flowers_server / f.name
+        files.append(RemoteFile(f.name, (path.as_uri(),), "md5:" + hashlib.md5(path.read_bytes()).hexdigest()))
+    monkeypatch.setattr(dataset, "files", tuple(files))
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
-    splits = open_splits("flowers102")
-    assert {name: len(source) for name, source in splits.items()} == {"train": 32, "validation": 4, "test": 4}
-    numbers = set()
-    for source in splits.values():
+    splits = open_splits(dataset.name)
+    assert {name: len(source) for name, source in splits.items()} == sizes
+    numbers = {}
+    for name, source in splits.items():
         for i in range(len(source)):
             number = int(source.name(i)[-9:-4])
-            numbers.add(number)
+            numbers[number] = name
             label = source.label(i)
             assert source.class_names == ("003", "077") and label is not None
-            assert int(("003", "077")[label]) == labels[number - 1]
+            assert ("003", "077")[label] == ("077" if number <= 20 else "003")
             assert np.abs(np.asarray(source.read(i)).astype(int) - number * 5).max() <= 2
-    assert numbers == set(range(1, 41))
-    assert not list((tmp_path / "cache").rglob("*.tgz"))
+    assert numbers.keys() == set(range(1, 41))
+    if dataset is Flowers102Official:
+        assert {number for number, name in numbers.items() if name == "train"} == {1, 22, 39}
+    assert not [*(tmp_path / "cache").rglob("*.tgz"), *(tmp_path / "cache").rglob("*.mat")]
 
 
 def test_flowers102_from_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Writer) -> None:
