@@ -81,7 +81,7 @@ def test_image_is_not_a_model(wrong, run):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["-n", "0"], ("-n 0", "at least 1")),
         (["-n", "-3"], ("-n -3", "at least 1")),
@@ -109,9 +109,9 @@ def test_image_is_not_a_model(wrong, run):
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_flags_out_of_range(wrong, run, words, told):
+def test_flags_out_of_range(wrong, run, words, message):
     """Checked before sampling."""
-    wrong("sample", run, "--out", "x.png", *words, told=told)
+    wrong("sample", run, "--out", "x.png", *words, told=message)
 
 
 @pytest.mark.parametrize("label", ["ten", "10", "-1", "", "3,,4", "²"])
@@ -152,7 +152,7 @@ def test_unwritable_output(wrong, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["data", "digits", "-n", "0", "--out", "x.png"], "at least 1"),
         (["data", "digits", "--size", "0", "--out", "x.png"], "0"),
@@ -167,9 +167,9 @@ def test_unwritable_output(wrong, run, tmp_path):
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_mistakes_of_show(wrong, words, told):
+def test_mistakes_of_show(wrong, words, message):
     """One line each."""
-    wrong("show", *words, told=told)
+    wrong("show", *words, told=message)
 
 
 def test_unwritable_json(wrong, tmp_path):
