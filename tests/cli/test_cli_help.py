@@ -10,9 +10,9 @@ import pytest
 
 import fromnoise
 from fromnoise.cli import VERBS
-from fromnoise.cli.edit import THINGS
+from fromnoise.cli.edit import EDITS
 
-HELPS = [[], *([verb] for verb in VERBS), ["show", "data"], ["show", "forward"], *(["edit", t] for t in THINGS)]
+HELPS = [[], *([verb] for verb in VERBS), ["show", "data"], ["show", "forward"], *(["edit", t] for t in EDITS)]
 
 
 def test_help_is_instant(spawn):

@@ -47,7 +47,6 @@ def solver_flags(parser: argparse.ArgumentParser) -> None:
         "--method-option",
         metavar="KEY=VALUE",
         action="append",
-        default=[],
         help="another option of the solver, such as noise_std=0.1 of mmps or sigma_data=0.3 of pigdm; repeatable",
     )
 
@@ -63,7 +62,7 @@ def inverse_solver(args: argparse.Namespace) -> InverseSolver:
     from fromnoise.utils.errors import UserError
 
     try:
-        values = _option_values(args.method, args.method_option)
+        values = _option_values(args.method, args.method_option or [])
         if args.iterations is not None:
             key = _iteration_option(args.method)
             if key is None:
