@@ -181,7 +181,28 @@ def import_submodules(package: str, path: Iterable[str]) -> None:
         importlib.import_module(f"{package}.{module.name}")
 
 
+_OTHER_NAMES = {
+    "ddpm": "ancestral",
+    "dpmsolver": "dpmpp-2m",
+    "dpm-solver++": "dpmpp-2m",
+    "dpm++": "dpmpp-2m",
+    "pndm": "ipndm",
+    "epsilon": "eps",
+    "noise": "eps",
+    "sample": "x0",
+    "velocity": "v",
+    "v_prediction": "v",
+    "l2": "mse",
+    "l1": "mae",
+    "squaredcos_cap_v2": "cosine",
+}
+"""Names that other libraries use."""
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
+    other = _OTHER_NAMES.get(name.lower())
+    if other is not None and other in known:
+        return f": here it is {other!r}."
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
     return f": did you mean {near[0]!r}?" if near else "."
 

@@ -58,46 +58,41 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
+def parser(only: str | None = None) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
+    """The parser of all verbs, and those of the verbs.
+
+    Args:
+        only: the verb whose options are declared, which may import much; None declares those of all.
+    """
     top = Parser(
         prog="fromnoise",
-        description="Train, sample and judge denoising diffusion models: images in, a model and pictures out.",
-        epilog="example:\n  fromnoise train digits\n  fromnoise sample runs/digits -n 100 --out digits.png",
+        description="Train, sample and evaluate denoising diffusion models: images in, a model and samples out.",
+        epilog="example:\n  fromnoise train digits\n  fromnoise sample runs/digits -n 100 --out digits.png\n\n"
+        "--plugin MODULE before or after a verb imports a module of your own, which registers components",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"fromnoise {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    parsers: dict[str, argparse.ArgumentParser] = {}
     for name, module in VERBS.items():
-        sub = verbs.add_parser(
+        parsers[name] = verbs.add_parser(
             name,
             help=module.HELP,
             description=module.HELP[0].upper() + module.HELP[1:] + ".",
             epilog=module.EPILOG,
             formatter_class=Help,
         )
-        module.configure(sub)
-        sub.set_defaults(run=module.run)
-    return top
+        if only is None or name == only:
+            module.configure(parsers[name])
+        parsers[name].set_defaults(run=module.run)
+    return top, parsers
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code: 0, 2 for a user's mistake, 128 + n after signal n."""
     set_environment()
-    words, dotted = _dotted(list(sys.argv[1:] if argv is None else argv))
-    top = parser()
-    if words and not words[0].startswith("-") and words[0] not in VERBS:
-        near = difflib.get_close_matches(words[0], VERBS, 1, 0.4)
-        top.error(
-            f"there is no verb {words[0]!r}: "
-            + (f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}")
-        )
-    args = top.parse_args(words)
-    if dotted and args.verb not in ("train", "cluster"):
-        top.error(f"{args.verb} takes no recipe keys such as --{next(iter(dotted))}")
-    args.words, args.dotted = words, dotted
     try:
-        return args.run(args)
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as e:
         print(f"fromnoise: {e}", file=sys.stderr)
         return 2
@@ -107,11 +102,96 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as e:
         if not _out_of_memory(e):
             raise
-        print("fromnoise: out of memory: take a smaller --batch, -n or --data.size", file=sys.stderr)
+        print("fromnoise: out of memory: use a smaller --batch, -n or --data.size", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _run(argv: list[str]) -> int:
+    words, dotted = _dotted(_import_plugins(argv))
+    verb = next((w for w in words if not w.startswith("-")), None)
+    top, parsers = parser(verb or "")
+    if words and not words[0].startswith("-") and words[0] not in VERBS:
+        near = difflib.get_close_matches(words[0], VERBS, 1, 0.4)
+        top.error(
+            f"there is no verb {words[0]!r}: "
+            + (f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}")
+        )
+    args, unknown = top.parse_known_args(words)
+    if unknown:
+        parsers[args.verb].error(_unknown(unknown[0], parsers[args.verb], args.verb))
+    if dotted and args.verb not in RECIPE_VERBS:
+        parsers[args.verb].error(f"{args.verb} takes no recipe keys such as --{next(iter(dotted))}")
+    args.words, args.dotted = words, dotted
+    return args.run(args)
+
+
+RECIPE_VERBS = ("train", "cluster")
+"""Verbs that take recipe keys as ``--section.key value``."""
+OTHER_FLAGS = {
+    "--lr": "--train.lr",
+    "--learning-rate": "--train.lr",
+    "--batch-size": "--batch",
+    "--train-batch-size": "--batch",
+    "--size": "--data.size",
+    "--image-size": "--data.size",
+    "--resolution": "--data.size",
+    "--num-epochs": "--epochs",
+    "--max-steps": "--steps",
+    "--num-steps": "--steps",
+    "--num-inference-steps": "--steps",
+    "--num-samples": "-n",
+    "--count": "-n",
+    "--n": "-n",
+    "--guidance-scale": "--guidance",
+    "--cfg-scale": "--guidance",
+    "--rule": "--sampler",
+    "--scheduler": "--sampler",
+    "--output": "--out",
+    "--output-dir": "--out",
+    "--class": "--label",
+    "--workers": "--data.workers",
+}
+"""Flags of other programs, and ours for them."""
+
+
+def _unknown(word: str, verb: argparse.ArgumentParser, name: str) -> str:
+    """The message for a word that a verb does not understand."""
+    if not word.startswith("-"):
+        return f"unexpected argument {word!r}"
+    flag = word.split("=")[0]
+    known = [s for action in verb._actions for s in action.option_strings]
+    ours = OTHER_FLAGS.get(flag.replace("_", "-").lower())
+    if ours is not None and (ours in known or ("." in ours and name in RECIPE_VERBS)):
+        return f"there is no flag {flag}: use {ours}"
+    near = difflib.get_close_matches(flag, known, 1, 0.6)
+    return f"there is no flag {flag}" + (f": did you mean {near[0]}?" if near else "")
+
+
+def _import_plugins(argv: list[str]) -> list[str]:
+    """Import the modules of ``--plugin MODULE``, which register components; the other words.
+
+    Raises:
+        UserError: a module cannot be imported.
+    """
+    import importlib
+
+    words, rest = [], iter(argv)
+    for word in rest:
+        flag, equals, module = word.partition("=")
+        if flag != "--plugin":
+            words.append(word)
+            continue
+        module = module if equals else next(rest, "")
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            importlib.import_module(module)
+        except Exception as e:  # the user's own code may fail in any way
+            raise UserError(f"cannot import --plugin {module!r}: {type(e).__name__}: {e}") from None
+    return words
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -124,11 +204,19 @@ def _dotted(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """Take ``--part.key value`` and ``--part.key=value`` out of the words: they are the recipe's, not the parser's."""
     words: list[str] = []
     dotted: dict[str, str] = {}
-    rest = iter(argv)
-    for word in rest:
-        key, equals, value = word[2:].partition("=")
-        if word.startswith("--") and "." in key:
-            dotted[key] = value if equals else next(rest, "")
+    at = 0
+    while at < len(argv):
+        key, equals, value = argv[at][2:].partition("=")
+        if argv[at].startswith("--") and "." in key:
+            following = argv[at + 1] if at + 1 < len(argv) else "--"
+            if equals:
+                dotted[key] = value
+            elif following.startswith("--"):  # a flag without a value is switched on
+                dotted[key] = "true"
+            else:
+                dotted[key] = following
+                at += 1
         else:
-            words.append(word)
+            words.append(argv[at])
+        at += 1
     return words, dotted

@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fromnoise.cli import component_flags
+
 if TYPE_CHECKING:
     from fromnoise.config import SamplingConfig
     from fromnoise.model import Model, Wrapper
     from fromnoise.utils.device import ComputeConfig
 
-KEYS = ("clip", "guidance", "rescale", "interval", "interval_logsnr", "threshold", "truncation")
+KEYS = ("clip", "guidance", "interval", "interval_logsnr", "threshold", "truncation")
 """The keys of ``SamplingConfig`` that have a flag here."""
 
 
@@ -20,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("guidance").add_argument
     add("--label", metavar="L", help="a class by name or number, several with commas, or all; or age=30,height=1.8")
     add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance; 1 is none")
-    add("--rescale", metavar="F", type=float, help="rescale guided images to the unguided contrast: 0 (off) to 1")
+    component_flags.add_flags(parser, "guidance", "--guidance-method", "how the scale is applied")
     add("--interval", metavar="A,B", help="guide only at times t from A to B, as in 0.2,0.8")
     add("--interval-logsnr", metavar="A,B", help="guide only at these log-SNR, as in --interval-logsnr=-3,5")
     add("--autoguide", metavar="RUN", help="autoguidance by this weaker model: less trained, or smaller")
@@ -107,25 +109,34 @@ def _check_compatible(weak: Model, model: Model, name: str) -> None:
 
 
 def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> SamplingConfig:
-    """The recipe's sampling settings, changed by the flags of guidance and by those of ``keys``.
+    """Sampling settings changed by the flags of guidance, and by those of ``keys`` and the sampler.
+
+    Another sampler comes with its own default steps and grid.
 
     Raises:
         UserError: a value is out of range.
     """
     from pydantic import ValidationError
 
+    from fromnoise.config.component import OptionError
+    from fromnoise.model import with_sampler
     from fromnoise.utils.errors import UserError
 
-    flags = {k: getattr(args, k, None) for k in (*KEYS, *keys)}
+    sampler = component_flags.component_from_flags(args, "sampler", getattr(args, "sampler", None), own.sampler)
+    method = component_flags.component_from_flags(args, "guidance", args.guidance_method, own.guidance_method)
+    flags = {k: getattr(args, k, None) for k in (*KEYS, *keys)} | {"guidance_method": method}
     try:
-        return type(own).model_validate(own.model_dump() | {k: v for k, v in flags.items() if v is not None})
+        own = own if sampler is None else with_sampler(own, sampler)
+        return own.model_copy(update={k: v for k, v in flags.items() if v is not None})
     except ValidationError as e:
         first = e.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
         if not first["loc"]:
             raise UserError(message) from None
-        key = str(first["loc"][0])
-        raise UserError(f"--{key.replace('_', '-')} {flags[key]}: {message}") from None
+        flag, cause = str(first["loc"][0]), first.get("ctx", {}).get("error")
+        if isinstance(cause, OptionError):
+            flag, message = cause.key or flag, str(cause)
+        raise UserError(f"--{flag.replace('_', '-')} {flags.get(flag, '') or ''}".rstrip() + f": {message}") from None
 
 
 def check_labels(args: argparse.Namespace, model: Model) -> None:

@@ -65,13 +65,15 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def value(text: str) -> Any:
-    """A word of the command line as a TOML value, or as the string that it is."""
+    """A word of the command line as a TOML value, numbers with commas as a list, or else the string itself."""
     import tomllib
 
-    try:
-        return tomllib.loads(f"v = {text.strip()}")["v"]
-    except tomllib.TOMLDecodeError:
-        return {"True": True, "False": False}.get(text, text)
+    for written in (text.strip(), f"[{text}]" if "," in text else ""):
+        try:
+            return tomllib.loads(f"v = {written}")["v"]
+        except tomllib.TOMLDecodeError:
+            continue
+    return {"True": True, "False": False}.get(text, text)
 
 
 def _show(recipe: Any, args: argparse.Namespace) -> int:

@@ -165,8 +165,8 @@ def to_config(family: str, value: object) -> ComponentConfig:
     kind = registry.name_of(family, value)
     if kind is None:
         raise ValueError(
-            f"{type(value).__name__} is not registered: put @fromnoise.register({family!r}, NAME) on its class, so that "
-            "a file can name it"
+            f"{type(value).__name__} is not registered: put @fromnoise.register({family!r}, NAME) on its class, so "
+            "that a file can name it"
         )
     found: dict[str, Any] = {"kind": kind}
     for name in registry.options(family, kind):

@@ -121,7 +121,7 @@ class Recipe(Section):
             )
         if self.loss.weighting.kind in ("min-snr", "p2", "snr"):
             raise ValueError(
-                f"weighting {self.loss.weighting.kind} is 0 at pure noise, so with zero_terminal_snr the level at which "
+                f"weighting {self.loss.weighting.kind} is 0 at pure noise, so with zero_terminal_snr the level where "
                 "sampling starts is never trained: choose loss.weighting constant"
             )
         if self.sample.grid is not None and self.sample.grid.kind in ("logsnr", "karras"):

@@ -274,7 +274,7 @@ class LossTerms(NamedTuple):
 
 
 class DiffusionLoss(nn.Module):
-    """A denoiser with its training loss, called as ``loss(x0, positions)``; wrapped as a whole for several processes."""
+    """A denoiser with its training loss, called as ``loss(x0, positions)``; wrapped as one module for DDP."""
 
     def __init__(
         self,

@@ -209,7 +209,7 @@ class CosineSchedule(BetaSchedule):
 
 @register("schedule", "sigmoid")
 class SigmoidSchedule(BetaSchedule):
-    """A(t) a decreasing sigmoid between two points, scaled to fall from 1 to 0, as betas (Jabri et al. 2022, alg. 1)."""
+    """A(t) a decreasing sigmoid, scaled to fall from 1 to 0, as betas (Jabri et al. 2022, alg. 1)."""
 
     def __init__(self, steps: int = 1000, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> None:
         """Compute the betas.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fromnoise.cli import guidance_flags
+from fromnoise.cli import component_flags, guidance_flags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="PATH", type=Path, required=True, help=".png, .npz, or a folder of PNG files")
     add("-n", dest="count", metavar="N", type=int, default=1, help="number of samples")
     add("--steps", metavar="K", type=int, help="sampling steps from t = 1 to t = 0")
-    add("--sampler", metavar="NAME", help="see fromnoise sample --help")
+    component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
     add("--grid", metavar="NAME", help="time grid: see fromnoise sample --help")
     add("--seed", metavar="S", type=int, default=0, help="sample i depends on (seed, i) alone")
     add("--any-size", action="store_true", help="accept an image of another size than the training images")
@@ -125,7 +125,7 @@ def open_edit(args: argparse.Namespace) -> EditConfig:
     check_minimum(("-n", args.count, 1), ("--batch", args.batch, 1))
     image_io.check_writable(args.out)
     model = load_model(args.model).model
-    config = guidance_flags.settings(model.recipe.sample, args, "sampler", "steps", "grid")
+    config = guidance_flags.settings(model.recipe.sample, args, "steps", "grid")
     guidance_flags.check_labels(args, model)
     compute = select_device(args.device, args.precision)
     compute.to_device(model.denoiser)

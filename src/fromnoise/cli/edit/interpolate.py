@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fromnoise.cli import component_flags
+
 HELP = "interpolate between two images"
 EPILOG = """Both images are noised to t, mixed and denoised, as in the DDPM paper; with --flow they are encoded and
 decoded along the probability flow, so that both ends are reproduced. The grid has one row for each depth.
@@ -25,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--points", metavar="N", type=int, default=9, help="images in a row, including both ends")
     add("--flow", action="store_true", help="encode and decode along the probability flow")
     add("--steps", metavar="K", type=int, help="sampling steps from t = 1 to t = 0")
-    add("--sampler", metavar="NAME", help="see fromnoise sample --help")
+    component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
     add("--grid", metavar="NAME", help="time grid: see fromnoise sample --help")
     add("--seed", metavar="S", type=int, default=0, help="of the noise")
     add("--device", help="cpu, cuda, cuda:1 or mps; left out: the fastest available")
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     depths = parse_times("--depth", args.depth)
     check_file(args.out, ".png")
     model = load_model(args.model).model
-    config = guidance_flags.settings(model.recipe.sample, args, "sampler", "steps", "grid")
+    config = guidance_flags.settings(model.recipe.sample, args, "steps", "grid")
     ends = [load_image(path, model.dataset_info.shape[0])[0] for path in (args.image, args.to)]
     for path, end in zip((args.image, args.to), ends, strict=True):
         _check_size(path, tuple(end.shape[1:]), model.dataset_info.shape[1:])
