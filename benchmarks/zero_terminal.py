@@ -18,6 +18,7 @@ from torch import Tensor
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
+from fromnoise.pipeline import sample_steps
 from fromnoise.utils.device import select_device
 
 SMALL = {

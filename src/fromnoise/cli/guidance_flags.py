@@ -123,7 +123,9 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
     from fromnoise.utils.errors import UserError
 
     sampler = component_flags.component_from_flags(args, "sampler", getattr(args, "sampler", None), own.sampler)
-    method = component_flags.component_from_flags(args, "guidance", args.guidance_method, own.guidance_method)
+    method = component_flags.component_from_flags(
+        args, "guidance", getattr(args, "guidance_method", None), own.guidance_method
+    )
     flags = {k: getattr(args, k, None) for k in (*KEYS, *keys)} | {"guidance_method": method}
     try:
         own = own if sampler is None else with_sampler(own, sampler)
