@@ -175,10 +175,42 @@ def recipes() -> str:
         "| recipe | | training cost | quality |",
         "|---|---|---|---|",
     ]
-    for name in config.names():
-        recipe = config.load(name)
+    loaded = {name: config.load(name) for name in config.names()}
+    for name, recipe in loaded.items():
         lines.append(f"| `{name}` | {_cell(recipe.about)} | {_cell(recipe.cost)} | {_cell(recipe.quality)} |")
+    lines += [
+        "",
+        "## Sampling",
+        "",
+        "By default, and with `--as-published`: sampler with its options, steps, grid, and whether x0 is clipped.",
+        "",
+        "| recipe | default | as published |",
+        "|---|---|---|",
+    ]
+    for name, recipe in loaded.items():
+        published = getattr(recipe, "published", None)
+        lines.append(f"| `{name}` | {_sampling(recipe.sample)} | {_sampling(published) if published else '-'} |")
     return "\n".join(lines) + "\n"
+
+
+def _sampling(config: Any) -> str:
+    """A sampling configuration in one line."""
+
+    def component(value: Any) -> str:
+        if value is None:
+            return "default"
+        given = {k: v for k, v in value.options().items() if v is not None}
+        return f"`{value.kind}`" + "".join(f", {k} {_literal(v)}" for k, v in given.items())
+
+    steps = f"{config.steps:,} steps" if config.steps else "all steps"
+    return "; ".join(
+        [
+            component(config.sampler),
+            steps,
+            f"grid {component(config.grid)}",
+            "clipped" if config.clip else "not clipped",
+        ]
+    )
 
 
 def recipe_keys() -> str:
@@ -207,7 +239,7 @@ def command_line() -> str:
 
     os.environ["COLUMNS"] = "110"
     lines = ["# Command line", "", "The same text as `fromnoise VERB --help`.", ""]
-    for words, parser in _parsers(cli.parser()):
+    for words, parser in _parsers(cli.parser()[0]):
         lines += [f"{'#' * min(2 + max(len(words) - 1, 0), 4)} `{' '.join(['fromnoise', *words])}`", ""]
         if parser.description:
             lines += [_prose(parser.description), ""]
