@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from fromnoise.data import Data, load, shuffled_indices
 from fromnoise.evaluation.estimate import Estimate
-from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.features.trained import self_supervised_features
 from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
 from fromnoise.evaluation.metrics.kid import KernelReference

@@ -49,7 +49,7 @@ def test_samples_from_a_late_branch_are_similar():
 @pytest.mark.parametrize("flow", [False, True])
 def test_interpolation_at_a_small_depth_reproduces_both_ends(flow, pixels):
     """Approximately; the middle differs from them."""
-    m = evaluator(sample_sampler="ddim")
+    m = evaluator({"sample.sampler": "ddim"})
     out = interpolate(m.model, m.model.recipe.sample, m.compute, pixels[:2], 0.05, 5, flow=flow)
     assert out.shape == (5, 1, 4, 4) and out.dtype == torch.uint8
     off = [float((to_float(out[i]) - to_float(pixels[j])).abs().mean()) for i, j in ((0, 0), (4, 1))]

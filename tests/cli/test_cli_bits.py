@@ -12,8 +12,8 @@ FAST = ("-n", 6, "--bound-steps", 4, "--flow", 2, "--flow-steps", 2)
 
 def test_bits(right, run, tmp_path):
     """Both methods on held-out and training images, with errors and n, as text, JSON and a plot."""
-    said = right("bits", run, *FAST, "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png")
-    assert "held out" in said.out and "training" in said.out and "flow" in said.out and "+-" in said.out
+    output = right("bits", run, *FAST, "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png")
+    assert "held out" in output.out and "training" in output.out and "flow" in output.out and "+-" in output.out
     result = json.loads((tmp_path / "b.json").read_text())
     for part in (result, result["train"]):
         assert part["bound"]["n"] == 6 and part["flow"]["n"] == 2
@@ -36,14 +36,14 @@ def test_bits_are_reproducible(right, run, tmp_path):
 def test_bits_of_other_images(right, run, paint, tmp_path):
     """Other data are resized to the model's shape; their training images are not measured."""
     paint(tmp_path / "others", [f"{i}.png" for i in range(60)], 20, 12)
-    said = right("bits", run, "--data", tmp_path / "others", *FAST, "--flow", 0, "--json", tmp_path / "b.json")
-    assert "training images are not measured" in said.out and "train" not in json.loads(
+    output = right("bits", run, "--data", tmp_path / "others", *FAST, "--flow", 0, "--json", tmp_path / "b.json")
+    assert "training images are not measured" in output.out and "train" not in json.loads(
         (tmp_path / "b.json").read_text()
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["-n", 1], "-n 1"),
         (["--bound-steps", "some"], "--bound-steps some"),
@@ -56,9 +56,9 @@ def test_bits_of_other_images(right, run, paint, tmp_path):
         (["--data", "no-such-set"], "no-such-set"),
     ],
 )
-def test_invalid_options_of_bits(wrong, run, words, told):
+def test_invalid_options_of_bits(wrong, run, words, message):
     """One line each."""
-    wrong("bits", run, *words, told=told)
+    wrong("bits", run, *words, told=message)
 
 
 @pytest.mark.parametrize("figure", ["progressive", "shared"])
@@ -71,15 +71,15 @@ def test_show_a_model(right, run, figure, tmp_path):
 def test_show_rate(right, small, tmp_path):
     """The whole curve as a plot, a table and JSON, with T = 30."""
     right("train", "digits", "--steps", 1, "--out", tmp_path / "r", *small, "--diffusion.schedule.steps", 30)
-    said = right("show", "rate", tmp_path / "r", "-n", 2, "--out", tmp_path / "p.png", "--json", tmp_path / "r.json")
+    output = right("show", "rate", tmp_path / "r", "-n", 2, "--out", tmp_path / "p.png", "--json", tmp_path / "r.json")
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["n"] == 2 and result["steps"] == list(range(1, 31)) and len(result["rates"]) == 30
-    assert "lossless" in said.out and Image.open(tmp_path / "p.png").size[0] > 300
+    assert "lossless" in output.out and Image.open(tmp_path / "p.png").size[0] > 300
     assert result["rates"] == sorted(result["rates"]) and result["lossless"] > result["rates"][-1]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["shared", "--times", "2"], "--times 2"),
         (["shared", "--times", "deep"], "--times deep"),
@@ -88,14 +88,14 @@ def test_show_rate(right, small, tmp_path):
         (["rate", "-n", "0"], "-n 0"),
     ],
 )
-def test_invalid_options_of_show(wrong, run, words, told):
+def test_invalid_options_of_show(wrong, run, words, message):
     """One line each."""
-    wrong("show", words[0], run, *words[1:], "--out", "p.png", told=told)
+    wrong("show", words[0], run, *words[1:], "--out", "p.png", told=message)
 
 
 @pytest.mark.parametrize("flow", [(), ("--flow",)])
 def test_interpolate(right, run, paint, tmp_path, flow):
-    """A row a depth, a column a point."""
+    """One row per depth, one column per point."""
     paint(tmp_path, ["a.png", "b.png"], 8, 8, 1)
     few = ("--points", 3, "--depth", "0.3,1", "--steps", 4)
     right("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", *few, *flow, "--out", "p.png")
@@ -104,7 +104,7 @@ def test_interpolate(right, run, paint, tmp_path, flow):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--points", 1], "--points 1"),
         (["--depth", "0"], "--depth 0"),
@@ -113,15 +113,15 @@ def test_interpolate(right, run, paint, tmp_path, flow):
         (["--steps", 5000], "steps 5000"),
     ],
 )
-def test_interpolate_asked_wrongly(wrong, run, paint, tmp_path, words, told):
-    """One line."""
+def test_invalid_options_of_interpolate(wrong, run, paint, tmp_path, words, message):
+    """One line each."""
     paint(tmp_path, ["a.png", "b.png"], 8, 8, 1)
     paint(tmp_path, ["wide.png"], 8, 12, 1)
-    wrong("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", "--out", "p.png", *words, told=told)
+    wrong("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", "--out", "p.png", *words, told=message)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--sampler", "dpmpp-3m", "--steps", 2], ("dpmpp-3m", "at least 3 steps")),
         (["--sampler", "ipndm", "--steps", 1], "at least 3 steps"),
@@ -133,6 +133,6 @@ def test_interpolate_asked_wrongly(wrong, run, paint, tmp_path, words, told):
         (["--sampler", "ddim", "--variance", 1], ("--variance", "--sampler ancestral")),
     ],
 )
-def test_rules_and_steps_that_do_not_go_together(wrong, run, words, told):
-    """One line."""
-    wrong("sample", run, "-n", 1, "--out", "p.png", *words, told=told)
+def test_sampler_options_that_do_not_apply(wrong, run, words, message):
+    """One line each."""
+    wrong("sample", run, "-n", 1, "--out", "p.png", *words, told=message)

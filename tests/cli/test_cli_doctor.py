@@ -11,15 +11,15 @@ def test_doctor_on_data(right, wrong, tmp_path):
     """Findings with remedies, also as JSON; none for healthy data; one line for an invalid option."""
     assert "No problems found" in right("doctor", "digits").out
     np.savez(tmp_path / "dark.npz", images=np.random.default_rng(0).integers(0, 9, (600, 1, 8, 8), dtype=np.uint8))
-    said = right("doctor", "dark.npz", "--json", "x.json")
+    output = right("doctor", "dark.npz", "--json", "x.json")
     (finding,) = json.loads((tmp_path / "x.json").read_text())["findings"]
-    assert finding["key"] == "range" and finding["problem"] in said.out and finding["remedy"] in said.out
+    assert finding["key"] == "range" and finding["problem"] in output.out and finding["remedy"] in output.out
     wrong("doctor", "nowhere", told="nowhere")
     wrong("doctor", "digits", "-n", "-1", told="-n -1 is too small")
 
 
 def test_doctor_on_a_run(right, run, tmp_path):
     """After three training steps the colours of the samples are wrong."""
-    said = right("doctor", run, "-n", "60", "--json", "x.json", "--device", "cpu")
+    output = right("doctor", run, "-n", "60", "--json", "x.json", "--device", "cpu")
     found = {f["key"] for f in json.loads((tmp_path / "x.json").read_text())["findings"]}
-    assert "colour" in found and "sampling 60 images" in said.err
+    assert "colour" in found and "sampling 60 images" in output.err

@@ -62,7 +62,7 @@ def digit_files(tmp_path_factory) -> Path:
 
 def test_json_of_a_run(right, run, tmp_path):
     """Two distances as {value, error, floor, n, features} of each source; the same file in the report's folder."""
-    said = right("evaluate", run, *QUICK, "--json", "x.json", "--out", "report")
+    output = right("evaluate", run, *QUICK, "--json", "x.json", "--out", "report")
     plain = json.loads((tmp_path / "x.json").read_text())
     assert plain == json.loads((tmp_path / "report" / "report.json").read_text())
     (one,) = plain["evaluations"]
@@ -73,7 +73,7 @@ def test_json_of_a_run(right, run, tmp_path):
     assert one["cost"]["nfe"] == 2 and one["cost"]["parameters"] > 0 and one["cost"]["training_images"] == 24
     assert one["cost"]["flops_per_image"] > 2 * one["cost"]["parameters"]
     assert plain["reference_n"] == 1707 and "evaluate" in plain["command"]
-    assert "estimated time" in said.err and "report.html" in said.out and "Frechet (pixels)" in said.out
+    assert "estimated time" in output.err and "report.html" in output.out and "Frechet (pixels)" in output.out
 
 
 def test_html_page_is_self_contained(right, run, tmp_path):
@@ -114,12 +114,12 @@ def test_html_page_in_a_browser(right, run, tmp_path):
 
 def test_code_lengths_of_a_run(right, wrong, run, tmp_path):
     """Of held-out and of training images with error and n; none with --bits 0."""
-    said = right("evaluate", run, *QUICK, "--bits", "8", "-n", "20", "--json", "x.json", "--out", "report")
+    output = right("evaluate", run, *QUICK, "--bits", "8", "-n", "20", "--json", "x.json", "--out", "report")
     (one,) = json.loads((tmp_path / "x.json").read_text())["evaluations"]
     for key in ("bits_held_out", "bits_training", "bits_gap"):
         assert one[key]["error"] > 0 and one[key]["n"] == 8
     assert "bits/dim of training images" in (tmp_path / "report" / "report.md").read_text()
-    assert "estimated time" in said.err
+    assert "estimated time" in output.err
     right("evaluate", run, *QUICK, "--bits", "0", "-n", "20", "--json", "x.json", "--out", "another")
     (one,) = json.loads((tmp_path / "x.json").read_text())["evaluations"]
     assert not any(key.startswith("bits") for key in one)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fromnoise.data import Data, MemoryImages, load
 from fromnoise.evaluation.features import convnet
-from fromnoise.evaluation.features.base import FeatureExtractor
+from fromnoise.evaluation.features.extractor import FeatureExtractor
 from fromnoise.evaluation.features.trained import ClassifierFeatures, classifier_features
 from fromnoise.evaluation.measurement import Measurement, measure
 from fromnoise.evaluation.sources import RealImages

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fromnoise.data import Data, MemoryImages, load
 from fromnoise.evaluation.features import convnet, simclr
-from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.features.select import select_features
 from fromnoise.evaluation.features.trained import ClassifierFeatures, classifier_features, self_supervised_features
 from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
@@ -183,7 +183,7 @@ def test_self_supervised_distance_grows_with_distortion(monkeypatch):
     """Blur, noise, brightness and missing digits; and unlike pixels they detect a Gaussian with the digits' moments."""
     data = load("digits", holdout=0.34, log=lambda line: None)
     bare = Data(data.train, data.held_out, None, data.shape, data.fingerprint, 0)
-    learned = self_supervised_features(bare, compute=CPU)
+    simclr_features = self_supervised_features(bare, compute=CPU)
     x, labels = data.held_out.get(torch.arange(len(data.held_out))).double(), data.held_out.labels
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     soft = F.avg_pool2d(F.pad(x, (1,) * 4, mode="replicate"), 3, 1)
@@ -200,12 +200,12 @@ def test_self_supervised_distance_grows_with_distortion(monkeypatch):
     }
     train = data.train.get(torch.arange(len(data.train)))
     z_score = {}
-    for extractor in (learned, PixelFeatures(bare.shape)):
+    for extractor in (simclr_features, PixelFeatures(bare.shape)):
         real = Moments.of(extractor.features(train))
         for name, samples in distortions.items():
             vectors = [extractor.features(s.round().clamp(0, 255).to(torch.uint8)) for s in samples]
             found = [jackknifed_frechet(split_moments(v), real) for v in vectors]
-            if extractor is learned:
+            if extractor is simclr_features:
                 assert all(a.value < b.value for a, b in zip(found, found[1:], strict=False)), name
             difference = found[-1].value - found[0].value
             z_score[extractor.name, name] = difference / math.hypot(found[0].error, found[-1].error)

@@ -8,7 +8,7 @@ import torch
 from fromnoise.data import MemoryImages
 from fromnoise.evaluation.colour_stats import colour_shifts, colour_statistic_names, colour_statistics
 from fromnoise.evaluation.feature_stats import gather_stats
-from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.measurement import MIRRORED
 from fromnoise.evaluation.metrics.class_balance import group_shares
 from fromnoise.evaluation.metrics.frechet import frechet_distance

@@ -15,7 +15,7 @@ from fromnoise.evaluation import page
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.findings import Finding
 from fromnoise.evaluation.metrics import all_metrics
-from fromnoise.evaluation.metrics.base import Comparison, Metric
+from fromnoise.evaluation.metrics.metric import Metric, SampleComparison
 from fromnoise.evaluation.result_tables import metrics_table, source_reports
 from fromnoise.evaluation.sources import RealImages
 
@@ -33,7 +33,7 @@ def mean_distance(monkeypatch):
         title = "mean distance"
         better = "lower"
 
-        def estimate(self, comparison: Comparison) -> Estimate:
+        def estimate(self, comparison: SampleComparison) -> Estimate:
             samples, real = comparison.samples.moments, comparison.reference.moments
             return Estimate(float((samples.mean - real.mean).norm()), math.nan, samples.n)
 
@@ -91,9 +91,9 @@ def test_shared_results_are_computed_once(evaluate, halves, extractor):
 
     stats = gather_stats(RealImages("a", MemoryImages(halves[0])), extractor)
     calls = []
-    comparison = Comparison(stats, stats)
+    comparison = SampleComparison(stats, stats)
 
-    def compute(c: Comparison) -> int:
+    def compute(c: SampleComparison) -> int:
         calls.append(c)
         return 7
 

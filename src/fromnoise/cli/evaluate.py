@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fromnoise.data import Data
-    from fromnoise.evaluation.features.base import FeatureExtractor
+    from fromnoise.evaluation.features.extractor import FeatureExtractor
     from fromnoise.evaluation.sources import ImageSource
     from fromnoise.utils.device import ComputeConfig
 
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=A,B",
         action="append",
         default=[],
-        help="evaluate each run with each value of a sampling key: sampler, steps, ...",
+        help="evaluate each run with each value of a sampling key: sampler, steps, sampler.eta, ...",
     )
     add("--size", metavar="S", type=int, help="side in pixels to which image files are resized")
     add("--label", metavar="L", help="class of the samples, by name or number; several with commas; by default all")

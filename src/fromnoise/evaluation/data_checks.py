@@ -12,14 +12,14 @@ from fromnoise.data import Data, Images, Source, shuffled_indices
 from fromnoise.data.dataset import open_image
 from fromnoise.data.decoding import display_size
 from fromnoise.evaluation.estimate import proportion
-from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.findings import Finding
 from fromnoise.evaluation.metrics.nearest import NearestNeighbours
 
-_PIXEL_IMAGES = 2000  # whose values are checked
-_QUERIES = 300  # whose duplicates are searched
+_PIXEL_IMAGES = 2000  # images in the checks of pixel values
+_QUERIES = 300  # images in the search for duplicates
 _SEARCHED = 20_000  # training images among which duplicates are searched
-_SIZED = 500  # whose original sizes are checked
+_SIZED = 500  # images in the check of sizes
 _DUPLICATE_RATIO = 0.1  # of the distance to the next neighbours: below it is a duplicate
 _FEW = 500  # training images, below which memorization is likely
 _MIN_RATE = 0.02  # of faulty images, below which nothing is reported
@@ -55,7 +55,7 @@ def _range(images: Tensor) -> Iterator[Finding]:
     if high - low < 64:
         yield Finding(
             "range",
-            f"pixel values lie between {low} and {high}, of 0 to 255",
+            f"pixel values range from {low} to {high}, not over 0 to 255",
             "scale them to 0-255, or save them as floats in [0, 1] or [-1, 1]",
         )
 

@@ -9,7 +9,7 @@ from fromnoise.checkpoint import load_model
 from fromnoise.config import SamplingConfig
 from fromnoise.data import load, open_source
 from fromnoise.evaluation.data_checks import CheckedData, check_data
-from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.findings import Finding
 from fromnoise.evaluation.measurement import MIN_IMAGES, measure
 from fromnoise.evaluation.resolve import real_images

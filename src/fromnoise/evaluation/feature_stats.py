@@ -12,16 +12,16 @@ from torch import Tensor
 
 from fromnoise.config import SamplingConfig
 from fromnoise.evaluation.colour_stats import colour_statistics
-from fromnoise.evaluation.features.base import FeatureExtractor
+from fromnoise.evaluation.features.extractor import FeatureExtractor
 from fromnoise.evaluation.sources import ImageSource, SamplingCost
 from fromnoise.evaluation.statistics import Moments, PredictionSums
 
 PARTS = 20
 """Parts of the samples for the jackknife."""
 MAX_VECTORS = 10_000
-"""Feature vectors kept, for metrics of pairs."""
+"""Number of feature vectors that are kept, for metrics of pairs."""
 MAX_IMAGES = 2_000
-"""Images kept, whose nearest training images are searched."""
+"""Number of images that are kept, for the search of near copies."""
 
 T = TypeVar("T")
 Sums = TypeVar("Sums", Moments, PredictionSums)
@@ -35,7 +35,7 @@ class SharedResults:
     """Keeps results that several metrics use, so that each is computed once."""
 
     def shared(self, compute: Callable[[Self], T]) -> T:
-        """``compute(self)``, kept under the function ``compute``."""
+        """The result of ``compute(self)``, computed once."""
         results = self.__dict__.setdefault("_shared", {})
         if compute not in results:
             results[compute] = compute(self)

@@ -11,11 +11,11 @@ from fromnoise.data import Images
 from fromnoise.evaluation.colour_stats import ColourShift, colour_shifts
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.feature_stats import MAX_IMAGES, FeatureStats, OnBatch, gather_stats
-from fromnoise.evaluation.features.base import FeatureBatch, FeatureExtractor
-from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.extractor import FeatureBatch, FeatureExtractor
+from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.metrics import all_metrics
-from fromnoise.evaluation.metrics.base import Comparison
 from fromnoise.evaluation.metrics.class_balance import GroupShare, group_shares, partition_of
+from fromnoise.evaluation.metrics.metric import SampleComparison
 from fromnoise.evaluation.metrics.nearest import NEIGHBOURS, NearestNeighbours
 from fromnoise.evaluation.sources import ImageSource, RealImages
 from fromnoise.utils.errors import UserError
@@ -109,7 +109,7 @@ def measure(
     metrics = all_metrics()
     evaluations: dict[int, Evaluation] = {}
     for i, s in enumerate(stats):
-        comparison = Comparison(s, reference_stats)
+        comparison = SampleComparison(s, reference_stats)
         estimates = {metric.key: metric.estimate(comparison) for metric in metrics}
         groups = partition.assign(FeatureBatch(s.features, s.probabilities))
         evaluations[id(s)] = Evaluation(

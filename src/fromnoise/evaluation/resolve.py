@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from fromnoise.checkpoint import LoadedModel, load_model
-from fromnoise.config import SamplingConfig
+from fromnoise.config import Recipe, SamplingConfig, change
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import Data, load
 from fromnoise.evaluation.sources import ImageSource, ModelSource, ProcessGroup, RealImages, open_samples
@@ -81,7 +79,7 @@ def image_sources(
 
     Args:
         names: run directories, model files, or images.
-        sweep: values by key of ``SamplingConfig``.
+        sweep: values by key of the recipe's section ``sample``, such as steps or sampler.eta.
         data: the real images.
         request: what is sampled from each model.
         resize: whether images of another size may be resized.
@@ -111,7 +109,7 @@ def _model_sources(
             ModelSource(
                 " ".join([name, *(f"{key}={value}" for key, value in changes.items())]),
                 loaded.model,
-                _changed(loaded.model.recipe.sample, changes),
+                _changed(loaded.model.recipe, changes),
                 request.compute,
                 request.count,
                 seed=request.seed,
@@ -124,20 +122,17 @@ def _model_sources(
     return out
 
 
-def _changed(config: SamplingConfig, changes: Mapping[str, str]) -> SamplingConfig:
+def _changed(recipe: Recipe, changes: Mapping[str, str]) -> SamplingConfig:
+    """The sampling config of a recipe with other values by key of its section ``sample``."""
     try:
-        return SamplingConfig.model_validate(config.model_dump() | dict(changes))
-    except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(SamplingConfig.model_fields)
-            raise UserError(f"--sweep {key}: there is no such key; choose from {known}") from None
-        raise UserError(f"--sweep {key}={first['input']}: {first['msg']}") from None
+        return change(recipe, {f"sample.{key.removeprefix('sample.')}": value for key, value in changes.items()}).sample
+    except UserError as e:
+        options = " ".join(f"{key}={value}" for key, value in changes.items())
+        raise UserError(f"--sweep {options}: {e}") from None
 
 
 def parse_sweep(options: Sequence[str]) -> dict[str, list[str]]:
-    """``["steps=5,10", "sampler=ddim"]`` as values by key.
+    """``["steps=5,10", "sampler=ddim,heun"]`` as values by key.
 
     Raises:
         UserError: an option is not KEY=VALUES, or a key is repeated.

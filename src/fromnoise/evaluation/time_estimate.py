@@ -9,8 +9,8 @@ import torch
 
 from fromnoise.data import Images
 from fromnoise.evaluation.feature_stats import MAX_IMAGES, MAX_VECTORS
-from fromnoise.evaluation.features.base import FeatureExtractor
-from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.extractor import FeatureExtractor
+from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.metrics import all_metrics
 from fromnoise.evaluation.metrics.kid import kernel_distance
 from fromnoise.evaluation.metrics.nearest import NearestNeighbours

@@ -82,7 +82,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; marg
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .5rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th { white-space: normal; vertical-align: bottom }
+th { white-space: normal; overflow-wrap: anywhere; min-width: 4rem; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
 thead th { border-bottom: 2px solid #888 }
 table { font-size: .87rem }

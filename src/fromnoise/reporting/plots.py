@@ -169,23 +169,24 @@ class MetricPanel:
 def metrics_vs_nfe_plot(panels: Sequence[MetricPanel]) -> Image.Image:
     """Metrics against network evaluations, a panel per metric, with error bars.
 
-    Axes are logarithmic where all values are positive; the value of real images is a dashed line.
+    An axis is logarithmic if its values are positive and span a factor of three; real images are a dashed line.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     fig, axes = figure(columns, width=4.5, height=3.4, rows=rows)
     for ax, panel in zip(axes, panels, strict=False):
-        positive = min(p.value for p in panel.points) > 0
+        values = [p.value for p in panel.points] + ([panel.real] if panel.real is not None else [])
+        logarithmic = min(values) > 0 and max(values) > 3 * min(values)
         for i, p in enumerate(panel.points):
             style = {"fmt": _MARKERS[i // 10 % 4], "color": f"C{i % 10}"}
             ax.errorbar(p.nfe, p.value, p.error, capsize=3, label=p.name, **style)
-        if panel.real is not None and (panel.real > 0 or not positive):
+        if panel.real is not None:
             ax.axhline(panel.real, color="0.5", linestyle="--", label="held-out real images")
         ax.set(xscale="log", xlabel="NFE", title=panel.title)
         ticks = sorted({p.nfe for p in panel.points})
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
         ax.set_xticks([], minor=True)
-        if positive:
+        if logarithmic:
             ax.set_yscale("log")
     for ax in axes[len(panels) :]:
         ax.set_axis_off()

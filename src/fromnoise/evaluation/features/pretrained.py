@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fromnoise.evaluation.features.base import FeatureBatch, FeatureExtractor
+from fromnoise.evaluation.features.extractor import FeatureBatch, FeatureExtractor
 from fromnoise.utils.errors import UserError
 
 if TYPE_CHECKING:

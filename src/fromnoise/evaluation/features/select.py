@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fromnoise.data import Data
-from fromnoise.evaluation.features.base import FeatureExtractor
-from fromnoise.evaluation.features.pixels import PixelFeatures
+from fromnoise.evaluation.features.extractor import FeatureExtractor
+from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.features.pretrained import dinov2_features, inception_features
 from fromnoise.evaluation.features.trained import Log, OnStep, classifier_features, self_supervised_features
 from fromnoise.utils.device import ComputeConfig

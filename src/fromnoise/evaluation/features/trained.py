@@ -15,7 +15,7 @@ from fromnoise import checkpoint
 from fromnoise.data import Data, to_float
 from fromnoise.data.download import cache_folder
 from fromnoise.evaluation.features import convnet, simclr
-from fromnoise.evaluation.features.base import FeatureBatch, FeatureExtractor
+from fromnoise.evaluation.features.extractor import FeatureBatch, FeatureExtractor
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 

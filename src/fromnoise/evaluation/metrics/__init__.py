@@ -1,6 +1,6 @@
 """Metrics that compare samples with real images.
 
-Every module of this package is imported, so a new file is a new metric; ``base`` explains how to write one.
+Every module of this package is imported, so a new file is a new metric; ``metric`` explains how to write one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import cast
 
 from fromnoise import registry
-from fromnoise.evaluation.metrics.base import Metric
+from fromnoise.evaluation.metrics.metric import Metric
 
 registry.import_submodules(__name__, __path__)
 

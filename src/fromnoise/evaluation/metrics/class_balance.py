@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fromnoise.evaluation.features.base import FeatureBatch, FeatureExtractor
+from fromnoise.evaluation.features.extractor import FeatureBatch, FeatureExtractor
 from fromnoise.utils.kmeans import kmeans
 
 _SIGNIFICANT = 4.0  # standard errors

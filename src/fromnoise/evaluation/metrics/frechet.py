@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.evaluation.estimate import Estimate, ExtrapolatedEstimate
-from fromnoise.evaluation.metrics.base import Comparison, Metric
+from fromnoise.evaluation.metrics.metric import Metric, SampleComparison
 from fromnoise.evaluation.statistics import Moments
 from fromnoise.registry import register
 
@@ -27,7 +27,7 @@ class FrechetDistance(Metric):
         """FID on Inception features only."""
         return "FID" if features == "inception" else f"{self.title} ({features})"
 
-    def estimate(self, comparison: Comparison) -> ExtrapolatedEstimate:
+    def estimate(self, comparison: SampleComparison) -> ExtrapolatedEstimate:
         """See ``jackknifed_frechet``."""
         return jackknifed_frechet(comparison.samples.moment_parts, comparison.reference.moments)
 

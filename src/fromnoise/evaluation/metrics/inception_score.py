@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 
 from fromnoise.evaluation.estimate import Estimate
-from fromnoise.evaluation.metrics.base import Comparison, Metric
+from fromnoise.evaluation.metrics.metric import Metric, SampleComparison
 from fromnoise.evaluation.statistics import PredictionSums
 from fromnoise.registry import register
 
@@ -25,7 +25,7 @@ class InceptionScore(Metric):
         """Names the classifier where it is not the Inception network."""
         return self.title if features == "inception" else f"{self.title} ({features})"
 
-    def estimate(self, comparison: Comparison) -> Estimate | None:
+    def estimate(self, comparison: SampleComparison) -> Estimate | None:
         """The mean over ten parts of the samples; None for features without a classifier."""
         parts = comparison.samples.prediction_parts
         pairs = [reduce(PredictionSums.__add__, parts[i : i + 2]) for i in range(0, len(parts), 2)]  # ten of twenty

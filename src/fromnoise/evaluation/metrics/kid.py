@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.feature_stats import FeatureStats, float64_features
-from fromnoise.evaluation.metrics.base import Comparison, Metric
+from fromnoise.evaluation.metrics.metric import Metric, SampleComparison
 from fromnoise.registry import register
 
 _BLOCK = 1024  # rows of a block of pairs
@@ -33,7 +33,7 @@ class KernelDistance(Metric):
         """KID on Inception features only."""
         return "KID" if features == "inception" else f"{self.title} ({features})"
 
-    def estimate(self, comparison: Comparison) -> Estimate:
+    def estimate(self, comparison: SampleComparison) -> Estimate:
         """See ``kernel_distance``."""
         return comparison.reference.shared(_kernel_reference).distance(comparison.samples.features)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fromnoise.evaluation.estimate import Estimate, proportion
 from fromnoise.evaluation.feature_stats import FeatureStats, float64_features
-from fromnoise.evaluation.metrics.base import Comparison, Metric
+from fromnoise.evaluation.metrics.metric import Metric, SampleComparison
 from fromnoise.registry import register
 
 _BLOCK = 1024  # rows of a block of pairs
@@ -117,7 +117,7 @@ def _manifold(stats: FeatureStats) -> Manifold:
     return Manifold(stats.shared(float64_features))
 
 
-def _prdc(comparison: Comparison) -> PRDC:
+def _prdc(comparison: SampleComparison) -> PRDC:
     return compare_manifolds(comparison.reference.shared(_manifold), Manifold(comparison.samples.features))
 
 
@@ -129,7 +129,7 @@ class Precision(Metric):
     better = "higher"
     passes = 1.0  # shared by the four
 
-    def estimate(self, comparison: Comparison) -> Estimate:
+    def estimate(self, comparison: SampleComparison) -> Estimate:
         """See ``PRDC``."""
         return comparison.shared(_prdc).precision
 
@@ -141,7 +141,7 @@ class Recall(Metric):
     key = title = "recall"
     better = "higher"
 
-    def estimate(self, comparison: Comparison) -> Estimate:
+    def estimate(self, comparison: SampleComparison) -> Estimate:
         """See ``PRDC``."""
         return comparison.shared(_prdc).recall
 
@@ -153,7 +153,7 @@ class Density(Metric):
     key = title = "density"
     better = "higher"
 
-    def estimate(self, comparison: Comparison) -> Estimate:
+    def estimate(self, comparison: SampleComparison) -> Estimate:
         """See ``PRDC``."""
         return comparison.shared(_prdc).density
 
@@ -165,6 +165,6 @@ class Coverage(Metric):
     key = title = "coverage"
     better = "higher"
 
-    def estimate(self, comparison: Comparison) -> Estimate:
+    def estimate(self, comparison: SampleComparison) -> Estimate:
         """See ``PRDC``."""
         return comparison.shared(_prdc).coverage

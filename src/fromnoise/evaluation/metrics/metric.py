@@ -8,7 +8,7 @@ class MeanDistance(Metric):
     title = "mean distance"
     better = "lower"
 
-    def estimate(self, comparison: Comparison) -> Estimate:
+    def estimate(self, comparison: SampleComparison) -> Estimate:
         samples, real = comparison.samples.moments, comparison.reference.moments
         return Estimate(float((samples.mean - real.mean).norm()), math.nan, samples.n)
 """
@@ -25,7 +25,7 @@ from fromnoise.evaluation.findings import Finding
 
 
 @dataclass(frozen=True)
-class Comparison(SharedResults):
+class SampleComparison(SharedResults):
     """Samples and real training images in one feature space: what a metric is computed from.
 
     Attributes:
@@ -54,7 +54,7 @@ class Metric(ABC):
     passes: ClassVar[float] = 0.0
 
     @abstractmethod
-    def estimate(self, comparison: Comparison) -> Estimate | None:
+    def estimate(self, comparison: SampleComparison) -> Estimate | None:
         """The metric of some samples; None if these features cannot give it."""
 
     def title_for(self, features: str) -> str:

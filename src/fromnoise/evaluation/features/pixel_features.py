@@ -7,7 +7,7 @@ from typing import final
 from torch import Tensor
 from torch.nn import functional as F
 
-from fromnoise.evaluation.features.base import FeatureBatch, FeatureExtractor
+from fromnoise.evaluation.features.extractor import FeatureBatch, FeatureExtractor
 
 _MAX_DIM = 1024
 
