@@ -24,7 +24,7 @@ ROWS = (
     {"run_dir"},
     {"editing", "evaluation"},
     {"training"},
-    {"clustering"},
+    {"clustering", "api"},
     {"cli"},
     {"__main__"},
 )
@@ -32,7 +32,7 @@ ROWS = (
 ALONE = {"registry": set(), "diffusion": {"torch"}, "networks": {"torch"}, "optim": {"torch"}}
 BESIDES = {("fromnoise.diffusion.likelihood.ode", "scipy")}  # the adaptive solver, imported where it is used
 EXECUTES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-LIGHT = {"fromnoise", "fromnoise.utils", "fromnoise.utils.errors", "fromnoise.cli"}
+LIGHT = {"fromnoise", "fromnoise.registry", "fromnoise.utils", "fromnoise.utils.errors", "fromnoise.cli"}
 
 
 def named(path: Path) -> tuple[str, bool]:

@@ -1,3 +1,84 @@
-"""Denoising diffusion probabilistic models: train, sample and judge them with one tool."""
+"""Denoising diffusion probabilistic models: train, sample and evaluate them with one tool.
+
+    import fromnoise as fn
+
+    model = fn.load("runs/digits")
+    images = model.sample(16, sampler="dpmpp-2m", steps=20, seed=0)
+
+Names are imported when they are first used, so that ``import fromnoise`` takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
+
+_MEMBERS = {
+    "Denoiser": "fromnoise.diffusion",
+    "Pipeline": "fromnoise.api",
+    "Trainer": "fromnoise.api",
+    "UserError": "fromnoise.utils.errors",
+    "as_data": "fromnoise.data.convert",
+    "load": "fromnoise.api",
+    "register": "fromnoise.registry",
+    "sample": "fromnoise.api",
+    "save": "fromnoise.api",
+}
+_MODULES = {
+    "data": "fromnoise.data",
+    "diffusion": "fromnoise.diffusion",
+    "evaluation": "fromnoise.evaluation",
+    "guidance": "fromnoise.diffusion.guidance",
+    "inverse": "fromnoise.diffusion.inverse",
+    "losses": "fromnoise.diffusion.losses",
+    "networks": "fromnoise.networks",
+    "samplers": "fromnoise.diffusion.samplers",
+    "schedules": "fromnoise.diffusion.schedules",
+    "targets": "fromnoise.diffusion.targets",
+    "time_samplers": "fromnoise.diffusion.time_samplers",
+}
+
+if TYPE_CHECKING:
+    from fromnoise import data, diffusion, evaluation, networks
+    from fromnoise.api import Pipeline, Trainer, load, sample, save
+    from fromnoise.data.convert import as_data
+    from fromnoise.diffusion import Denoiser, guidance, inverse, losses, samplers, schedules, targets, time_samplers
+    from fromnoise.registry import register
+    from fromnoise.utils.errors import UserError
+
+__all__ = [
+    "Denoiser",
+    "Pipeline",
+    "Trainer",
+    "UserError",
+    "as_data",
+    "data",
+    "diffusion",
+    "evaluation",
+    "guidance",
+    "inverse",
+    "load",
+    "losses",
+    "networks",
+    "register",
+    "sample",
+    "samplers",
+    "save",
+    "schedules",
+    "targets",
+    "time_samplers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MEMBERS:
+        return getattr(importlib.import_module(_MEMBERS[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    raise AttributeError(f"module 'fromnoise' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

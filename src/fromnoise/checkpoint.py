@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as serialize_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromnoise import __version__
 from fromnoise.config import Recipe, parse
@@ -208,8 +208,12 @@ class LoadedModel:
     path: Path
 
 
-def load_model(run: str | Path) -> LoadedModel:
+def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel:
     """Load the model of a run directory or of one .safetensors file, on the CPU, ready to sample.
+
+    Args:
+        run: the run directory or the file.
+        network: a module for the weights, in place of the one that the file describes.
 
     Raises:
         UserError: there is none, the file is damaged, or it was written by a version with another file format.
@@ -224,8 +228,10 @@ def load_model(run: str | Path) -> LoadedModel:
     tensors, header = read(path)
     if header.get("kind") != "model":
         raise UserError(f"{path} is a state for resuming, not a model: use the model.safetensors of the run folder")
+    if network is not None:
+        header["recipe"]["network"] = "custom"
     recipe, dataset_info = parse_header(header)
-    model = build(recipe, dataset_info)
+    model = build(recipe, dataset_info, network=network)
     try:
         model.denoiser.load_state_dict(tensors)
     except RuntimeError:

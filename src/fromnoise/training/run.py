@@ -95,10 +95,11 @@ def train(
     )
     if compiled:
         model.denoiser.network.compile()
-    _resume(trainer, folder, log)
+    resume(trainer, folder, log)
     with signals(trainer.stop) as caught:
         if trainer.fraction < 1:
-            _loop(trainer, folder, main, log)
+            for _ in run_steps(trainer, folder, main, log):
+                pass
     stopped = trainer.fraction < 1
     if stopped:
         log(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
@@ -110,7 +111,8 @@ def train(
     return Outcome(folder.path, trainer.progress.step, number)
 
 
-def _resume(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> None:
+def resume(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> None:
+    """Continue from the newest state of the run directory, or start; refuses data of another shape or other classes."""
     state = folder.load_state()
     if state is not None:
         _, was = checkpoint.parse_header(state[1])
@@ -131,7 +133,8 @@ def _resume(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> Non
     same_step(trainer.accelerator, trainer.compute.device, trainer.progress.step)
 
 
-def _loop(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], None]) -> None:
+def run_steps(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], None]) -> Iterator[StepReport]:
+    """Train with a progress bar, checkpoints, reports and previews; yields the report of each step."""
     recipe = trainer.recipe
     previews = Previews(folder, trainer.compute)
     self_evaluation = SelfEvaluation(trainer, folder, log) if main and trainer.model.recipe.evaluation.times else None
@@ -162,6 +165,7 @@ def _loop(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], Non
         before = trainer.fraction
         for report in trainer.run():
             if not main:
+                yield report
                 continue
             bar.set_description_str(status(report), refresh=False)
             bar.update(min(100.0, 100 * report.progress) - bar.n)
@@ -180,6 +184,7 @@ def _loop(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], Non
             if shown:
                 previews.preview(trainer)
                 previews.curves()
+            yield report
 
 
 def status(r: StepReport) -> str:
