@@ -81,9 +81,9 @@ def loss_plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
         chosen = sorted({0, len(measured) // 4, len(measured) - 1})
         for rank, i in enumerate(chosen):
             bins = [v or math.nan for v in measured[i]["loss_by_t"]]
-            centres = [(b + 0.5) / len(bins) for b in range(len(bins))]
+            midpoints = [(b + 0.5) / len(bins) for b in range(len(bins))]
             shade = str(0.75 - 0.3 * rank) if i != chosen[-1] else "tab:blue"
-            over_t.plot(centres, bins, marker="o", markersize=3, color=shade, label=f"step {measured[i]['step']:,}")
+            over_t.plot(midpoints, bins, marker="o", markersize=3, color=shade, label=f"step {measured[i]['step']:,}")
         over_t.legend()
     over_t.set(xlabel="t (0 clean, 1 noise)", ylabel="loss", yscale="log", title="held-out loss by noise level")
     save(fig, path)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import cast
 
 from fromnoise import registry
-from fromnoise.evaluation.metrics.metric import Metric
+from fromnoise.evaluation.metrics.metric import Metric, SampleComparison
+
+__all__ = ["Metric", "SampleComparison", "all_metrics"]
 
 registry.import_submodules(__name__, __path__)
 
