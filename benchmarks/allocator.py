@@ -20,7 +20,7 @@ from fromnoise import config as recipes
 from fromnoise.cli.environment import keep_freed_memory
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
-from fromnoise.training.autosize import shaped
+from fromnoise.training.autosize import choose_levels
 from fromnoise.utils.device import select_device
 
 SHAPE, BATCH, STEPS = (1, 28, 28), 64, 8
@@ -59,7 +59,7 @@ def one(width: int, threads: int, keep: bool) -> tuple[float, float]:
     torch.set_num_threads(threads)
     if keep:
         keep_freed_memory()
-    model = build(shaped(recipes.load("fast", {"network.width": width}), SHAPE), DatasetInfo(SHAPE))
+    model = build(choose_levels(recipes.load("fast", {"network.width": width}), SHAPE), DatasetInfo(SHAPE))
     select_device("cpu", "fp32").to_device(model.denoiser)
     net, x = model.denoiser.network, torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
 

@@ -73,21 +73,20 @@ def trainer_of(recipe: recipes.Recipe, data: Data, precision: str) -> Trainer:
     """A trainer that has not begun; ``precision`` is fp32 or bf16."""
     accelerator = Accelerator(cpu=True, mixed_precision="no", device_placement=False)
     trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, select_device("cpu", precision), accelerator)
-    trainer.find_clusters()
+    trainer.fit_pseudo_labels()
     return trainer
 
 
 def trained(trainer: Trainer) -> tuple[list[float], list[float], Model]:
     """Train; the loss of each step, the held-out losses, and the model with the averaged weights."""
     reports = list(trainer.run())
-    held_out = [v for r in reports for v in (r.held_out, r.held_out_raw) if v is not None]
-    trainer.refresh()
-    return [r.loss for r in reports], held_out, replace(trainer.model, denoiser=trainer.averaged)
+    held_out = [v for r in reports for v in (r.held_out_loss, r.held_out_loss_raw) if v is not None]
+    return [r.loss for r in reports], held_out, replace(trainer.model, denoiser=trainer.ema_denoiser())
 
 
 def tensors(trainer: Trainer) -> dict[str, list[Tensor]]:
     """The trained weights, the averaged ones, and all that a checkpoint holds."""
-    raw, averaged, state = trainer.model.denoiser.state_dict(), trainer.weights(), trainer.state()[0]
+    raw, averaged, state = trainer.model.denoiser.state_dict(), trainer.ema_state_dict(), trainer.state()[0]
     return {"raw": list(raw.values()), "averaged": list(averaged.values()), "state": list(state.values())}
 
 

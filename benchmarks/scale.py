@@ -83,7 +83,7 @@ def one(config: dict[str, Any]) -> dict[str, Any]:
     cuda = trainer.compute.device.type == "cuda"
     inside = [0.0]
     for owner, name in (
-        (trainer, "_gradients"),
+        (trainer, "_backward"),
         (trainer.optimizer_step, "clip"),
         (trainer.optimizer_step, "step"),
         (trainer.ema, "update"),
@@ -105,7 +105,7 @@ def one(config: dict[str, Any]) -> dict[str, Any]:
         steps.append(now - begun)
         if report.step == _WARM:
             inside[0], whole = 0.0, now
-        reported, begun = report.clock["memory_mb"], now
+        reported, begun = report.timing["memory_mb"], now
     spent = time.perf_counter() - whole
     peak = reported if cuda else memory(peak=True) - before
     return {"seconds": statistics.median(steps[_WARM:]), "outside": 1 - inside[0] / spent, "memory_mb": peak}

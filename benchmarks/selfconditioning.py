@@ -36,9 +36,8 @@ def measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
     for _ in trainer.run():
         pass
     spent = time.perf_counter() - begun
-    trainer.refresh()
     objective = trainer.model.diffusion_loss()
-    objective.denoiser = trainer.averaged
+    objective.denoiser = trainer.ema_denoiser()
     held = data.held_out
     x0 = to_float(held.get(torch.arange(len(held))))
     losses = []

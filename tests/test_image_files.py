@@ -166,11 +166,18 @@ def test_checking_a_path_creates_nothing(tmp_path):
 
 # ---- loss plots
 
-_CLOCK = {"seconds": 1.0}
+_TIMING = {"seconds": 1.0}
 _FULL = [
-    {"step": 1, "loss": 1.0, "held_out": 0.9, "held_out_raw": 0.95, "loss_by_t": [0.1] * 10, "clock": _CLOCK},
-    {"step": 50, "loss": 0.5, "clock": _CLOCK},
-    {"step": 100, "loss": None, "held_out": 0.4, "held_out_raw": None, "loss_by_t": [None, 0.2] * 5},
+    {
+        "step": 1,
+        "loss": 1.0,
+        "held_out_loss": 0.9,
+        "held_out_loss_raw": 0.95,
+        "loss_by_t": [0.1] * 10,
+        "timing": _TIMING,
+    },
+    {"step": 50, "loss": 0.5, "timing": _TIMING},
+    {"step": 100, "loss": None, "held_out_loss": 0.4, "held_out_loss_raw": None, "loss_by_t": [None, 0.2] * 5},
 ]
 
 
@@ -182,10 +189,10 @@ _FULL = [
         _FULL[1:2],
         _FULL[2:],
         [{"step": 1, "loss": None}],
-        [{"step": 1, "loss": 0.5, "held_out": None, "loss_by_t": None}],
-        [{"step": 1, "loss": 0.5, "held_out": 0.5, "loss_by_t": [None] * 10}],
+        [{"step": 1, "loss": 0.5, "held_out_loss": None, "loss_by_t": None}],
+        [{"step": 1, "loss": 0.5, "held_out_loss": 0.5, "loss_by_t": [None] * 10}],
         [{"step": 1, "loss": -0.5}, {"step": 2, "loss": 0.0}],
-        [{"step": s, "loss": 1 / s, "held_out": 1 / s, "loss_by_t": [1 / s] * 10} for s in range(1, 40)],
+        [{"step": s, "loss": 1 / s, "held_out_loss": 1 / s, "loss_by_t": [1 / s] * 10} for s in range(1, 40)],
     ],
     ids=["full", "first", "no-held-out", "nulls", "nothing", "null-held-out", "null-bins", "not-positive", "many"],
 )
@@ -203,7 +210,7 @@ def test_loss_plot_of_any_reports(tmp_path, reports):
 def test_loss_plot_depends_on_the_losses(tmp_path):
     """Another held-out loss gives another plot, the same reports the same file."""
     plots.loss_plot(_FULL, tmp_path / "a.png")
-    plots.loss_plot([r | ({"held_out": 0.1} if "held_out" in r else {}) for r in _FULL], tmp_path / "b.png")
+    plots.loss_plot([r | ({"held_out_loss": 0.1} if "held_out_loss" in r else {}) for r in _FULL], tmp_path / "b.png")
     plots.loss_plot(_FULL, tmp_path / "c.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 

@@ -13,6 +13,7 @@ model = fn.load("runs/mine", network=MyNet())
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Iterator
@@ -383,16 +384,16 @@ class Trainer:
         accelerator = Accelerator(cpu=self._compute.device.type == "cpu", mixed_precision="no", device_placement=False)
         if self.out is None:
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator)
-            loop.find_clusters()
+            loop.fit_pseudo_labels()
             yield from loop.run()
             return
-        folder = RunDir(self.out)
-        folder.check(self.recipe)
-        loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator, folder.load_state)
-        folder.open(self.recipe)
-        resume(loop, folder, folder.log)
-        if loop.fraction < 1:
-            yield from run_steps(loop, folder, accelerator.is_main_process, folder.log)
+        with contextlib.closing(RunDir(self.out)) as run_dir:
+            run_dir.check(self.recipe)
+            loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator, run_dir.load_state)
+            run_dir.open(self.recipe)
+            resume(loop, run_dir, run_dir.log)
+            if loop.budget_used < 1:
+                yield from run_steps(loop, run_dir, accelerator.is_main_process, run_dir.log)
 
     def run(self) -> Pipeline:
         """Train to the end; the trained model."""
@@ -408,5 +409,4 @@ class Trainer:
         """
         if self._loop is None:
             raise ValueError("nothing was trained yet: iterate the trainer, or call run()")
-        self._loop.refresh()
-        return Pipeline(replace(self.model, denoiser=self._loop.averaged), device=str(self._compute.device))
+        return Pipeline(replace(self.model, denoiser=self._loop.ema_denoiser()), device=str(self._compute.device))

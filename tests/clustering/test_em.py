@@ -113,8 +113,8 @@ def test_a_resumed_run_is_bit_identical():
         after.resume(tensors, len(found))
         run_rounds(after)
         assert torch.equal(after.state.q, whole.state.q) and torch.equal(after.state.objective, whole.state.objective)
-        for name, weight in whole.trainer.weights().items():
-            assert torch.equal(weight, after.trainer.weights()[name]), name
+        for name, weight in whole.trainer.ema_state_dict().items():
+            assert torch.equal(weight, after.trainer.ema_state_dict()[name]), name
 
 
 def test_an_interrupted_e_step_continues_after_its_last_batch(monkeypatch):

@@ -119,7 +119,7 @@ def reports(losses, averaged=None, dropped=0) -> list[dict]:
     """Lines of reports.jsonl."""
     averaged = averaged or losses
     return [
-        {"step": 100 * (i + 1), "dropped": dropped, "held_out_raw": raw, "held_out": mean}
+        {"step": 100 * (i + 1), "dropped_steps": dropped, "held_out_loss_raw": raw, "held_out_loss": mean}
         for i, (raw, mean) in enumerate(zip(losses, averaged, strict=True))
     ]
 

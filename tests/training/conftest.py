@@ -1,4 +1,4 @@
-"""A training run small enough for a test: the bundled digits and a network of a few thousand weights."""
+"""A small trainer: the bundled digits and a network with a few thousand weights."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def make():
-    """``make(steps=..., **overrides)`` gives a trainer on the digits; names have ``_`` for the dot."""
+    """``make(steps=..., **overrides)`` returns a trainer on the digits; ``train_lr`` overrides train.lr."""
     data = {}
 
     def trainer(
-        steps: int | None = 12, last_good=lambda skip: None, log=lambda line: None, precision="fp32", **over
+        steps: int | None = 12, load_state=lambda skip: None, log=lambda line: None, precision="fp32", **over
     ) -> Trainer:
         dotted = {key.replace("_", ".", 1): value for key, value in over.items()}
         recipe = recipes.load("digits", TINY | ({"train.steps": steps} if steps else {}) | dotted)
         if "d" not in data:
             data["d"] = open_data(recipe, lambda line: None)
         model = build(recipe, dataset_info(recipe, data["d"]))
-        return Trainer(model, data["d"], select_device("cpu", precision), Accelerator(cpu=True), last_good, log)
+        return Trainer(model, data["d"], select_device("cpu", precision), Accelerator(cpu=True), load_state, log)
 
     return trainer
 
 
 def command(out: Path, *words: str) -> list[str]:
-    """The command that trains the tiny network in a process of its own."""
+    """The command line that trains the small network in a separate process."""
     tiny = [w for key, value in TINY.items() for w in (f"--{key}", str(value).lower())]
     return [sys.executable, "-m", "fromnoise", "train", "digits", "--out", str(out), *tiny, "--device", "cpu", *words]
 
 
 def environment() -> dict[str, str]:
-    """One thread a process: the tests share the cores."""
+    """One thread per process, because the tests share the cores."""
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 

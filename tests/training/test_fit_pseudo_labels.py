@@ -15,6 +15,7 @@ from fromnoise.diffusion import Unconditional
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.training.fit_pseudo_labels import IMAGES_PER_CLUSTER
+from fromnoise.training.inputs import to_inputs
 from fromnoise.utils.device import select_device
 
 
@@ -49,7 +50,7 @@ def trained(make):
     """A trainer with eight pseudo-labels after six steps, and its log lines."""
     lines = []
     trainer = make(steps=6, data_pseudo_labels=8, log=lines.append)
-    trainer.find_clusters()
+    trainer.fit_pseudo_labels()
     list(trainer.run())
     return trainer, lines
 
@@ -68,7 +69,7 @@ def test_training_conditions_on_the_pseudo_labels(trained):
     pseudo_labels = trainer.model.denoiser.pseudo_labels
     assert any("8 clusters" in line for line in lines)
     pixels = trainer.stream.batch(range(4)).pixels
-    x0, cond = trainer._images(pixels, None)
+    x0, cond = to_inputs(pixels, None, trainer.model, trainer.compute)
     assert torch.equal(cond, pseudo_labels.assign(x0))
     assert len(pseudo_labels.assign(to_float(trainer.data.train.get(torch.arange(500)))).unique()) == 8
 
@@ -77,11 +78,11 @@ def test_a_checkpoint_contains_the_pseudo_labels(trained, tmp_path):
     """Saved and loaded: the same centroids and the same samples."""
     trainer, _ = trained
     path = tmp_path / "model.safetensors"
-    save_model(path, trainer.model, trainer.weights(), {"step": 6})
+    save_model(path, trainer.model, trainer.ema_state_dict(), {"step": 6})
     loaded = load_model(path).model
     expected = trainer.model.denoiser.pseudo_labels.centroids
     assert torch.equal(loaded.denoiser.pseudo_labels.centroids, expected)
-    averaged = dataclasses.replace(trainer.model, denoiser=trainer.averaged)
+    averaged = dataclasses.replace(trainer.model, denoiser=trainer.ema_denoiser())
     ids = torch.arange(6)
     assert torch.equal(sampled(loaded, ids).images, sampled(averaged, ids).images)
 
@@ -92,8 +93,8 @@ def test_a_resumed_run_keeps_the_pseudo_labels(trained, make):
     tensors, header = trainer.state()
     other = make(steps=6, data_pseudo_labels=8)
     other.resume({k: v.clone() for k, v in tensors.items()}, header)
-    for name, t in trainer.weights().items():
-        assert torch.equal(t, other.weights()[name]), name
+    for name, t in trainer.ema_state_dict().items():
+        assert torch.equal(t, other.ema_state_dict()[name]), name
 
 
 def test_the_cluster_of_a_sample_depends_on_seed_and_number_alone(trained):

@@ -1,4 +1,4 @@
-"""Killed at any moment, damaged in any way: the same command goes on as if nothing had happened."""
+"""After a kill at any moment, or damage to a file, the same command resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from fromnoise import checkpoint
 STEPS = 240
 
 
-def state_of(out):
+def last_state(out):
+    """Tensors and header of the newest training state, without the time."""
     path = sorted((out / "state").glob("*.safetensors"))[-1]
     tensors, header = checkpoint.read(path)
     header["progress"].pop("seconds")
     return tensors, header
 
 
-def newest(out):
-    """The step of the newest state on the disk, -1 if there is none."""
+def newest_step(out):
+    """The step of the newest training state on the disk, -1 if there is none."""
     return max((int(p.stem) for p in (out / "state").glob("0*.safetensors")), default=-1)
 
 
 def reports_of(out):
+    """The lines of reports.jsonl without the numbers that depend on the machine."""
     rows = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
     for row in rows:
-        row.pop("clock")
+        row.pop("timing")
     return rows
 
 
-def alike(a, b):
-    """Two finished runs: state, model and reports, bit for bit, but for the clock."""
-    one, other = state_of(a), state_of(b)
+def assert_same_run(a, b):
+    """Two finished runs have the same state, model and reports, bit for bit, but for the times."""
+    one, other = last_state(a), last_state(b)
     assert one[1] == other[1]
     assert one[0].keys() == other[0].keys()
     assert all(torch.equal(one[0][k], other[0][k]) for k in one[0])
@@ -47,6 +49,7 @@ def alike(a, b):
 
 
 def train(run_command, out, *words, steps=STEPS, **kw):
+    """Start a training process that saves its state every four steps."""
     command, environment = run_command
     words = ("--steps", str(steps), "--train.checkpoint_steps", "4", "--sample.count", "0", *words)
     return subprocess.Popen(
@@ -56,31 +59,31 @@ def train(run_command, out, *words, steps=STEPS, **kw):
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments(tmp_path, run_command):
-    """SIGKILL, with nothing to catch it, while it trains, reports or writes a checkpoint (HF#2606, DD#97)."""
+    """SIGKILL, which cannot be caught, while the run trains, reports or writes a checkpoint (HF#2606, DD#97)."""
     whole = train(run_command, tmp_path / "whole")
     _, error = whole.communicate(timeout=300)
     assert whole.returncode == 0, error
     rng, out = random.Random(time.time_ns()), tmp_path / "killed"
     for _ in range(10):
-        process, since = train(run_command, out), newest(out)
+        process, since = train(run_command, out), newest_step(out)
         goal, deadline = since + rng.randrange(STEPS // 12), time.monotonic() + 120
-        while newest(out) < goal or not (out / "log").exists():
+        while newest_step(out) < goal or not (out / "log").exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it ended before it was killed: give it more steps"
-    assert 0 < newest(out) < STEPS
+        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: raise STEPS"
+    assert 0 < newest_step(out) < STEPS
     process = train(run_command, out)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    alike(tmp_path / "whole", out)
+    assert_same_run(tmp_path / "whole", out)
 
 
-def test_finished_goes_on_and_damage_is_known(tmp_path, run_command):
-    """12 steps, then 20 = 20 steps; a flipped bit or a cut in the newest state takes the one before."""
+def test_larger_budget_and_damaged_state(tmp_path, run_command):
+    """12 steps and 8 more equal 20 steps, also if a flipped bit in the newest state makes the one before it count."""
     for out, steps in (("whole", 20), ("parts", 12)):
         process = train(run_command, tmp_path / out, "--train.decay", "constant", steps=steps)
         _, error = process.communicate(timeout=120)
@@ -90,22 +93,22 @@ def test_finished_goes_on_and_damage_is_known(tmp_path, run_command):
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 4
     newest.write_bytes(data)
-    (out / "state" / ".000000009.safetensors.77.tmp").write_bytes(b"half")  # what a kill leaves
+    (out / "state" / ".000000009.safetensors.77.tmp").write_bytes(b"half")  # as a killed process leaves it
     with open(out / "reports.jsonl", "a") as f:
         f.write('{"step": 12, "lo')
     process = train(run_command, out, "--train.decay", "constant", steps=20)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     log = (out / "log").read_text()
-    assert newest.name in log and "damaged" in log and "going on from step 8" in log
-    assert state_of(out)[0].keys() == state_of(tmp_path / "whole")[0].keys()
-    a, b = state_of(out), state_of(tmp_path / "whole")
+    assert newest.name in log and "damaged" in log and "resuming from step 8" in log
+    assert last_state(out)[0].keys() == last_state(tmp_path / "whole")[0].keys()
+    a, b = last_state(out), last_state(tmp_path / "whole")
     assert all(torch.equal(a[0][k], b[0][k]) for k in a[0])
     assert not list((out / "state").glob("*.tmp"))
 
 
-def test_ctrl_c_saves(tmp_path, run_command):
-    """SIGINT and SIGTERM end the run after the running step, with a checkpoint and a word; exit codes 130 and 143."""
+def test_signals_save_a_checkpoint(tmp_path, run_command):
+    """SIGINT and SIGTERM end the run after the current step, with a checkpoint and exit codes 130 and 143."""
     for number in (signal.SIGINT, signal.SIGTERM):
         out = tmp_path / str(number)
         process = train(run_command, out, steps=100_000)
@@ -116,14 +119,14 @@ def test_ctrl_c_saves(tmp_path, run_command):
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
         assert process.returncode == 128 + number, error
-        assert "goes on from there" in error and "Traceback" not in error
-        tensors, header = state_of(out)
+        assert "run the same command to resume" in error and "Traceback" not in error
+        tensors, header = last_state(out)
         assert f"stopped at step {header['progress']['step']:,}" in error
         assert load_file(out / "model.safetensors")
 
 
-def test_no_whole_state_is_told(tmp_path, run_command):
-    """Not begun again over the trained model; deleting the states is the user's to do."""
+def test_all_states_damaged(tmp_path, run_command):
+    """An error; the run is not restarted over the trained model."""
     out = tmp_path / "run"
     process = train(run_command, out, steps=8)
     assert process.wait(timeout=120) == 0
@@ -133,12 +136,12 @@ def test_no_whole_state_is_told(tmp_path, run_command):
     for _ in range(2):
         process = train(run_command, out, steps=16)
         _, error = process.communicate(timeout=120)
-        assert process.returncode == 2 and "is whole" in error and "Traceback" not in error
+        assert process.returncode == 2 and "are damaged" in error and "Traceback" not in error
     assert (out / "model.safetensors").read_bytes() == model and (out / "reports.jsonl").read_bytes() == reports
 
 
-def test_other_images_are_told(tmp_path, run_command):
-    """A run cannot go on with images of another shape."""
+def test_images_of_another_shape(tmp_path, run_command):
+    """A run cannot be resumed with them."""
     out = tmp_path / "run"
     assert train(run_command, out, steps=4).wait(timeout=120) == 0
     for state in (out / "state").glob("*.safetensors"):
@@ -150,12 +153,12 @@ def test_other_images_are_told(tmp_path, run_command):
     assert process.returncode == 2 and "shape (1, 9, 9), not (1, 8, 8)" in error
 
 
-def test_one_run_a_folder(tmp_path, run_command):
-    """A second process is refused while the first trains."""
+def test_one_process_trains_in_a_directory(tmp_path, run_command):
+    """A second one is refused while the first trains."""
     out = tmp_path / "run"
     first = train(run_command, out, steps=100_000)
     deadline = time.monotonic() + 120
-    while newest(out) < 0 and time.monotonic() < deadline:
+    while newest_step(out) < 0 and time.monotonic() < deadline:
         time.sleep(0.02)
     second = train(run_command, out, steps=100_000)
     _, error = second.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""The loop: exact resume, dropped steps, accumulation, and nothing that disturbs it."""
+"""The training loop: exact resume, dropped steps and rollbacks, accumulation, and measurements without side effects."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from fromnoise.networks import layers
+from fromnoise.training import held_out
 from fromnoise.utils.errors import UserError
 
 
 def tensors(trainer):
-    """All tensors of a state, cloned."""
+    """All tensors of the training state, cloned."""
     return {k: v.clone() for k, v in trainer.state()[0].items()}
 
 
-def written(trainer):
-    """A state as it would come back from the disk."""
+def saved_state(trainer):
+    """The training state as it is read back from the disk."""
     return tensors(trainer), json.loads(json.dumps(trainer.state()[1]))
 
 
@@ -28,8 +29,8 @@ def same(a, b):
 
 
 def lines(reports):
-    """Reports without what depends on the machine."""
-    return [json.dumps({k: v for k, v in r.line().items() if k != "clock"}) for r in reports if r.kept]
+    """Lines of reports.jsonl without the numbers that depend on the machine."""
+    return [json.dumps({k: v for k, v in r.to_json().items() if k != "timing"}) for r in reports if r.logged]
 
 
 VARIANTS = {
@@ -58,199 +59,215 @@ VARIANTS = {
 }
 
 
-def uninterrupted(again, starts=(0, 1, 5, 11)):
-    """12 steps are k and the rest from the state of step k, bit for bit; ``again`` makes a trainer."""
-    whole = again()
-    states, reports = {0: written(whole)}, []
+def check_resume(make_trainer, starts=(0, 1, 5, 11)):
+    """12 steps equal k steps and the rest resumed from the state of step k, bit for bit; returns the reports."""
+    whole = make_trainer()
+    states, reports = {0: saved_state(whole)}, []
     for report in whole.run():
         reports.append(report)
-        states[report.step] = written(whole)
+        states[report.step] = saved_state(whole)
     for k in starts:
-        other = again()
-        other.resume({n: t.clone() for n, t in states[k][0].items()}, states[k][1])
-        rest = list(other.run())
-        assert same(tensors(other), tensors(whole)), k
+        resumed = make_trainer()
+        resumed.resume({n: t.clone() for n, t in states[k][0].items()}, states[k][1])
+        rest = list(resumed.run())
+        assert same(tensors(resumed), tensors(whole)), k
         assert lines(rest) == lines(reports[k:])
-        before, after = dict(other.state()[1]["progress"]), dict(whole.state()[1]["progress"])
-        before.pop("seconds"), after.pop("seconds")
-        assert before == after
+        a, b = dict(resumed.state()[1]["progress"]), dict(whole.state()[1]["progress"])
+        a.pop("seconds"), b.pop("seconds")
+        assert a == b
     return reports
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_resumed_is_uninterrupted(name, make):
-    """Weights, moments, averages, reports."""
-    uninterrupted(lambda: make(**VARIANTS[name]))
+def test_resumed_equals_uninterrupted(name, make):
+    """Weights, moments, averages, counters and reports."""
+    check_resume(lambda: make(**VARIANTS[name]))
 
 
 @pytest.fixture
-def plain(make):
+def float32_losses(make):
     """Losses of 12 steps in float32."""
     return torch.tensor([r.loss for r in make().run()])
 
 
-def test_in_bfloat16(make, plain):
-    """Resumed is uninterrupted there too, and the losses are those of float32 to 2 %."""
-    reports = uninterrupted(lambda: make(precision="bf16"), (5,))
-    torch.testing.assert_close(torch.tensor([r.loss for r in reports]), plain, rtol=0.02, atol=0)
+def test_bfloat16(make, float32_losses):
+    """The losses are those of float32 to 2 %, and resumed equals uninterrupted."""
+    reports = check_resume(lambda: make(precision="bf16"), (5,))
+    torch.testing.assert_close(torch.tensor([r.loss for r in reports]), float32_losses, rtol=0.02, atol=0)
 
 
-def test_without_c(make, plain, monkeypatch):
-    """Torch's own normalisation: the losses agree to 1e-4, and resumed is uninterrupted."""
+def test_without_c_kernel(make, float32_losses, monkeypatch):
+    """With torch's group normalization the losses agree to 1e-4, and resumed equals uninterrupted."""
     monkeypatch.setattr(layers, "can_fuse", lambda x: False)
-    reports = uninterrupted(make, (5,))
-    torch.testing.assert_close(torch.tensor([r.loss for r in reports]), plain, rtol=1e-4, atol=0)
+    reports = check_resume(make, (5,))
+    torch.testing.assert_close(torch.tensor([r.loss for r in reports]), float32_losses, rtol=1e-4, atol=0)
 
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 def test_compiled(make):
-    """A compiled network: the losses agree with an eager one's to 1e-4, and resumed is uninterrupted."""
+    """With a compiled network the losses agree with eager ones to 1e-4, and resumed equals uninterrupted."""
 
     def compiled():
         trainer = make(network_dropout=0)
         trainer.model.denoiser.network.compile()
         return trainer
 
-    reports = uninterrupted(compiled, (5,))
+    reports = check_resume(compiled, (5,))
     eager = torch.tensor([r.loss for r in make(network_dropout=0).run()])
     torch.testing.assert_close(torch.tensor([r.loss for r in reports]), eager, rtol=1e-4, atol=0)
 
 
-def test_accumulation_is_the_same_gradient(make):
-    """A batch in four parts trains as in one, to float32 rounding (dropout off: it draws by part)."""
+def test_gradient_accumulation(make):
+    """Four micro-batches train as one batch, to float32 rounding (without dropout, whose masks differ)."""
     one, four = (make(steps=6, network_dropout=0.0, train_accumulate=n) for n in (1, 4))
     losses = [[r.loss for r in t.run()] for t in (one, four)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    a, b = one.weights(), four.weights()
+    a, b = one.ema_state_dict(), four.ema_state_dict()
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
 
 
-def test_what_does_not_fit_in_memory_is_taken_in_parts(make):
-    """Found out once; then as a run that accumulates from the start, bit for bit."""
+def test_out_of_memory_doubles_the_micro_batches(make):
+    """Once, at the first step; from then on the run equals one that accumulates from the start, bit for bit."""
 
-    def tight(trainer, most):
-        plain, trainer.tried = trainer.objective.forward, []
+    def with_memory_for(trainer, most):
+        forward, trainer.tried = trainer.diffusion_loss.forward, []
 
-        def forward(x0, *args, **kwargs):
+        def limited(x0, *args, **kwargs):
             trainer.tried.append(len(x0))
             if len(x0) > most:
                 raise torch.OutOfMemoryError("too much")
-            return plain(x0, *args, **kwargs)
+            return forward(x0, *args, **kwargs)
 
-        trainer.objective.forward = forward
+        trainer.diffusion_loss.forward = limited
         return trainer
 
-    said = []
-    found, want = tight(make(steps=3, log=said.append), 5), make(steps=3, train_accumulate=4)
+    messages = []
+    found, want = with_memory_for(make(steps=3, log=messages.append), 5), make(steps=3, train_accumulate=4)
     list(found.run())
     list(want.run())
     assert same(tensors(found), tensors(want))
     assert found.tried[:2] == [16, 8] and set(found.tried[2:]) == {4}
-    assert len(said) == 2 and "going on with 4" in said[-1]
+    assert len(messages) == 2 and "continuing with 4" in messages[-1]
     with pytest.raises(UserError, match="recompute"):
-        list(tight(make(steps=3), 0).run())
+        list(with_memory_for(make(steps=3), 0).run())
 
 
-def test_measuring_does_not_disturb(make):
-    """Held-out losses and previews draw from randomness of their own: the same weights with and without."""
+def test_measurements_do_not_change_training(make):
+    """Held-out losses have random numbers of their own: the weights are the same with and without them."""
     quiet, busy = make(train_evaluations=1), make(train_evaluations=12)
     list(quiet.run())
     for _ in busy.run():
         busy.evaluate()
-        busy.weights()
+        busy.ema_state_dict()
     assert same(tensors(quiet), tensors(busy))
 
 
-def test_held_out_loss_compares(make):
-    """The same weights always have the same held-out loss: times and noise belong to the picture."""
+def test_held_out_loss_is_reproducible(make):
+    """The same weights have the same held-out loss, because each image has a fixed time and fixed noise."""
     trainer = make()
     first = trainer.evaluate()
     assert first == trainer.evaluate()
     list(trainer.run())
-    assert trainer.evaluate()["held_out"] < first["held_out"]
+    assert trainer.evaluate()["held_out_loss"] < first["held_out_loss"]
     assert len(first["loss_by_t"]) == 10
 
 
 def test_loss_falls(make):
-    """On real digits the loss of a few hundred steps is far below that of the first."""
+    """After 150 steps on real digits the loss is below 0.7 of the first."""
     trainer = make(steps=150, train_lr=3e-3, network_dropout=0.0, train_report_every=30)
-    kept = [r.loss for r in trainer.run() if r.kept]
-    assert kept[-1] < 0.7 * kept[0]
+    logged = [r.loss for r in trainer.run() if r.logged]
+    assert logged[-1] < 0.7 * logged[0]
 
 
-def poison(trainer, bad):
-    """Make the loss NaN, or infinite, at the steps for which ``bad`` says so."""
-    plain = trainer.objective.forward
+def make_non_finite(trainer, when):
+    """Make the loss NaN or infinite at the steps for which ``when(trainer)`` is true."""
+    forward = trainer.diffusion_loss.forward
 
-    def forward(*args, **kwargs):
-        losses = plain(*args, **kwargs)
+    def poisoned(*args, **kwargs):
+        losses = forward(*args, **kwargs)
         factor = math.nan if trainer.progress.step % 2 else math.inf
-        return losses._replace(weighted=losses.weighted * factor) if bad(trainer) else losses
+        return losses._replace(weighted=losses.weighted * factor) if when(trainer) else losses
 
-    trainer.objective.forward = forward
+    trainer.diffusion_loss.forward = poisoned
 
 
-def test_a_bad_step_is_dropped_and_counted(make):
-    """Neither weights nor moments nor averages move; the next step goes on."""
+def test_non_finite_steps_are_dropped(make):
+    """They change neither weights nor moments nor averages, and are counted; training continues."""
     trainer = make(steps=6)
-    poison(trainer, lambda t: t.progress.step in (2, 3))
+    make_non_finite(trainer, lambda t: t.progress.step in (2, 3))
     before, dropped = None, []
     for report in trainer.run():
-        dropped.append(report.dropped)
+        dropped.append(report.dropped_steps)
         if report.step in (3, 4):
             assert same(tensors(trainer), before)
         else:
             assert before is None or not same(tensors(trainer), before)
         before = tensors(trainer)
     assert dropped == [0, 0, 1, 2, 2, 2]
-    assert all(bool(t.isfinite().all()) for t in trainer.weights().values())
+    assert all(bool(t.isfinite().all()) for t in trainer.ema_state_dict().values())
 
 
-def test_after_several_it_goes_back(make):
-    """To the last good state, at half the learning rate, and says so; training then ends well (PD#44)."""
-    saved, said = [], []
-    trainer = make(steps=14, last_good=lambda skip: saved[-1], log=said.append)
-    poison(trainer, lambda t: 4 <= t.progress.step < 9)
-    rates = []
+def test_rollback_after_several_dropped_steps(make):
+    """To the last saved state, with half the learning rate and a message; training then ends well (PD#44)."""
+    saved, messages = [], []
+    trainer = make(steps=14, load_state=lambda skip: saved[-1], log=messages.append)
+    make_non_finite(trainer, lambda t: 4 <= t.progress.step < 9)
     for report in trainer.run():
-        rates.append(report.lr)
         if report.step == 3:
-            saved.append(written(trainer))
+            saved.append(saved_state(trainer))
         if report.step == 9:
-            assert report.rollbacks == 1 and report.dropped == 5
+            assert report.rollbacks == 1 and report.dropped_steps == 5
             assert same(tensors(trainer), saved[0][0])
     assert trainer.progress.lr_scale == 0.5
-    assert any("back to the weights of step 3" in line and "halved" in line for line in said)
-    assert all(bool(t.isfinite().all()) for t in trainer.weights().values())
+    assert any("back to the weights of step 3" in line and "halved" in line for line in messages)
+    assert all(bool(t.isfinite().all()) for t in trainer.ema_state_dict().values())
 
 
-def test_hopeless_runs_end_with_a_word(make):
-    """Not an endless loop: after ten goings-back in a row the user is told what to look at."""
+def test_rollback_to_an_older_state(make):
+    """If the newest state gives NaN too: it may have been saved between a good step and the first bad one (DD#61)."""
+    skips = []
+    trainer = make(steps=40)
+    good = saved_state(trainer)
+    bad = ({k: torch.full_like(v, math.nan) if k.startswith("model.") else v for k, v in good[0].items()}, good[1])
+
+    def load_state(skip):
+        skips.append(skip)
+        return bad if skip == 0 else good
+
+    trainer._load_state = load_state
+    make_non_finite(trainer, lambda t: t.progress.step < 5)
+    list(trainer.run())
+    assert skips == [0, 1]
+    assert trainer.progress.dropped_steps == 10 and trainer.progress.rollbacks == 2
+    assert all(bool(t.isfinite().all()) for t in trainer.ema_state_dict().values())
+
+
+def test_ten_rollbacks_in_a_row_end_the_run(make):
+    """With a message that names the data and the learning rate."""
     trainer = make(steps=500)
-    poison(trainer, lambda t: True)
+    make_non_finite(trainer, lambda t: True)
     with pytest.raises(UserError, match="not finite"):
         list(trainer.run())
     assert trainer.progress.step < 100
 
 
-def test_batches_that_cannot_be_shared(make):
-    """Told before anything is built."""
+def test_batch_that_cannot_be_divided(make):
     with pytest.raises(UserError, match="3 equal parts"):
         make(train_accumulate=3)
 
 
-def test_minutes_follow_the_clock(make):
-    """A budget in minutes ends on time, and learning rate and progress run their whole course."""
+def test_budget_in_minutes(make):
+    """The run ends on time, and learning rate and budget_used run their whole course."""
     trainer = make(steps=None, train_minutes=0.05, train_evaluations=1)
     reports = list(trainer.run())
-    assert trainer.progress.seconds >= 3 and reports[-1].progress == 1
-    assert reports[0].progress < reports[-2].progress < 1  # the step that ends it began in time
-    assert reports[-1].lr < 0.5 * max(r.lr for r in reports)  # the last step begins before the end
+    assert trainer.progress.seconds >= 3 and reports[-1].budget_used == 1
+    assert reports[0].budget_used < reports[-2].budget_used < 1  # the last step began within the budget
+    assert reports[-1].lr < 0.5 * max(r.lr for r in reports)
 
 
-def test_stop_ends_after_the_running_step(make):
-    """As Ctrl-C asks."""
+def test_stop(make):
+    """The loop ends after the current step."""
     trainer = make(steps=100)
     for report in trainer.run():
         if report.step == 3:
@@ -258,47 +275,37 @@ def test_stop_ends_after_the_running_step(make):
     assert trainer.progress.step in (3, 4) and trainer.stopping
 
 
-def test_it_goes_further_back_if_the_last_state_is_bad(make):
-    """A state written between a good step and the first bad one may hold weights that give NaN (DD#61)."""
-    asked = []
-    trainer = make(steps=40)
-    good = written(trainer)
-    bad = ({k: torch.full_like(v, math.nan) if k.startswith("model.") else v for k, v in good[0].items()}, good[1])
-
-    def last_good(skip):
-        asked.append(skip)
-        return bad if skip == 0 else good
-
-    trainer._last_good = last_good
-    poison(trainer, lambda t: t.progress.step < 5)
-    list(trainer.run())
-    assert asked == [0, 1]
-    assert trainer.progress.dropped == 10 and trainer.progress.rollbacks == 2
-    assert all(bool(t.isfinite().all()) for t in trainer.weights().values())
-
-
-def test_held_out_images_are_of_every_class(make):
-    """Sets often lie class by class: those that are measured are picked over all of them."""
+def test_held_out_images_are_of_every_class(make, monkeypatch):
+    """Data sets are often sorted by class, so the images are chosen over the whole set."""
     trainer = make(train_held_out=45)
     seen = []
-    plain = trainer._images
-    trainer._images = lambda pixels, labels: seen.append(labels) or plain(pixels, labels)
-    trainer.data.held_out.labels, kept = torch.arange(90) // 9, trainer.data.held_out.labels
-    try:
-        trainer.evaluate()
-    finally:
-        trainer.data.held_out.labels = kept
+    to_inputs = held_out.to_inputs
+    monkeypatch.setattr(
+        held_out, "to_inputs", lambda x, labels, *rest: seen.append(labels) or to_inputs(x, labels, *rest)
+    )
+    monkeypatch.setattr(trainer.data.held_out, "labels", torch.arange(90) // 9)
+    trainer.evaluate()
     assert len(torch.cat(seen).unique()) >= 9
 
 
-def test_moments_lie_in_memory_as_their_weights_do(make):
-    """After a resume too: the fused optimiser is slower over mixed layouts."""
+def test_ema_denoiser_has_the_averages(make):
+    """Its parameters are those of the first average, not the raw weights."""
+    trainer = make(ema_decays=[0.9, 0.5])
+    list(trainer.run())
+    found = dict(trainer.ema_denoiser().named_parameters())
+    raw = dict(trainer.model.denoiser.named_parameters())
+    assert all(torch.equal(p, trainer.ema.averages[0][name]) for name, p in found.items())
+    assert any(not torch.equal(p, raw[name]) for name, p in found.items())
+
+
+def test_moments_have_the_memory_layout_of_their_weights(make):
+    """Also after a resume: the fused optimizer is slower with mixed layouts."""
     trainer = make()
     list(trainer.run())
-    again = make()
-    again.resume(*written(trainer))
-    strides = {name: p.stride() for name, p in again.model.denoiser.named_parameters()}
+    resumed = make()
+    resumed.resume(*saved_state(trainer))
+    strides = {name: p.stride() for name, p in resumed.model.denoiser.named_parameters()}
     moments = {
-        k.removesuffix(".exp_avg"): v for k, v in again.optimizer_step.state_dict().items() if k.endswith(".exp_avg")
+        k.removesuffix(".exp_avg"): v for k, v in resumed.optimizer_step.state_dict().items() if k.endswith(".exp_avg")
     }
     assert {name: moment.stride() for name, moment in moments.items()} == strides

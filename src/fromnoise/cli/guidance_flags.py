@@ -58,7 +58,7 @@ def _classifier(args: argparse.Namespace, model: Model, compute: ComputeConfig) 
 
     if args.classifier is None:
         return model, no_wrapper
-    classifier = noisy_classifier.load(args.classifier, model)
+    classifier = noisy_classifier.load_classifier(args.classifier, model)
     if args.label is None:
         raise UserError("--classifier needs a label: add --label with a class, or --label all")
     compute.to_device(classifier)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "train a classifier of noisy images that guides a model, told labels or not"
+HELP = "train a classifier of noisy images, for classifier guidance of a model"
 EPILOG = """example:
   fromnoise guide runs/mine --out guide.safetensors
   fromnoise sample runs/mine --classifier guide.safetensors --classifier-scale 2 --label cat --out cats.png"""
@@ -14,49 +14,42 @@ EPILOG = """example:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run folder or one .safetensors file")
-    add("--data", metavar="SPEC", help="labelled data; left out: the run's own")
-    add("--out", metavar="FILE", type=Path, required=True, help="where it goes, .safetensors")
-    add("--steps", metavar="N", type=int, default=2000, help="budget in optimiser steps")
-    add("--batch", metavar="B", type=int, default=128, help="images a step")
-    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("--data", metavar="SPEC", help="labeled data (default: the data of the run)")
+    add("--out", metavar="FILE", type=Path, required=True, help="where to write the classifier, .safetensors")
+    add("--steps", metavar="N", type=int, default=2000, help="optimizer steps")
+    add("--batch", metavar="B", type=int, default=128, help="batch size")
+    add("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest available)")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and write."""
-    from fromnoise.utils.errors import UserError
+    """Train a classifier and write it."""
+    from fromnoise.cli.common import check_minimum
 
-    for flag, number in (("--steps", args.steps), ("--batch", args.batch)):
-        if number < 1:
-            raise UserError(f"{flag} {number} is too small: take at least 1")
+    check_minimum(("--steps", args.steps, 1), ("--batch", args.batch, 1))
     from tqdm import tqdm
 
     from fromnoise.checkpoint import load_model
     from fromnoise.config.recipe_data import open_data
-    from fromnoise.training import noisy_classifier as guides
+    from fromnoise.training.noisy_classifier import build_classifier, save_classifier, train_classifier
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
     check_file(args.out, ".safetensors")
     model = load_model(args.model).model
     recipe = model.recipe
-    own = {"source": args.data or recipe.data.source, "labels": True, "attributes": False}
-    own |= {"size": model.dataset_info.shape[1:], "channels": model.dataset_info.shape[0]}
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=own)})
-    data = open_data(recipe, print)
-    guide = guides.begin(model, data)
+    keys = {"source": args.data or recipe.data.source, "labels": True, "attributes": False}
+    keys |= {"size": model.dataset_info.shape[1:], "channels": model.dataset_info.shape[0]}
+    data = open_data(recipe.model_copy(update={"data": recipe.data.model_copy(update=keys)}), print)
+    classifier = build_classifier(model, data)
+    compute = select_device(args.device, args.precision)
     losses: list[float] = []
-    with tqdm(
-        guides.learn(
-            guide, model, data, select_device(args.device, args.precision), steps=args.steps, batch=args.batch
-        ),
-        total=args.steps,
-        unit="step",
-    ) as bar:
-        for lesson in bar:
-            losses = [*losses[-99:], lesson.loss]
+    steps = train_classifier(classifier, model, data, compute, steps=args.steps, batch=args.batch)
+    with tqdm(steps, total=args.steps, unit="step") as bar:
+        for step in bar:
+            losses = [*losses[-99:], step.loss]
             bar.set_description_str(f"loss {sum(losses) / len(losses):.4f}", refresh=False)
-    guides.save(args.out, guide, model)
+    save_classifier(args.out, classifier, model)
     print(f"{args.steps} steps, loss {sum(losses) / len(losses):.4f}: {args.out}")
     return 0

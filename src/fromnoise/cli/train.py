@@ -7,98 +7,97 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HELP = "train a diffusion model by a recipe; the same command again continues"
+HELP = "train a diffusion model by a recipe; run the same command again to resume"
 EPILOG = """examples:
   fromnoise train digits
   fromnoise train images --data ~/pictures --minutes 30
   fromnoise train ho2020 --train.lr 1e-4 --dry-run
   torchrun --nproc_per_node 8 -m fromnoise train ho2020
 
-every key of a recipe can be set as --part.key value; --dry-run shows them all"""
+every key of a recipe can be set as --section.key value; --dry-run prints them all"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("recipe", metavar="RECIPE", help="a name (see fromnoise recipes) or a .toml file")
+    add("recipe", metavar="RECIPE", help="name of a recipe (see fromnoise recipes), or a .toml file")
     add(
         "--data",
         metavar="SPEC",
         help="a named set, hub:owner/name, a folder, .zip, .npz, .npy, .parquet or IDX file; SPEC:split picks a split",
     )
-    add("--out", metavar="DIR", type=Path, help="the run folder; runs/NAME if left out")
+    add("--out", metavar="DIR", type=Path, help="run directory (default: runs/NAME)")
     budget = parser.add_mutually_exclusive_group().add_argument
     budget("--minutes", metavar="M", help="budget in minutes")
-    budget("--steps", metavar="N", help="budget in optimiser steps")
-    budget("--epochs", metavar="E", help="budget in passes over the training images")
+    budget("--steps", metavar="N", help="budget in optimizer steps")
+    budget("--epochs", metavar="E", help="budget in epochs")
     budget("--images", metavar="N", help="budget in training images seen")
-    add("--seed", metavar="S", help="of weights, order and noise")
-    add("--batch", metavar="B", help="images a step, over all processes")
-    add("--device", help="cpu, cuda, cuda:1, mps; the best there is if left out")
+    add("--seed", metavar="S", help="seed of the initial weights, the order of the data and the noise")
+    add("--batch", metavar="B", help="batch size, over all processes")
+    add("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest available)")
     add("--precision", default="auto", help="auto, bf16 or fp32")
-    add("--compile", action="store_true", help="compile the network first (slow to start, faster on GPUs)")
-    add("--dry-run", action="store_true", help="print the resolved recipe with its cost, and stop")
+    add("--compile", action="store_true", help="compile the network with torch.compile: slow to start, faster on GPUs")
+    add("--dry-run", action="store_true", help="print the resolved recipe and an estimate of its cost, and exit")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or show what would be."""
+    """Train, or print what would be trained."""
     from fromnoise import config as recipes
 
     recipe = recipes.load(args.recipe, overrides(args))
     out = args.out or Path("runs") / recipe.name
     if args.dry_run:
-        return _show(recipe, args)
+        return _dry_run(recipe, args)
     from fromnoise.training.run import train
 
-    outcome = train(recipe, out, device=args.device, precision=args.precision, compiled=args.compile)
-    return 128 + outcome.signal if outcome.signal else 0
+    result = train(recipe, out, device=args.device, precision=args.precision, compiled=args.compile)
+    return 128 + result.signal if result.signal else 0
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Values by dotted key, from the flags and from ``--part.key value``."""
+    """Values by dotted key, from the flags and from ``--section.key value``."""
     named = {"data": "data.source", "seed": "train.seed", "batch": "train.batch"}
     named |= {b: f"train.{b}" for b in ("minutes", "steps", "epochs", "images")}
-    found = {key: value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
+    found = {key: parse_value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
     if "data.source" in found:
         found["data.source"] = args.data
-    return found | {key: value(text) for key, text in args.dotted.items()}
+    return found | {key: parse_value(text) for key, text in args.dotted.items()}
 
 
-def value(text: str) -> Any:
-    """A word of the command line as a TOML value, numbers with commas as a list, or else the string itself."""
+def parse_value(text: str) -> Any:
+    """Parse a word of the command line: a TOML value, numbers with commas as a list, or else the string itself."""
     import tomllib
 
-    for written in (text.strip(), f"[{text}]" if "," in text else ""):
+    for candidate in (text.strip(), f"[{text}]" if "," in text else ""):
         try:
-            return tomllib.loads(f"v = {written}")["v"]
+            return tomllib.loads(f"v = {candidate}")["v"]
         except tomllib.TOMLDecodeError:
             continue
     return {"True": True, "False": False}.get(text, text)
 
 
-def _show(recipe: Any, args: argparse.Namespace) -> int:
+def _dry_run(recipe: Any, args: argparse.Namespace) -> int:
+    """Print the recipe as TOML with an estimate of time and memory; nothing is written."""
     from fromnoise.config import to_toml
+    from fromnoise.config.recipe_data import dataset_info, open_data
     from fromnoise.model import build
-    from fromnoise.training.autosize import fit
-    from fromnoise.training.cost import estimate
+    from fromnoise.training.autosize import autosize
+    from fromnoise.training.cost_estimate import estimate_cost
     from fromnoise.training.optim import Budget
-    from fromnoise.training.run import dataset_info, open_data
     from fromnoise.utils.device import select_device
 
+    def log(line: str) -> None:
+        print(f"# {line}", file=sys.stderr)
+
     compute = select_device(args.device, args.precision)
-    data = open_data(recipe, lambda line: print(f"# {line}", file=sys.stderr))
+    data = open_data(recipe, log)
+    info = dataset_info(recipe, data)
     if recipe.train.autosize:
-        recipe = fit(
-            recipe,
-            dataset_info(recipe, data),
-            len(data.train),
-            compute,
-            lambda line: print(f"# {line}", file=sys.stderr),
-        )
-    model = build(recipe, dataset_info(recipe, data))
-    cost = estimate(model, compute)
-    if cost.step_seconds < 5:  # then a whole batch is soon tried, and tells more than a few images do
-        cost = estimate(model, compute, images=recipe.train.batch // recipe.train.accumulate)
+        recipe = autosize(recipe, info, len(data.train), compute, log)
+    model = build(recipe, info)
+    cost = estimate_cost(model, compute)
+    if cost.step_seconds < 5:  # fast enough to measure a whole micro-batch, which is more accurate
+        cost = estimate_cost(model, compute, images=recipe.train.batch // recipe.train.accumulate)
     budget = Budget.from_config(recipe.train, len(data.train))
     steps = budget.steps if budget.steps is not None else int((budget.seconds or 0) / cost.step_seconds)
     hours = steps * cost.step_seconds / 3600

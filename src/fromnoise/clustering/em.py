@@ -143,7 +143,7 @@ class EM:
     @property
     def finished(self) -> bool:
         """Whether the budget is used and all rounds are done."""
-        return self.trainer.fraction >= 1 and self.state.rounds >= self.config.rounds
+        return self.trainer.budget_used >= 1 and self.state.rounds >= self.config.rounds
 
     def stop(self) -> None:
         """End the loop after the current step or batch of images."""
@@ -173,7 +173,7 @@ class EM:
         if done >= rounds:
             return False
         interval = (1 - self.config.warmup) / max(1, rounds - 1)
-        return self.trainer.fraction >= (1.0 if done == rounds - 1 else self.config.warmup + interval * done)
+        return self.trainer.budget_used >= (1.0 if done == rounds - 1 else self.config.warmup + interval * done)
 
     def temperature(self, number: int) -> float:
         """Temperature of E-step ``number``, from 1: geometric between the first and the last."""
@@ -182,9 +182,8 @@ class EM:
 
     def averaged_e_step(self) -> EStep:
         """The E-step of the averaged model as it is now."""
-        self.trainer.refresh()
-        model = replace(self.trainer.model, denoiser=self.trainer.averaged)
-        return EStep.from_model(model, self.config.count, self.trainer.compute, self.trainer.recipe.seed)
+        model = replace(self.trainer.model, denoiser=self.trainer.ema_denoiser())
+        return EStep.from_model(model, self.config.count, self.trainer.compute, self.trainer.config.seed)
 
     def run_e_step(self, on_progress: Callable[[float], object] = lambda fraction: None) -> Round | None:
         """The E-step, the M-step of the weights and split-and-merge moves.
@@ -241,7 +240,7 @@ class EM:
     ) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
         """Reseed empty clusters, then split and merge; clusters with given labels take no part in split-and-merge."""
         fixed = set() if self.given is None else set(self.given[self.given >= 0].tolist())
-        seed, config = self.trainer.recipe.seed, self.config
+        seed, config = self.trainer.config.seed, self.config
         return reseed_empty(moved, self.images, config.min_weight, seed), split_and_merge(
             moved, nats, self.images, config.split_merge, config.encoder_weight, fixed, seed
         )
@@ -249,7 +248,7 @@ class EM:
     def _sample_labels(self) -> None:
         """Sample the cluster that each image is conditioned on until the next E-step."""
         ids = torch.arange(len(self.state.q))
-        u = Noise(self.trainer.recipe.seed, ids).uniform(Stream.TRAINING_CLUSTER, self.state.rounds)
+        u = Noise(self.trainer.config.seed, ids).uniform(Stream.TRAINING_CLUSTER, self.state.rounds)
         labels = torch.searchsorted(self.state.q.cumsum(1).contiguous(), u[:, None]).flatten()
         assert self.images.labels is not None
         self.images.labels.copy_(labels.clamp(max=self.config.count - 1))

@@ -24,7 +24,7 @@ from fromnoise.config import Recipe
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.training.previews import Previews
-from fromnoise.training.run import signals, status
+from fromnoise.training.run import progress_line, stop_on_signal
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
@@ -102,14 +102,13 @@ def fit_mixture(
         f"{compute.describe()}"
     )
     em, rounds = _start(trainer, folder, compute, labels.at(task.index) if labels else None, init, log)
-    with signals(em.stop) as caught:
+    with stop_on_signal(em.stop) as caught:
         _loop(em, rounds, folder, log)
     if not em.finished:
         log(f"stopped at step {trainer.progress.step:,}; run the same command again to continue")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
     remaining_q = _assign_remaining(em, task, labels) if em.finished else None
-    trainer.refresh()
-    averaged = replace(model, denoiser=trainer.averaged)
+    averaged = replace(model, denoiser=trainer.ema_denoiser())
     return ClusteringResult(task, averaged, em.state.q, remaining_q, em.state.initial, rounds, compute, number)
 
 
@@ -154,7 +153,7 @@ def _start(
 
 def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> None:
     trainer = em.trainer
-    recipe, waiting, saved = trainer.recipe, [], time.monotonic()
+    recipe, waiting, saved = trainer.config, [], time.monotonic()
 
     def save() -> None:
         folder.write_reports(waiting)
@@ -165,12 +164,15 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> Non
         folder.save_state(trainer.progress.step, tensors | em.tensors(), header)
         mixture = {"weights": em.state.weights.tolist(), "proposal": em.state.proposal.tolist()}
         checkpoint.save_model(
-            folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step, "mixture": mixture}
+            folder.model_file,
+            trainer.model,
+            trainer.ema_state_dict(),
+            {"step": trainer.progress.step, "mixture": mixture},
         )
         write_atomic(folder.path / "rounds.json", (json.dumps(rounds, indent=1) + "\n").encode())
 
     if trainer.progress.step == 0 and not em.state.rounds:
-        Previews(folder, trainer.compute).data(trainer.model, trainer.data)
+        Previews(folder, trainer.compute).save_data(trainer.model, trainer.data)
         save()
     with _progress_bar("") as bar:
 
@@ -188,13 +190,13 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> Non
                 save()
                 saved = time.monotonic()
                 continue
-            bar.set_description_str(status(report), refresh=False)
-            _advance(bar, report.progress)
-            if report.kept:
-                waiting.append(report.line())
+            bar.set_description_str(progress_line(report), refresh=False)
+            _advance(bar, report.budget_used)
+            if report.logged:
+                waiting.append(report.to_json())
             due = time.monotonic() - saved > recipe.checkpoint_seconds
             due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
-            if (due and not trainer.progress.dropped_in_row) or trainer.stopping or report.progress >= 1:
+            if (due and not trainer.progress.dropped_in_a_row) or trainer.stopping or report.budget_used >= 1:
                 save()
                 saved = time.monotonic()
     if not em.finished:

@@ -101,7 +101,7 @@ def _model_sources(
 ) -> list[ImageSource]:
     request.compute.to_device(loaded.model.denoiser)
     reports = RunDir(loaded.path.parent).read_reports()
-    training = (float(reports[-1]["clock"]["seconds"]), int(reports[-1]["images"])) if reports else None
+    training = (float(reports[-1]["timing"]["seconds"]), int(reports[-1]["images"])) if reports else None
     out: list[ImageSource] = []
     for values in itertools.product(*sweep.values()):
         changes = dict(zip(sweep, values, strict=True))

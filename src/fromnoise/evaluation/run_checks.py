@@ -29,21 +29,22 @@ def check_reports(reports: Reports) -> Iterator[Finding]:
     if not reports:
         return
     last = reports[-1]
-    if last["dropped"]:
+    if last["dropped_steps"]:
         yield Finding(
             "dropped",
-            f"{last['dropped']:,} of {last['step']:,} steps were dropped because the loss or a gradient was not finite",
+            f"{last['dropped_steps']:,} of {last['step']:,} steps were dropped because the loss or a gradient was "
+            "not finite",
             "lower train.lr, or set train.clip 1.0",
         )
-    measured = [r for r in reports if r.get("held_out") is not None and r.get("held_out_raw") is not None]
-    if measured and measured[-1]["held_out"] > 1.03 * measured[-1]["held_out_raw"]:
+    measured = [r for r in reports if r.get("held_out_loss") is not None and r.get("held_out_loss_raw") is not None]
+    if measured and measured[-1]["held_out_loss"] > 1.03 * measured[-1]["held_out_loss_raw"]:
         yield Finding(
             "ema",
-            f"the EMA weights lag behind: held-out loss {measured[-1]['held_out']:.4g} with EMA weights, "
-            f"{measured[-1]['held_out_raw']:.4g} with raw weights",
+            f"the EMA weights lag behind: held-out loss {measured[-1]['held_out_loss']:.4g} with EMA weights, "
+            f"{measured[-1]['held_out_loss_raw']:.4g} with raw weights",
             "train longer, or use a shorter EMA: ema.decays [0.99], or ema.widths [0.1], which scales with the budget",
         )
-    yield from _loss_curve([r["held_out_raw"] for r in measured])
+    yield from _loss_curve([r["held_out_loss_raw"] for r in measured])
 
 
 def _loss_curve(losses: Sequence[float]) -> Iterator[Finding]:
@@ -76,7 +77,7 @@ def check_loss(reports: Reports, model: Model, data: Data) -> Iterator[Finding]:
         data: its images.
     """
     config = model.recipe.loss
-    measured = [r["held_out_raw"] for r in reports if r.get("held_out_raw") is not None]
+    measured = [r["held_out_loss_raw"] for r in reports if r.get("held_out_loss_raw") is not None]
     target = model.recipe.diffusion.target.kind
     if (
         not measured

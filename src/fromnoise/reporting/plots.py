@@ -65,8 +65,8 @@ def loss_plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
     fig, (over_steps, over_t) = figure(2)
     styles = {
         "loss": ("training", "0.75"),
-        "held_out_raw": ("held out, raw weights", "tab:orange"),
-        "held_out": ("held out, EMA weights", "tab:blue"),
+        "held_out_loss_raw": ("held out, raw weights", "tab:orange"),
+        "held_out_loss": ("held out, EMA weights", "tab:blue"),
     }
     for key, (name, colour) in styles.items():
         points = [(r["step"], r[key]) for r in reports if (r.get(key) or 0) > 0]  # the axis is logarithmic

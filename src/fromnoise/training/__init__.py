@@ -1,1 +1,1 @@
-"""Training: the one loop, its optimiser and averages, the run folder and its pictures."""
+"""Training: the loop, optimizer step, EMA, run, previews and self-evaluation."""

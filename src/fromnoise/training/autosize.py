@@ -1,4 +1,4 @@
-"""A network that suits the images, the budget and this machine: the widest that still sees enough images."""
+"""Choose a network that fits the images, the budget and the speed of this machine."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from collections.abc import Callable
 from fromnoise.config import Recipe, change, get
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
-from fromnoise.training.cost import estimate
+from fromnoise.training.cost_estimate import estimate_cost
 from fromnoise.training.optim import Budget
 from fromnoise.utils.device import ComputeConfig
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-IMAGES = 0.04
-"""Seen for each parameter, below which a smaller network is the better one: size and data grow together
-(Hoffmann et al. 2022); the number is of docs/results/training-time.md."""
-_SIDE = 16  # of the finest level
+"""Candidates for network.width."""
+MIN_IMAGES_PER_PARAMETER = 0.04
+"""Training images seen for each parameter, below which a smaller network is better: network and data should grow
+together (Hoffmann et al. 2022); the number was measured in docs/results/training-time.md."""
+_FINEST_SIDE = 16
 
 
-def shaped(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
-    """The recipe with the patches and levels that suit images of a size.
+def choose_levels(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
+    """Set patch size, multipliers and attention for a resolution.
 
-    The finest level is about 16 pixels wide, the coarsest 7 or 8, which attends; smaller images keep their pixels.
+    The finest level is about 16 pixels wide and the coarsest, which has attention, 7 or 8; smaller images keep their
+    resolution.
 
     Args:
-        recipe: ``train.autosize`` names which of ``network.patch``, ``multipliers``, ``attention_resolutions`` to set.
+        recipe: only keys that ``train.autosize`` lists are changed.
         shape: (C, H, W) of the images.
     """
     side = math.sqrt(shape[1] * shape[2])
-    patch = 2 ** max(0, round(math.log2(side / _SIDE)))
+    patch = 2 ** max(0, round(math.log2(side / _FINEST_SIDE)))
     levels = 2 if side / patch > 6 else 1
     coarsest = max(1, round(side / patch / 2 ** (levels - 1)))
     chosen = {
@@ -37,38 +39,42 @@ def shaped(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
         "network.multipliers": tuple(2**level for level in range(levels)),
         "network.attention_resolutions": (coarsest,),
     }
-    return change(recipe, {key: v for key, v in chosen.items() if key in recipe.train.autosize})
+    return change(recipe, {key: value for key, value in chosen.items() if key in recipe.train.autosize})
 
 
-def fit(
+def autosize(
     recipe: Recipe, dataset_info: DatasetInfo, images: int, compute: ComputeConfig, log: Callable[[str], None]
 ) -> Recipe:
-    """The recipe with the keys that ``train.autosize`` names chosen.
+    """Set the keys that ``train.autosize`` lists.
+
+    The width is the largest with which the budget in minutes still suffices for ``MIN_IMAGES_PER_PARAMETER``; with a
+    budget in steps, epochs or images the recipe's width stays.
 
     Args:
-        recipe: whose budget counts; one in steps, epochs or images takes the width that it has.
-        facts: of the data.
-        images: training images.
-        compute: where it will train.
-        say: takes a line that tells the choice.
+        recipe: has the budget.
+        dataset_info: shape and classes of the data.
+        images: number of training images.
+        compute: device and precision of training.
+        log: receives a line on the chosen width.
     """
-    recipe = shaped(recipe, dataset_info.shape)
+    recipe = choose_levels(recipe, dataset_info.shape)
     seconds = Budget.from_config(recipe.train, images).seconds
     if "network.width" not in recipe.train.autosize or seconds is None:
         return recipe
-    best, told = None, ""
+    best, description = None, ""
     for width in WIDTHS:
         wider = change(recipe, {"network.width": width})
-        cost = estimate(build(wider, dataset_info), compute, images=recipe.train.batch // recipe.train.accumulate)
+        micro_batch = recipe.train.batch // recipe.train.accumulate
+        cost = estimate_cost(build(wider, dataset_info), compute, images=micro_batch)
         steps = int(seconds / cost.step_seconds)
-        if best is not None and steps * recipe.train.batch < IMAGES * cost.parameters:
+        if best is not None and steps * recipe.train.batch < MIN_IMAGES_PER_PARAMETER * cost.parameters:
             break
-        best, told = wider, f"{cost.parameters:,} parameters, about {steps:,} steps"
+        best, description = wider, f"{cost.parameters:,} parameters, about {steps:,} steps"
     assert best is not None
-    log(f"for this budget on this machine: network.width {best.network.width}, {told}")
+    log(f"network.width {best.network.width} for this budget on this machine: {description}")
     return best
 
 
-def taken(recipe: Recipe, before: Recipe) -> Recipe:
-    """The recipe with what was chosen when the run began."""
-    return change(recipe, {key: get(before, key) for key in recipe.train.autosize})
+def keep_choices(recipe: Recipe, previous: Recipe) -> Recipe:
+    """Take the keys that ``train.autosize`` lists from the recipe with which the run was started."""
+    return change(recipe, {key: get(previous, key) for key in recipe.train.autosize})

@@ -1,4 +1,4 @@
-"""A classifier of noisy images, learned for guidance: from a model's schedule and labelled data to one file."""
+"""Train, save and load a classifier of noisy images for classifier guidance (Dhariwal and Nichol 2021)."""
 
 from __future__ import annotations
 
@@ -18,110 +18,144 @@ from fromnoise.diffusion.denoiser import TimestepConditioning
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model import Model
-from fromnoise.networks import NoisyClassifier
+from fromnoise.networks import NoisyClassifier, kernels
 from fromnoise.utils import fitting
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
+_KIND = "noisy-classifier"  # in the header of the file
+_WARMUP_STEPS = 50
 
-class Guide(nn.Module):
-    """A classifier on the clock of a model: ``guide(x, level)`` gives logits (B, K)."""
 
-    def __init__(self, dataset_info: DatasetInfo, steps: int | None) -> None:
-        """Make one with fresh weights.
+class NoiseLevelClassifier(nn.Module):
+    """p(class | x_t) at the noise levels of a model: ``classifier(x, level)`` returns logits (B, K)."""
+
+    def __init__(self, dataset_info: DatasetInfo, timesteps: int | None) -> None:
+        """Build the network with random weights.
 
         Args:
-            facts: shape and labels.
-            steps: T of the model's table, None if it is continuous.
+            dataset_info: shape and classes.
+            timesteps: T of the model's schedule, None if it is continuous.
         """
         super().__init__()
         self.dataset_info = dataset_info
-        self.net = NoisyClassifier(dataset_info.shape[0], len(dataset_info.class_names or ()))
-        self.clock = TimestepConditioning(steps or 1000)
+        self.network = NoisyClassifier(dataset_info.shape[0], len(dataset_info.class_names or ()))
+        self.noise_conditioning = TimestepConditioning(timesteps or 1000)
 
     def forward(self, x: Tensor, level: NoiseLevel) -> Tensor:
-        """Logits."""
-        return self.net(x, self.clock.value(level).to(x.device, torch.float32).expand(len(x)))
+        """Logits (B, K) of noisy images x_t (B, C, H, W) at a level."""
+        t = self.noise_conditioning.value(level).to(x.device, torch.float32)
+        return self.network(x, t.expand(len(x)))
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What ``learn`` yields after each step: its number, and the loss in nats."""
+class ClassifierStep:
+    """Yielded by ``train_classifier`` after each step.
+
+    Attributes:
+        step: optimizer steps done.
+        loss: cross-entropy in nats.
+    """
 
     step: int
     loss: float
 
 
-def begin(model: Model, data: Data) -> Guide:
-    """A guide for a model, not yet taught.
+def build_classifier(model: Model, data: Data) -> NoiseLevelClassifier:
+    """An untrained classifier for the schedule of a model and the classes of a data set.
 
     Raises:
-        UserError: the data have no labels, or are of another shape.
+        UserError: the data have no labels, or images of another shape than the model's.
     """
     if data.class_names is None:
-        raise UserError("a classifier needs data with labels: put the images of each class in a folder of its own")
+        raise UserError("a classifier needs labeled data: put the images of each class in a folder of its own")
     if data.shape != model.dataset_info.shape:
-        raise UserError(f"the model draws images of {model.dataset_info.shape} and the data are of {data.shape}")
+        raise UserError(
+            f"the model has images of shape {model.dataset_info.shape}, the data {data.shape}: "
+            "use --data with images of the model's shape"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.recipe.train.seed)
-        return Guide(replace(model.dataset_info, class_names=data.class_names, attributes=None), model.schedule.steps)
+        info = replace(model.dataset_info, class_names=data.class_names, attributes=None)
+        return NoiseLevelClassifier(info, model.schedule.steps)
 
 
-def learn(
-    guide: Guide, model: Model, data: Data, compute: ComputeConfig, *, steps: int, batch: int = 128, lr: float = 2e-3
-) -> Iterator[Lesson]:
-    """Teach a guide: cross-entropy under the model's noise at its own times, AdamW, the rate falling to 0."""
+def train_classifier(
+    classifier: NoiseLevelClassifier,
+    model: Model,
+    data: Data,
+    compute: ComputeConfig,
+    *,
+    steps: int,
+    batch: int = 128,
+    lr: float = 2e-3,
+) -> Iterator[ClassifierStep]:
+    """Train with cross-entropy on images with the model's noise at uniform times; a generator of the steps.
+
+    AdamW with weight decay 0.01, 50 steps of linear warm-up, and linear decay to 0.
+
+    Args:
+        classifier: trained in place.
+        model: its schedule, seed and flips are used.
+        data: labeled images.
+        compute: device and precision.
+        steps: number of optimizer steps.
+        batch: batch size.
+        lr: peak learning rate.
+    """
+    kernels.enable()
     stream = BatchStream(data.train, model.recipe.train.seed, model.recipe.data.flip)
 
-    def loss(taken: Batch) -> Tensor:
-        assert taken.labels is not None  # ``begin`` has checked it
-        return _loss(guide, model, taken.pixels, taken.labels, taken.positions, compute).mean()
+    def loss(images: Batch) -> Tensor:
+        assert images.labels is not None  # checked by build_classifier
+        return _cross_entropy(classifier, model, images, images.labels, compute).mean()
 
-    schedule = fitting.lr_by_step(lambda step: lr * (1 - step / steps) * min(1.0, (step + 1) / 50))
+    schedule = fitting.lr_by_step(lambda step: lr * (1 - step / steps) * min(1.0, (step + 1) / _WARMUP_STEPS))
     batches = islice(stream.iterate(0, batch), steps)
-    values = fitting.fit(guide, batches, loss, compute, lr_schedule=schedule, weight_decay=0.01)
-    for step, value in enumerate(values, 1):
-        yield Lesson(step, value)
+    losses = fitting.fit(classifier, batches, loss, compute, lr_schedule=schedule, weight_decay=0.01)
+    for step, value in enumerate(losses, 1):
+        yield ClassifierStep(step, value)
 
 
-def _loss(
-    guide: Guide, model: Model, pixels: Tensor, labels: Tensor, positions: Tensor, compute: ComputeConfig
+def _cross_entropy(
+    classifier: NoiseLevelClassifier, model: Model, images: Batch, labels: Tensor, compute: ComputeConfig
 ) -> Tensor:
-    """Cross-entropy of each image, (B,)."""
-    x0 = to_float(pixels.to(compute.device)).contiguous(memory_format=compute.memory_format)
-    noise = Noise(model.recipe.train.seed, positions)
+    """Cross-entropy of each image at a random time, (B,) nats."""
+    x0 = to_float(images.pixels.to(compute.device)).contiguous(memory_format=compute.memory_format)
+    noise = Noise(model.recipe.train.seed, images.positions)
     level = model.schedule.at(model.schedule.time_from_uniform(noise.uniform(Stream.TIME)), like=x0)
     with compute.autocast():
-        logits = guide(level.noisy(x0, noise.image(tuple(x0.shape[1:]), Stream.EPS, like=x0)), level)
+        logits = classifier(level.noisy(x0, noise.image(tuple(x0.shape[1:]), Stream.EPS, like=x0)), level)
     return F.cross_entropy(logits.float(), labels.to(compute.device), reduction="none")
 
 
-def save(path: Path, guide: Guide, model: Model) -> None:
-    """Write a guide, and of which model's schedule it is.
+def save_classifier(path: Path, classifier: NoiseLevelClassifier, model: Model) -> None:
+    """Write a classifier, with the recipe of its model.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
-    header = {"kind": "guide", **checkpoint.model_header(model.recipe, guide.dataset_info)}
-    checkpoint.write(path, guide.net.state_dict(), header)
+    header = {"kind": _KIND, **checkpoint.model_header(model.recipe, classifier.dataset_info)}
+    checkpoint.write(path, classifier.network.state_dict(), header)
 
 
-def load(path: Path, model: Model) -> Guide:
-    """A guide for a model.
+def load_classifier(path: Path, model: Model) -> NoiseLevelClassifier:
+    """Read a classifier and check that it fits a model.
 
     Raises:
-        UserError: there is none, or it is of other images, another schedule or other labels than the model.
+        UserError: the file is missing or is no classifier, or its image shape, schedule or labels are not the model's.
     """
     if not path.exists():
-        raise UserError(f"there is no classifier {str(path)!r}: fromnoise guide makes one")
+        raise UserError(f"there is no classifier {str(path)!r}: train one with fromnoise guide")
     tensors, header = checkpoint.read(path)
-    if header.get("kind") != "guide":
-        raise UserError(f"{path} is no classifier of noisy images: fromnoise guide makes one")
-    recipe, dataset_info = checkpoint.parse_header(header)
-    if dataset_info.shape != model.dataset_info.shape or recipe.diffusion != model.recipe.diffusion:
-        raise UserError(f"the classifier {path} was made for a model of other images or noise: make one for this model")
-    if model.dataset_info.class_names not in (None, dataset_info.class_names):
-        raise UserError(f"the classifier {path} knows other labels than the model: make one for this model")
-    guide = Guide(dataset_info, model.schedule.steps)
-    guide.net.load_state_dict(tensors)
-    return guide.eval().requires_grad_(False)
+    if header.get("kind") != _KIND:
+        raise UserError(f"{path} is not a classifier of noisy images: train one with fromnoise guide")
+    recipe, info = checkpoint.parse_header(header)
+    remedy = "train one for this model with fromnoise guide"
+    if info.shape != model.dataset_info.shape or recipe.diffusion != model.recipe.diffusion:
+        raise UserError(f"the classifier {path} has another image shape or noise schedule than the model: {remedy}")
+    if model.dataset_info.class_names not in (None, info.class_names):
+        raise UserError(f"the classifier {path} has other labels than the model: {remedy}")
+    classifier = NoiseLevelClassifier(info, model.schedule.steps)
+    classifier.network.load_state_dict(tensors)
+    return classifier.eval().requires_grad_(False)

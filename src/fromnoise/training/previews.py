@@ -1,11 +1,9 @@
-"""The pictures that a run leaves.
-
-Its data, the forward process, previews while it trains, curves, and the finished samples.
-"""
+"""The images that a run writes: its data, the forward process, previews during training, final samples."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
@@ -20,75 +18,81 @@ from fromnoise.run_dir import RunDir
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import ComputeConfig
 
-_PREVIEW = 16
-_FRAMES = 100
+_PREVIEW_COUNT = 16
+_PREVIEW_STEPS = 20
+_GIF_FRAMES = 100
 
 
 class Previews:
-    """Draws into a run folder."""
+    """Writes images into a run directory."""
 
-    def __init__(self, folder: RunDir, compute: ComputeConfig) -> None:
-        """Name the folder."""
-        self.folder, self.compute = folder, compute
+    def __init__(self, run_dir: RunDir, compute: ComputeConfig) -> None:
+        """Prepare; nothing is written yet.
 
-    def data(self, model: Model, data: Data) -> None:
-        """The first batch, and images of it under more and more noise."""
-        recipe = model.recipe.train
-        first = data.train.get(
-            shuffled_indices(len(data.train), recipe.seed, range(min(64, recipe.batch, len(data.train))))
-        )
-        image_io.save(image_io.grid(first), self.folder.samples / "first_batch.png")
+        Args:
+            run_dir: where to write.
+            compute: device and precision of sampling.
+        """
+        self.run_dir, self.compute = run_dir, compute
+
+    def save_data(self, model: Model, data: Data) -> None:
+        """Write the first training batch (samples/first_batch.png) and the forward process (forward.png)."""
+        config = model.recipe.train
+        count = min(64, config.batch, len(data.train))
+        first = data.train.get(shuffled_indices(len(data.train), config.seed, range(count)))
+        image_io.save(image_io.grid(first), self.run_dir.samples / "first_batch.png")
         image_io.save(
-            image_io.forward_strip(*forward_process(model.schedule, first[:6], recipe.seed)),
-            self.folder.path / "forward.png",
+            image_io.forward_strip(*forward_process(model.schedule, first[:6], config.seed)),
+            self.run_dir.path / "forward.png",
         )
 
-    def preview(self, trainer: Trainer) -> None:
-        """A few samples with raw and with averaged weights, from the same noise, by a short deterministic rule."""
-        trainer.refresh()
-        base = trainer.model.recipe.sample
-        steps = min(20, base.steps or 20, trainer.model.schedule.steps or 20)
-        config = SamplingConfig(sampler="ddim", steps=steps, clip=base.clip)
-        kinds = [("raw weights", trainer.model.denoiser)]
+    def save_preview(self, trainer: Trainer) -> None:
+        """Write samples/step_N.png: samples with raw and with EMA weights, by few DDIM steps from the same noise."""
+        config = trainer.model.recipe.sample
+        steps = min(_PREVIEW_STEPS, config.steps or _PREVIEW_STEPS, trainer.model.schedule.steps or _PREVIEW_STEPS)
+        config = SamplingConfig(sampler="ddim", steps=steps, clip=config.clip)
+        denoisers = [("raw weights", trainer.model.denoiser)]
         if trainer.ema.active:
-            name = "best epoch" if trainer.model.recipe.ema.best_epoch else "averaged weights"
-            kinds.append((name, trainer.averaged))
+            name = "best epoch" if trainer.model.recipe.ema.best_epoch else "EMA weights"
+            denoisers.append((name, trainer.ema_denoiser()))
         panels = [
-            (name, image_io.grid(self._draw(trainer, denoiser, config, _PREVIEW).images)) for name, denoiser in kinds
+            (name, image_io.grid(self._sample(trainer, denoiser, config, _PREVIEW_COUNT).images))
+            for name, denoiser in denoisers
         ]
-        image_io.save(image_io.side_by_side(panels), self.folder.samples / f"step_{trainer.progress.step:08d}.png")
+        image_io.save(image_io.side_by_side(panels), self.run_dir.samples / f"step_{trainer.progress.step:08d}.png")
 
-    def curves(self) -> None:
-        """The loss over the steps and over t."""
-        reports = self.folder.read_reports()
+    def save_loss_plot(self) -> None:
+        """Write loss.png: the loss over the steps and over t."""
+        reports = self.run_dir.read_reports()
         if reports:
-            plots.loss_plot(reports, self.folder.path / "loss.png")
+            plots.loss_plot(reports, self.run_dir.path / "loss.png")
 
-    def finished(self, trainer: Trainer) -> list[str]:
-        """Samples by the recipe's own rule, and the reverse process; the names of the files."""
+    def save_final_samples(self, trainer: Trainer) -> list[str]:
+        """Write samples by the recipe's sampler, and the reverse process; returns the names of the files."""
         config = trainer.model.recipe.sample
         if not config.count:
             return []
-        trainer.refresh()
+        denoiser = trainer.ema_denoiser()
         total = -(-config.count // 64) * (len(trainer.model.levels(config)) - 1)
         with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
-            drawn = self._draw(trainer, trainer.averaged, config, config.count, bar)
-        out = self.folder.path
-        names = trainer.model.dataset_info.class_names
-        image_io.save_images(drawn.images, out / "samples.png", drawn.labels, names=names)
-        image_io.save_gif([f[:25] for f in drawn.frames], out / "reverse.gif")
-        image_io.save(image_io.reverse_strip([f[:6] for f in drawn.frames], drawn.times), out / "reverse.png")
+            samples = self._sample(trainer, denoiser, config, config.count, bar)
+        path = self.run_dir.path
+        class_names = trainer.model.dataset_info.class_names
+        image_io.save_images(samples.images, path / "samples.png", samples.labels, names=class_names)
+        image_io.save_gif([frame[:25] for frame in samples.frames], path / "reverse.gif")
+        image_io.save(
+            image_io.reverse_strip([frame[:6] for frame in samples.frames], samples.times), path / "reverse.png"
+        )
         return ["samples.png", "reverse.gif", "reverse.png"]
 
-    def _draw(
+    def _sample(
         self, trainer: Trainer, denoiser: Denoiser, config: SamplingConfig, count: int, bar: tqdm | None = None
     ) -> Samples:
-        own = trainer.model
-        model = Model(own.recipe, own.dataset_info, denoiser.eval())
-        label = "all" if own.dataset_info.class_names is not None else None
+        model = replace(trainer.model, denoiser=denoiser.eval())
+        label = "all" if model.dataset_info.class_names is not None else None
         steps = sample_steps(
-            model, config, self.compute, ids=torch.arange(count), seed=own.recipe.train.seed, label=label
+            model, config, self.compute, ids=torch.arange(count), seed=model.recipe.train.seed, label=label
         )
         if bar is None:
             return collect(steps)
-        return collect(steps, _FRAMES, lambda drawn: bar.update())
+        return collect(steps, _GIF_FRAMES, lambda step: bar.update())

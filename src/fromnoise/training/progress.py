@@ -1,4 +1,4 @@
-"""What the training loop says of itself, and what it remembers besides tensors."""
+"""The report of a training step, and the counters that a training state stores beside its tensors."""
 
 from __future__ import annotations
 
@@ -17,61 +17,74 @@ except ImportError:  # Windows
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the loop yields after each step.
+    """Yielded by ``Trainer.run`` after each step.
 
     Attributes:
-        step: steps done.
+        step: optimizer steps done.
         images: training images seen.
-        loss: mean since the last kept report.
+        loss: mean training loss since the last logged report.
         lr: learning rate of this step.
-        progress: share of the budget used.
-        dropped: steps dropped so far because loss or gradient was not finite.
-        rollbacks: times that training went back to its last good state.
-        gradient: norm of the gradient before clipping.
-        kept: whether this is a line of reports.jsonl.
-        held_out: loss on held-out images with the averaged weights; None if not measured at this step.
-        held_out_raw: the same with the raw weights.
-        loss_by_t: ``held_out`` in ten bins of t.
-        clock: what depends on the machine: seconds, images_per_second, left_seconds, memory_mb.
+        budget_used: fraction of the budget used, in [0, 1].
+        dropped_steps: steps dropped so far because the loss or the gradient was not finite.
+        rollbacks: number of returns to a saved state after dropped steps.
+        grad_norm: norm of the gradient before clipping.
+        logged: whether this report is written to reports.jsonl.
+        held_out_loss: loss on held-out images with the EMA weights; None at steps that do not measure it.
+        held_out_loss_raw: the same with the raw weights.
+        loss_by_t: ``held_out_loss`` in ten equal bins of t; None for an empty bin.
+        timing: numbers that depend on the machine: ``seconds`` of training, ``images_per_second``,
+            ``remaining_seconds`` and ``memory_mb``, the peak memory.
     """
 
     step: int
     images: int
     loss: float
     lr: float
-    progress: float
-    dropped: int
+    budget_used: float
+    dropped_steps: int
     rollbacks: int
-    gradient: float
-    kept: bool
-    held_out: float | None = None
-    held_out_raw: float | None = None
+    grad_norm: float
+    logged: bool
+    held_out_loss: float | None = None
+    held_out_loss_raw: float | None = None
     loss_by_t: list[float | None] | None = None
-    clock: dict[str, float] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
 
-    def line(self) -> dict[str, Any]:
-        """The report as JSON, without what was not measured; a loss that is not finite is null."""
-        out = {k: v for k, v in self.__dict__.items() if v is not None and k != "kept"}
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}
+    def to_json(self) -> dict[str, Any]:
+        """A line of reports.jsonl: without fields that were not measured, and with null for a non-finite number."""
+        fields = {k: v for k, v in self.__dict__.items() if v is not None and k != "logged"}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
 @dataclass
 class TrainingProgress:
-    """All that changes while training, besides tensors; with them it is what a resumed run starts from."""
+    """The part of the training state that is no tensor.
+
+    Attributes:
+        step: optimizer steps done, with the dropped ones.
+        seconds: time spent training.
+        dropped_steps: steps dropped because the loss or the gradient was not finite.
+        dropped_in_a_row: dropped steps since the last finite one or the last rollback.
+        rollbacks: number of returns to a saved state.
+        rollbacks_in_a_row: rollbacks since the last finite step.
+        lr_scale: factor of the learning rate, halved by each rollback.
+        loss_sum: sum of the training losses since the last logged report.
+        loss_count: number of these losses.
+    """
 
     step: int = 0
     seconds: float = 0.0
-    dropped: int = 0
-    dropped_in_row: int = 0
+    dropped_steps: int = 0
+    dropped_in_a_row: int = 0
     rollbacks: int = 0
-    rollbacks_in_row: int = 0
+    rollbacks_in_a_row: int = 0
     lr_scale: float = 1.0
     loss_sum: float = 0.0
     loss_count: int = 0
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak memory in MB: of the GPU, else of the process."""
+    """Peak memory in MB: GPU memory on a GPU, memory of the process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if resource is None:

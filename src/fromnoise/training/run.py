@@ -1,15 +1,12 @@
-"""A training run from recipe to pictures.
-
-Opens the data, resumes, trains, checkpoints, previews, and draws at the end.
-"""
+"""A training run from a recipe to samples: open the data, resume, train, save, preview, sample."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,71 +20,77 @@ from fromnoise.config import Recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build
 from fromnoise.run_dir import RunDir
-from fromnoise.training import autosize
-from fromnoise.training.distributed import same_step
+from fromnoise.training.autosize import autosize, keep_choices
+from fromnoise.training.distributed import check_same_step
 from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
 from fromnoise.training.self_evaluation import SelfEvaluation
 from fromnoise.training.trainer import Trainer
-from fromnoise.utils.device import select_device
+from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended.
 
     Attributes:
-        folder: of the run.
-        step: steps done.
-        signal: number of the signal that stopped it early, or 0.
+        path: the run directory.
+        step: optimizer steps done.
+        signal: number of the signal that stopped the run, or 0.
     """
 
-    folder: Path
+    path: Path
     step: int
     signal: int
 
 
 def train(
     recipe: Recipe, out: Path, *, device: str | None = None, precision: str = "auto", compiled: bool = False
-) -> Outcome:
-    """Train by a recipe in a run folder, going on from where it was left.
+) -> RunResult:
+    """Train by a recipe in a run directory; resumes a run that the directory contains.
 
     Args:
-        recipe: every choice.
-        out: the run folder.
-        device: as ``compute.choose``.
-        precision: as ``compute.choose``.
-        compiled: compile the network first.
+        recipe: all settings.
+        out: the run directory.
+        device: as ``select_device``.
+        precision: as ``select_device``.
+        compiled: compile the network with torch.compile.
 
     Raises:
-        UserError: a mistake of the user's, told in one line.
+        UserError: the recipe, the data or the directory do not fit.
     """
-    # of accelerate only the processes: device, precision and the size of a batch are the recipe's and ours
+    # accelerate manages the processes alone: device, precision and batch size are ours
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", device_placement=False)
-    main = accelerator.is_main_process
     compute = select_device(
         str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision
     )
-    folder = RunDir(out)
+    with contextlib.closing(RunDir(out)) as run_dir:
+        return _train(recipe, run_dir, accelerator, compute, compiled)
+
+
+def _train(
+    recipe: Recipe, run_dir: RunDir, accelerator: Accelerator, compute: ComputeConfig, compiled: bool
+) -> RunResult:
+    main = accelerator.is_main_process
 
     def log(line: str) -> None:
         if main:
             tqdm.write(line, file=sys.stderr)
-            folder.log(line)
+            run_dir.log(line)
 
-    if recipe.train.autosize and folder.recipe_file.exists():
-        recipe = autosize.taken(recipe, folder.recipe())
-    folder.check(recipe)
+    if recipe.train.autosize and run_dir.recipe_file.exists():
+        recipe = keep_choices(recipe, run_dir.recipe())
+    run_dir.check(recipe)
     data = open_data(recipe, log)
-    if recipe.train.autosize and not folder.recipe_file.exists():
-        # the first process's clock decides for all
-        mine = autosize.fit(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
-        recipe = broadcast_object_list([mine])[0]
+    if recipe.train.autosize and not run_dir.recipe_file.exists():
+        # measured by the first process, for all
+        sized = autosize(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
+        recipe = broadcast_object_list([sized])[0]
     model = build(recipe, dataset_info(recipe, data))
-    trainer = Trainer(model, data, compute, accelerator, folder.load_state, log)
-    if main:  # the folder is made when nothing can be wrong any more
-        folder.open(recipe)
+    trainer = Trainer(model, data, compute, accelerator, run_dir.load_state, log)
+    if main:  # created only now, after everything that may fail
+        run_dir.open(recipe)
     accelerator.wait_for_everyone()
     log(
         f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}; "
@@ -95,154 +98,168 @@ def train(
     )
     if compiled:
         model.denoiser.network.compile()
-    resume(trainer, folder, log)
-    with signals(trainer.stop) as caught:
-        if trainer.fraction < 1:
-            for _ in run_steps(trainer, folder, main, log):
+    resume(trainer, run_dir, log)
+    with stop_on_signal(trainer.stop) as signals:
+        if trainer.budget_used < 1:
+            for _ in run_steps(trainer, run_dir, main, log):
                 pass
-    stopped = trainer.fraction < 1
+    stopped = trainer.budget_used < 1
     if stopped:
-        log(f"stopped at step {trainer.progress.step:,}; the same command goes on from there")
-    accelerator.wait_for_everyone()  # not after the last pictures, which may take longer than processes wait
+        log(f"stopped at step {trainer.progress.step:,}; run the same command to resume")
+    accelerator.wait_for_everyone()  # before the final samples, which may take longer than the processes' timeout
     if main and not stopped:
-        _finish(trainer, folder, log)
-    # a process that was not told itself was stopped by another that was
-    number = (caught or [signal.SIGTERM])[0] if stopped else 0
-    return Outcome(folder.path, trainer.progress.step, number)
+        _finish(trainer, run_dir, log)
+    # without a signal of its own this process was stopped by another one
+    number = (signals or [signal.SIGTERM])[0] if stopped else 0
+    return RunResult(run_dir.path, trainer.progress.step, number)
 
 
-def resume(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> None:
-    """Continue from the newest state of the run directory, or start; refuses data of another shape or other classes."""
-    state = folder.load_state()
+def resume(trainer: Trainer, run_dir: RunDir, log: Callable[[str], None]) -> None:
+    """Load the newest state of the run directory, or fit the pseudo-labels of a new run.
+
+    Raises:
+        UserError: the state is of other images, or the processes read different states.
+    """
+    state = run_dir.load_state()
     if state is not None:
-        _, was = checkpoint.parse_header(state[1])
+        _, saved = checkpoint.parse_header(state[1])
         now = trainer.model.dataset_info
-        for what, before, here in (("shape", was.shape, now.shape), ("labels", was.class_names, now.class_names)):
-            if before != here:
+        for name, before, after in (
+            ("shape", saved.shape, now.shape),
+            ("labels", saved.class_names, now.class_names),
+        ):
+            if before != after:
                 raise UserError(
-                    f"{folder.path} was trained on images of {what} {before}, not {here}: choose another --out"
+                    f"{run_dir.path} was trained on images of {name} {before}, not {after}: choose another --out"
                 )
-        if was.fingerprint != now.fingerprint:
-            log("the data have changed since this run began; going on with the new ones")
+        if saved.fingerprint != now.fingerprint:
+            log("the data have changed since this run was started; continuing with the new data")
         trainer.resume(*state)
-        log(f"going on from step {trainer.progress.step:,}")
+        log(f"resuming from step {trainer.progress.step:,}")
     else:
-        trainer.find_clusters()
+        trainer.fit_pseudo_labels()
     if trainer.accelerator.is_main_process:
-        folder.truncate_reports(trainer.progress.step)
-    same_step(trainer.accelerator, trainer.compute.device, trainer.progress.step)
+        run_dir.truncate_reports(trainer.progress.step)
+    check_same_step(trainer.accelerator, trainer.compute.device, trainer.progress.step)
 
 
-def run_steps(trainer: Trainer, folder: RunDir, main: bool, log: Callable[[str], None]) -> Iterator[StepReport]:
-    """Train with a progress bar, checkpoints, reports and previews; yields the report of each step."""
-    recipe = trainer.recipe
-    previews = Previews(folder, trainer.compute)
-    self_evaluation = SelfEvaluation(trainer, folder, log) if main and trainer.model.recipe.evaluation.times else None
-    waiting: list[dict[str, Any]] = []
-    saved = time.monotonic()
+def run_steps(trainer: Trainer, run_dir: RunDir, main: bool, log: Callable[[str], None]) -> Iterator[StepReport]:
+    """Train, with reports, states, previews and evaluations in the run directory and a progress bar.
+
+    Args:
+        trainer: resumed or new.
+        run_dir: opened.
+        main: whether this is the main process, which writes.
+        log: receives messages.
+
+    Yields:
+        The report of each step, after everything due at that step was written.
+    """
+    config = trainer.config
+    previews = Previews(run_dir, trainer.compute)
+    self_evaluation = SelfEvaluation(trainer, run_dir, log) if main and trainer.model.recipe.evaluation.times else None
+    unwritten: list[dict[str, Any]] = []
+    last_save = time.monotonic()
 
     def save() -> None:
-        # reports first: whatever state a kill leaves, the reports up to it are on the disk
-        folder.write_reports(waiting)
-        waiting.clear()
+        # reports first, so that the reports of every saved state are on the disk even after a kill
+        run_dir.write_reports(unwritten)
+        unwritten.clear()
         tensors, header = trainer.state()
-        folder.save_state(
-            trainer.progress.step,
-            tensors,
-            header | checkpoint.model_header(trainer.model.recipe, trainer.model.dataset_info),
-        )
-        checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": trainer.progress.step})
+        header |= checkpoint.model_header(trainer.model.recipe, trainer.model.dataset_info)
+        step = trainer.progress.step
+        run_dir.save_state(step, tensors, header)
+        checkpoint.save_model(run_dir.model_file, trainer.model, trainer.ema_state_dict(), {"step": step})
 
     if main and trainer.progress.step == 0:
-        previews.data(trainer.model, trainer.data)
-        if recipe.previews:
-            previews.preview(trainer)
+        previews.save_data(trainer.model, trainer.data)
+        if config.previews:
+            previews.save_preview(trainer)
         save()
-    # in a terminal the bar moves on the spot; in a log file each redraw is a line's worth, so they are rare
+    # each redraw of the bar is a new line in a log file, so it is rarely redrawn there
     interval = 0.2 if sys.stderr.isatty() else 20.0
     bar_format = "{percentage:3.0f}% {bar:24} {desc}"
     with tqdm(total=100.0, disable=not main, bar_format=bar_format, mininterval=interval, file=sys.stderr) as bar:
-        before = trainer.fraction
+        used_before = trainer.budget_used
         for report in trainer.run():
             if not main:
                 yield report
                 continue
-            bar.set_description_str(status(report), refresh=False)
-            bar.update(min(100.0, 100 * report.progress) - bar.n)
-            if self_evaluation is not None and self_evaluation.due(before, report.progress):
-                waiting.append(report.line() | {"evaluation": self_evaluation()})
-            elif report.kept:
-                waiting.append(report.line())
-            shown = int(before * recipe.previews) != int(report.progress * recipe.previews)
-            before = report.progress
-            due = time.monotonic() - saved > recipe.checkpoint_seconds
-            due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
-            calm = not trainer.progress.dropped_in_row  # between bad steps the weights may be bad
-            if trainer.stopping or trainer.fraction >= 1 or (calm and (due or shown)):
+            bar.set_description_str(progress_line(report), refresh=False)
+            bar.update(min(100.0, 100 * report.budget_used) - bar.n)
+            if self_evaluation is not None and self_evaluation.due(used_before, report.budget_used):
+                unwritten.append(report.to_json() | {"evaluation": self_evaluation()})
+            elif report.logged:
+                unwritten.append(report.to_json())
+            preview_due = int(used_before * config.previews) != int(report.budget_used * config.previews)
+            used_before = report.budget_used
+            save_due = time.monotonic() - last_save > config.checkpoint_seconds
+            save_due |= config.checkpoint_steps is not None and report.step % config.checkpoint_steps == 0
+            stable = not trainer.progress.dropped_in_a_row  # after a non-finite step the weights may be bad
+            if trainer.stopping or trainer.budget_used >= 1 or (stable and (save_due or preview_due)):
                 save()
-                saved = time.monotonic()
-            if shown:
-                previews.preview(trainer)
-                previews.curves()
+                last_save = time.monotonic()
+            if preview_due:
+                previews.save_preview(trainer)
+                previews.save_loss_plot()
             yield report
 
 
-def status(r: StepReport) -> str:
-    """A report in a few words, for a bar."""
-    left = r.clock["left_seconds"]
-    time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-    dropped = f", {r.dropped} dropped" if r.dropped else ""
-    return f"step {r.step:,}, loss {r.loss:.4f}, {r.clock['images_per_second']:.0f} images/s, {time_left} left{dropped}"
+def progress_line(report: StepReport) -> str:
+    """A report in one line, for a progress bar."""
+    seconds = report.timing["remaining_seconds"]
+    if seconds > 5400:
+        remaining = f"{seconds / 3600:.1f} h"
+    else:
+        remaining = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    dropped = f", {report.dropped_steps} dropped" if report.dropped_steps else ""
+    speed = f"{report.timing['images_per_second']:.0f} images/s"
+    return f"step {report.step:,}, loss {report.loss:.4f}, {speed}, {remaining} left{dropped}"
 
 
-def _finish(trainer: Trainer, folder: RunDir, log: Callable[[str], None]) -> None:
-    """Leave the model and the finished pictures, and say where they are."""
+def _finish(trainer: Trainer, run_dir: RunDir, log: Callable[[str], None]) -> None:
+    """Write the model and the final samples, and print the files of the run."""
     step = trainer.progress.step
-    if _written(folder) != (step, trainer.model.recipe):
-        checkpoint.save_model(folder.model, trainer.model, trainer.weights(), {"step": step})
-    previews = Previews(folder, trainer.compute)
-    previews.curves()
-    made = previews.finished(trainer)
-    log(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; in {folder.path}:")
-    for name in [
-        "model.safetensors",
-        "best.safetensors",
-        *made,
-        "forward.png",
-        "loss.png",
-        "samples/",
-        "reports.jsonl",
-        "recipe.toml",
-        "log",
-    ]:
-        if (folder.path / name).exists():
-            print(folder.path / name)
-    print(f"more pictures: fromnoise sample {folder.path} -n 100 --out more.png")
+    if _saved_model(run_dir) != (step, trainer.model.recipe):
+        checkpoint.save_model(run_dir.model_file, trainer.model, trainer.ema_state_dict(), {"step": step})
+    previews = Previews(run_dir, trainer.compute)
+    previews.save_loss_plot()
+    samples = previews.save_final_samples(trainer)
+    log(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; files in {run_dir.path}:")
+    models, images = ("model.safetensors", "best.safetensors"), (*samples, "forward.png", "loss.png", "samples/")
+    for name in (*models, *images, "reports.jsonl", "recipe.toml", "log"):
+        if (run_dir.path / name).exists():
+            print(run_dir.path / name)
+    print(f"more samples: fromnoise sample {run_dir.path} -n 100 --out more.png")
 
 
-def _written(folder: RunDir) -> tuple[int, Recipe] | None:
-    """Step and recipe of the model that stands in the folder, if a whole one does."""
+def _saved_model(run_dir: RunDir) -> tuple[int, Recipe] | None:
+    """Step and recipe of model.safetensors; None if it is missing or damaged."""
     try:
-        loaded = checkpoint.load_model(folder.path)
+        loaded = checkpoint.load_model(run_dir.path)
         return loaded.progress["step"], loaded.model.recipe
     except UserError:
         return None
 
 
-@contextmanager
-def signals(stop: Callable[[], object]) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM call ``stop``, to end a loop after the running step; a second Ctrl-C ends it at once."""
-    caught: list[int] = []
+@contextlib.contextmanager
+def stop_on_signal(stop: Callable[[], object]) -> Iterator[list[int]]:
+    """Call ``stop`` on Ctrl-C (SIGINT) or SIGTERM; a second Ctrl-C raises KeyboardInterrupt.
 
-    def told(number: int, frame: object) -> None:
-        if caught and number == signal.SIGINT:
+    Yields:
+        The numbers of the signals received, a list that grows.
+    """
+    received: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        caught.append(number)
+        received.append(number)
         stop()
 
-    before = {n: signal.signal(n, told) for n in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield caught
+        yield received
     finally:
-        for n, handler in before.items():
-            signal.signal(n, handler)
+        for number, old_handler in previous.items():
+            signal.signal(number, old_handler)

@@ -1,4 +1,4 @@
-"""Two processes train to the weights of one."""
+"""Training in two processes equals training in one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 from fromnoise import checkpoint
 
 
-def launched(run_command, out, launcher, *words):
+def train(run_command, out, launcher):
+    """Train ten steps under a launcher; returns the last training state and the finished process."""
     command, environment = run_command
-    same = ("--steps", "10", "--network.dropout", "0", "--ema.decays", "[0.9, 0.5]", "--train.batch", "16")
-    plain = command(out, *same, "--data.pseudo_labels", "8", "--precision", "fp32", *words)
-    full = [*launcher, *plain[1:]] if launcher else plain
+    options = ("--steps", "10", "--network.dropout", "0", "--ema.decays", "[0.9, 0.5]", "--train.batch", "16")
+    words = command(out, *options, "--data.pseudo_labels", "8", "--precision", "fp32")
+    full = [*launcher, *words[1:]] if launcher else words
     done = subprocess.run(full, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (state,) = [p for p in (out / "state").glob("*.safetensors") if int(p.stem) == 10]
@@ -35,20 +36,20 @@ LAUNCHERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchrun", pytest.param("accelerate launch", marks=pytest.mark.long)])
-def test_two_processes_are_one_with_twice_the_batch(name, tmp_path, run_command):
-    """Weights, averages, moments to float32 accuracy, one checkpoint, one log, resumable by either (DD#80)."""
-    (one, header), _ = launched(run_command, tmp_path / "one", [])
-    (two, header_two), done = launched(run_command, tmp_path / "two", LAUNCHERS[name])
+def test_two_processes_equal_one_with_the_same_batch(name, tmp_path, run_command):
+    """Weights, averages and moments to float32 accuracy; one checkpoint, one log; either can resume (DD#80)."""
+    (one, header), _ = train(run_command, tmp_path / "one", [])
+    (two, header_two), _ = train(run_command, tmp_path / "two", LAUNCHERS[name])
     assert one.keys() == two.keys() and any(k.startswith("ema.1.") for k in one)
-    moved = torch.cat([v.flatten() for k, v in one.items() if k.startswith("model.")])
+    weights = torch.cat([v.flatten() for k, v in one.items() if k.startswith("model.")])
     for key in one:
         assert (one[key] - two[key]).abs().max() < 2e-4 * max(1.0, float(one[key].abs().max())), key
-    assert float(moved.abs().max()) > 0.1
-    for a in (header, header_two):
-        a["progress"].pop("seconds")
+    assert float(weights.abs().max()) > 0.1
+    for each in (header, header_two):
+        each["progress"].pop("seconds")
     assert header["progress"]["loss_sum"] == pytest.approx(header_two["progress"].pop("loss_sum"), rel=1e-5)
     assert header["progress"]["step"] == header_two["progress"]["step"] == 10
     assert (tmp_path / "two" / "log").read_text().count("training images") == 1
     assert len(list((tmp_path / "two" / "state").glob("*.safetensors"))) <= 2
-    (more, _), _ = launched(run_command, tmp_path / "two", [])  # the same folder, now by one process: nothing to do
+    (more, _), _ = train(run_command, tmp_path / "two", [])  # one process in the same directory: nothing left to do
     assert all(torch.equal(more[k], two[k]) for k in two)

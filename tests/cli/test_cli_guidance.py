@@ -1,4 +1,4 @@
-"""Guidance on the command line: each flag reaches the sampler, and each mistake is one line."""
+"""Guidance flags of ``fromnoise sample``: each changes the samples, and a wrong value gives one line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EXACTLY = ["--precision", "fp32", "--steps", "6", "-n", "4", "--no-clip", "--sam
 
 
 @pytest.fixture(scope="module")
-def heeding(tmp_path_factory):
-    """A model file whose weights are away from zero, so that it heeds its label."""
+def conditional(tmp_path_factory):
+    """A model file whose label embedding is scaled up, so that its samples depend on the label."""
     recipe = recipes.load(
         "digits",
         {"data.labels": True, "network.zero_output": False, "network.width": 8, "network.multipliers": [1]}
@@ -25,35 +25,34 @@ def heeding(tmp_path_factory):
     model = build(recipe, DatasetInfo((1, 8, 8), tuple("0123456789")))
     with torch.no_grad():
         model.denoiser.network.labels.weight.mul_(100)
-    path = tmp_path_factory.mktemp("heeding") / "model.safetensors"
+    path = tmp_path_factory.mktemp("conditional") / "model.safetensors"
     save_model(path, model, model.denoiser.state_dict(), {"step": 0})
     return path
 
 
 @pytest.fixture
-def drawn(right, heeding):
-    """``drawn(words)`` -> images of that model."""
+def sampled(right, conditional):
+    """``sampled(*words)`` returns samples of the conditional model, int (N, C, H, W)."""
 
-    def drawer(*words, model=heeding):
+    def sample(*words, model=conditional):
         right("sample", model, "--out", "x.npz", *EXACTLY, *words)
         with np.load("x.npz", allow_pickle=False) as file:
             return file["images"].astype(int)
 
-    return drawer
+    return sample
 
 
-def test_scale_one_and_scale_zero(drawn):
-    """The conditional model and the unconditional one, bit for bit."""
-    plain, told = drawn(), drawn("--label", "3")
-    assert (drawn("--label", "3", "--guidance", 1) == told).all()
-    assert (drawn("--label", "3", "--guidance", 0) == plain).all()
-    assert (plain != told).any()
+def test_scale_one_and_scale_zero(sampled):
+    """Scale 1 is the conditional model and scale 0 the unconditional one, bit for bit."""
+    plain, labeled = sampled(), sampled("--label", "3")
+    assert (sampled("--label", "3", "--guidance", 1) == labeled).all()
+    assert (sampled("--label", "3", "--guidance", 0) == plain).all()
+    assert (plain != labeled).any()
 
 
-def test_the_flags_reach_the_sampler(drawn):
-    """Each changes the pictures."""
+def test_flags_change_the_samples(sampled):
     base = ["--label", "3", "--guidance", 9]
-    guided = drawn(*base)
+    guided = sampled(*base)
     for words in (
         ["--rescale", 0.7],
         ["--interval", "0.3,0.6"],
@@ -61,26 +60,25 @@ def test_the_flags_reach_the_sampler(drawn):
         ["--threshold", 0.5],
         ["--truncation", 0.5],
     ):
-        assert (drawn(*base, *words) != guided).any(), words
+        assert (sampled(*base, *words) != guided).any(), words
 
 
-def test_an_interval_in_t_and_in_logsnr(drawn):
-    """All of time is no interval; none of it is the conditional model."""
+def test_guidance_interval_in_t_and_in_logsnr(sampled):
+    """An interval of all times changes nothing; outside of it the conditional model is used."""
     base = ["--label", "3", "--guidance", 9]
-    assert (drawn(*base, "--interval", "0,1") == drawn(*base)).all()
-    assert (drawn(*base, "--interval-logsnr=-100,100") == drawn(*base)).all()
-    assert (drawn(*base, "--interval-logsnr", "90,100") == drawn("--label", "3")).all()
+    assert (sampled(*base, "--interval", "0,1") == sampled(*base)).all()
+    assert (sampled(*base, "--interval-logsnr=-100,100") == sampled(*base)).all()
+    assert (sampled(*base, "--interval-logsnr", "90,100") == sampled("--label", "3")).all()
 
 
-def test_autoguidance(drawn, run, told_run):
-    """By itself a model is left as it is, to rounding; needs no labels."""
-    plain = drawn(model=run)
-    assert np.abs(drawn("--autoguide", run, model=run) - plain).max() <= 1
-    assert (drawn("--autoguide", run, "--autoguidance", 1, model=run) == plain).all()
+def test_autoguidance(sampled, run, told_run):
+    """Guiding a model by itself changes nothing but rounding; no labels are needed."""
+    plain = sampled(model=run)
+    assert np.abs(sampled("--autoguide", run, model=run) - plain).max() <= 1
+    assert (sampled("--autoguide", run, "--autoguidance", 1, model=run) == plain).all()
 
 
-def test_autoguidance_by_another_kind(wrong, run, told_run):
-    """What is other is told."""
+def test_autoguidance_by_an_incompatible_model(wrong, run, told_run):
     wrong(
         "sample", run, "--out", "x.png", "--autoguide", told_run, told=("--autoguide", "labels", "earlier or smaller")
     )
@@ -88,7 +86,7 @@ def test_autoguidance_by_another_kind(wrong, run, told_run):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--interval", "0.8,0.2"], ("interval", "smaller", "larger")),
         (["--interval", "0.8"], ("--interval 0.8",)),
@@ -100,6 +98,6 @@ def test_autoguidance_by_another_kind(wrong, run, told_run):
     ],
     ids=lambda v: " ".join(v),
 )
-def test_a_value_out_of_range(wrong, told_run, words, told):
-    """The flag is named as it was typed."""
-    wrong("sample", told_run, "--out", "x.png", *words, told=told)
+def test_value_out_of_range(wrong, told_run, words, message):
+    """The message names the flag as it was typed."""
+    wrong("sample", told_run, "--out", "x.png", *words, told=message)
