@@ -253,7 +253,7 @@ def test_ten_rollbacks_in_a_row_end_the_run(make):
 
 
 def test_batch_that_cannot_be_divided(make):
-    with pytest.raises(UserError, match="3 equal parts"):
+    with pytest.raises(UserError, match="train.accumulate 3"):
         make(train_accumulate=3)
 
 
