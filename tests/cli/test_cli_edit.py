@@ -63,7 +63,7 @@ def saved(path):
         ["ddnm"],
         ["repaint"],
         ["repaint", "--iterations", 2],
-        ["pigdm", "--method-option", "sigma_data=0.3"],
+        ["pigdm", "--sigma-data", 0.3],
     ],
 )
 def test_inpainting_keeps_the_known_pixels(right, run, image, known, method):
@@ -168,10 +168,10 @@ def test_an_inverse_solver_of_a_user(right, wrong, run, image, known, monkeypatc
     pixels = image("x.png", 8, 8)
     words = ["edit", "inpaint", run, "--image", "x.png", "--mask", "mask.png", *QUICK, "--sampler", "ddim"]
     words += ["--method", "constant"]
-    right(*words, "--method-option", "value=1", "--out", "y.npz")
+    right(*words, "--value", 1, "--out", "y.npz")
     samples = saved("y.npz")[0, 0]
     assert (samples[known] == pixels[known]).all() and (samples[~known] == 255).all()
-    wrong(*words, "--method-option", "size=1", "--out", "z.npz", told=("size=1", "value=0.0"))
+    wrong(*words, "--noise-std", 1, "--out", "z.npz", told=("--noise-std", "constant", "--method mmps"))
 
 
 # ---- errors
@@ -222,10 +222,10 @@ def test_invalid_images(wrong, run, color_run, image, known):
         (["restore", "--degrade", "--upscale", "3"], ("8x8", "factor of 3", "divides")),
         (["restore", "--deblur", "-1"], ("-1", "blur")),
         (["restore", "--deblur", "1", "--method", "magic"], ("'magic'", "mmps", "repaint")),
-        (["outpaint", "--method-option", "sigma_data=1"], ("sigma_data=1", "mmps", "iterations=3, noise_std=0.0")),
-        (["outpaint", "--method", "ddnm", "--method-option", "k=1"], ("k=1", "ddnm", "no options")),
-        (["outpaint", "--method-option", "noise_std=low"], ("noise_std=low", "number")),
-        (["outpaint", "--method-option", "noise_std=-1"], ("noise_std is -1", "0 or more")),
+        (["outpaint", "--sigma-data", "1"], ("--sigma-data", "inverse solver mmps", "--method pigdm")),
+        (["outpaint", "--method", "ddnm", "--resamplings", "2"], ("--resamplings", "ddnm", "--method repaint")),
+        (["outpaint", "--noise-std", "low"], ("--noise-std", "low")),
+        (["outpaint", "--noise-std", "-1"], ("noise_std is -1", "0 or more")),
         (["restore", "--deblur", "1", "--iterations", "0"], ("iterations is 0", "1 or more")),
         (
             ["restore", "--deblur", "1", "--method", "repaint", "--iterations", "0"],

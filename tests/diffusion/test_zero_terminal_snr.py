@@ -126,13 +126,15 @@ def test_every_sampler_starts_at_zero_terminal_snr(sampler):
 def test_a_trained_model_reproduces_the_mean_brightness(monkeypatch):
     """A small network, 300 steps: zero terminal SNR keeps the fraction of white images, the linear table does not."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    sys.modules.pop("contrast", None)
-    import contrast
+    sys.modules.pop("zero_terminal", None)
+    import zero_terminal
 
-    names = list(contrast.KINDS)
+    names = list(zero_terminal.VARIANTS)
     n, standard_error = 300, (WHITE_FRACTION * (1 - WHITE_FRACTION) / 300) ** 0.5
     linear, zero = (
-        contrast.brightness(contrast.learn(contrast.KINDS[names[k]], WHITE_FRACTION, 16, 300), n, steps=25)
+        zero_terminal.brightness(
+            zero_terminal.train(zero_terminal.VARIANTS[names[k]], WHITE_FRACTION, 16, 300), n, steps=25
+        )
         for k in (0, 2)
     )
 

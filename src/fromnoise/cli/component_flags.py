@@ -59,7 +59,7 @@ def add_list_of_components(family: str) -> str:
 
 
 def component_from_flags(
-    args: argparse.Namespace, family: str, chosen: str | None, own: ComponentConfig
+    args: argparse.Namespace, family: str, chosen: str | None, own: ComponentConfig, flag: str = ""
 ) -> dict[str, Any] | None:
     """The component that the flags describe, as a table; None if no flag changes it.
 
@@ -68,6 +68,7 @@ def component_from_flags(
         family: as of ``add_flags``.
         chosen: value of the component's flag, or None.
         own: the component without flags.
+        flag: as of ``add_flags``; left out: ``--family``.
 
     Raises:
         UserError: an option that the component does not have.
@@ -79,16 +80,16 @@ def component_from_flags(
     given = {name: value for name, value in given.items() if value is not None}
     if chosen is None and not given:
         return None
-    kind = chosen or own.kind
+    kind, flag, title = chosen or own.kind, flag or f"--{family.replace('_', '-')}", family.replace("_", " ")
     try:
         has = registry.options(family, kind)
     except ValueError as e:
-        raise UserError(f"--{family.replace('_', '-')}: {e}") from None
+        raise UserError(f"{flag}: {e}") from None
     for name in given:
         if name not in has:
             owners = [owner for owner, _ in options_by_name(family)[name]]
             raise UserError(
-                f"--{name.replace('_', '-')} does not apply to {family} {kind}: "
-                f"leave it out, or use --{family} {' or '.join(owners)}"
+                f"--{name.replace('_', '-')} does not apply to {title} {kind}: "
+                f"leave it out, or use {flag} {' or '.join(owners)}"
             )
     return {"kind": kind} | (own.options() if kind == own.kind else {}) | given

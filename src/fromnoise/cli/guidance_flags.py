@@ -118,8 +118,9 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
     """
     from pydantic import ValidationError
 
+    from fromnoise import registry
     from fromnoise.config.component import OptionError
-    from fromnoise.model import with_sampler
+    from fromnoise.model import no_wrapper, with_sampler
     from fromnoise.utils.errors import UserError
 
     sampler = component_flags.component_from_flags(args, "sampler", getattr(args, "sampler", None), own.sampler)
@@ -129,7 +130,7 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
     flags = {k: getattr(args, k, None) for k in (*KEYS, *keys)} | {"guidance_method": method}
     try:
         own = own if sampler is None else with_sampler(own, sampler)
-        return own.model_copy(update={k: v for k, v in flags.items() if v is not None})
+        config = own.model_copy(update={k: v for k, v in flags.items() if v is not None})
     except ValidationError as e:
         first = e.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
@@ -138,7 +139,14 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
         flag, cause = str(first["loc"][0]), first.get("ctx", {}).get("error")
         if isinstance(cause, OptionError):
             flag, message = cause.key or flag, str(cause)
-        raise UserError(f"--{flag.replace('_', '-')} {flags.get(flag, '') or ''}".rstrip() + f": {message}") from None
+        value = "" if flags.get(flag) is None else f" {flags[flag]}"
+        raise UserError(f"--{flag.replace('_', '-')}{value}: {message}") from None
+    kind, options = config.guidance_method.kind, config.guidance_method.options()
+    try:  # also where the scale is 1 and the method is not used
+        registry.build("guidance", kind, options, denoise=no_wrapper, scale=1.0)
+    except ValueError as e:
+        raise UserError(f"--guidance-method {kind}: {e}") from None
+    return config
 
 
 def check_labels(args: argparse.Namespace, model: Model) -> None:

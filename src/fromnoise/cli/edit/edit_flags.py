@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fromnoise.cli import component_flags, guidance_flags
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from fromnoise.editing import EditConfig
     from fromnoise.pipeline import SampleStep
 
-ITERATION_OPTIONS = ("iterations", "resamplings")
-"""The options of an inverse solver that ``--iterations`` sets, the first that the solver has."""
+DEFAULT_SOLVER = "mmps"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,72 +39,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def solver_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of the inverse solver."""
-    add = parser.add_argument
-    add("--method", metavar="NAME", default="mmps", help="inverse solver: mmps, pigdm, ddnm (fastest) or repaint")
-    add("--iterations", metavar="K", type=int, help="conjugate gradient iterations of mmps, resamplings of repaint")
-    add(
-        "--method-option",
-        metavar="KEY=VALUE",
-        action="append",
-        help="another option of the solver, such as noise_std=0.1 of mmps or sigma_data=0.3 of pigdm; repeatable",
-    )
+    component_flags.add_flags(parser, "inverse_solver", "--method", "inverse solver (left out: mmps)")
 
 
 def inverse_solver(args: argparse.Namespace) -> InverseSolver:
-    """The inverse solver that ``--method``, ``--iterations`` and ``--method-option`` describe.
+    """The inverse solver that ``--method`` and the flags of its options describe.
+
+    ``--iterations`` also sets the resamplings of a solver that has these instead of iterations.
 
     Raises:
         UserError: there is no such solver, it does not have an option, or an option's value is invalid.
     """
-    import fromnoise.diffusion.inverse  # noqa: F401  registers the solvers
     from fromnoise import registry
+    from fromnoise.config.component import parse_component
     from fromnoise.utils.errors import UserError
 
+    family, kind = "inverse_solver", args.method or DEFAULT_SOLVER
     try:
-        values = _option_values(args.method, args.method_option or [])
-        if args.iterations is not None:
-            key = _iteration_option(args.method)
-            if key is None:
-                able = [name for name in registry.names("inverse_solver") if _iteration_option(name)]
-                raise UserError(f"--iterations does not apply to {args.method}: use {' or '.join(able)}")
-            values[key] = args.iterations
-        return registry.build("inverse_solver", args.method, values)
+        options = registry.options(family, kind)
     except ValueError as e:
-        raise UserError(f"--method {args.method}: {e}") from None
-
-
-def _iteration_option(name: str) -> str | None:
-    """The option of a solver that ``--iterations`` sets."""
-    from fromnoise import registry
-
-    options = registry.options("inverse_solver", name)
-    return next((option for option in ITERATION_OPTIONS if option in options), None)
-
-
-def _option_values(name: str, words: list[str]) -> dict[str, Any]:
-    """The values of ``--method-option KEY=VALUE``, converted to the types of the solver's options.
-
-    Raises:
-        ValueError: there is no such solver.
-        UserError: the solver does not have the option, or the value has another type.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    from fromnoise import registry
-    from fromnoise.utils.errors import UserError
-
-    options, values = registry.options("inverse_solver", name), {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if key not in options or not equals:
-            known = ", ".join(f"{k}={o.default}" for k, o in options.items())
-            reason = f"its options are {known}" if known else "it has no options"
-            raise UserError(f"--method-option {word} does not apply to {name}: {reason}")
-        try:
-            values[key] = TypeAdapter(options[key].type).validate_strings(text)
-        except ValidationError as e:
-            raise UserError(f"--method-option {word}: {e.errors()[0]['msg']}") from None
-    return values
+        raise UserError(f"--method {kind}: {e}") from None
+    if args.inverse_solver_iterations is not None and "iterations" not in options:
+        if "resamplings" not in options:
+            owners = [
+                n for n in registry.names(family) if {"iterations", "resamplings"} & set(registry.options(family, n))
+            ]
+            raise UserError(f"--iterations does not apply to {kind}: use {' or '.join(owners)}")
+        args.inverse_solver_resamplings, args.inverse_solver_iterations = args.inverse_solver_iterations, None
+    own = parse_component(family, kind, kind)
+    table = component_flags.component_from_flags(args, family, kind, own, "--method")
+    values = {name: value for name, value in (table or own.options()).items() if name != "kind"}
+    try:
+        return registry.build(family, kind, values)
+    except ValueError as e:
+        raise UserError(f"--method {kind}: {e}") from None
 
 
 def open_edit(args: argparse.Namespace) -> EditConfig:

@@ -29,7 +29,7 @@ class MMPS(InverseSolver):
     enough iterations this is E[x_0 | x_t, y]. A step costs one evaluation and ``iterations`` + 1 backward passes.
 
     Args:
-        iterations: of the conjugate gradient method; more than the dimension of y have no effect.
+        iterations: conjugate gradient iterations; more than the dimension of y have no effect.
         noise_std: standard deviation of the noise in y, in units of x.
 
     Source: Rozet et al. 2024, "Learning diffusion priors from observations by expectation maximization", sec. 4.2.

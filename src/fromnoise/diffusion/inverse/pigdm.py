@@ -28,7 +28,7 @@ class PiGDM(InverseSolver):
     three evaluations.
 
     Args:
-        sigma_data: d, the standard deviation of pixels in [-1, 1]; 1 in the paper.
+        sigma_data: standard deviation d of pixels in [-1, 1]; 1 in the paper.
 
     Source: Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse problems".
     """
