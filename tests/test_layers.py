@@ -71,6 +71,8 @@ def modules(tree: ast.AST, module: str, package: bool = False) -> Iterator[str]:
 def upward(source: str, module: str, package: bool = False) -> list[str]:
     """What a module imports and must not."""
     mine = room(module)
+    if module == "fromnoise":
+        return []  # the public names, imported when they are first used
     row = next((i for i, rooms in enumerate(ROWS) if mine in rooms), None)
     if row is None:
         return [f"{module} is in a room without a row: give {mine!r} one in ROWS"]

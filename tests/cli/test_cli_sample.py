@@ -212,7 +212,7 @@ def test_a_long_reverse_process_is_a_hundred_frames(right, run):
 def test_what_was_done_is_said(right, run):
     """How many, how long and where."""
     said = right("sample", run, "-n", 2, "--out", "x.png", "--gif", "g.gif", "--strip", "s.png").out
-    assert "2 pictures" in said and "x.png" in said and "g.gif" in said and "s.png" in said
+    assert "2 samples" in said and "x.png" in said and "g.gif" in said and "s.png" in said
 
 
 def test_the_run_is_left_alone(right, run):

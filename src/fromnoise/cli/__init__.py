@@ -211,8 +211,8 @@ def _dotted(argv: list[str]) -> tuple[list[str], dict[str, str]]:
             following = argv[at + 1] if at + 1 < len(argv) else "--"
             if equals:
                 dotted[key] = value
-            elif following.startswith("--"):  # a flag without a value is switched on
-                dotted[key] = "true"
+            elif following.startswith("--"):  # without a value: a switch, see cli/train.py
+                dotted[key] = ""
             else:
                 dotted[key] = following
                 at += 1

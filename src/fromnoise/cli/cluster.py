@@ -59,13 +59,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _fit(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
     from fromnoise import config as recipes
-    from fromnoise.cli.train import parse_value
+    from fromnoise.cli.train import dotted_values, parse_value
     from fromnoise.clustering.fit import fit_mixture
 
     flags = {"minutes": "train.minutes", "steps": "train.steps", "seed": "train.seed"}
     keys = {key: parse_value(getattr(args, flag)) for flag, key in flags.items() if getattr(args, flag) is not None}
     keys |= {"data.source": args.data, "clustering.count": count, "data.labels": True}
-    keys |= {key: parse_value(text) for key, text in args.dotted.items()}
+    keys |= dotted_values(args.dotted)
     recipe = recipes.load(args.recipe, keys)
     return fit_mixture(recipe, out, limit=args.limit, given=args.given, device=args.device, precision=args.precision)
 

@@ -61,7 +61,17 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     found = {key: parse_value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
     if "data.source" in found:
         found["data.source"] = args.data
-    return found | {key: parse_value(text) for key, text in args.dotted.items()}
+    return found | dotted_values(args.dotted)
+
+
+def dotted_values(dotted: dict[str, str]) -> dict[str, Any]:
+    """The values of ``--section.key value``; a yes-or-no key without a value is switched on."""
+    from fromnoise.config import keys
+
+    switches = (
+        {key for key, (_, default) in keys().items() if isinstance(default, bool)} if "" in dotted.values() else ()
+    )
+    return {key: True if key in switches and not text else parse_value(text) for key, text in dotted.items()}
 
 
 def parse_value(text: str) -> Any:
