@@ -21,6 +21,7 @@ _MEMBERS = {
     "Trainer": "fromnoise.api",
     "UserError": "fromnoise.utils.errors",
     "as_data": "fromnoise.data.convert",
+    "evaluate": "fromnoise.evaluation.compare",
     "load": "fromnoise.api",
     "register": "fromnoise.registry",
     "sample": "fromnoise.api",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from fromnoise.api import Pipeline, Trainer, load, sample, save
     from fromnoise.data.convert import as_data
     from fromnoise.diffusion import Denoiser, guidance, inverse, losses, samplers, schedules, targets, time_samplers
+    from fromnoise.evaluation.compare import evaluate
     from fromnoise.registry import register
     from fromnoise.utils.errors import UserError
 
@@ -56,6 +58,7 @@ __all__ = [
     "as_data",
     "data",
     "diffusion",
+    "evaluate",
     "evaluation",
     "guidance",
     "inverse",
