@@ -1,8 +1,8 @@
-"""What it costs to give memory back after every step: a network forward and back, with and without keeping it.
+"""Cost of returning freed memory to the system after every step: forward and backward pass with and without.
 
 python benchmarks/allocator.py [--rounds N] [--width W] [--threads T]
 
-Each measurement is a process of its own, by turns; seconds are of the processor, all threads together.
+Each measurement runs in a process of its own, alternating between the two; times are CPU seconds of all threads.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ SHAPE, BATCH, STEPS = (1, 28, 28), 64, 8
 
 
 def main() -> None:
-    """Take turns, print."""
+    """Measure alternately, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--width", type=int, default=32, help="of the recipe fast")
+    parser.add_argument("--width", type=int, default=32, help="network.width of the recipe fast")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", choices=("given back", "kept"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=("returned", "kept"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(*one(args.width, args.threads, args.one == "kept"))
+        print(*measure(args.width, args.threads, args.one == "kept"))
         return
     print(header())
     print(f"fast, width {args.width}, {BATCH} images of 28x28, {args.threads} threads; medians of {args.rounds} rounds")
-    found: dict[str, list[tuple[float, float]]] = {"given back": [], "kept": []}
+    found: dict[str, list[tuple[float, float]]] = {"returned": [], "kept": []}
     for _ in range(args.rounds):
         for name, rows in found.items():
             words = [sys.executable, *sys.argv, "--one", name]
@@ -49,13 +49,13 @@ def main() -> None:
             rows.append((seconds, faults))
     for name, rows in found.items():
         seconds, faults = (sorted(column)[len(rows) // 2] for column in zip(*rows, strict=True))
-        print(f"{name}: {seconds:.3f} s of the processor a step, {faults:,.0f} page faults")
+        print(f"{name}: {seconds:.3f} CPU seconds a step, {faults:,.0f} page faults")
     ratios = sorted(b[0] / a[0] for a, b in zip(*found.values(), strict=True))
-    print(f"kept / given back: {ratios[len(ratios) // 2]:.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}")
+    print(f"kept / returned: {ratios[len(ratios) // 2]:.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}")
 
 
-def one(width: int, threads: int, keep: bool) -> tuple[float, float]:
-    """Processor seconds and page faults of a step."""
+def measure(width: int, threads: int, keep: bool) -> tuple[float, float]:
+    """CPU seconds and page faults of a step."""
     torch.set_num_threads(threads)
     if keep:
         keep_freed_memory()

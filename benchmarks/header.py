@@ -1,4 +1,4 @@
-"""What every figure is printed with: hardware, versions, date, command."""
+"""The header of every benchmark: hardware, versions, date, command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _cpu() -> str:
 
 
 def header() -> str:
-    """Three lines to quote with the figures below them."""
+    """Three lines that describe where and how the numbers below them were measured."""
     gpu = f"; {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "; no GPU"
     return "\n".join(
         [

@@ -90,7 +90,7 @@ def gaussian(n: int, budget: int) -> None:
         )
 
 
-def images(model: Model, x0: Tensor, operator: LinearOperator, budget: int, what: str) -> dict[str, Tensor]:
+def images(model: Model, x0: Tensor, operator: LinearOperator, budget: int, problem: str) -> dict[str, Tensor]:
     """Print the table of one problem on real images; the samples of each solver."""
     compute = select_device()
     compute.to_device(model.denoiser)
@@ -99,15 +99,16 @@ def images(model: Model, x0: Tensor, operator: LinearOperator, budget: int, what
     unknown = torch.ones_like(x0, dtype=torch.bool)
     if isinstance(operator, Mask):
         unknown = ~operator.known.expand_as(x0)
-    print(f"{what}: {n} held-out images, {budget} evaluations each")
+    print(f"{problem}: {n} held-out images, {budget} evaluations each")
     sampled = {}
     for title, (solver, cost) in SOLVERS.items():
-        config = model.recipe.sample.model_copy(update={"sampler": "ddim", "eta": 1.0, "steps": max(2, budget // cost)})
-        begin, tries = time.perf_counter(), []
+        changes = {"sampler": {"kind": "ddim", "eta": 1.0}, "steps": max(2, budget // cost)}
+        config = model.recipe.sample.model_copy(update=changes)
+        start, tries = time.perf_counter(), []
         for seed in range(4):
             edit = EditConfig(model, config, compute, torch.arange(n), seed, None, n)
             tries.append(to_float(collect(restore(edit, operator, y, size, solver)).images))
-        spent = time.perf_counter() - begin
+        spent = time.perf_counter() - start
 
         def error(x: Tensor) -> float:
             return float((((x - x0) / 2)[unknown] ** 2).mean().sqrt())
@@ -150,17 +151,22 @@ def main() -> None:
         "blurred by 1.5 pixels": gaussian_blur(height, width, 1.5),
     }
     panels = [("held out", image_io.grid(pixels[:8], columns=1))]
-    for what, operator in problems.items():
-        sampled = images(model, x0, operator, args.budget, what)
+    for problem, operator in problems.items():
+        sampled = images(model, x0, operator, args.budget, problem)
         if args.image:
-            left = operator.forward(x0)
-            if left.shape != x0.shape:
-                left = operator.pseudo_inverse(left)
-                left = left / left.abs().amax() * x0.abs().amax()
-            made = {"given": left, **{k: sampled[k] for k in ("repaint, 10 resamplings", "mmps, 3 iterations")}}
-            for name, x in made.items():
+            y = operator.forward(x0)
+            if y.shape != x0.shape:
+                y = operator.pseudo_inverse(y)
+                y = y / y.abs().amax() * x0.abs().amax()
+            shown_images = {
+                "measurement": y,
+                **{k: sampled[k] for k in ("repaint, 10 resamplings", "mmps, 3 iterations")},
+            }
+            for name, x in shown_images.items():
                 shown = (x[:8].clamp(-1, 1).add(1) * 127.5).round().to(torch.uint8)
-                panels.append((f"{what}: {name}" if name == "given" else name, image_io.grid(shown, columns=1)))
+                panels.append(
+                    (f"{problem}: {name}" if name == "measurement" else name, image_io.grid(shown, columns=1))
+                )
     if args.image:
         image_io.save(image_io.side_by_side(panels), args.image)
 

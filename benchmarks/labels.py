@@ -1,9 +1,9 @@
-"""Does a model draw what it is told? A classifier of real images looks for the asked class among samples.
+"""Do samples show the label that they are conditioned on? Accuracy of a classifier on samples of each class.
 
-python benchmarks/labels.py RUN [-n N] [--guidance W ...] [--steps K] [--picture PNG] [--classifier FILE]
+python benchmarks/labels.py RUN [-n N] [--guidance W ...] [--steps K] [--image PNG] [--classifier FILE]
 
-The classifier is a small convolutional network, trained here on the run's own training images and tested on its held
-out ones; its own error is printed first. ``--classifier`` keeps it for the next time.
+The classifier is a small convolutional network, trained here on the run's training images and tested on its held-out
+images; its own accuracy is printed first. ``--classifier`` saves it to FILE, or loads it if FILE exists.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fromnoise.utils.device import select_device
 
 
 def network(channels: int, classes: int) -> nn.Sequential:
-    """Two halvings by convolution, and a hidden layer."""
+    """Three convolutions, two of them with stride 2, and a hidden layer."""
     return nn.Sequential(
         nn.Conv2d(channels, 32, 3, 2, 1),
         nn.BatchNorm2d(32),
@@ -45,7 +45,7 @@ def network(channels: int, classes: int) -> nn.Sequential:
     )
 
 
-def learn(data: Data, classes: int, steps: int) -> nn.Sequential:
+def train(data: Data, classes: int, steps: int) -> nn.Sequential:
     """Train on the training images."""
     torch.manual_seed(0)
     net = network(data.shape[0], classes)
@@ -64,22 +64,22 @@ def learn(data: Data, classes: int, steps: int) -> nn.Sequential:
 
 
 @torch.no_grad()
-def found(net: nn.Sequential, pixels: Tensor) -> Tensor:
-    """The class of each image."""
+def classify(net: nn.Sequential, pixels: Tensor) -> Tensor:
+    """Predicted class of each image, (N,)."""
     return torch.cat([net(to_float(part)).argmax(1) for part in pixels.split(500)])
 
 
-def told(name: str, right: Tensor, labels: Tensor, names: tuple[str, ...]) -> str:
-    """A line: the share that is what was asked, with its error, and the worst classes."""
-    share = float(right.double().mean())
-    error = (share * (1 - share) / len(right)) ** 0.5
-    each = sorted((float(right[labels == k].double().mean()), names[k]) for k in range(len(names)))
-    worst = ", ".join(f"{n} {s:.3f}" for s, n in each[:3])
-    return f"{name:24} n {len(right):6,}  {share:.4f} +- {error:.4f}; least: {worst}"
+def accuracy_line(name: str, correct: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> str:
+    """Accuracy with its standard error, and the classes with the lowest accuracy."""
+    accuracy = float(correct.double().mean())
+    error = (accuracy * (1 - accuracy) / len(correct)) ** 0.5
+    by_class = sorted((float(correct[labels == k].double().mean()), class_names[k]) for k in range(len(class_names)))
+    lowest = ", ".join(f"{name} {value:.3f}" for value, name in by_class[:3])
+    return f"{name:24} n {len(correct):6,}  {accuracy:.4f} +- {error:.4f}; lowest: {lowest}"
 
 
 def main() -> None:
-    """Learn the classifier, draw, print."""
+    """Train the classifier, sample, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("-n", type=int, default=1000)
@@ -87,47 +87,49 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--classifier", type=Path)
     parser.add_argument("--classifier-steps", type=int, default=3000)
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--image", type=Path)
     args = parser.parse_args()
     loaded = checkpoint.load_model(args.run)
     model, compute = loaded.model, select_device()
     compute.to_device(model.denoiser)
-    names = model.dataset_info.class_names
-    assert names is not None, "this run knows no labels"
+    class_names = model.dataset_info.class_names
+    assert class_names is not None, "this run has no labels"
     data = open_data(model.recipe, lambda line: None)
     if args.classifier and args.classifier.exists():
-        net = network(data.shape[0], len(names))
+        net = network(data.shape[0], len(class_names))
         net(torch.zeros(2, *data.shape))
         net.load_state_dict(checkpoint.read(args.classifier)[0])
         net.eval()
     else:
-        net = learn(data, len(names), args.classifier_steps)
+        net = train(data, len(class_names), args.classifier_steps)
         if args.classifier:
             checkpoint.write(args.classifier, net.state_dict(), {"kind": "classifier"})
     print(header())
-    print(f"{args.run}, step {loaded.progress['step']:,}; found by a classifier the class that was asked:")
-    real = found(net, data.held_out.get(torch.arange(len(data.held_out))))
-    assert data.held_out.labels is not None
-    print(told("held-out images", real == data.held_out.labels, data.held_out.labels, names), flush=True)
+    print(f"{args.run}, step {loaded.progress['step']:,}; accuracy of a classifier against the requested labels:")
+    predicted = classify(net, data.held_out.get(torch.arange(len(data.held_out))))
+    labels = data.held_out.labels
+    assert labels is not None
+    print(accuracy_line("held-out images", predicted == labels, labels, class_names), flush=True)
     for guidance in args.guidance or [model.recipe.sample.guidance]:
-        show(model, guidance, args, net, names)
+        evaluate(model, guidance, args, net, class_names)
 
 
-def show(model: Model, guidance: float, args: argparse.Namespace, net: nn.Sequential, names: tuple[str, ...]) -> None:
-    """Draw at one scale, and print; a picture of the last scale if asked."""
+def evaluate(
+    model: Model, guidance: float, args: argparse.Namespace, net: nn.Sequential, class_names: tuple[str, ...]
+) -> None:
+    """Sample at one guidance scale and print; the samples of the last scale become the image."""
     config = model.recipe.sample.model_copy(update={"guidance": guidance})
     config = config.model_copy(update={"steps": args.steps}) if args.steps else config
-    begun = time.perf_counter()
-    made = collect(sample_steps(model, config, select_device(), ids=torch.arange(args.n), label="all", batch=250))
-    spent = time.perf_counter() - begun
-    assert made.labels is not None
-    line = told(
-        f"guidance {guidance:g}, {config.steps} steps", found(net, made.images) == made.labels, made.labels, names
-    )
-    print(f"{line}; {spent / args.n:.3f} s each", flush=True)
-    if args.picture and guidance == (args.guidance or [guidance])[-1]:
-        shown = 12 * len(names)
-        image_io.save(image_io.labelled_grid(made.images[:shown], made.labels[:shown], names), args.picture)
+    start = time.perf_counter()
+    samples = collect(sample_steps(model, config, select_device(), ids=torch.arange(args.n), label="all", batch=250))
+    seconds = time.perf_counter() - start
+    assert samples.labels is not None
+    correct = classify(net, samples.images) == samples.labels
+    name = f"guidance {guidance:g}, {model.steps(config)} steps"
+    print(f"{accuracy_line(name, correct, samples.labels, class_names)}; {seconds / args.n:.3f} s each", flush=True)
+    if args.image and guidance == (args.guidance or [guidance])[-1]:
+        count = 12 * len(class_names)
+        image_io.save(image_io.labelled_grid(samples.images[:count], samples.labels[:count], class_names), args.image)
 
 
 if __name__ == "__main__":

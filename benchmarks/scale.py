@@ -1,12 +1,13 @@
-"""Seconds and memory of a training step against image side, batch, size of the data set and processes.
+"""Time and memory of a training step against image size, batch size, size of the data set and number of processes.
 
 python benchmarks/scale.py [--sides 16,32,64] [--batches 8,32,128] [--sets 1000,1000000] [--processes 1,2]
     [--steps N] [--device cpu] [--json FILE]
 
-Each row is a process of its own, which trains a small U-Net on random pixels: the median step, the share of the loop
-outside of loss, backward pass, clipping, optimiser and average, and the peak memory (of the GPU, or of the process
-beyond what it had before the first step). Two rows a side: blocks as usual, and with network.recompute. The last line
-compares the sizes of the data set by turns in one process, which rows one after another cannot do on a noisy machine.
+Each row is measured in a process of its own, which trains a small U-Net on random pixels: the median step time, the
+fraction of the loop outside of loss, backward pass, clipping, optimizer and EMA, and the peak memory (of the GPU, or of
+the process beyond what it had before the first step). Each image size has two rows, without and with network.recompute.
+The last line compares the sizes of the data set in alternating steps of one process, which is more accurate on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ BASE = {
 }
 
 
-_WARM = 2  # steps that are not timed
+_WARMUP_STEPS = 2  # not timed
 
 
-def made(config: dict[str, Any]) -> Trainer:
+def make_trainer(config: dict[str, Any]) -> Trainer:
     """A trainer of a small U-Net on random pixels."""
     from accelerate import Accelerator
 
@@ -62,69 +63,69 @@ def made(config: dict[str, Any]) -> Trainer:
     return Trainer(build(recipe, DatasetInfo((1, side, side))), data, compute, accelerator)
 
 
-def by_turns(rows: list[dict[str, Any]]) -> tuple[list[float], float]:
-    """Median step of each row, their steps one after another in this process; and the last row's to the first's."""
-    took: list[list[float]] = []
-    runs = [made(config).run() for config in rows]
+def measure_alternately(rows: list[dict[str, Any]]) -> tuple[list[float], float]:
+    """Median step time of each row, with alternating steps in this process, and the ratio of the last to the first."""
+    seconds: list[list[float]] = []
+    runs = [make_trainer(config).run() for config in rows]
     for _ in range(rows[0]["steps"]):
-        took.append([])
+        seconds.append([])
         for run in runs:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             next(run)
-            took[-1].append(time.perf_counter() - begun)
-    timed = took[_WARM:]
+            seconds[-1].append(time.perf_counter() - start)
+    timed = seconds[_WARMUP_STEPS:]
     medians = [statistics.median(step) for step in zip(*timed, strict=True)]
     return medians, statistics.median(step[-1] / step[0] for step in timed)
 
 
-def one(config: dict[str, Any]) -> dict[str, Any]:
+def measure_here(config: dict[str, Any]) -> dict[str, Any]:
     """Measure one row in this process."""
-    trainer = made(config)
+    trainer = make_trainer(config)
     cuda = trainer.compute.device.type == "cuda"
-    inside = [0.0]
+    inside = [0.0]  # seconds in loss, backward pass, clipping, optimizer and EMA
     for owner, name in (
         (trainer, "_backward"),
         (trainer.optimizer_step, "clip"),
         (trainer.optimizer_step, "step"),
         (trainer.ema, "update"),
     ):
-        plain = getattr(owner, name)
+        function = getattr(owner, name)
 
-        def timed(*args: Any, plain: Any = plain) -> Any:
-            begun = time.perf_counter()
+        def timed(*args: Any, function: Any = function) -> Any:
+            start = time.perf_counter()
             try:
-                return plain(*args)
+                return function(*args)
             finally:
-                inside[0] += time.perf_counter() - begun
+                inside[0] += time.perf_counter() - start
 
         setattr(owner, name, timed)
-    before, steps, reported = memory(), [], 0.0
-    begun = whole = time.perf_counter()
+    memory_before, steps, gpu_memory = memory(), [], 0.0
+    start = timing_start = time.perf_counter()
     for report in trainer.run():
         now = time.perf_counter()
-        steps.append(now - begun)
-        if report.step == _WARM:
-            inside[0], whole = 0.0, now
-        reported, begun = report.timing["memory_mb"], now
-    spent = time.perf_counter() - whole
-    peak = reported if cuda else memory(peak=True) - before
-    return {"seconds": statistics.median(steps[_WARM:]), "outside": 1 - inside[0] / spent, "memory_mb": peak}
+        steps.append(now - start)
+        if report.step == _WARMUP_STEPS:
+            inside[0], timing_start = 0.0, now
+        gpu_memory, start = report.timing["memory_mb"], now
+    total = time.perf_counter() - timing_start
+    peak = gpu_memory if cuda else memory(peak=True) - memory_before
+    return {"seconds": statistics.median(steps[_WARMUP_STEPS:]), "outside": 1 - inside[0] / total, "memory_mb": peak}
 
 
 def memory(peak: bool = False) -> float:
-    """Of this process, in MB: now, or at most so far."""
-    wanted = "VmHWM" if peak else "VmRSS"
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(wanted))
+    """Memory of this process in MB: now, or its peak."""
+    key = "VmHWM" if peak else "VmRSS"
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1024
 
 
 def measure(config: dict[str, Any], processes: int) -> dict[str, Any]:
-    """One row, in processes of its own."""
-    start = [sys.executable]
+    """Measure one row in separate processes."""
+    launcher = [sys.executable]
     if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     done = subprocess.run(
-        [*start, __file__, "--one", json.dumps(config)], capture_output=True, text=True, env=os.environ, check=False
+        [*launcher, __file__, "--one", json.dumps(config)], capture_output=True, text=True, env=os.environ, check=False
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
@@ -145,33 +146,33 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(one(json.loads(args.one))), flush=True)
+        print(json.dumps(measure_here(json.loads(args.one))), flush=True)
         return
-    usual = {"side": 16, "batch": 32, "count": 1000, "recompute": False, "steps": args.steps, "device": args.device}
+    base = {"side": 16, "batch": 32, "count": 1000, "recompute": False, "steps": args.steps, "device": args.device}
 
     def listed(words: str) -> list[int]:
         return [int(word) for word in words.split(",")]
 
-    rows = [usual | {"side": side, "recompute": again} for side in listed(args.sides) for again in (False, True)]
-    rows += [usual | {"batch": batch} for batch in listed(args.batches)]
-    sets = [usual | {"side": 8, "count": count, "steps": 4 * args.steps} for count in listed(args.sets)]
+    rows = [base | {"side": side, "recompute": recompute} for side in listed(args.sides) for recompute in (False, True)]
+    rows += [base | {"batch": batch} for batch in listed(args.batches)]
+    sets = [base | {"side": 8, "count": count, "steps": 4 * args.steps} for count in listed(args.sets)]
     rows += sets
     print(header())
     print(select_device(args.device).describe())
     print("| side | batch | images | recompute | processes | s a step | outside | memory MB |\n" + "|---" * 8 + "|")
     found = []
-    for config, processes in [(row, 1) for row in rows] + [(usual, count) for count in listed(args.processes)]:
-        got = measure(config, processes)
-        found.append(config | got | {"processes": processes})
+    for config, processes in [(row, 1) for row in rows] + [(base, count) for count in listed(args.processes)]:
+        measured = measure(config, processes)
+        found.append(config | measured | {"processes": processes})
         print(
             f"| {config['side']} | {config['batch']} | {config['count']:,} | {'yes' if config['recompute'] else 'no'} "
             f"| {processes} "
-            f"| {got['seconds']:.4f} | {got['outside']:.1%} | {got['memory_mb']:.0f} |",
+            f"| {measured['seconds']:.4f} | {measured['outside']:.1%} | {measured['memory_mb']:.0f} |",
             flush=True,
         )
-    medians, ratio = by_turns(sets)
+    medians, ratio = measure_alternately(sets)
     shown = ", ".join(f"{config['count']:,}: {s:.4f} s" for config, s in zip(sets, medians, strict=True))
-    print(f"images, side 8, step by step in turn: {shown}; the last to the first {ratio:.3f}")
+    print(f"images, side 8, alternating steps: {shown}; the last to the first {ratio:.3f}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 

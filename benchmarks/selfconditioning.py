@@ -2,9 +2,9 @@
 
 python benchmarks/selfconditioning.py [--recipe R] [--data SPEC] [--steps N] [--seeds S]
 
-Each seed trains a recipe with and without (Chen et al. 2022), on the same images, times and noise; the loss is that of
-the held-out images at fixed times and noise, with averaged weights. A model that conditions on itself is measured
-without its own first estimate, as a first step of sampling has it, and with it, as all later steps have.
+Each seed trains a recipe with and without self-conditioning (Chen et al. 2022), on the same images, times and noise.
+The loss is measured on held-out images at fixed times and with fixed noise, with EMA weights. A self-conditioned model
+is measured without an estimate of x_0, as in the first step of sampling, and with it, as in all later steps.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from fromnoise.model import build
 from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import select_device
 
-# whatever the recipe's own training is: what was measured stays what is measured
+# fixed, so that a change of a recipe does not change what is measured
 TRAINING = {"train.batch": 128, "train.optimizer": "adam", "train.lr": 2e-3, "train.warmup": 50}
 
 
-def measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
-    """Held-out loss without and with an estimate to condition on, and seconds of training."""
+def train_and_measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
+    """Held-out loss without and with an estimate of x_0 as input, and seconds of training."""
     data = open_data(recipe, lambda line: None)
     compute = select_device("cpu", "fp32")
     trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, compute, Accelerator(cpu=True))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in trainer.run():
         pass
-    spent = time.perf_counter() - begun
-    objective = trainer.model.diffusion_loss()
-    objective.denoiser = trainer.ema_denoiser()
-    held = data.held_out
-    x0 = to_float(held.get(torch.arange(len(held))))
+    seconds = time.perf_counter() - start
+    loss = trainer.model.diffusion_loss()
+    loss.denoiser = trainer.ema_denoiser()
+    x0 = to_float(data.held_out.get(torch.arange(len(data.held_out))))
     losses = []
-    for guess in (False, True):
+    for self_condition in (False, True):
         with torch.no_grad():
-            # eight times and noises an image
-            each = [
-                objective(x0, torch.arange(len(x0)) + k * len(x0), guess=guess, training=False).plain for k in range(8)
+            # eight times and noises for each image
+            terms = [
+                loss(x0, torch.arange(len(x0)) + k * len(x0), self_condition=self_condition, training=False)
+                for k in range(8)
             ]
-        losses.append(float(torch.stack(each).double().mean()))
-    return losses[0], losses[1], spent
+        losses.append(float(torch.stack([t.unweighted for t in terms]).double().mean()))
+    return losses[0], losses[1], seconds
 
 
 def main() -> None:
@@ -62,14 +62,15 @@ def main() -> None:
     print(header())
     changes = []
     for seed in range(args.seeds):
-        own = TRAINING | {"train.steps": args.steps, "train.seed": seed, "train.previews": 0, "train.evaluations": 1}
-        own |= {"data.source": args.data} if args.data else {}
-        plain, _, plain_time = measure(recipes.load(args.recipe, own))
-        first, later, time_ = measure(recipes.load(args.recipe, own | {"loss.self_conditioning": True}))
+        keys = TRAINING | {"train.steps": args.steps, "train.seed": seed, "train.previews": 0, "train.evaluations": 1}
+        keys |= {"data.source": args.data} if args.data else {}
+        plain, _, plain_seconds = train_and_measure(recipes.load(args.recipe, keys))
+        keys |= {"loss.self_conditioning": True}
+        first, later, seconds = train_and_measure(recipes.load(args.recipe, keys))
         changes.append(later / plain - 1)
         print(
-            f"seed {seed}: plain {plain:.5f} ({plain_time:.0f} s); conditioned on itself, first step {first:.5f}, "
-            f"later {later:.5f} ({time_:.0f} s): {changes[-1]:+.1%}",
+            f"seed {seed}: without {plain:.5f} ({plain_seconds:.0f} s); self-conditioned, first step {first:.5f}, "
+            f"later steps {later:.5f} ({seconds:.0f} s): {changes[-1]:+.1%}",
             flush=True,
         )
     changes = torch.tensor(changes, dtype=torch.float64)

@@ -1,13 +1,13 @@
-"""A training step and a sampling step of one network: diffusers, denoising-diffusion-pytorch (lucidrains) and ours.
+"""Time of a training step and of a sampling step: diffusers, denoising-diffusion-pytorch (lucidrains) and fromnoise.
 
 python benchmarks/step.py [--batch B] [--rounds N] [--precisions fp32,bf16] [--compile] [--device cpu] [--json FILE]
 
-The network is the one that all three can express: 32x32x1, widths 64/128/128, two blocks a level, attention at 16x16.
-Each training step draws noise and times, goes forward and back, clips the gradient, moves the weights and one
-exponential average of them, in the words of its own library. All take turns within each round, so that a busy machine
-slows them alike: what is printed is the median time, and the median over the rounds of the ratio to diffusers in fp32.
-FLOPs are counted by torch, and compared with what a 3x3 convolution of 64 channels, forward and back, reaches in the
-same rounds. lucidrains takes part where it is installed (pip install --no-deps denoising-diffusion-pytorch ema-pytorch
+All three build the same architecture: images of 32x32x1, 64/128/128 channels, two blocks per level, attention at 16x16.
+Each training step samples noise and times, runs forward and backward pass, clips the gradient, and updates the weights
+and one EMA, as the library's own training code does. The libraries alternate within each round, so that a busy machine
+slows all of them. Printed are the median time, and the median over the rounds of the ratio to diffusers in fp32. FLOPs
+are counted by torch, and compared with the FLOP/s of a 3x3 convolution of 64 channels, forward and backward, in the
+same rounds. lucidrains is measured where it is installed (pip install --no-deps denoising-diffusion-pytorch ema-pytorch
 einops pytorch-fid).
 """
 
@@ -25,7 +25,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from header import header
@@ -35,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
-from fromnoise.networks import layers
+from fromnoise.networks import kernels
 from fromnoise.networks.kernels.build import library
 from fromnoise.training.ema import EMA
 from fromnoise.training.optim import OptimizerStep, optimizer_from_config
@@ -62,7 +61,7 @@ OURS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One library in one precision."""
+    """A library in one precision: its name, number of parameters, and functions that take a step."""
 
     name: str
     parameters: int
@@ -70,56 +69,48 @@ class Entry:
     evaluate: Callable[[], Any]
 
 
-def ours(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
-    """Our U-Net, objective, optimiser and average."""
+def ours(compute: ComputeConfig, batch: int, compiled: bool, c_kernels: bool = True) -> Entry:
+    """Our U-Net, loss, optimizer and EMA; the C kernel is used for sampling too, as with FROMNOISE_KERNELS=1."""
     model = build(recipes.load("unet", OURS), DatasetInfo((1, SIDE, SIDE)))
     compute.to_device(model.denoiser)
     if compiled:
         model.denoiser.network.compile()
-    objective, config = model.diffusion_loss(), model.recipe.train
-    optimizer_step, ema = (
-        OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype),
-        EMA(model.recipe.ema, model.denoiser),
-    )
+    diffusion_loss, config = model.diffusion_loss(), model.recipe.train
+    optimizer_step = OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype)
+    ema = EMA(model.recipe.ema, model.denoiser)
     x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)
     x0 = x0.contiguous(memory_format=compute.memory_format)
-    count = iter(range(1, 10**9))
+    steps = iter(range(1, 10**9))
+    switch_kernels = kernels.enable if c_kernels else kernels.disable
 
     def train() -> None:
-        step = next(count)
+        switch_kernels()
+        step = next(steps)
         with compute.autocast():
-            loss = objective(x0, torch.arange(batch) + batch * step).weighted.mean()
+            loss = diffusion_loss(x0, torch.arange(batch) + batch * step).weighted.mean()
         loss.backward()
         optimizer_step.clip(1.0)
         optimizer_step.step(1e-4)
-        ema.update(step, 0.0)  # the loss counts for best_epoch alone
+        ema.update(step, 0.0)  # the loss matters for best_epoch alone
         optimizer_step.zero_grad()
 
     level = model.schedule.at(0.5)
 
     def evaluate() -> None:
+        switch_kernels()
         with torch.inference_mode(), compute.autocast():
             model.denoiser(x0, level)
 
-    return Entry("fromnoise", model.parameters, train, evaluate)
+    return Entry("fromnoise" if c_kernels else "fromnoise without C", model.parameters, train, evaluate)
 
 
 def without_c(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
-    """Ours, with torch's own normalisation and SiLU."""
-    entry = ours(compute, batch, compiled)
-
-    def plainly(do: Callable[[], Any]) -> Callable[[], Any]:
-        def call() -> None:
-            with mock.patch.object(layers, "can_fuse", lambda x: False):
-                do()
-
-        return call
-
-    return Entry("fromnoise without C", entry.parameters, plainly(entry.train), plainly(entry.evaluate))
+    """``ours`` with torch's group normalization and SiLU instead of the C kernel."""
+    return ours(compute, batch, compiled, c_kernels=False)
 
 
 def of_diffusers(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
-    """As its example of unconditional training."""
+    """diffusers, as in its example of unconditional training."""
     import diffusers
     from diffusers.training_utils import EMAModel
 
@@ -158,8 +149,8 @@ def of_diffusers(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
 
 
 def of_lucidrains(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
-    """As its ``Trainer`` does a step."""
-    # of torchvision it needs only transforms of its data set; the stub of an earlier precision has no spec
+    """lucidrains, as its ``Trainer`` takes a step."""
+    # it imports torchvision for its data set alone; a stub is enough here
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         stub = types.ModuleType("torchvision")
         stub.transforms, stub.utils, stub.models = (types.ModuleType(n) for n in ("transforms", "utils", "models"))  # type: ignore[attr-defined]
@@ -197,7 +188,7 @@ def of_lucidrains(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
 
 
 def convolution(compute: ComputeConfig, batch: int) -> tuple[Callable[[], Any], float]:
-    """What the machine can do: forward and backward of one convolution, and its FLOPs."""
+    """Forward and backward pass of one convolution, and its FLOPs: a measure of what the machine can do."""
     layer = nn.Conv2d(64, 64, 3, padding=1, bias=False, device=compute.device, dtype=compute.dtype)
     compute.to_device(layer)
     x: Tensor = torch.randn(batch, 64, SIDE, SIDE, device=compute.device, dtype=compute.dtype)
@@ -206,23 +197,23 @@ def convolution(compute: ComputeConfig, batch: int) -> tuple[Callable[[], Any], 
     return lambda: layer(x).backward(y), 3 * 2 * 64 * 64 * 9 * SIDE**2 * batch
 
 
-def seconds(do: Callable[[], Any], device: torch.device) -> float:
-    """Of one call."""
+def seconds(function: Callable[[], Any], device: torch.device) -> float:
+    """Time of one call."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    begun = time.perf_counter()
-    do()
+    start = time.perf_counter()
+    function()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    """Take turns, print."""
+    """Measure alternately, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--precisions", help="fp32,bf16; left out: fp32, and bf16 where the machine has it")
+    parser.add_argument("--precisions", help="fp32,bf16 (default: fp32, and bf16 where the hardware supports it)")
     parser.add_argument("--compile", action="store_true", help="torch.compile every network first")
     parser.add_argument("--device")
     parser.add_argument("--json", type=Path)
@@ -257,32 +248,32 @@ def main() -> None:
         for key, entry in entries.items():
             timed[key]["train"].append(seconds(entry.train, auto.device))
             timed[key]["evaluate"].append(seconds(entry.evaluate, auto.device))
-        for do, _, spent in peaks.values():
-            spent.append(min(seconds(do, auto.device) for _ in range(3)))
+        for convolve, _, times in peaks.values():
+            times.append(min(seconds(convolve, auto.device) for _ in range(3)))
     print(header())
     print(f"{auto.describe()}, batch {args.batch}, {args.rounds} rounds{', compiled' if args.compile else ''}")
-    for precision, (_, work, spent) in peaks.items():
-        print(f"convolution, forward and back, {precision}: {work / statistics.median(spent) / 1e9:.0f} GFLOP/s")
-    print("| network | parameters | training step s | speed | share of the convolution's | sampling step s | speed |")
+    for precision, (_, work, times) in peaks.items():
+        print(f"convolution, forward and backward, {precision}: {work / statistics.median(times) / 1e9:.0f} GFLOP/s")
+    print("| network | parameters | training step s | speed | of the convolution's FLOP/s | sampling step s | speed |")
     print("|---" * 7 + "|")
     rows = []
     base = timed["diffusers", precisions[0]]
     for (name, precision), times in timed.items():
         ratio = {k: statistics.median(b / t for b, t in zip(base[k], times[k], strict=True)) for k in times}
-        work, (_, one, spent) = flops[name, precision], peaks[precision]
-        share = (
-            statistics.median(work / t / (one / p) for t, p in zip(times["train"], spent, strict=True))
-            if work
-            else None
-        )
+        work, (_, convolution_work, convolution_times) = flops[name, precision], peaks[precision]
+        utilization = None
+        if work:
+            pairs = zip(times["train"], convolution_times, strict=True)
+            utilization = statistics.median(work / t / (convolution_work / c) for t, c in pairs)
         train, evaluate = (statistics.median(times[k]) for k in ("train", "evaluate"))
         rows.append(
             {"name": name, "precision": precision, "train": train, "evaluate": evaluate}
-            | {"ratio": ratio, "share": share}
+            | {"ratio": ratio, "utilization": utilization}
         )
         print(
             f"| {name} {precision} | {entries[name, precision].parameters / 1e6:.1f} M | {train:.3f} | "
-            f"{ratio['train']:.2f} | {f'{share:.0%}' if share else '-'} | {evaluate:.3f} | {ratio['evaluate']:.2f} |"
+            f"{ratio['train']:.2f} | {f'{utilization:.0%}' if utilization else '-'} | {evaluate:.3f} | "
+            f"{ratio['evaluate']:.2f} |"
         )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
