@@ -133,7 +133,7 @@ def test_a_class_conditional_model_is_a_classifier(right, told_run, tmp_path):
     [
         (["digits", "-q", "ten"], ("-q ten", "5:20")),
         (["digits", "-q", "1"], ("-q 1", "2 or more")),
-        (["digits", "-q", "9:3"], ("-q 9:3", "rise")),
+        (["digits", "-q", "9:3"], ("-q 9:3", "ascending")),
         (["digits", "-q", "3", "-n", "1"], ("-n 1", "at least 2")),
         (["digits", "-q", "9", "-n", "5", "--steps", "2"], ("5 images", "9 clusters", "smaller -q")),
         (["nowhere", "-q", "3"], ("nowhere",)),

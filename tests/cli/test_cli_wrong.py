@@ -102,7 +102,7 @@ def test_a_value_out_of_range(wrong, words, told):
     [
         (["--network.width", "30", "--network.groups", "8"], "8"),
         (["--network.heads", "7"], "heads"),
-        (["--network.multipliers", "[]"], "multipliers"),
+        (["--network.multipliers", "[]"], "levels"),
         (["--network.dropout", "1"], "dropout"),
         (["--network.kind", "pulfer", "--data.labels", "true"], ("pulfer", "unet")),
     ],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 
 from fromnoise.config.component import Component, Section
 from fromnoise.config.sections import (
@@ -44,6 +45,10 @@ class Recipe(Section):
     """how the published system samples, for ``fromnoise sample --as-published``"""
     evaluation: EvaluationConfig = EvaluationConfig()
     clustering: ClusteringConfig = ClusteringConfig()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other sections; what the sections must agree on is not checked again, as by ``change``."""
+        return BaseModel.model_copy(self, update=update, deep=deep)
 
     @property
     def timesteps(self) -> int | None:
