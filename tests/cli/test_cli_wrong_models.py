@@ -96,9 +96,9 @@ def test_image_is_not_a_model(wrong, run):
         (["--steps", "5000"], ("5000", "1000")),
         (["--sampler", "eular"], ("--sampler", "euler", "ddim")),
         (["--grid", "log"], ("--grid", "log", "uniform")),
-        (["--sampler", "ddim", "--eta", "1.5"], ("--eta", "1.5")),
-        (["--sampler", "ddim", "--eta", "nan"], ("--eta", "nan")),
-        (["--sampler", "ancestral", "--variance", "-1"], ("--variance", "-1")),
+        (["--sampler", "ddim", "--eta", "1.5"], ("--sampler", "eta=1.5")),
+        (["--sampler", "ddim", "--eta", "nan"], ("--sampler", "eta=nan")),
+        (["--sampler", "ancestral", "--variance", "-1"], ("--sampler", "variance=-1")),
         (["--guidance", "-1"], ("--guidance", "-1")),
         (["--guidance", "inf"], ("--guidance", "inf")),
         (["--guidance", "3"], ("--guidance", "labels")),
@@ -144,7 +144,7 @@ def test_unwritable_output(wrong, run, tmp_path):
     wrong("sample", run, "--out", "x.png", told="is a folder")
     wrong("sample", run, "--out", "y.png", "--gif", "file/y.gif", told="file is a file")
     wrong("sample", run, "--out", "y.png", "--strip", "full", told="full")
-    wrong("sample", run, "--out", "y.png", "--gif", "y.png", told=".gif")
+    wrong("sample", run, "--out", "z.png", "--gif", "y.png", told=".gif")
     wrong("sample", run, "--out", "y.png", "--strip", "y.jpg", told=".png")
 
 
