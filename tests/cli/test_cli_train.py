@@ -207,6 +207,14 @@ def test_full_disk(fromnoise, right, small, tmp_path):
     assert [r["step"] for r in reports(run)] == [1, 2]
 
 
+def test_sampling_compiles_no_kernel(spawn, run, tmp_path):
+    """The C kernel is compiled when training starts, not when sampling does."""
+    process = spawn("sample", run, "-n", 2, "--steps", 2, "--device", "cpu", "--out", "x.png")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert (tmp_path / "x.png").exists() and not (tmp_path / "no-cache" / "kernels").exists()
+
+
 # ---- dry runs and recipes
 
 

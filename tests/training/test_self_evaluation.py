@@ -27,7 +27,7 @@ def test_best_weights_are_kept(run_command, tmp_path):
     After a resume with more budget it is replaced only by a better one.
     """
     command, environment = run_command
-    keys = {"times": "4", "count": "100", "steps": "2", "features": "pixels"}
+    keys = {"times": "4", "samples": "100", "steps": "2", "features": "pixels"}
     words = [word for key, value in keys.items() for word in (f"--evaluation.{key}", value)]
 
     def train(steps: str) -> None:
