@@ -28,8 +28,8 @@ def model():
 
 def pictures(model, ids, batch, **config):
     """Finished pictures as floats, before they are rounded to pixels."""
-    told = model.recipe.sample.model_copy(update={"steps": 12, **config})
-    steps = sample_steps(model, told, select_device("cpu", "fp32"), ids=ids, seed=3, label="all", batch=batch)
+    config_of_run = model.recipe.sample.model_copy(update={"steps": 12, **config})
+    steps = sample_steps(model, config_of_run, select_device("cpu", "fp32"), ids=ids, seed=3, label="all", batch=batch)
     return torch.cat([drawn.step.x for drawn in steps if drawn.last])
 
 
@@ -87,7 +87,7 @@ def test_frames_are_equally_spaced_and_end_with_the_picture(model):
     assert kept.times[-1] == 0 and float(gaps.max() - gaps.min()) <= 0.051
 
 
-def test_mistakes_are_told_at_once(model):
+def test_mistakes_are_config_of_run_at_once(model):
     """Before anything is drawn."""
     config = model.recipe.sample
     with pytest.raises(UserError, match="label"):

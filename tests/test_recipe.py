@@ -1,4 +1,4 @@
-"""Recipes: every one parses and survives TOML; mistakes are told in one line that names the mend."""
+"""Recipes: every one parses and survives TOML; mistakes get one line that names the remedy."""
 
 from __future__ import annotations
 

@@ -48,19 +48,19 @@ def right() -> Callable[..., Said]:
 
 @pytest.fixture
 def wrong(tmp_path) -> Callable[..., str]:
-    """The same for a mistake: code 2, one line that has every ``told`` in it, and not a file touched.
+    """The same for a mistake: code 2, one line that has every ``message`` in it, and not a file touched.
 
     ``notes``: lines about the data may come before it. ``touched``: files may change.
     """
 
-    def caller(*words: object, told: tuple[str, ...] | str = (), notes: bool = False, touched: bool = False) -> str:
+    def caller(*words: object, message: tuple[str, ...] | str = (), notes: bool = False, touched: bool = False) -> str:
         before = tree(tmp_path)
         said = call(*words)
         lines = said.err.splitlines()
         assert said.code == 2, said
         assert lines and (notes or len(lines) == 1), said.err
         assert lines[-1].startswith("fromnoise") and "Traceback" not in said.err
-        assert all(t in lines[-1] for t in ((told,) if isinstance(told, str) else told)), lines[-1]
+        assert all(t in lines[-1] for t in ((message,) if isinstance(message, str) else message)), lines[-1]
         assert len(lines[-1]) < 400
         assert touched or tree(tmp_path) == before
         return lines[-1]
@@ -89,7 +89,7 @@ def run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def told_run(tmp_path_factory) -> Path:
     """The same, conditional on the class. Not to be written to."""
-    return _trained(tmp_path_factory.mktemp("told"), "--data.labels", "true")
+    return _trained(tmp_path_factory.mktemp("message"), "--data.labels", "true")
 
 
 @pytest.fixture

@@ -36,9 +36,11 @@ def test_attributes_on_the_command_line(right, wrong, shades):
     right(*words, "--out", "y.npz", "--label", "light = 20, noise=1", "--guidance", 2)
     right(*words, "--out", "z.npz")
     right(*words, "--out", "folder", "--label", "light=20")
-    wrong(*words, "--out", "x.png", "--label", "size=3", told=("'size=3'", "light=", "noise"))
-    wrong(*words, "--out", "x.png", "--label", "light=dark", told="light=dark")
-    wrong("train", "images", "--data", shades, "--data.labels", "true", *WORDS, told=("labels", "attributes", "one of"))
+    wrong(*words, "--out", "x.png", "--label", "size=3", message=("'size=3'", "light=", "noise"))
+    wrong(*words, "--out", "x.png", "--label", "light=dark", message="light=dark")
+    wrong(
+        "train", "images", "--data", shades, "--data.labels", "true", *WORDS, message=("labels", "attributes", "one of")
+    )
 
 
 @pytest.mark.slow

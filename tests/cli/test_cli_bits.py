@@ -58,7 +58,7 @@ def test_bits_of_other_images(right, run, paint, tmp_path):
 )
 def test_invalid_options_of_bits(wrong, run, words, message):
     """One line each."""
-    wrong("bits", run, *words, told=message)
+    wrong("bits", run, *words, message=message)
 
 
 @pytest.mark.parametrize("figure", ["progressive", "shared"])
@@ -90,7 +90,7 @@ def test_show_rate(right, small, tmp_path):
 )
 def test_invalid_options_of_show(wrong, run, words, message):
     """One line each."""
-    wrong("show", words[0], run, *words[1:], "--out", "p.png", told=message)
+    wrong("show", words[0], run, *words[1:], "--out", "p.png", message=message)
 
 
 @pytest.mark.parametrize("flow", [(), ("--flow",)])
@@ -117,7 +117,7 @@ def test_invalid_options_of_interpolate(wrong, run, paint, tmp_path, words, mess
     """One line each."""
     paint(tmp_path, ["a.png", "b.png"], 8, 8, 1)
     paint(tmp_path, ["wide.png"], 8, 12, 1)
-    wrong("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", "--out", "p.png", *words, told=message)
+    wrong("edit", "interpolate", run, "--image", "a.png", "--to", "b.png", "--out", "p.png", *words, message=message)
 
 
 @pytest.mark.parametrize(
@@ -135,4 +135,4 @@ def test_invalid_options_of_interpolate(wrong, run, paint, tmp_path, words, mess
 )
 def test_sampler_options_that_do_not_apply(wrong, run, words, message):
     """One line each."""
-    wrong("sample", run, "-n", 1, "--out", "p.png", *words, told=message)
+    wrong("sample", run, "-n", 1, "--out", "p.png", *words, message=message)

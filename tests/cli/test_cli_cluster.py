@@ -146,14 +146,14 @@ def test_a_class_conditional_model_is_a_classifier(right, told_run, tmp_path):
 )
 def test_errors_of_cluster(wrong, words, expected):
     """One line each."""
-    wrong("cluster", *words, told=expected, notes=True)
+    wrong("cluster", *words, message=expected, notes=True)
 
 
 def test_errors_of_assign(wrong, run, tmp_path):
     """An unconditional model, an unknown format, a number out of range."""
-    wrong("assign", run, "digits", told=("no clusters or classes", "fromnoise cluster"))
-    wrong("assign", run, "digits", "--out", "x.txt", told=("x.txt", ".csv"))
-    wrong("assign", run, "digits", "--candidates", "0", told=("--candidates 0", "at least 1"))
+    wrong("assign", run, "digits", message=("no clusters or classes", "fromnoise cluster"))
+    wrong("assign", run, "digits", "--out", "x.txt", message=("x.txt", ".csv"))
+    wrong("assign", run, "digits", "--candidates", "0", message=("--candidates 0", "at least 1"))
 
 
 @pytest.mark.parametrize(
@@ -169,4 +169,4 @@ def test_errors_of_assign(wrong, run, tmp_path):
 def test_errors_of_a_table_of_given_labels(wrong, tmp_path, small, few, text, message):
     """The message names the file and the problem."""
     (tmp_path / "known.csv").write_text(text)
-    wrong("cluster", few, "-q", "3", *small, *SHORT, "--given", "known.csv", told=("known.csv", message), notes=True)
+    wrong("cluster", few, "-q", "3", *small, *SHORT, "--given", "known.csv", message=("known.csv", message), notes=True)

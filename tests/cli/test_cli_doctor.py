@@ -14,8 +14,8 @@ def test_doctor_on_data(right, wrong, tmp_path):
     output = right("doctor", "dark.npz", "--json", "x.json")
     (finding,) = json.loads((tmp_path / "x.json").read_text())["findings"]
     assert finding["key"] == "range" and finding["problem"] in output.out and finding["remedy"] in output.out
-    wrong("doctor", "nowhere", told="nowhere")
-    wrong("doctor", "digits", "-n", "-1", told="-n -1 is too small")
+    wrong("doctor", "nowhere", message="nowhere")
+    wrong("doctor", "digits", "-n", "-1", message="-n -1 is too small")
 
 
 def test_doctor_on_a_run(right, run, tmp_path):

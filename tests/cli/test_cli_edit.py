@@ -171,7 +171,7 @@ def test_an_inverse_solver_of_a_user(right, wrong, run, image, known, monkeypatc
     right(*words, "--value", 1, "--out", "y.npz")
     samples = saved("y.npz")[0, 0]
     assert (samples[known] == pixels[known]).all() and (samples[~known] == 255).all()
-    wrong(*words, "--noise-std", 1, "--out", "z.npz", told=("--noise-std", "constant", "--method mmps"))
+    wrong(*words, "--noise-std", 1, "--out", "z.npz", message=("--noise-std", "constant", "--method mmps"))
 
 
 # ---- errors
@@ -182,25 +182,27 @@ def test_invalid_masks(wrong, run, image, known, tmp_path):
     image("x.png", 8, 8)
     words = ["edit", "inpaint", run, "--image", "x.png", "--out", "y.png", "--mask"]
     image("large.png", 9, 8)
-    wrong(*words, "large.png", told=("large.png", "9x8", "8x8", "one size"))
+    wrong(*words, "large.png", message=("large.png", "9x8", "8x8", "one size"))
     for name, value, expected in (("dark.png", 0, "keeps every pixel"), ("light.png", 255, "keeps no pixel")):
         Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / name)
-        wrong(*words, name, told=(name, expected))
+        wrong(*words, name, message=(name, expected))
     (tmp_path / "text.png").write_text("words")
-    wrong(*words, "text.png", told=("text.png", "cannot be read"))
-    wrong(*words, "nowhere.png", told=("nowhere.png", "no image"))
+    wrong(*words, "text.png", message=("text.png", "cannot be read"))
+    wrong(*words, "nowhere.png", message=("nowhere.png", "no image"))
 
 
 def test_invalid_images(wrong, run, color_run, image, known):
     """Too many channels, another size, missing."""
     words = ["edit", "inpaint", run, "--mask", "mask.png", "--out", "y.png", "--image"]
     image("color.png", 8, 8, 3)
-    wrong(*words, "color.png", told=("color.png", "3 channels", "this model has 1"))
+    wrong(*words, "color.png", message=("color.png", "3 channels", "this model has 1"))
     image("clear.png", 8, 8, 4)
-    wrong("edit", "vary", color_run, "--out", "y.png", "--image", "clear.png", told=("4 channels", "this model has 3"))
+    wrong(
+        "edit", "vary", color_run, "--out", "y.png", "--image", "clear.png", message=("4 channels", "this model has 3")
+    )
     image("wide.png", 8, 12)
-    wrong("edit", "vary", run, "--out", "y.png", "--image", "wide.png", told=("8x12", "8x8", "--any-size"))
-    wrong(*words, "nowhere.png", told=("nowhere.png", "no image"))
+    wrong("edit", "vary", run, "--out", "y.png", "--image", "wide.png", message=("8x12", "8x8", "--any-size"))
+    wrong(*words, "nowhere.png", message=("nowhere.png", "no image"))
 
 
 @pytest.mark.parametrize(
@@ -244,4 +246,4 @@ def test_invalid_images(wrong, run, color_run, image, known):
 def test_an_invalid_option_is_one_line(wrong, run, image, words, expected):
     """It names the option, or what is wrong with its value."""
     image("x.png", 8, 8)
-    wrong("edit", words[0], run, "--image", "x.png", "--out", "y.png", *words[1:], told=expected)
+    wrong("edit", words[0], run, "--image", "x.png", "--out", "y.png", *words[1:], message=expected)

@@ -123,7 +123,7 @@ def test_code_lengths_of_a_run(right, wrong, run, tmp_path):
     right("evaluate", run, *QUICK, "--bits", "0", "-n", "20", "--json", "x.json", "--out", "another")
     (one,) = json.loads((tmp_path / "x.json").read_text())["evaluations"]
     assert not any(key.startswith("bits") for key in one)
-    wrong("evaluate", run, "--bits", "1", told="--bits 1 is too small")
+    wrong("evaluate", run, "--bits", "1", message="--bits 1 is too small")
 
 
 def test_image_files(right, digit_files, tmp_path):
@@ -161,23 +161,23 @@ def test_default_folder_of_the_report(right, run, tmp_path):
 def test_invalid_options(wrong, run, digit_files, tmp_path):
     """One line each; no file is changed."""
     npz = digit_files / "a.npz"
-    wrong("evaluate", run, "-n", "3", told="-n 3 is too small")
-    wrong("evaluate", npz, told="--against")
-    wrong("evaluate", "nowhere", "--against", "digits", told="nowhere", notes=True)
-    wrong("evaluate", run, "--features", "smell", told=("smell", "classifier, self-supervised, pixels"), notes=True)
-    wrong("evaluate", run, "--sweep", "steps", told="steps=5,10,20")
-    wrong("evaluate", run, "--sweep", "steps=2,2", "--sweep", "steps=3", told="twice")
-    wrong("evaluate", run, "--sweep", "step=2", told=("step", "steps"), notes=True)
-    wrong("evaluate", run, "--sweep", "steps=many", told="many", notes=True)
-    wrong("evaluate", run, "--sweep", "sampler=fast", told="fast", notes=True)
-    wrong("evaluate", run, "--json", "x.txt", told="x.txt")
+    wrong("evaluate", run, "-n", "3", message="-n 3 is too small")
+    wrong("evaluate", npz, message="--against")
+    wrong("evaluate", "nowhere", "--against", "digits", message="nowhere", notes=True)
+    wrong("evaluate", run, "--features", "smell", message=("smell", "classifier, self-supervised, pixels"), notes=True)
+    wrong("evaluate", run, "--sweep", "steps", message="steps=5,10,20")
+    wrong("evaluate", run, "--sweep", "steps=2,2", "--sweep", "steps=3", message="twice")
+    wrong("evaluate", run, "--sweep", "step=2", message=("step", "steps"), notes=True)
+    wrong("evaluate", run, "--sweep", "steps=many", message="many", notes=True)
+    wrong("evaluate", run, "--sweep", "sampler=fast", message="fast", notes=True)
+    wrong("evaluate", run, "--json", "x.txt", message="x.txt")
     np.savez(tmp_path / "large.npz", images=np.zeros((20, 1, 9, 9), np.uint8))
-    wrong("evaluate", "large.npz", "--against", "digits", told=("9x9", "8x8", "--size 9"), notes=True)
+    wrong("evaluate", "large.npz", "--against", "digits", message=("9x9", "8x8", "--size 9"), notes=True)
     np.savez(tmp_path / "few.npz", images=np.zeros((5, 1, 8, 8), np.uint8))
-    wrong("evaluate", "few.npz", "--against", "digits", *QUICK, told="5 images", notes=True)
+    wrong("evaluate", "few.npz", "--against", "digits", *QUICK, message="5 images", notes=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    wrong("evaluate", run, "--out", "full", told="not empty")
+    wrong("evaluate", run, "--out", "full", message="not empty")
 
 
 @pytest.mark.slow

@@ -80,9 +80,15 @@ def test_autoguidance(sampled, run, told_run):
 
 def test_autoguidance_by_an_incompatible_model(wrong, run, told_run):
     wrong(
-        "sample", run, "--out", "x.png", "--autoguide", told_run, told=("--autoguide", "labels", "earlier or smaller")
+        "sample",
+        run,
+        "--out",
+        "x.png",
+        "--autoguide",
+        told_run,
+        message=("--autoguide", "labels", "earlier or smaller"),
     )
-    wrong("sample", run, "--out", "x.png", "--autoguide", "nowhere", told=("nowhere", "fromnoise train"))
+    wrong("sample", run, "--out", "x.png", "--autoguide", "nowhere", message=("nowhere", "fromnoise train"))
 
 
 @pytest.mark.parametrize(
@@ -100,4 +106,4 @@ def test_autoguidance_by_an_incompatible_model(wrong, run, told_run):
 )
 def test_value_out_of_range(wrong, told_run, words, message):
     """The message names the flag as it was typed."""
-    wrong("sample", told_run, "--out", "x.png", *words, told=message)
+    wrong("sample", told_run, "--out", "x.png", *words, message=message)

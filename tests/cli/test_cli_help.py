@@ -83,17 +83,17 @@ def test_version(right):
 )
 def test_a_mistyped_verb_is_recognised(wrong, typed, meant):
     """The nearest is named."""
-    wrong(typed, "digits", told=(typed, f"did you mean {meant}?"))
+    wrong(typed, "digits", message=(typed, f"did you mean {meant}?"))
 
 
 def test_a_verb_like_no_other(wrong):
     """All are named."""
-    wrong("xyzzy", told=("xyzzy", *VERBS))
+    wrong("xyzzy", message=("xyzzy", *VERBS))
 
 
 def test_no_verb(wrong):
     """The way to the help is named."""
-    wrong(told=("VERB", "fromnoise --help"))
+    wrong(message=("VERB", "fromnoise --help"))
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_no_verb(wrong):
 )
 def test_a_missing_or_unknown_argument(wrong, words):
     """One line, with the way to the help."""
-    wrong(*words, told="--help")
+    wrong(*words, message="--help")

@@ -157,7 +157,7 @@ def test_labels_end_the_names_of_files(right, told_run, tmp_path):
 
 
 def test_no_label_is_none(right, told_run):
-    """A conditional model that is told nothing draws, and no labels are made up."""
+    """A conditional model samples without a label, and no labels are invented."""
     right("sample", told_run, "-n", 3, "--out", "x.npz")
     assert loaded("x.npz")[1] is None
 

@@ -16,12 +16,12 @@ from fromnoise import config as recipes
 @pytest.mark.parametrize(("typed", "meant"), [("digit", "digits"), ("ho202", "ho2020"), ("Flowers", "flowers")])
 def test_a_mistyped_recipe(wrong, typed, meant):
     """The nearest is named, and all."""
-    wrong("train", typed, told=(repr(typed), f"did you mean {meant}?", *recipes.names()))
+    wrong("train", typed, message=(repr(typed), f"did you mean {meant}?", *recipes.names()))
 
 
 def test_a_recipe_like_no_other(wrong):
     """All are named."""
-    wrong("train", "qqqq", told=("qqqq", *recipes.names()))
+    wrong("train", "qqqq", message=("qqqq", *recipes.names()))
 
 
 @pytest.mark.parametrize(
@@ -37,16 +37,16 @@ def test_a_recipe_like_no_other(wrong):
 )
 def test_an_unknown_key(wrong, key, meant):
     """The nearest is named."""
-    wrong("train", "digits", f"--{key}", "3", told=("unknown key", "did you mean", meant))
+    wrong("train", "digits", f"--{key}", "3", message=("unknown key", "did you mean", meant))
 
 
 def test_a_key_below_a_value(wrong):
     """A value has no parts."""
-    wrong("train", "digits", "--train.lr.first", "3", told="train.lr.first")
+    wrong("train", "digits", "--train.lr.first", "3", message="train.lr.first")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--train.lr", "-1"], ("train.lr", "-1", "greater than 0")),
         (["--train.lr=nan"], ("train.lr",)),
@@ -92,13 +92,13 @@ def test_a_key_below_a_value(wrong):
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_a_value_out_of_range(wrong, words, told):
+def test_a_value_out_of_range(wrong, words, message):
     """Key and value are named, and what they may be."""
-    wrong("train", "digits", *words, told=told)
+    wrong("train", "digits", *words, message=message)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--network.width", "30", "--network.groups", "8"], "8"),
         (["--network.heads", "7"], "heads"),
@@ -107,54 +107,60 @@ def test_a_value_out_of_range(wrong, words, told):
         (["--network.kind", "pulfer", "--data.labels", "true"], ("pulfer", "unet")),
     ],
 )
-def test_a_network_that_cannot_be(wrong, words, told):
+def test_a_network_that_cannot_be(wrong, words, message):
     """Numbers that do not divide one another."""
-    wrong("train", "digits", *words, told=("network", *((told,) if isinstance(told, str) else told)), notes=True)
+    wrong(
+        "train",
+        "digits",
+        *words,
+        message=("network", *((message,) if isinstance(message, str) else message)),
+        notes=True,
+    )
 
 
 def test_a_device_that_is_not_there(wrong, run):
     """Another is named."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    wrong("train", "digits", "--device", "cuda", told=("'cuda'", "--device cpu"), notes=True)
-    wrong("sample", run, "--out", "x.png", "--device", "cuda", told=("'cuda'", "--device cpu"))
+    wrong("train", "digits", "--device", "cuda", message=("'cuda'", "--device cpu"), notes=True)
+    wrong("sample", run, "--out", "x.png", "--device", "cuda", message=("'cuda'", "--device cpu"))
 
 
 def test_a_device_that_never_was(wrong, run):
     """As one that is not there."""
-    wrong("train", "digits", "--device", "gpu", told=("'gpu'", "--device cpu"), notes=True)
-    wrong("sample", run, "--out", "x.png", "--device", "cpu:x", told=("'cpu:x'", "--device cpu"))
+    wrong("train", "digits", "--device", "gpu", message=("'gpu'", "--device cpu"), notes=True)
+    wrong("sample", run, "--out", "x.png", "--device", "cpu:x", message=("'cpu:x'", "--device cpu"))
 
 
 def test_a_device_that_holds_nothing(wrong, run):
     """As one that is not there."""
-    wrong("sample", run, "--out", "x.png", "--device", "meta", told=("'meta'", "--device cpu"))
+    wrong("sample", run, "--out", "x.png", "--device", "meta", message=("'meta'", "--device cpu"))
 
 
 def test_a_precision_that_is_not_there(wrong, run):
     """The known ones are named."""
-    told = ("fp16", "auto, bf16 or fp32")
-    wrong("train", "digits", "--precision", "fp16", told=told, notes=True)
-    wrong("sample", run, "--out", "x.png", "--precision", "fp16", told=told)
+    message = ("fp16", "auto, bf16 or fp32")
+    wrong("train", "digits", "--precision", "fp16", message=message, notes=True)
+    wrong("sample", run, "--out", "x.png", "--precision", "fp16", message=message)
 
 
 def test_a_batch_that_cannot_be_shared_makes_no_folder(wrong, small):
     """Which the mended command would find in its way; a dry run says so too."""
     words = ["train", "digits", *small, "--train.batch", "10", "--train.accumulate", "4"]
-    wrong(*words, told=("10", "not divisible"))
-    wrong(*words, "--dry-run", told=("10", "not divisible"))
+    wrong(*words, message=("10", "not divisible"))
+    wrong(*words, "--dry-run", message=("10", "not divisible"))
 
 
 # ---- recipe files
 
 
 def test_a_recipe_file_that_is_not_there(wrong):
-    """Its name is told."""
-    wrong("train", "mine.toml", told=("mine.toml", "No such file"))
+    """The message names it."""
+    wrong("train", "mine.toml", message=("mine.toml", "No such file"))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("name = ", "not valid TOML"),
         ("[train\nlr = 1", "not valid TOML"),
@@ -168,16 +174,16 @@ def test_a_recipe_file_that_is_not_there(wrong):
         ("[train]\nsteps = 2015-01-01", "train.steps"),
     ],
 )
-def test_a_recipe_file_that_is_wrong(wrong, tmp_path, text, told):
-    """What is wrong in it is told."""
+def test_a_recipe_file_that_is_wrong(wrong, tmp_path, text, message):
+    """The message says what is wrong in it."""
     (tmp_path / "mine.toml").write_text(text)
-    wrong("train", "mine.toml", told=told)
+    wrong("train", "mine.toml", message=message)
 
 
 def test_a_recipe_file_that_is_no_text(wrong, tmp_path):
     """Such as a model by the wrong name."""
     (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00\x01 = 3")
-    wrong("train", "mine.toml", told="mine.toml")
+    wrong("train", "mine.toml", message="mine.toml")
 
 
 # ---- data
@@ -185,28 +191,28 @@ def test_a_recipe_file_that_is_no_text(wrong, tmp_path):
 
 def test_data_that_are_not_there(wrong):
     """The path is named."""
-    wrong("train", "images", "--data", "nowhere/at/all", told="nowhere/at/all")
-    wrong("show", "data", "nowhere", "--out", "x.png", told="nowhere")
+    wrong("train", "images", "--data", "nowhere/at/all", message="nowhere/at/all")
+    wrong("show", "data", "nowhere", "--out", "x.png", message="nowhere")
 
 
 def test_an_empty_folder(wrong, tmp_path):
     """As one."""
     (tmp_path / "empty").mkdir()
-    wrong("train", "images", "--data", "empty", told="empty folder")
+    wrong("train", "images", "--data", "empty", message="empty folder")
 
 
 def test_a_folder_of_text(wrong, tmp_path):
-    """What is in it is told."""
+    """The message says what it contains."""
     (tmp_path / "texts").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "texts" / name).write_text("words")
-    wrong("train", "images", "--data", "texts", told=("no images", "2 .txt"))
+    wrong("train", "images", "--data", "texts", message=("no images", "2 .txt"))
 
 
 def test_a_text_file(wrong, tmp_path):
-    """What there is instead is told."""
+    """The message lists what exists."""
     (tmp_path / "x.txt").write_text("words")
-    wrong("train", "images", "--data", "x.txt", told=("x.txt", "folder of images"))
+    wrong("train", "images", "--data", "x.txt", message=("x.txt", "folder of images"))
 
 
 @pytest.mark.parametrize(
@@ -225,21 +231,21 @@ def test_a_text_file(wrong, tmp_path):
 def test_an_array_that_is_no_images(wrong, tmp_path, array):
     """Numbers of no usual range, or the wrong rank."""
     np.savez(tmp_path / "x.npz", images=array)
-    wrong("train", "images", "--data", "x.npz", told="x.npz")
+    wrong("train", "images", "--data", "x.npz", message="x.npz")
 
 
 def test_labels_that_are_not_there(wrong, tmp_path, paint):
-    """The way to have some is told."""
+    """The message says how to get some."""
     paint(tmp_path / "flat", ["a.png", "b.png"])
-    said = wrong("train", "images", "--data", "flat", "--data.labels", "true", told="no labels", notes=True)
+    said = wrong("train", "images", "--data", "flat", "--data.labels", "true", message="no labels", notes=True)
     assert "folder of its own" in said
 
 
 def test_images_without_data(wrong):
     """The recipe for one's own pictures needs pictures."""
-    wrong("train", "images", told="--data")
-    wrong("train", "images", "--dry-run", told="--data")
-    wrong("show", "forward", "images", "--out", "x.png", told="--data")
+    wrong("train", "images", message="--data")
+    wrong("train", "images", "--dry-run", message="--data")
+    wrong("show", "forward", "images", "--out", "x.png", message="--data")
 
 
 # ---- places
@@ -249,16 +255,16 @@ def test_images_without_data(wrong):
 def test_a_run_folder_below_a_file(wrong, tmp_path, small, out):
     """The file stays."""
     (tmp_path / "file").write_text("mine")
-    wrong("train", "digits", "--steps", "1", "--out", out, *small, told="file", notes=True)
+    wrong("train", "digits", "--steps", "1", "--out", out, *small, message="file", notes=True)
 
 
 def test_a_folder_of_a_different_recipe(wrong, tmp_path, run, small):
-    """The difference is told, and the run is left as it is."""
+    """The message names the difference, and the run is unchanged."""
     shutil.copytree(run, tmp_path / "run")
     words = ["train", "digits", "--steps", "9", "--out", "run", *small]
-    wrong(*words, "--train.lr", "0.5", told=("train.lr", "0.5", "0.004", "--out"), notes=True)
-    wrong(*words, "--network.width", "16", told=("network.width", "--out"), notes=True)
-    wrong(*words, "--seed", "1", "--train.lr", "0.5", told=("and 1 more", "--out"), notes=True)
+    wrong(*words, "--train.lr", "0.5", message=("train.lr", "0.5", "0.004", "--out"), notes=True)
+    wrong(*words, "--network.width", "16", message=("network.width", "--out"), notes=True)
+    wrong(*words, "--seed", "1", "--train.lr", "0.5", message=("and 1 more", "--out"), notes=True)
 
 
 def test_a_folder_that_is_no_run(wrong, tmp_path, small):
@@ -266,7 +272,7 @@ def test_a_folder_that_is_no_run(wrong, tmp_path, small):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("words")
     words = ["train", "digits", "--steps", "1", "--out", "mine", *small]
-    wrong(*words, told=("not empty", "--out"), notes=True)
+    wrong(*words, message=("not empty", "--out"), notes=True)
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00"], ids=["no TOML", "no text"])
@@ -275,4 +281,4 @@ def test_a_run_whose_recipe_is_broken(wrong, tmp_path, run, small, content):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "recipe.toml").write_bytes(content)
     words = ["train", "digits", "--steps", "3", "--out", "run", *small]
-    wrong(*words, told="recipe.toml", notes=True)
+    wrong(*words, message="recipe.toml", notes=True)

@@ -24,15 +24,15 @@ class Bomb:
 def test_array_of_objects_is_not_unpickled(wrong, tmp_path):
     """A .npz file can contain a pickle."""
     np.savez(tmp_path / "x.npz", images=np.array([Bomb(tmp_path / "executed")], dtype=object))
-    wrong("train", "images", "--data", "x.npz", told="x.npz")
+    wrong("train", "images", "--data", "x.npz", message="x.npz")
     assert not (tmp_path / "executed").exists()
 
 
 def test_missing_run(wrong, tmp_path):
     """The error names the command that creates one."""
-    wrong("sample", "nowhere", "--out", "x.png", told=("nowhere", "fromnoise train"))
+    wrong("sample", "nowhere", "--out", "x.png", message=("nowhere", "fromnoise train"))
     (tmp_path / "empty").mkdir()
-    wrong("sample", "empty", "--out", "x.png", told=("empty", "model.safetensors"))
+    wrong("sample", "empty", "--out", "x.png", message=("empty", "model.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "run/model.safetensors"])
@@ -43,7 +43,7 @@ def test_pickle_is_refused_without_opening_it(wrong, tmp_path, name):
     bomb = Bomb(tmp_path / "executed")
     for write in (lambda: torch.save({"w": bomb}, path), lambda: path.write_bytes(pickle.dumps(bomb))):
         write()
-        wrong("sample", path if path.parent == tmp_path else path.parent, "--out", "x.png", told=(name, "refused"))
+        wrong("sample", path if path.parent == tmp_path else path.parent, "--out", "x.png", message=(name, "refused"))
     assert not (tmp_path / "executed").exists()
     pickle.loads(path.read_bytes())
     assert (tmp_path / "executed").exists()  # so that the test can fail
@@ -55,26 +55,26 @@ def test_damaged_model(wrong, tmp_path, run):
     path = tmp_path / "model.safetensors"
     for cut in (0, 4, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:cut])
-        wrong("sample", path, "--out", "x.png", told=("model.safetensors", "damaged"))
+        wrong("sample", path, "--out", "x.png", message=("model.safetensors", "damaged"))
     path.write_bytes(content[:-50] + bytes([content[-50] ^ 1]) + content[-49:])
-    wrong("sample", path, "--out", "x.png", told=("model.safetensors", "damaged"))
+    wrong("sample", path, "--out", "x.png", message=("model.safetensors", "damaged"))
 
 
 def test_model_of_another_program(wrong, tmp_path):
     """Weights without the header of fromnoise."""
     save_file({"w": torch.zeros(3)}, tmp_path / "other.safetensors", {"format": "pt"})
-    wrong("sample", "other.safetensors", "--out", "x.png", told="not written by fromnoise")
+    wrong("sample", "other.safetensors", "--out", "x.png", message="not written by fromnoise")
 
 
 def test_state_is_not_a_model(wrong, run):
     """The error names the model file."""
     state = max((run / "state").iterdir())
-    wrong("sample", state, "--out", "x.png", told=("state for resuming", "model.safetensors"))
+    wrong("sample", state, "--out", "x.png", message=("state for resuming", "model.safetensors"))
 
 
 def test_image_is_not_a_model(wrong, run):
     """The error names the file."""
-    wrong("sample", run / "samples.png", "--out", "x.png", told="samples.png")
+    wrong("sample", run / "samples.png", "--out", "x.png", message="samples.png")
 
 
 # ---- sampling
@@ -111,25 +111,25 @@ def test_image_is_not_a_model(wrong, run):
 )
 def test_flags_out_of_range(wrong, run, words, message):
     """Checked before sampling."""
-    wrong("sample", run, "--out", "x.png", *words, told=message)
+    wrong("sample", run, "--out", "x.png", *words, message=message)
 
 
 @pytest.mark.parametrize("label", ["ten", "10", "-1", "", "3,,4", "²"])
 def test_unknown_label(wrong, told_run, label):
     """The error lists the labels of the model."""
-    wrong("sample", told_run, "-n", 2, "--out", "x.png", f"--label={label}", told=("has no label", "0, 1, 2"))
+    wrong("sample", told_run, "-n", 2, "--out", "x.png", f"--label={label}", message=("has no label", "0, 1, 2"))
 
 
 @pytest.mark.parametrize("seed", ["x", "1.5"])
 def test_seed_that_is_not_a_number(wrong, run, seed):
     """Refused by the parser."""
-    wrong("sample", run, "--out", "x.png", "--seed", seed, told=("--seed", seed))
+    wrong("sample", run, "--out", "x.png", "--seed", seed, message=("--seed", seed))
 
 
 @pytest.mark.parametrize("out", ["x.jpg", "x.gif", "x.npy", "x.safetensors"])
 def test_unknown_output_suffix(wrong, run, out):
     """The error lists the suffixes."""
-    wrong("sample", run, "--out", out, told=(".png for a grid", ".npz", "folder"))
+    wrong("sample", run, "--out", out, message=(".png for a grid", ".npz", "folder"))
 
 
 def test_unwritable_output(wrong, run, tmp_path):
@@ -138,14 +138,14 @@ def test_unwritable_output(wrong, run, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "x.png").mkdir()
-    wrong("sample", run, "--out", "file/x.png", told="file is a file")
-    wrong("sample", run, "--out", "file", told="file")
-    wrong("sample", run, "--out", "full", told="not empty")
-    wrong("sample", run, "--out", "x.png", told="is a folder")
-    wrong("sample", run, "--out", "y.png", "--gif", "file/y.gif", told="file is a file")
-    wrong("sample", run, "--out", "y.png", "--strip", "full", told="full")
-    wrong("sample", run, "--out", "z.png", "--gif", "y.png", told=".gif")
-    wrong("sample", run, "--out", "y.png", "--strip", "y.jpg", told=".png")
+    wrong("sample", run, "--out", "file/x.png", message="file is a file")
+    wrong("sample", run, "--out", "file", message="file")
+    wrong("sample", run, "--out", "full", message="not empty")
+    wrong("sample", run, "--out", "x.png", message="is a folder")
+    wrong("sample", run, "--out", "y.png", "--gif", "file/y.gif", message="file is a file")
+    wrong("sample", run, "--out", "y.png", "--strip", "full", message="full")
+    wrong("sample", run, "--out", "z.png", "--gif", "y.png", message=".gif")
+    wrong("sample", run, "--out", "y.png", "--strip", "y.jpg", message=".png")
 
 
 # ---- showing
@@ -169,10 +169,10 @@ def test_unwritable_output(wrong, run, tmp_path):
 )
 def test_mistakes_of_show(wrong, words, message):
     """One line each."""
-    wrong("show", *words, told=message)
+    wrong("show", *words, message=message)
 
 
 def test_unwritable_json(wrong, tmp_path):
     """One line."""
     (tmp_path / "file").write_text("mine")
-    wrong("recipes", "--json", "file/x.json", told="file")
+    wrong("recipes", "--json", "file/x.json", message="file")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, model_validator
 
@@ -48,7 +48,7 @@ class Recipe(Section):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other sections; what the sections must agree on is not checked again, as by ``change``."""
-        return BaseModel.model_copy(self, update=update, deep=deep)
+        return cast(Self, BaseModel.model_copy(self, update=update, deep=deep))
 
     @property
     def timesteps(self) -> int | None:
