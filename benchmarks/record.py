@@ -54,7 +54,7 @@ _ALL = {
 }
 _FAST = {"network.width": 16, "network.patch": 2, "network.attention_resolutions": [7], "train.batch": 16}
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
-    # key in the record: recipe, what is changed of it, classes or pseudo-labels of its condition (0: none, so no E-step)
+    # key in the record: recipe, changed keys, number of classes or pseudo-labels (0: no E-step)
     "digits": ("digits", {"network.width": 16, "train.batch": 32}, 0),
     "digits-labels": ("digits", {"network.width": 16, "train.batch": 32, "data.labels": True}, 10),
     "mnist-labels": ("mixture", {"network.width": 16, "network.patch": 4, "train.batch": 32}, 10),
@@ -91,7 +91,7 @@ def tensors(trainer: Trainer) -> dict[str, list[Tensor]]:
 
 
 def samples(trainer: Trainer, model: Model, sampler: str) -> tuple[Tensor, Tensor]:
-    """Samples by a sampler of ``SAMPLERS`` with its defaults, conditioned and guided as the recipe says: uint8, and floats."""
+    """Samples by a sampler of ``SAMPLERS`` with its defaults, guided as in the recipe: uint8, and floats."""
     config = model.recipe.sample.model_copy(update={"sampler": sampler, "steps": SAMPLE_STEPS})
     *_, last = sample_steps(model, config, trainer.compute, ids=torch.arange(SAMPLES), seed=1)
     return to_uint8(last.step.x), last.step.x
