@@ -52,6 +52,7 @@ def exact_model(data: Data, density: str) -> Model:
     else:
         mixture = KnownDensity(torch.ones(1), x.mean(0)[None], torch.cov(x.T)[None] + 0.003 * torch.eye(16))
     model = build(recipes.load("digits", {"train.seed": 0}), DatasetInfo((1, 4, 4), fingerprint=data.fingerprint))
+    mixture.schedule = model.schedule
     return dataclasses.replace(model, denoiser=mixture)  # called like a Denoiser
 
 
