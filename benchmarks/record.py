@@ -37,7 +37,7 @@ from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.likelihood import LikelihoodEvaluator, random_subset
 from fromnoise.model import Model, build
 from fromnoise.pipeline import sample_steps
-from fromnoise.training.trainer import Trainer
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
 
 STEPS, SAMPLES, SAMPLE_STEPS, CODED, SORTED = 60, 16, 12, 8, 64
@@ -69,45 +69,45 @@ def opened(key: str) -> tuple[recipes.Recipe, Data]:
     return recipe, open_data(recipe, lambda line: None)
 
 
-def trainer_of(recipe: recipes.Recipe, data: Data, precision: str) -> Trainer:
-    """A trainer that has not begun; ``precision`` is fp32 or bf16."""
+def trainer_of(recipe: recipes.Recipe, data: Data, precision: str) -> TrainingLoop:
+    """A loop that has not begun; ``precision`` is fp32 or bf16."""
     accelerator = Accelerator(cpu=True, mixed_precision="no", device_placement=False)
-    trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, select_device("cpu", precision), accelerator)
-    trainer.fit_pseudo_labels()
-    return trainer
+    loop = TrainingLoop(build(recipe, dataset_info(recipe, data)), data, select_device("cpu", precision), accelerator)
+    loop.fit_pseudo_labels()
+    return loop
 
 
-def trained(trainer: Trainer) -> tuple[list[float], list[float], Model]:
+def trained(loop: TrainingLoop) -> tuple[list[float], list[float], Model]:
     """Train; the loss of each step, the held-out losses, and the model with the averaged weights."""
-    reports = list(trainer.run())
+    reports = list(loop.run())
     held_out = [v for r in reports for v in (r.held_out_loss, r.held_out_loss_raw) if v is not None]
-    return [r.loss for r in reports], held_out, replace(trainer.model, denoiser=trainer.ema_denoiser())
+    return [r.loss for r in reports], held_out, replace(loop.model, denoiser=loop.ema_denoiser())
 
 
-def tensors(trainer: Trainer) -> dict[str, list[Tensor]]:
+def tensors(loop: TrainingLoop) -> dict[str, list[Tensor]]:
     """The trained weights, the averaged ones, and all that a checkpoint holds."""
-    raw, averaged, state = trainer.model.denoiser.state_dict(), trainer.ema_state_dict(), trainer.state()[0]
+    raw, averaged, state = loop.model.denoiser.state_dict(), loop.ema_state_dict(), loop.state()[0]
     return {"raw": list(raw.values()), "averaged": list(averaged.values()), "state": list(state.values())}
 
 
-def samples(trainer: Trainer, model: Model, sampler: str) -> tuple[Tensor, Tensor]:
+def samples(loop: TrainingLoop, model: Model, sampler: str) -> tuple[Tensor, Tensor]:
     """Samples by a sampler of ``SAMPLERS`` with its defaults, guided as in the recipe: uint8, and floats."""
     config = model.recipe.sample.model_copy(update={"sampler": sampler, "steps": SAMPLE_STEPS})
-    *_, last = sample_steps(model, config, trainer.compute, ids=torch.arange(SAMPLES), seed=1)
+    *_, last = sample_steps(model, config, loop.compute, ids=torch.arange(SAMPLES), seed=1)
     return to_uint8(last.step.x), last.step.x
 
 
-def bits(trainer: Trainer, model: Model) -> tuple[Tensor, Tensor]:
+def bits(loop: TrainingLoop, model: Model) -> tuple[Tensor, Tensor]:
     """Code length of held-out images in bits per dimension by the bound and by the flow, (N,) each."""
-    pixels, labels = random_subset(trainer.data.held_out, model, CODED)
-    evaluator = LikelihoodEvaluator(model, trainer.compute)
+    pixels, labels = random_subset(loop.data.held_out, model, CODED)
+    evaluator = LikelihoodEvaluator(model, loop.compute)
     return evaluator.bound(pixels, labels, sampled_steps=32).each, evaluator.flow(pixels, labels, RungeKutta(8))
 
 
-def memberships(trainer: Trainer, model: Model, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def memberships(loop: TrainingLoop, model: Model, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """An E-step of held-out images: the step proposal (T,), the bounds (N, K) and the responsibilities (N, K)."""
-    pixels = trainer.data.held_out.get(torch.arange(SORTED))
-    e_step = EStep.from_model(model, classes, trainer.compute, 2)
+    pixels = loop.data.held_out.get(torch.arange(SORTED))
+    e_step = EStep.from_model(model, classes, loop.compute, 2)
     proposal = e_step.pilot_proposal(MemoryImages(pixels[:CODED]), 0.3)
     config = EStepConfig(probes=1, refine=6, candidates=3, confident=0.999)
     nats = torch.cat([bounds.nats for _, bounds in e_step.component_bounds(MemoryImages(pixels), proposal, config)])
@@ -124,23 +124,23 @@ def record() -> Iterator[tuple[str, str | list[str]]]:
         recipe, data = opened(key)
         for precision in ("fp32", "bf16"):
             begun, at = time.perf_counter(), f"{key}/{precision}"
-            trainer = trainer_of(recipe, data, precision)
-            losses, held_out, model = trained(trainer)
+            loop = trainer_of(recipe, data, precision)
+            losses, held_out, model = trained(loop)
             assert len(losses) == STEPS and len(held_out) == 4
             yield f"{at}/loss", hexes(losses)
             yield f"{at}/held-out loss", hexes(held_out)
-            for name, each in tensors(trainer).items():
+            for name, each in tensors(loop).items():
                 # sorted, so that the names of tensors do not count
                 yield f"{at}/weights/{name}", sha("".join(sorted(map(digest, each))).encode())
             for sampler in SAMPLERS:
-                pixels, x0 = samples(trainer, model, sampler)
+                pixels, x0 = samples(loop, model, sampler)
                 assert len(pixels) == SAMPLES and bool(x0.isfinite().all())
                 yield f"{at}/samples/{sampler}/uint8", digest(pixels)
                 yield f"{at}/samples/{sampler}/float", digest(x0)
-            for name, each in zip(("bound", "flow"), bits(trainer, model), strict=True):
+            for name, each in zip(("bound", "flow"), bits(loop, model), strict=True):
                 yield f"{at}/bits/{name}", hexes(each.tolist())
             if classes:
-                plan, nats, q = memberships(trainer, model, classes)
+                plan, nats, q = memberships(loop, model, classes)
                 yield f"{at}/E-step/plan", digest(plan)
                 for name, each in (("bounds", nats), ("responsibilities", q)):
                     yield f"{at}/E-step/{name}", digest(each)

@@ -29,7 +29,7 @@ from fromnoise import config as recipes
 from fromnoise.data import Data, MemoryImages
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
-from fromnoise.training.trainer import Trainer
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
 
 BASE = {
@@ -49,8 +49,8 @@ BASE = {
 _WARMUP_STEPS = 2  # not timed
 
 
-def make_trainer(config: dict[str, Any]) -> Trainer:
-    """A trainer of a small U-Net on random pixels."""
+def make_trainer(config: dict[str, Any]) -> TrainingLoop:
+    """A loop of a small U-Net on random pixels."""
     from accelerate import Accelerator
 
     side, batch, count = config["side"], config["batch"], config["count"]
@@ -60,7 +60,7 @@ def make_trainer(config: dict[str, Any]) -> Trainer:
     data = Data(MemoryImages(pixels), MemoryImages(pixels[:2]), None, (1, side, side), "", 0)
     compute = select_device(config["device"])
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
-    return Trainer(build(recipe, DatasetInfo((1, side, side))), data, compute, accelerator)
+    return TrainingLoop(build(recipe, DatasetInfo((1, side, side))), data, compute, accelerator)
 
 
 def measure_alternately(rows: list[dict[str, Any]]) -> tuple[list[float], float]:
@@ -80,14 +80,14 @@ def measure_alternately(rows: list[dict[str, Any]]) -> tuple[list[float], float]
 
 def measure_here(config: dict[str, Any]) -> dict[str, Any]:
     """Measure one row in this process."""
-    trainer = make_trainer(config)
-    cuda = trainer.compute.device.type == "cuda"
+    loop = make_trainer(config)
+    cuda = loop.compute.device.type == "cuda"
     inside = [0.0]  # seconds in loss, backward pass, clipping, optimizer and EMA
     for owner, name in (
-        (trainer, "_backward"),
-        (trainer.optimizer_step, "clip"),
-        (trainer.optimizer_step, "step"),
-        (trainer.ema, "update"),
+        (loop, "_backward"),
+        (loop.optimizer_step, "clip"),
+        (loop.optimizer_step, "step"),
+        (loop.ema, "update"),
     ):
         function = getattr(owner, name)
 
@@ -101,7 +101,7 @@ def measure_here(config: dict[str, Any]) -> dict[str, Any]:
         setattr(owner, name, timed)
     memory_before, steps, gpu_memory = memory(), [], 0.0
     start = timing_start = time.perf_counter()
-    for report in trainer.run():
+    for report in loop.run():
         now = time.perf_counter()
         steps.append(now - start)
         if report.step == _WARMUP_STEPS:

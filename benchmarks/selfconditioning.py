@@ -20,7 +20,7 @@ from fromnoise import config as recipes
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.data import to_float
 from fromnoise.model import build
-from fromnoise.training.trainer import Trainer
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
 
 # fixed, so that a change of a recipe does not change what is measured
@@ -31,13 +31,13 @@ def train_and_measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
     """Held-out loss without and with an estimate of x_0 as input, and seconds of training."""
     data = open_data(recipe, lambda line: None)
     compute = select_device("cpu", "fp32")
-    trainer = Trainer(build(recipe, dataset_info(recipe, data)), data, compute, Accelerator(cpu=True))
+    loop = TrainingLoop(build(recipe, dataset_info(recipe, data)), data, compute, Accelerator(cpu=True))
     start = time.perf_counter()
-    for _ in trainer.run():
+    for _ in loop.run():
         pass
     seconds = time.perf_counter() - start
-    loss = trainer.model.diffusion_loss()
-    loss.denoiser = trainer.ema_denoiser()
+    loss = loop.model.diffusion_loss()
+    loss.denoiser = loop.ema_denoiser()
     x0 = to_float(data.held_out.get(torch.arange(len(data.held_out))))
     losses = []
     for self_condition in (False, True):

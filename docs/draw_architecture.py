@@ -47,7 +47,7 @@ def may_import(level: int, package: str) -> str:
     """What a package may import."""
     alone: dict[str, set[str]] = constant("ALONE")  # type: ignore[assignment]
     if package in alone:
-        return ", ".join(sorted(alone[package])) + " only"
+        return (", ".join(sorted(alone[package])) or "the standard library") + " only"
     if level == 0:
         return "nothing of fromnoise"
     return "level 0" if level == 1 else f"levels 0 to {level - 1}"

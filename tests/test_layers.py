@@ -1,4 +1,4 @@
-"""The house holds: who imports whom, nothing that executes data, help without heavy imports, docstrings."""
+"""The structure of the package: who imports whom, nothing executes data, help imports nothing heavy, docstrings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "fromnoise"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A room imports itself and the rows above its own, never a row below nor its neighbours.
+# A package imports itself and the rows above its own, never a row below nor its neighbours.
 ROWS = (
     {"registry"},
     {"", "diffusion", "networks", "optim", "recipes"},
@@ -20,7 +20,8 @@ ROWS = (
     {"data"},
     {"config"},
     {"model"},
-    {"checkpoint", "pipeline", "reporting"},
+    {"checkpoint"},
+    {"pipeline", "reporting"},
     {"run_dir"},
     {"editing", "evaluation"},
     {"training"},
@@ -41,8 +42,8 @@ def named(path: Path) -> tuple[str, bool]:
     return (".".join(parts[:-1]), True) if parts[-1] == "__init__" else (".".join(parts), False)
 
 
-def room(module: str) -> str:
-    """The room a module of the package is in: "" for the package itself."""
+def top_package(module: str) -> str:
+    """The part of fromnoise that a module is in: "" for fromnoise itself."""
     return (module.split(".") + [""])[1]
 
 
@@ -70,12 +71,12 @@ def modules(tree: ast.AST, module: str, package: bool = False) -> Iterator[str]:
 
 def upward(source: str, module: str, package: bool = False) -> list[str]:
     """What a module imports and must not."""
-    mine = room(module)
+    mine = top_package(module)
     if module == "fromnoise":
         return []  # the public names, imported when they are first used
-    row = next((i for i, rooms in enumerate(ROWS) if mine in rooms), None)
+    row = next((i for i, packages in enumerate(ROWS) if mine in packages), None)
     if row is None:
-        return [f"{module} is in a room without a row: give {mine!r} one in ROWS"]
+        return [f"{module} is in a package without a row: give {mine!r} one in ROWS"]
     below = set().union(*ROWS[:row])
     if mine in ALONE:
         below = {"registry"}
@@ -86,7 +87,7 @@ def upward(source: str, module: str, package: bool = False) -> list[str]:
     for name in modules(tree, module, package):
         top = name.split(".")[0]
         if top == "fromnoise":
-            fine = room(name) in (mine, "registry") or (room(name) in below and mine not in ALONE)
+            fine = top_package(name) in (mine, "registry") or (top_package(name) in below and mine not in ALONE)
         else:
             fine = mine not in ALONE or top in sys.stdlib_module_names or top in ALONE[mine] or (module, top) in BESIDES
         if not fine:

@@ -17,8 +17,8 @@ __version__ = "0.2.0"
 
 _MEMBERS = {
     "Denoiser": "fromnoise.diffusion",
-    "Pipeline": "fromnoise.api",
-    "Trainer": "fromnoise.api",
+    "Pipeline": "fromnoise.pipeline",
+    "Trainer": "fromnoise.training.trainer",
     "UserError": "fromnoise.utils.errors",
     "as_data": "fromnoise.data.convert",
     "evaluate": "fromnoise.evaluation.compare",
@@ -39,15 +39,28 @@ _MODULES = {
     "schedules": "fromnoise.diffusion.schedules",
     "targets": "fromnoise.diffusion.targets",
     "time_samplers": "fromnoise.diffusion.time_samplers",
+    "weightings": "fromnoise.diffusion.weightings",
 }
 
 if TYPE_CHECKING:
     from fromnoise import data, diffusion, evaluation, networks
-    from fromnoise.api import Pipeline, Trainer, load, sample, save
+    from fromnoise.api import load, sample, save
     from fromnoise.data.convert import as_data
-    from fromnoise.diffusion import Denoiser, guidance, inverse, losses, samplers, schedules, targets, time_samplers
+    from fromnoise.diffusion import (
+        Denoiser,
+        guidance,
+        inverse,
+        losses,
+        samplers,
+        schedules,
+        targets,
+        time_samplers,
+        weightings,
+    )
     from fromnoise.evaluation.compare import evaluate
+    from fromnoise.pipeline import Pipeline
     from fromnoise.registry import register
+    from fromnoise.training.trainer import Trainer
     from fromnoise.utils.errors import UserError
 
 __all__ = [
@@ -72,6 +85,7 @@ __all__ = [
     "schedules",
     "targets",
     "time_samplers",
+    "weightings",
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise import registry
-from fromnoise.config import Recipe, SamplingConfig
+from fromnoise.config import Recipe, SamplingConfig, change, parse, to_config
 from fromnoise.config.component import CUSTOM, ComponentConfig
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pseudo_labels import PseudoLabels
@@ -267,3 +267,42 @@ def _network(recipe: Recipe, dataset_info: DatasetInfo, schedule: schedules.Sche
         attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
         timesteps=schedule.steps or 1000,
     )
+
+
+def recipe_of(denoiser: Denoiser, info: DatasetInfo, **values: Any) -> Recipe:
+    """The recipe that describes a denoiser made in Python.
+
+    Args:
+        denoiser: its network is written down as ``custom`` unless it is a registered one that keeps its options.
+        info: of its images.
+        values: further values by dotted key with ``__`` for the dot.
+
+    Raises:
+        ValueError: its schedule or target is not registered.
+        UserError: a value is out of range.
+    """
+    schedule = denoiser.schedule
+    try:
+        written = to_config("schedule", schedule)
+    except ValueError:
+        if not isinstance(schedule, schedules.BetaSchedule):
+            raise
+        written = {"kind": "betas", "betas": schedule.betas.tolist()}
+    recipe = parse(
+        {
+            "network": "custom",
+            "data": {"source": "", "labels": info.class_names is not None},
+            "diffusion": {
+                "schedule": written,
+                "target": to_config("target", denoiser.target),
+                "learned_variance": denoiser.learned_variance,
+            },
+            "loss": {
+                "objective": "hybrid" if denoiser.learned_variance else "simple",
+                "self_conditioning": denoiser.self_conditioning,
+                "self_conditioning_clip": denoiser.self_conditioning_clip,
+            },
+            "sample": {"sampler": "dpmpp-2m", "steps": min(20, schedule.steps or 20)},
+        }
+    )
+    return change(recipe, {key.replace("__", "."): value for key, value in values.items()})

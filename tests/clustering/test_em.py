@@ -16,7 +16,7 @@ from fromnoise.clustering.given_labels import align_clusters
 from fromnoise.clustering.init import smoothed_one_hot
 from fromnoise.clustering.task import build_model, prepare
 from fromnoise.diffusion.likelihood.e_step import mixture_weights, responsibilities
-from fromnoise.training.trainer import Trainer
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
 
 TINY = {
@@ -49,8 +49,8 @@ def make(given=None, q=None, **over) -> EM:
     dotted = {key.replace("_", ".", 1): value for key, value in over.items()}
     recipe = recipes.load("mixture", TINY | dotted)
     task = copy.deepcopy(task_of_digits())
-    trainer = Trainer(build_model(recipe, task), task.data, select_device("cpu", "fp32"), Accelerator(cpu=True))
-    return EM(trainer, torch.full((IMAGES, 3), 1 / 3, dtype=torch.float64) if q is None else q, given)
+    loop = TrainingLoop(build_model(recipe, task), task.data, select_device("cpu", "fp32"), Accelerator(cpu=True))
+    return EM(loop, torch.full((IMAGES, 3), 1 / 3, dtype=torch.float64) if q is None else q, given)
 
 
 def run_rounds(em: EM, stop_after: int | None = None) -> list[Round]:
@@ -105,16 +105,16 @@ def test_a_resumed_run_is_bit_identical():
     for stop in (6, 10):
         part = make(train_decay="constant")
         found = run_rounds(part, stop)
-        assert part.trainer.progress.step == stop and not part.finished
-        tensors, header = part.trainer.state()
+        assert part.loop.progress.step == stop and not part.finished
+        tensors, header = part.loop.state()
         tensors = {k: v.clone() for k, v in (tensors | part.tensors()).items()}
         after = make(train_decay="constant", q=torch.rand(IMAGES, 3, dtype=torch.float64))
-        after.trainer.resume(tensors, header)
+        after.loop.resume(tensors, header)
         after.resume(tensors, len(found))
         run_rounds(after)
         assert torch.equal(after.state.q, whole.state.q) and torch.equal(after.state.objective, whole.state.objective)
-        for name, weight in whole.trainer.ema_state_dict().items():
-            assert torch.equal(weight, after.trainer.ema_state_dict()[name]), name
+        for name, weight in whole.loop.ema_state_dict().items():
+            assert torch.equal(weight, after.loop.ema_state_dict()[name]), name
 
 
 def test_an_interrupted_e_step_continues_after_its_last_batch(monkeypatch):
@@ -124,10 +124,10 @@ def test_an_interrupted_e_step_continues_after_its_last_batch(monkeypatch):
     run_rounds(whole)
     for _ in part.run(lambda fraction: part.stop()):
         pass
-    assert part.state.rounds == 0 and part.trainer.progress.step == 6 and len(part.state.nats) == 20
+    assert part.state.rounds == 0 and part.loop.progress.step == 6 and len(part.state.nats) == 20
     after = make()
-    tensors, header = part.trainer.state()
-    after.trainer.resume({k: v.clone() for k, v in tensors.items()}, header)
+    tensors, header = part.loop.state()
+    after.loop.resume({k: v.clone() for k, v in tensors.items()}, header)
     after.resume(part.tensors(), 0)
     run_rounds(after)
     assert torch.equal(after.state.q, whole.state.q) and torch.equal(after.state.objective, whole.state.objective)

@@ -19,6 +19,7 @@ from fromnoise.diffusion import (
     losses,
     schedules,
     time_samplers,
+    weightings,
 )
 from fromnoise.diffusion.likelihood import elbo
 from fromnoise.diffusion.process import posterior_variance, tau
@@ -72,7 +73,9 @@ def test_simple_loss_is_equation_14(images):
     assert torch.allclose(got, ((eps - 0.3 * noisy) ** 2).mean((1, 2, 3)))
 
 
-@pytest.mark.parametrize("weighting", [losses.MinSNR(5.0), losses.P2(1.0, 1.0), losses.P2(0.5, 0.7)], ids=str)
+@pytest.mark.parametrize(
+    "weighting", [weightings.MinSNR(5.0), weightings.P2(1.0, 1.0), weightings.P2(0.5, 0.7)], ids=str
+)
 @pytest.mark.parametrize("target", [Eps(), X0(), V(), EDM(0.4), PosteriorMean(TABLE)], ids=lambda t: type(t).__name__)
 def test_weightings_do_not_depend_on_the_target(weighting, target, images):
     """The same error in x_0 has the same loss for every target, that of the papers."""
@@ -84,7 +87,7 @@ def test_weightings_do_not_depend_on_the_target(weighting, target, images):
     )
     snr = (level.alpha / level.sigma).flatten() ** 2
     error = ((guess - x0) ** 2).mean((1, 2, 3))
-    if isinstance(weighting, losses.MinSNR):
+    if isinstance(weighting, weightings.MinSNR):
         want = torch.minimum(snr, torch.tensor(5.0, **D)) * error  # Hang et al. 2023, sec. 3.4, on x_0
     else:
         want = (weighting.k + snr) ** -weighting.gamma * snr * error  # Choi et al. 2022, eq. 8, on eps

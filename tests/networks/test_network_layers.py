@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from fromnoise.networks import layers
+from fromnoise.networks import embeddings, layers
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +26,13 @@ def test_sinusoid_equals_diffusers() -> None:
     t = torch.tensor([0.0, 1.0, 17.5, 999.0, -3.0])
     for dim in (4, 32, 33, 128):
         theirs = get_timestep_embedding(t, dim, flip_sin_to_cos=False, downscale_freq_shift=1)
-        torch.testing.assert_close(layers.sinusoid(t, dim), theirs, atol=2e-4, rtol=0)
+        torch.testing.assert_close(embeddings.sinusoid(t, dim), theirs, atol=2e-4, rtol=0)
 
 
 def test_sinusoid_written_out() -> None:
     """Each channel equals its formula in Python floats."""
     t = torch.tensor([3.25, 700.0], dtype=torch.float64)
-    embedding = layers.sinusoid(t, 10)
+    embedding = embeddings.sinusoid(t, 10)
     for row, step in zip(embedding.tolist(), t.tolist(), strict=True):
         frequencies = [10000 ** (-k / 4) for k in range(5)]
         expected = [math.sin(step * f) for f in frequencies] + [math.cos(step * f) for f in frequencies]
@@ -41,13 +41,13 @@ def test_sinusoid_written_out() -> None:
 
 def test_sinusoid_distinguishes_timesteps_in_half_precision() -> None:
     """Sinusoids are computed in float32: cast to bfloat16 afterwards, they differ for all timesteps."""
-    embedding = layers.sinusoid(torch.arange(1000.0), 64).to(torch.bfloat16)
+    embedding = embeddings.sinusoid(torch.arange(1000.0), 64).to(torch.bfloat16)
     assert len(embedding.unique(dim=0)) == 1000
 
 
 def test_tutorial_table_written_out() -> None:
     """Entry by entry: the sine on an even channel, the cosine of the same angle on the next."""
-    table = layers.sinusoid_table(50, 7)
+    table = embeddings.sinusoid_table(50, 7)
     for c in range(50):
         for j in range(7):
             angle = c / 10000 ** (2 * (j - j % 2) / 7)
@@ -169,7 +169,7 @@ def test_pixel_shuffle_upsample_order_of_channels() -> None:
 
 def test_position_embedding_identifies_pixels() -> None:
     """It differs between pixels, is equal for all images, and at the centre does not depend on the size."""
-    embed = layers.PositionEmbedding(16)
+    embed = embeddings.PositionEmbedding(16)
     added = embed(torch.zeros(2, 16, 7, 5)).detach()
     assert torch.equal(added[0], added[1])
     pixels = added[0].flatten(1).T

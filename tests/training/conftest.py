@@ -1,4 +1,4 @@
-"""A small trainer: the bundled digits and a network with a few thousand weights."""
+"""A small loop: the bundled digits and a network with a few thousand weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from fromnoise import config as recipes
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build
-from fromnoise.training.trainer import Trainer
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
 
 TINY = {
@@ -38,20 +38,20 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def make():
-    """``make(steps=..., **overrides)`` returns a trainer on the digits; ``train_lr`` overrides train.lr."""
+    """``make(steps=..., **overrides)`` returns a loop on the digits; ``train_lr`` overrides train.lr."""
     data = {}
 
-    def trainer(
+    def loop(
         steps: int | None = 12, load_state=lambda skip: None, log=lambda line: None, precision="fp32", **over
-    ) -> Trainer:
+    ) -> TrainingLoop:
         dotted = {key.replace("_", ".", 1): value for key, value in over.items()}
         recipe = recipes.load("digits", TINY | ({"train.steps": steps} if steps else {}) | dotted)
         if "d" not in data:
             data["d"] = open_data(recipe, lambda line: None)
         model = build(recipe, dataset_info(recipe, data["d"]))
-        return Trainer(model, data["d"], select_device("cpu", precision), Accelerator(cpu=True), load_state, log)
+        return TrainingLoop(model, data["d"], select_device("cpu", precision), Accelerator(cpu=True), load_state, log)
 
-    return trainer
+    return loop
 
 
 def command(out: Path, *words: str) -> list[str]:

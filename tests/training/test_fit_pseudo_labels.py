@@ -47,12 +47,12 @@ def test_few_images_make_few_clusters():
 
 @pytest.fixture
 def trained(make):
-    """A trainer with eight pseudo-labels after six steps, and its log lines."""
+    """A loop with eight pseudo-labels after six steps, and its log lines."""
     lines = []
-    trainer = make(steps=6, data_pseudo_labels=8, log=lines.append)
-    trainer.fit_pseudo_labels()
-    list(trainer.run())
-    return trainer, lines
+    loop = make(steps=6, data_pseudo_labels=8, log=lines.append)
+    loop.fit_pseudo_labels()
+    list(loop.run())
+    return loop, lines
 
 
 def sampled(model, ids, seed=0, **config):
@@ -65,42 +65,42 @@ def sampled(model, ids, seed=0, **config):
 
 def test_training_conditions_on_the_pseudo_labels(trained):
     """The condition of each training image is its nearest centroid."""
-    trainer, lines = trained
-    pseudo_labels = trainer.model.denoiser.pseudo_labels
+    loop, lines = trained
+    pseudo_labels = loop.model.denoiser.pseudo_labels
     assert any("8 clusters" in line for line in lines)
-    pixels = trainer.stream.batch(range(4)).pixels
-    x0, cond = to_inputs(pixels, None, trainer.model, trainer.compute)
+    pixels = loop.stream.batch(range(4)).pixels
+    x0, cond = to_inputs(pixels, None, loop.model, loop.compute)
     assert torch.equal(cond, pseudo_labels.assign(x0))
-    assert len(pseudo_labels.assign(to_float(trainer.data.train.get(torch.arange(500)))).unique()) == 8
+    assert len(pseudo_labels.assign(to_float(loop.data.train.get(torch.arange(500)))).unique()) == 8
 
 
 def test_a_checkpoint_contains_the_pseudo_labels(trained, tmp_path):
     """Saved and loaded: the same centroids and the same samples."""
-    trainer, _ = trained
+    loop, _ = trained
     path = tmp_path / "model.safetensors"
-    save_model(path, trainer.model, trainer.ema_state_dict(), {"step": 6})
+    save_model(path, loop.model, loop.ema_state_dict(), {"step": 6})
     loaded = load_model(path).model
-    expected = trainer.model.denoiser.pseudo_labels.centroids
+    expected = loop.model.denoiser.pseudo_labels.centroids
     assert torch.equal(loaded.denoiser.pseudo_labels.centroids, expected)
-    averaged = dataclasses.replace(trainer.model, denoiser=trainer.ema_denoiser())
+    averaged = dataclasses.replace(loop.model, denoiser=loop.ema_denoiser())
     ids = torch.arange(6)
     assert torch.equal(sampled(loaded, ids).images, sampled(averaged, ids).images)
 
 
 def test_a_resumed_run_keeps_the_pseudo_labels(trained, make):
     """Also in the averaged weights, which generate the samples."""
-    trainer, _ = trained
-    tensors, header = trainer.state()
+    loop, _ = trained
+    tensors, header = loop.state()
     other = make(steps=6, data_pseudo_labels=8)
     other.resume({k: v.clone() for k, v in tensors.items()}, header)
-    for name, t in trainer.ema_state_dict().items():
+    for name, t in loop.ema_state_dict().items():
         assert torch.equal(t, other.ema_state_dict()[name]), name
 
 
 def test_the_cluster_of_a_sample_depends_on_seed_and_number_alone(trained):
     """At any batch size, and the network is conditioned on it."""
-    trainer, _ = trained
-    model = trainer.model
+    loop, _ = trained
+    model = loop.model
     samples = sampled(model, torch.arange(12))
     assert torch.equal(samples.labels, model.denoiser.pseudo_labels.sample(0, torch.arange(12)))
     assert torch.equal(samples.images[5:7], sampled(model, torch.arange(5, 7)).images)

@@ -1,8 +1,8 @@
-"""Variational EM: a trainer whose images have cluster labels, which an E-step revises a few times during the run.
+"""Variational EM: a loop whose images have cluster labels, which an E-step revises a few times during the run.
 
 The M-step is ordinary training: each image is conditioned on a cluster sampled from its responsibilities q. At a few
 points of the budget an E-step computes new responsibilities from the bounds of the averaged model. ``EMState`` and the
-trainer's own state are everything that a resumed run needs.
+loop's own state are everything that a resumed run needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fromnoise.diffusion.likelihood.code_length import StepProposal
 from fromnoise.diffusion.likelihood.e_step import EStepConfig, mixture_elbo, mixture_weights, responsibilities
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.evaluation.estimate import Estimate
-from fromnoise.training.trainer import StepReport, Trainer
+from fromnoise.training.loop import StepReport, TrainingLoop
 
 
 @dataclass
@@ -114,22 +114,22 @@ class Round:
 
 
 class EM:
-    """Trains a mixture: yields the trainer's reports, and a ``Round`` after each E-step.
+    """Trains a mixture: yields the loop's reports, and a ``Round`` after each E-step.
 
-    The trainer's images must have a label each, which this class overwrites.
+    The loop's images must have a label each, which this class overwrites.
     """
 
-    def __init__(self, trainer: Trainer, q: Tensor, given: Tensor | None = None) -> None:
+    def __init__(self, loop: TrainingLoop, q: Tensor, given: Tensor | None = None) -> None:
         """Start from initial responsibilities; ``resume`` replaces them by a saved state.
 
         Args:
-            trainer: of a model conditioned on Q classes; before its first step.
+            loop: of a model conditioned on Q classes; before its first step.
             q: initial responsibilities, float64 (N, Q).
             given: known clusters that must not change, int64 (N,); -1 where unknown.
         """
-        self.trainer, self.given = trainer, given
-        self.config = trainer.model.recipe.clustering
-        self.images = trainer.data.train
+        self.loop, self.given = loop, given
+        self.config = loop.model.recipe.clustering
+        self.images = loop.data.train
         self.state = EMState.from_responsibilities(self._with_given(q), self.config)
         self._stopped = False
         self._sample_labels()
@@ -143,12 +143,12 @@ class EM:
     @property
     def finished(self) -> bool:
         """Whether the budget is used and all rounds are done."""
-        return self.trainer.budget_used >= 1 and self.state.rounds >= self.config.rounds
+        return self.loop.budget_used >= 1 and self.state.rounds >= self.config.rounds
 
     def stop(self) -> None:
         """End the loop after the current step or batch of images."""
         self._stopped = True
-        self.trainer.stop()
+        self.loop.stop()
 
     def run(self, on_progress: Callable[[float], object] = lambda fraction: None) -> Iterator[StepReport | Round]:
         """Train until the budget is used or ``stop`` is called.
@@ -156,7 +156,7 @@ class EM:
         Args:
             on_progress: called during an E-step with the completed fraction of it.
         """
-        steps = self.trainer.run()
+        steps = self.loop.run()
         while not self._stopped:
             while self._e_step_due() and not self._stopped:
                 found = self.run_e_step(on_progress)
@@ -173,7 +173,7 @@ class EM:
         if done >= rounds:
             return False
         interval = (1 - self.config.warmup) / max(1, rounds - 1)
-        return self.trainer.budget_used >= (1.0 if done == rounds - 1 else self.config.warmup + interval * done)
+        return self.loop.budget_used >= (1.0 if done == rounds - 1 else self.config.warmup + interval * done)
 
     def temperature(self, number: int) -> float:
         """Temperature of E-step ``number``, from 1: geometric between the first and the last."""
@@ -182,8 +182,8 @@ class EM:
 
     def averaged_e_step(self) -> EStep:
         """The E-step of the averaged model as it is now."""
-        model = replace(self.trainer.model, denoiser=self.trainer.ema_denoiser())
-        return EStep.from_model(model, self.config.count, self.trainer.compute, self.trainer.config.seed)
+        model = replace(self.loop.model, denoiser=self.loop.ema_denoiser())
+        return EStep.from_model(model, self.config.count, self.loop.compute, self.loop.config.seed)
 
     def run_e_step(self, on_progress: Callable[[float], object] = lambda fraction: None) -> Round | None:
         """The E-step, the M-step of the weights and split-and-merge moves.
@@ -215,7 +215,7 @@ class EM:
         self._sample_labels()
         return Round(
             number,
-            self.trainer.progress.step,
+            self.loop.progress.step,
             temperature,
             Estimate.mean_of(objective),
             change,
@@ -240,7 +240,7 @@ class EM:
     ) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
         """Reseed empty clusters, then split and merge; clusters with given labels take no part in split-and-merge."""
         fixed = set() if self.given is None else set(self.given[self.given >= 0].tolist())
-        seed, config = self.trainer.config.seed, self.config
+        seed, config = self.loop.config.seed, self.config
         return reseed_empty(moved, self.images, config.min_weight, seed), split_and_merge(
             moved, nats, self.images, config.split_merge, config.encoder_weight, fixed, seed
         )
@@ -248,7 +248,7 @@ class EM:
     def _sample_labels(self) -> None:
         """Sample the cluster that each image is conditioned on until the next E-step."""
         ids = torch.arange(len(self.state.q))
-        u = Noise(self.trainer.config.seed, ids).uniform(Stream.TRAINING_CLUSTER, self.state.rounds)
+        u = Noise(self.loop.config.seed, ids).uniform(Stream.TRAINING_CLUSTER, self.state.rounds)
         labels = torch.searchsorted(self.state.q.cumsum(1).contiguous(), u[:, None]).flatten()
         assert self.images.labels is not None
         self.images.labels.copy_(labels.clamp(max=self.config.count - 1))
@@ -256,10 +256,10 @@ class EM:
     # ---- state
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the state that a resumed run needs besides the trainer's."""
+        """The tensors of the state that a resumed run needs besides the loop's."""
         return {f"em.{k}": v for k, v in self.state.tensors().items()}
 
     def resume(self, tensors: dict[str, Tensor], rounds: int) -> None:
-        """Restore the state after ``rounds`` E-steps; the trainer restores its own."""
+        """Restore the state after ``rounds`` E-steps; the loop restores its own."""
         self.state = EMState(rounds=rounds, **{k: tensors[f"em.{k}"].clone() for k in self.state.tensors()})
         self._sample_labels()

@@ -23,9 +23,9 @@ from fromnoise.clustering.task import ClusteringTask, build_model, limit_patch, 
 from fromnoise.config import Recipe
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.previews import Previews
 from fromnoise.training.run import progress_line, stop_on_signal
-from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
@@ -95,20 +95,20 @@ def fit_mixture(
     labels = read_given_labels(given, task.images_in_set, recipe.clustering.count) if given else None
     model = build_model(recipe, task, labels.names if labels else None)
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
-    trainer = Trainer(model, task.data, compute, accelerator, folder.load_state, log)
+    loop = TrainingLoop(model, task.data, compute, accelerator, folder.load_state, log)
     folder.open(recipe)
     log(
         f"{len(task.index):,} images, {recipe.clustering.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
     )
-    em, rounds = _start(trainer, folder, compute, labels.at(task.index) if labels else None, init, log)
+    em, rounds = _start(loop, folder, compute, labels.at(task.index) if labels else None, init, log)
     with stop_on_signal(em.stop) as caught:
         _loop(em, rounds, folder, log)
     if not em.finished:
-        log(f"stopped at step {trainer.progress.step:,}; run the same command again to continue")
+        log(f"stopped at step {loop.progress.step:,}; run the same command again to continue")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
     remaining_q = _assign_remaining(em, task, labels) if em.finished else None
-    averaged = replace(model, denoiser=trainer.ema_denoiser())
+    averaged = replace(model, denoiser=loop.ema_denoiser())
     return ClusteringResult(task, averaged, em.state.q, remaining_q, em.state.initial, rounds, compute, number)
 
 
@@ -120,22 +120,22 @@ def _assign_remaining(em: EM, task: ClusteringTask, labels: GivenLabels | None) 
 
 
 def _start(
-    trainer: Trainer, folder: RunDir, compute: ComputeConfig, given: Tensor | None, init: Tensor | None, log: Log
+    loop: TrainingLoop, folder: RunDir, compute: ComputeConfig, given: Tensor | None, init: Tensor | None, log: Log
 ) -> tuple[EM, list[dict[str, Any]]]:
     """EM from a saved state or from initial responsibilities, and the results of its rounds so far."""
-    recipe, images = trainer.model.recipe, trainer.data.train
+    recipe, images = loop.model.recipe, loop.data.train
     state = folder.load_state()
     if state is not None:
         tensors, header = state
         _, saved = checkpoint.parse_header(header)
-        info = trainer.model.dataset_info
+        info = loop.model.dataset_info
         if (saved.shape, saved.fingerprint, len(tensors["em.q"])) != (info.shape, info.fingerprint, len(images)):
             raise UserError(f"{folder.path} is a run on other images: choose another --out")
-        trainer.resume(tensors, header)
-        em = EM(trainer, tensors["em.q"], given)
+        loop.resume(tensors, header)
+        em = EM(loop, tensors["em.q"], given)
         em.resume(tensors, header["em"]["done"])
-        folder.truncate_reports(trainer.progress.step)
-        log(f"resuming from step {trainer.progress.step:,}")
+        folder.truncate_reports(loop.progress.step)
+        log(f"resuming from step {loop.progress.step:,}")
         return em, header["em"]["rounds"]
     start = time.monotonic()
     if init is None:
@@ -145,34 +145,34 @@ def _start(
             )
     else:
         q = init
-    trainer.progress.seconds = time.monotonic() - start  # a budget in minutes includes the initialization
+    loop.progress.seconds = time.monotonic() - start  # a budget in minutes includes the initialization
     if given is not None:
         q = align_clusters(q, given)
-    return EM(trainer, q, given), []
+    return EM(loop, q, given), []
 
 
 def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> None:
-    trainer = em.trainer
-    recipe, waiting, saved = trainer.config, [], time.monotonic()
+    loop = em.loop
+    recipe, waiting, saved = loop.config, [], time.monotonic()
 
     def save() -> None:
         folder.write_reports(waiting)
         waiting.clear()
-        tensors, header = trainer.state()
+        tensors, header = loop.state()
         header |= {"em": {"done": em.state.rounds, "rounds": rounds}}
-        header |= checkpoint.model_header(trainer.model.recipe, trainer.model.dataset_info)
-        folder.save_state(trainer.progress.step, tensors | em.tensors(), header)
+        header |= checkpoint.model_header(loop.model.recipe, loop.model.dataset_info)
+        folder.save_state(loop.progress.step, tensors | em.tensors(), header)
         mixture = {"weights": em.state.weights.tolist(), "proposal": em.state.proposal.tolist()}
         checkpoint.save_model(
             folder.model_file,
-            trainer.model,
-            trainer.ema_state_dict(),
-            {"step": trainer.progress.step, "mixture": mixture},
+            loop.model,
+            loop.ema_state_dict(),
+            {"step": loop.progress.step, "mixture": mixture},
         )
         write_atomic(folder.path / "rounds.json", (json.dumps(rounds, indent=1) + "\n").encode())
 
-    if trainer.progress.step == 0 and not em.state.rounds:
-        Previews(folder, trainer.compute).save_data(trainer.model, trainer.data)
+    if loop.progress.step == 0 and not em.state.rounds:
+        Previews(folder, loop.compute).save_data(loop.model, loop.data)
         save()
     with _progress_bar("") as bar:
 
@@ -196,7 +196,7 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> Non
                 waiting.append(report.to_json())
             due = time.monotonic() - saved > recipe.checkpoint_seconds
             due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
-            if (due and not trainer.progress.dropped_in_a_row) or trainer.stopping or report.budget_used >= 1:
+            if (due and not loop.progress.dropped_in_a_row) or loop.stopping or report.budget_used >= 1:
                 save()
                 saved = time.monotonic()
     if not em.finished:

@@ -23,16 +23,7 @@ from fromnoise.diffusion.guidance import (
     Threshold,
     Unconditional,
 )
-from fromnoise.diffusion.losses import (
-    P2,
-    VLB,
-    ConstantWeighting,
-    DiffusionLoss,
-    Hybrid,
-    MinSNR,
-    Regression,
-    SNRWeighting,
-)
+from fromnoise.diffusion.losses import VLB, DiffusionLoss, Hybrid, Regression
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.samplers import (
     DDIM,
@@ -50,6 +41,7 @@ from fromnoise.diffusion.sampling import Step, initial_noise, sampling_loop
 from fromnoise.diffusion.schedules import BetaSchedule, ContinuousCosine, NoiseLevel, Schedule, zero_terminal_snr
 from fromnoise.diffusion.targets import EDM, X0, Eps, PosteriorMean, Target, V
 from fromnoise.diffusion.time_samplers import Importance, LogNormal, Stratified, TimeSampler, Uniform
+from fromnoise.diffusion.weightings import P2, ConstantWeighting, MinSNR, SNRWeighting, Weighting
 
 __all__ = [
     "DDIM",
@@ -100,6 +92,7 @@ __all__ = [
     "Unconditional",
     "Uniform",
     "V",
+    "Weighting",
     "initial_noise",
     "inverse",
     "likelihood",

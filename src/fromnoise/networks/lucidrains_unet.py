@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import AttributeEmbedding, add_condition, ceil_to, crop_to, pad_to, sinusoid
+from fromnoise.networks.embeddings import AttributeEmbedding, add_condition, sinusoid
+from fromnoise.networks.layers import ceil_to, crop_to, pad_to
 from fromnoise.registry import register
 
 

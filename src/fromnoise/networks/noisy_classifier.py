@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import Downsample, ResidualBlock, TimeEmbedding, ceil_to, norm_act, pad_to
+from fromnoise.networks.embeddings import TimeEmbedding
+from fromnoise.networks.layers import Downsample, ResidualBlock, ceil_to, norm_act, pad_to
 
 
 class NoisyClassifier(nn.Module):

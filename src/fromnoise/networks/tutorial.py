@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import ceil_to, crop_to, pad_to, sinusoid, sinusoid_table
+from fromnoise.networks.embeddings import sinusoid, sinusoid_table
+from fromnoise.networks.layers import ceil_to, crop_to, pad_to
 from fromnoise.registry import register
 
 

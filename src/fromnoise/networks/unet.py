@@ -20,16 +20,13 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.embeddings import AttributeEmbedding, PositionEmbedding, TimeEmbedding, add_condition
 from fromnoise.networks.layers import (
     Attention,
-    AttributeEmbedding,
     Downsample,
     PixelShuffleUpsample,
-    PositionEmbedding,
     ResidualBlock,
-    TimeEmbedding,
     Upsample,
-    add_condition,
     ceil_to,
     crop_to,
     norm_act,

@@ -15,7 +15,7 @@ from fromnoise.model import Model
 from fromnoise.pipeline import Samples, collect, forward_process, sample_steps
 from fromnoise.reporting import image_io, plots
 from fromnoise.run_dir import RunDir
-from fromnoise.training.trainer import Trainer
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import ComputeConfig
 
 _PREVIEW_COUNT = 16
@@ -46,20 +46,20 @@ class Previews:
             self.run_dir.path / "forward.png",
         )
 
-    def save_preview(self, trainer: Trainer) -> None:
+    def save_preview(self, loop: TrainingLoop) -> None:
         """Write samples/step_N.png: samples with raw and with EMA weights, by few DDIM steps from the same noise."""
-        config = trainer.model.recipe.sample
-        steps = min(_PREVIEW_STEPS, config.steps or _PREVIEW_STEPS, trainer.model.schedule.steps or _PREVIEW_STEPS)
+        config = loop.model.recipe.sample
+        steps = min(_PREVIEW_STEPS, config.steps or _PREVIEW_STEPS, loop.model.schedule.steps or _PREVIEW_STEPS)
         config = SamplingConfig(sampler="ddim", steps=steps, clip=config.clip)
-        denoisers = [("raw weights", trainer.model.denoiser)]
-        if trainer.ema.active:
-            name = "best epoch" if trainer.model.recipe.ema.best_epoch else "EMA weights"
-            denoisers.append((name, trainer.ema_denoiser()))
+        denoisers = [("raw weights", loop.model.denoiser)]
+        if loop.ema.active:
+            name = "best epoch" if loop.model.recipe.ema.best_epoch else "EMA weights"
+            denoisers.append((name, loop.ema_denoiser()))
         panels = [
-            (name, image_io.grid(self._sample(trainer, denoiser, config, _PREVIEW_COUNT).images))
+            (name, image_io.grid(self._sample(loop, denoiser, config, _PREVIEW_COUNT).images))
             for name, denoiser in denoisers
         ]
-        image_io.save(image_io.side_by_side(panels), self.run_dir.samples / f"step_{trainer.progress.step:08d}.png")
+        image_io.save(image_io.side_by_side(panels), self.run_dir.samples / f"step_{loop.progress.step:08d}.png")
 
     def save_loss_plot(self) -> None:
         """Write loss.png: the loss over the steps and over t."""
@@ -67,17 +67,17 @@ class Previews:
         if reports:
             plots.loss_plot(reports, self.run_dir.path / "loss.png")
 
-    def save_final_samples(self, trainer: Trainer) -> list[str]:
+    def save_final_samples(self, loop: TrainingLoop) -> list[str]:
         """Write samples by the recipe's sampler, and the reverse process; returns the names of the files."""
-        config = trainer.model.recipe.sample
+        config = loop.model.recipe.sample
         if not config.count:
             return []
-        denoiser = trainer.ema_denoiser()
-        total = -(-config.count // 64) * (len(trainer.model.levels(config)) - 1)
+        denoiser = loop.ema_denoiser()
+        total = -(-config.count // 64) * (len(loop.model.levels(config)) - 1)
         with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
-            samples = self._sample(trainer, denoiser, config, config.count, bar)
+            samples = self._sample(loop, denoiser, config, config.count, bar)
         path = self.run_dir.path
-        class_names = trainer.model.dataset_info.class_names
+        class_names = loop.model.dataset_info.class_names
         image_io.save_images(samples.images, path / "samples.png", samples.labels, names=class_names)
         image_io.save_gif([frame[:25] for frame in samples.frames], path / "reverse.gif")
         image_io.save(
@@ -86,9 +86,9 @@ class Previews:
         return ["samples.png", "reverse.gif", "reverse.png"]
 
     def _sample(
-        self, trainer: Trainer, denoiser: Denoiser, config: SamplingConfig, count: int, bar: tqdm | None = None
+        self, loop: TrainingLoop, denoiser: Denoiser, config: SamplingConfig, count: int, bar: tqdm | None = None
     ) -> Samples:
-        model = replace(trainer.model, denoiser=denoiser.eval())
+        model = replace(loop.model, denoiser=denoiser.eval())
         label = "all" if model.dataset_info.class_names is not None else None
         steps = sample_steps(
             model, config, self.compute, ids=torch.arange(count), seed=model.recipe.train.seed, label=label

@@ -22,10 +22,10 @@ from fromnoise.model import build
 from fromnoise.run_dir import RunDir
 from fromnoise.training.autosize import autosize, keep_choices
 from fromnoise.training.distributed import check_same_step
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
 from fromnoise.training.self_evaluation import SelfEvaluation
-from fromnoise.training.trainer import Trainer
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 
@@ -88,7 +88,7 @@ def _train(
         sized = autosize(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
         recipe = broadcast_object_list([sized])[0]
     model = build(recipe, dataset_info(recipe, data))
-    trainer = Trainer(model, data, compute, accelerator, run_dir.load_state, log)
+    loop = TrainingLoop(model, data, compute, accelerator, run_dir.load_state, log)
     if main:  # created only now, after everything that may fail
         run_dir.open(recipe)
     accelerator.wait_for_everyone()
@@ -98,23 +98,23 @@ def _train(
     )
     if compiled:
         model.denoiser.network.compile()
-    resume(trainer, run_dir, log)
-    with stop_on_signal(trainer.stop) as signals:
-        if trainer.budget_used < 1:
-            for _ in run_steps(trainer, run_dir, main, log):
+    resume(loop, run_dir, log)
+    with stop_on_signal(loop.stop) as signals:
+        if loop.budget_used < 1:
+            for _ in run_steps(loop, run_dir, main, log):
                 pass
-    stopped = trainer.budget_used < 1
+    stopped = loop.budget_used < 1
     if stopped:
-        log(f"stopped at step {trainer.progress.step:,}; run the same command to resume")
+        log(f"stopped at step {loop.progress.step:,}; run the same command to resume")
     accelerator.wait_for_everyone()  # before the final samples, which may take longer than the processes' timeout
     if main and not stopped:
-        _finish(trainer, run_dir, log)
+        _finish(loop, run_dir, log)
     # without a signal of its own this process was stopped by another one
     number = (signals or [signal.SIGTERM])[0] if stopped else 0
-    return RunResult(run_dir.path, trainer.progress.step, number)
+    return RunResult(run_dir.path, loop.progress.step, number)
 
 
-def resume(trainer: Trainer, run_dir: RunDir, log: Callable[[str], None]) -> None:
+def resume(loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> None:
     """Load the newest state of the run directory, or fit the pseudo-labels of a new run.
 
     Raises:
@@ -123,7 +123,7 @@ def resume(trainer: Trainer, run_dir: RunDir, log: Callable[[str], None]) -> Non
     state = run_dir.load_state()
     if state is not None:
         _, saved = checkpoint.parse_header(state[1])
-        now = trainer.model.dataset_info
+        now = loop.model.dataset_info
         for name, before, after in (
             ("shape", saved.shape, now.shape),
             ("labels", saved.class_names, now.class_names),
@@ -134,20 +134,20 @@ def resume(trainer: Trainer, run_dir: RunDir, log: Callable[[str], None]) -> Non
                 )
         if saved.fingerprint != now.fingerprint:
             log("the data have changed since this run was started; continuing with the new data")
-        trainer.resume(*state)
-        log(f"resuming from step {trainer.progress.step:,}")
+        loop.resume(*state)
+        log(f"resuming from step {loop.progress.step:,}")
     else:
-        trainer.fit_pseudo_labels()
-    if trainer.accelerator.is_main_process:
-        run_dir.truncate_reports(trainer.progress.step)
-    check_same_step(trainer.accelerator, trainer.compute.device, trainer.progress.step)
+        loop.fit_pseudo_labels()
+    if loop.accelerator.is_main_process:
+        run_dir.truncate_reports(loop.progress.step)
+    check_same_step(loop.accelerator, loop.compute.device, loop.progress.step)
 
 
-def run_steps(trainer: Trainer, run_dir: RunDir, main: bool, log: Callable[[str], None]) -> Iterator[StepReport]:
+def run_steps(loop: TrainingLoop, run_dir: RunDir, main: bool, log: Callable[[str], None]) -> Iterator[StepReport]:
     """Train, with reports, states, previews and evaluations in the run directory and a progress bar.
 
     Args:
-        trainer: resumed or new.
+        loop: resumed or new.
         run_dir: opened.
         main: whether this is the main process, which writes.
         log: receives messages.
@@ -155,9 +155,9 @@ def run_steps(trainer: Trainer, run_dir: RunDir, main: bool, log: Callable[[str]
     Yields:
         The report of each step, after everything due at that step was written.
     """
-    config = trainer.config
-    previews = Previews(run_dir, trainer.compute)
-    self_evaluation = SelfEvaluation(trainer, run_dir, log) if main and trainer.model.recipe.evaluation.times else None
+    config = loop.config
+    previews = Previews(run_dir, loop.compute)
+    self_evaluation = SelfEvaluation(loop, run_dir, log) if main and loop.model.recipe.evaluation.times else None
     unwritten: list[dict[str, Any]] = []
     last_save = time.monotonic()
 
@@ -165,23 +165,23 @@ def run_steps(trainer: Trainer, run_dir: RunDir, main: bool, log: Callable[[str]
         # reports first, so that the reports of every saved state are on the disk even after a kill
         run_dir.write_reports(unwritten)
         unwritten.clear()
-        tensors, header = trainer.state()
-        header |= checkpoint.model_header(trainer.model.recipe, trainer.model.dataset_info)
-        step = trainer.progress.step
+        tensors, header = loop.state()
+        header |= checkpoint.model_header(loop.model.recipe, loop.model.dataset_info)
+        step = loop.progress.step
         run_dir.save_state(step, tensors, header)
-        checkpoint.save_model(run_dir.model_file, trainer.model, trainer.ema_state_dict(), {"step": step})
+        checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})
 
-    if main and trainer.progress.step == 0:
-        previews.save_data(trainer.model, trainer.data)
+    if main and loop.progress.step == 0:
+        previews.save_data(loop.model, loop.data)
         if config.previews:
-            previews.save_preview(trainer)
+            previews.save_preview(loop)
         save()
     # each redraw of the bar is a new line in a log file, so it is rarely redrawn there
     interval = 0.2 if sys.stderr.isatty() else 20.0
     bar_format = "{percentage:3.0f}% {bar:24} {desc}"
     with tqdm(total=100.0, disable=not main, bar_format=bar_format, mininterval=interval, file=sys.stderr) as bar:
-        used_before = trainer.budget_used
-        for report in trainer.run():
+        used_before = loop.budget_used
+        for report in loop.run():
             if not main:
                 yield report
                 continue
@@ -195,12 +195,12 @@ def run_steps(trainer: Trainer, run_dir: RunDir, main: bool, log: Callable[[str]
             used_before = report.budget_used
             save_due = time.monotonic() - last_save > config.checkpoint_seconds
             save_due |= config.checkpoint_steps is not None and report.step % config.checkpoint_steps == 0
-            stable = not trainer.progress.dropped_in_a_row  # after a non-finite step the weights may be bad
-            if trainer.stopping or trainer.budget_used >= 1 or (stable and (save_due or preview_due)):
+            stable = not loop.progress.dropped_in_a_row  # after a non-finite step the weights may be bad
+            if loop.stopping or loop.budget_used >= 1 or (stable and (save_due or preview_due)):
                 save()
                 last_save = time.monotonic()
             if preview_due:
-                previews.save_preview(trainer)
+                previews.save_preview(loop)
                 previews.save_loss_plot()
             yield report
 
@@ -217,15 +217,15 @@ def progress_line(report: StepReport) -> str:
     return f"step {report.step:,}, loss {report.loss:.4f}, {speed}, {remaining} left{dropped}"
 
 
-def _finish(trainer: Trainer, run_dir: RunDir, log: Callable[[str], None]) -> None:
+def _finish(loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> None:
     """Write the model and the final samples, and print the files of the run."""
-    step = trainer.progress.step
-    if _saved_model(run_dir) != (step, trainer.model.recipe):
-        checkpoint.save_model(run_dir.model_file, trainer.model, trainer.ema_state_dict(), {"step": step})
-    previews = Previews(run_dir, trainer.compute)
+    step = loop.progress.step
+    if _saved_model(run_dir) != (step, loop.model.recipe):
+        checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})
+    previews = Previews(run_dir, loop.compute)
     previews.save_loss_plot()
-    samples = previews.save_final_samples(trainer)
-    log(f"trained {step:,} steps in {trainer.progress.seconds / 60:.1f} minutes; files in {run_dir.path}:")
+    samples = previews.save_final_samples(loop)
+    log(f"trained {step:,} steps in {loop.progress.seconds / 60:.1f} minutes; files in {run_dir.path}:")
     models, images = ("model.safetensors", "best.safetensors"), (*samples, "forward.png", "loss.png", "samples/")
     for name in (*models, *images, "reports.jsonl", "recipe.toml", "log"):
         if (run_dir.path / name).exists():

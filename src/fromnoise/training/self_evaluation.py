@@ -19,7 +19,7 @@ from fromnoise.evaluation.metrics.kid import KernelReference
 from fromnoise.evaluation.statistics import Moments, split_moments
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
-from fromnoise.training.trainer import Trainer
+from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.errors import UserError
 
 _REFERENCE_COUNT = 10_000  # training images in the reference of the Frechet distance
@@ -28,23 +28,23 @@ _BATCH = 200
 
 
 class SelfEvaluation:
-    """Compares samples of a trainer's EMA weights with its training images, and keeps the best weights."""
+    """Compares samples of the EMA weights of a training loop with its training images, and keeps the best weights."""
 
-    def __init__(self, trainer: Trainer, run_dir: RunDir, log: Callable[[str], None]) -> None:
+    def __init__(self, loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> None:
         """Compute the features of the training images.
 
         Args:
-            trainer: its EMA weights are evaluated.
+            loop: its EMA weights are evaluated.
             run_dir: best.safetensors is written there.
             log: receives messages.
 
         Raises:
             UserError: the features are not available.
         """
-        self._trainer, self._config = trainer, trainer.model.recipe.evaluation
+        self._loop, self._config = loop, loop.model.recipe.evaluation
         name = None if self._config.features == "auto" else self._config.features
-        self._extractor = select_features(name, trainer.data, compute=trainer.compute, log=log)
-        train = trainer.data.train
+        self._extractor = select_features(name, loop.data, compute=loop.compute, log=log)
+        train = loop.data.train
         batches = shuffled_indices(len(train), 0, range(min(_REFERENCE_COUNT, len(train)))).split(_BATCH)
         features = [self._extractor.features(train.get(indices)) for indices in batches]
         self._moments = reduce(Moments.__add__, map(Moments.of, features))
@@ -62,21 +62,21 @@ class SelfEvaluation:
         Returns:
             ``features``, ``frechet`` and ``kernel``, for the key ``evaluation`` of reports.jsonl.
         """
-        trainer, config = self._trainer, self._config
-        model = replace(trainer.model, denoiser=trainer.ema_denoiser())
+        loop, config = self._loop, self._config
+        model = replace(loop.model, denoiser=loop.ema_denoiser())
         steps = min(config.steps, model.schedule.steps or config.steps)
         sampling = SamplingConfig(sampler="ddim", steps=steps, clip=model.recipe.sample.clip)
         label = "all" if model.dataset_info.class_names is not None else None
         ids = torch.arange(config.samples)
-        images = collect(sample_steps(model, sampling, trainer.compute, ids=ids, label=label, batch=_BATCH)).images
+        images = collect(sample_steps(model, sampling, loop.compute, ids=ids, label=label, batch=_BATCH)).images
         features = self._extractor.features(images)
         frechet = jackknifed_frechet(split_moments(features), self._moments)
         kernel = self._kernel.distance(features)
         result = {"features": self._extractor.name, "frechet": frechet.json(), "kernel": kernel.json()}
         if frechet.value < self._lowest_distance:
             self._lowest_distance = frechet.value
-            progress = {"step": trainer.progress.step, "evaluation": result}
-            checkpoint.save_model(self.best_file, trainer.model, trainer.ema_state_dict(), progress)
+            progress = {"step": loop.progress.step, "evaluation": result}
+            checkpoint.save_model(self.best_file, loop.model, loop.ema_state_dict(), progress)
         return result
 
 

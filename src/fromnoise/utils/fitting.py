@@ -1,6 +1,6 @@
 """The training loop of small helper networks: feature extractors, the clustering encoder and the noisy classifier.
 
-Diffusion models have their own loop, ``training/trainer.py``, with checkpoints, moving averages and several processes.
+Diffusion models have their own loop, ``training/loop.py``, with checkpoints, moving averages and several processes.
 """
 
 from __future__ import annotations

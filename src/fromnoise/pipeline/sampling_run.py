@@ -1,25 +1,21 @@
-"""Sampling: the one place where a model, a sampler, guidance and a condition become images.
-
-``sample_steps`` is the loop over batches for a whole configuration; ``Pipeline`` is its interface for Python programs.
-"""
+"""Sampling runs: the loop over batches and steps, and the collection of its samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data import to_float, to_uint8
+from fromnoise.data import to_uint8
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.rng import Noise
 from fromnoise.diffusion.samplers import Sampler
 from fromnoise.diffusion.sampling import Step, initial_noise, sampling_loop
-from fromnoise.diffusion.schedules import NoiseLevel, Schedule
+from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model import Model, Wrapper, no_wrapper
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -216,34 +212,3 @@ def collect(
     kept.images = torch.cat(images).contiguous()
     kept.labels = torch.cat(labels) if labels else None
     return kept
-
-
-FORWARD_TIMES = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
-
-
-def forward_process(
-    schedule: Schedule, pixels: Tensor, seed: int = 0, times: tuple[float, ...] = FORWARD_TIMES
-) -> tuple[list[Tensor], list[float]]:
-    """Samples of q(x_t | x_0): the same images and the same noise at increasing times.
-
-    Args:
-        schedule: of the noise.
-        pixels: uint8 (B, C, H, W).
-        seed: of the noise.
-        times: t in [0, 1].
-
-    Returns:
-        uint8 (B, C, H, W) for each time, and the times.
-    """
-    x0 = to_float(pixels)
-    eps = Noise(seed, torch.arange(len(x0))).normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
-    return [to_uint8(schedule.at(t).noisy(x0, eps)) for t in times], list(times)
-
-
-def label_text(label: Any) -> Any:
-    """A label as ``conditioning_for`` takes it: from an index, a name, several of either, or attributes by name."""
-    if isinstance(label, Mapping):
-        return ",".join(f"{name}={value}" for name, value in label.items())
-    if isinstance(label, Sequence) and not isinstance(label, str):
-        return ",".join(map(str, label))
-    return label if label is None or isinstance(label, (str, Tensor)) else str(label)

@@ -14,14 +14,14 @@ from fromnoise.training import held_out
 from fromnoise.utils.errors import UserError
 
 
-def tensors(trainer):
+def tensors(loop):
     """All tensors of the training state, cloned."""
-    return {k: v.clone() for k, v in trainer.state()[0].items()}
+    return {k: v.clone() for k, v in loop.state()[0].items()}
 
 
-def saved_state(trainer):
+def saved_state(loop):
     """The training state as it is read back from the disk."""
-    return tensors(trainer), json.loads(json.dumps(trainer.state()[1]))
+    return tensors(loop), json.loads(json.dumps(loop.state()[1]))
 
 
 def same(a, b):
@@ -109,9 +109,9 @@ def test_compiled(make):
     """With a compiled network the losses agree with eager ones to 1e-4, and resumed equals uninterrupted."""
 
     def compiled():
-        trainer = make(network_dropout=0)
-        trainer.model.denoiser.network.compile()
-        return trainer
+        loop = make(network_dropout=0)
+        loop.model.denoiser.network.compile()
+        return loop
 
     reports = check_resume(compiled, (5,))
     eager = torch.tensor([r.loss for r in make(network_dropout=0).run()])
@@ -130,17 +130,17 @@ def test_gradient_accumulation(make):
 def test_out_of_memory_doubles_the_micro_batches(make):
     """Once, at the first step; from then on the run equals one that accumulates from the start, bit for bit."""
 
-    def with_memory_for(trainer, most):
-        forward, trainer.tried = trainer.diffusion_loss.forward, []
+    def with_memory_for(loop, most):
+        forward, loop.tried = loop.diffusion_loss.forward, []
 
         def limited(x0, *args, **kwargs):
-            trainer.tried.append(len(x0))
+            loop.tried.append(len(x0))
             if len(x0) > most:
                 raise torch.OutOfMemoryError("too much")
             return forward(x0, *args, **kwargs)
 
-        trainer.diffusion_loss.forward = limited
-        return trainer
+        loop.diffusion_loss.forward = limited
+        return loop
 
     messages = []
     found, want = with_memory_for(make(steps=3, log=messages.append), 5), make(steps=3, train_accumulate=4)
@@ -165,91 +165,91 @@ def test_measurements_do_not_change_training(make):
 
 def test_held_out_loss_is_reproducible(make):
     """The same weights have the same held-out loss, because each image has a fixed time and fixed noise."""
-    trainer = make()
-    first = trainer.evaluate()
-    assert first == trainer.evaluate()
-    list(trainer.run())
-    assert trainer.evaluate()["held_out_loss"] < first["held_out_loss"]
+    loop = make()
+    first = loop.evaluate()
+    assert first == loop.evaluate()
+    list(loop.run())
+    assert loop.evaluate()["held_out_loss"] < first["held_out_loss"]
     assert len(first["loss_by_t"]) == 10
 
 
 def test_loss_falls(make):
     """After 150 steps on real digits the loss is below 0.7 of the first."""
-    trainer = make(steps=150, train_lr=3e-3, network_dropout=0.0, train_report_every=30)
-    logged = [r.loss for r in trainer.run() if r.logged]
+    loop = make(steps=150, train_lr=3e-3, network_dropout=0.0, train_report_every=30)
+    logged = [r.loss for r in loop.run() if r.logged]
     assert logged[-1] < 0.7 * logged[0]
 
 
-def make_non_finite(trainer, when):
-    """Make the loss NaN or infinite at the steps for which ``when(trainer)`` is true."""
-    forward = trainer.diffusion_loss.forward
+def make_non_finite(loop, when):
+    """Make the loss NaN or infinite at the steps for which ``when(loop)`` is true."""
+    forward = loop.diffusion_loss.forward
 
     def poisoned(*args, **kwargs):
         losses = forward(*args, **kwargs)
-        factor = math.nan if trainer.progress.step % 2 else math.inf
-        return losses._replace(weighted=losses.weighted * factor) if when(trainer) else losses
+        factor = math.nan if loop.progress.step % 2 else math.inf
+        return losses._replace(weighted=losses.weighted * factor) if when(loop) else losses
 
-    trainer.diffusion_loss.forward = poisoned
+    loop.diffusion_loss.forward = poisoned
 
 
 def test_non_finite_steps_are_dropped(make):
     """They change neither weights nor moments nor averages, and are counted; training continues."""
-    trainer = make(steps=6)
-    make_non_finite(trainer, lambda t: t.progress.step in (2, 3))
+    loop = make(steps=6)
+    make_non_finite(loop, lambda t: t.progress.step in (2, 3))
     before, dropped = None, []
-    for report in trainer.run():
+    for report in loop.run():
         dropped.append(report.dropped_steps)
         if report.step in (3, 4):
-            assert same(tensors(trainer), before)
+            assert same(tensors(loop), before)
         else:
-            assert before is None or not same(tensors(trainer), before)
-        before = tensors(trainer)
+            assert before is None or not same(tensors(loop), before)
+        before = tensors(loop)
     assert dropped == [0, 0, 1, 2, 2, 2]
-    assert all(bool(t.isfinite().all()) for t in trainer.ema_state_dict().values())
+    assert all(bool(t.isfinite().all()) for t in loop.ema_state_dict().values())
 
 
 def test_rollback_after_several_dropped_steps(make):
     """To the last saved state, with half the learning rate and a message; training then ends well (PD#44)."""
     saved, messages = [], []
-    trainer = make(steps=14, load_state=lambda skip: saved[-1], log=messages.append)
-    make_non_finite(trainer, lambda t: 4 <= t.progress.step < 9)
-    for report in trainer.run():
+    loop = make(steps=14, load_state=lambda skip: saved[-1], log=messages.append)
+    make_non_finite(loop, lambda t: 4 <= t.progress.step < 9)
+    for report in loop.run():
         if report.step == 3:
-            saved.append(saved_state(trainer))
+            saved.append(saved_state(loop))
         if report.step == 9:
             assert report.rollbacks == 1 and report.dropped_steps == 5
-            assert same(tensors(trainer), saved[0][0])
-    assert trainer.progress.lr_scale == 0.5
+            assert same(tensors(loop), saved[0][0])
+    assert loop.progress.lr_scale == 0.5
     assert any("back to the weights of step 3" in line and "halved" in line for line in messages)
-    assert all(bool(t.isfinite().all()) for t in trainer.ema_state_dict().values())
+    assert all(bool(t.isfinite().all()) for t in loop.ema_state_dict().values())
 
 
 def test_rollback_to_an_older_state(make):
     """If the newest state gives NaN too: it may have been saved between a good step and the first bad one (DD#61)."""
     skips = []
-    trainer = make(steps=40)
-    good = saved_state(trainer)
+    loop = make(steps=40)
+    good = saved_state(loop)
     bad = ({k: torch.full_like(v, math.nan) if k.startswith("model.") else v for k, v in good[0].items()}, good[1])
 
     def load_state(skip):
         skips.append(skip)
         return bad if skip == 0 else good
 
-    trainer._load_state = load_state
-    make_non_finite(trainer, lambda t: t.progress.step < 5)
-    list(trainer.run())
+    loop._load_state = load_state
+    make_non_finite(loop, lambda t: t.progress.step < 5)
+    list(loop.run())
     assert skips == [0, 1]
-    assert trainer.progress.dropped_steps == 10 and trainer.progress.rollbacks == 2
-    assert all(bool(t.isfinite().all()) for t in trainer.ema_state_dict().values())
+    assert loop.progress.dropped_steps == 10 and loop.progress.rollbacks == 2
+    assert all(bool(t.isfinite().all()) for t in loop.ema_state_dict().values())
 
 
 def test_ten_rollbacks_in_a_row_end_the_run(make):
     """With a message that names the data and the learning rate."""
-    trainer = make(steps=500)
-    make_non_finite(trainer, lambda t: True)
+    loop = make(steps=500)
+    make_non_finite(loop, lambda t: True)
     with pytest.raises(UserError, match="not finite"):
-        list(trainer.run())
-    assert trainer.progress.step < 100
+        list(loop.run())
+    assert loop.progress.step < 100
 
 
 def test_batch_that_cannot_be_divided(make):
@@ -259,51 +259,51 @@ def test_batch_that_cannot_be_divided(make):
 
 def test_budget_in_minutes(make):
     """The run ends on time, and learning rate and budget_used run their whole course."""
-    trainer = make(steps=None, train_minutes=0.05, train_evaluations=1)
-    reports = list(trainer.run())
-    assert trainer.progress.seconds >= 3 and reports[-1].budget_used == 1
+    loop = make(steps=None, train_minutes=0.05, train_evaluations=1)
+    reports = list(loop.run())
+    assert loop.progress.seconds >= 3 and reports[-1].budget_used == 1
     assert reports[0].budget_used < reports[-2].budget_used < 1  # the last step began within the budget
     assert reports[-1].lr < 0.5 * max(r.lr for r in reports)
 
 
 def test_stop(make):
     """The loop ends after the current step."""
-    trainer = make(steps=100)
-    for report in trainer.run():
+    loop = make(steps=100)
+    for report in loop.run():
         if report.step == 3:
-            trainer.stop()
-    assert trainer.progress.step in (3, 4) and trainer.stopping
+            loop.stop()
+    assert loop.progress.step in (3, 4) and loop.stopping
 
 
 def test_held_out_images_are_of_every_class(make, monkeypatch):
     """Data sets are often sorted by class, so the images are chosen over the whole set."""
-    trainer = make(train_held_out=45)
+    loop = make(train_held_out=45)
     seen = []
     to_inputs = held_out.to_inputs
     monkeypatch.setattr(
         held_out, "to_inputs", lambda x, labels, *rest: seen.append(labels) or to_inputs(x, labels, *rest)
     )
-    monkeypatch.setattr(trainer.data.held_out, "labels", torch.arange(90) // 9)
-    trainer.evaluate()
+    monkeypatch.setattr(loop.data.held_out, "labels", torch.arange(90) // 9)
+    loop.evaluate()
     assert len(torch.cat(seen).unique()) >= 9
 
 
 def test_ema_denoiser_has_the_averages(make):
     """Its parameters are those of the first average, not the raw weights."""
-    trainer = make(ema_decays=[0.9, 0.5])
-    list(trainer.run())
-    found = dict(trainer.ema_denoiser().named_parameters())
-    raw = dict(trainer.model.denoiser.named_parameters())
-    assert all(torch.equal(p, trainer.ema.averages[0][name]) for name, p in found.items())
+    loop = make(ema_decays=[0.9, 0.5])
+    list(loop.run())
+    found = dict(loop.ema_denoiser().named_parameters())
+    raw = dict(loop.model.denoiser.named_parameters())
+    assert all(torch.equal(p, loop.ema.averages[0][name]) for name, p in found.items())
     assert any(not torch.equal(p, raw[name]) for name, p in found.items())
 
 
 def test_moments_have_the_memory_layout_of_their_weights(make):
     """Also after a resume: the fused optimizer is slower with mixed layouts."""
-    trainer = make()
-    list(trainer.run())
+    loop = make()
+    list(loop.run())
     resumed = make()
-    resumed.resume(*saved_state(trainer))
+    resumed.resume(*saved_state(loop))
     strides = {name: p.stride() for name, p in resumed.model.denoiser.named_parameters()}
     moments = {
         k.removesuffix(".exp_avg"): v for k, v in resumed.optimizer_step.state_dict().items() if k.endswith(".exp_avg")

@@ -1,0 +1,20 @@
+"""Sampling: the one place where a model, a sampler, guidance and a condition become images.
+
+``sample_steps`` is the loop over batches for a whole configuration; ``Pipeline`` is its interface for Python programs.
+"""
+
+from fromnoise.pipeline.forward import FORWARD_TIMES, forward_process
+from fromnoise.pipeline.pipeline import Pipeline, label_text
+from fromnoise.pipeline.sampling_run import Samples, SampleStep, SamplingRun, collect, sample_steps
+
+__all__ = [
+    "FORWARD_TIMES",
+    "Pipeline",
+    "SampleStep",
+    "Samples",
+    "SamplingRun",
+    "collect",
+    "forward_process",
+    "label_text",
+    "sample_steps",
+]

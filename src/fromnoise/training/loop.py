@@ -1,0 +1,347 @@
+"""The training loop, a generator of step reports: the caller logs, saves, previews and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from fromnoise.data import Batch, BatchStream, Data
+from fromnoise.diffusion.denoiser import Denoiser
+from fromnoise.diffusion.losses import LossTerms, loss_by_time, self_condition_mask
+from fromnoise.model import Model
+from fromnoise.networks import kernels
+from fromnoise.training import fit_pseudo_labels
+from fromnoise.training.distributed import sync_clock_and_stop
+from fromnoise.training.ema import EMA
+from fromnoise.training.held_out import HeldOutLoss
+from fromnoise.training.inputs import to_inputs
+from fromnoise.training.optim import Budget, OptimizerStep, learning_rate, optimizer_from_config
+from fromnoise.training.progress import StepReport, TrainingProgress, peak_memory
+from fromnoise.utils.device import ComputeConfig
+from fromnoise.utils.errors import UserError
+
+_MAX_DROPPED_IN_A_ROW = 5  # non-finite steps that cause a rollback
+_MAX_ROLLBACKS_IN_A_ROW = 10  # rollbacks without a finite step between them that end the run
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors and JSON header of a training state."""
+
+
+class TrainingLoop:
+    """Trains the denoiser of a model on a stream of images.
+
+    Each step is a function of the training state and of the position in the stream, so a resumed run is bit for bit
+    the uninterrupted one.
+
+    Attributes:
+        model: its denoiser is trained in place.
+        data: training and held-out images.
+        compute: device and precision.
+        accelerator: the processes of the run.
+        config: the section ``train`` of the recipe.
+        budget: how long to train.
+        progress: counters that are saved in the training state.
+        ema: averages of the weights, or the weights of the best epoch.
+        stopping: whether the loop ends before the next step.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Data,
+        compute: ComputeConfig,
+        accelerator: Accelerator,
+        load_state: Callable[[int], State | None] = lambda skip: None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Prepare training; on CPUs this enables the C kernels.
+
+        Args:
+            model: a model with initial weights.
+            data: training and held-out images.
+            compute: device and precision.
+            accelerator: the processes of the run.
+            load_state: returns a saved state for a rollback after repeated non-finite steps, None if there is none;
+                its argument is the number of newer states to skip because they gave non-finite steps as well.
+            log: receives messages.
+
+        Raises:
+            UserError: the batch cannot be divided among processes and accumulation steps.
+        """
+        config = model.recipe.train
+        self.model, self.data, self.compute, self.accelerator = model, data, compute, accelerator
+        self.config, self._load_state, self._log = config, load_state, log
+        parts = accelerator.num_processes * config.accumulate
+        if config.batch % parts:
+            raise UserError(
+                f"train.batch {config.batch} cannot be divided into {parts} equal parts (processes x accumulate): "
+                f"use a multiple of {parts}"
+            )
+        self.budget = Budget.from_config(config, len(data.train))
+        self.progress = TrainingProgress()
+        self.stopping = self._stop_requested = False
+        self._micro_batches = config.accumulate
+        kernels.enable()
+        compute.to_device(model.denoiser)
+        self.ema = EMA(model.recipe.ema, model.denoiser, Fraction(len(data.train), config.batch))
+        self._ema_denoiser = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
+        self.optimizer_step = OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype)
+        self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
+        loss = model.diffusion_loss()
+        self.time_sampler = loss.time_sampler
+        self.diffusion_loss = accelerator.prepare(loss)
+        self.held_out_loss = HeldOutLoss(model, data.held_out, compute)
+        self.stream = BatchStream(data.train, config.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
+
+    def fit_pseudo_labels(self) -> None:
+        """Fit the pseudo-labels to the training images, if the model uses them."""
+        if self.model.denoiser.pseudo_labels is not None:
+            clusters = fit_pseudo_labels.fit_synchronized(
+                self.model.denoiser.pseudo_labels, self.stream, self.config.seed, self.accelerator
+            )
+            self._log(f"{clusters} clusters of the training images as pseudo-labels (data.pseudo_labels)")
+
+    # ---- the loop
+
+    def run(self) -> Iterator[StepReport]:
+        """Train until the budget is used or ``stop`` was called; yields a report after each step."""
+        start_time, seconds_before = time.monotonic(), self.progress.seconds
+        first_step = self.progress.step
+        processes = self.accelerator.num_processes
+        batches = self.stream.iterate(
+            first_step * self.config.batch, self.config.batch // processes, self.accelerator.process_index, processes
+        )
+        try:
+            while self.budget_used < 1 and not self.stopping:
+                used_before = self.budget_used
+                loss, grad_norm, lr = self._train_step(next(batches))
+                seconds = seconds_before + time.monotonic() - start_time
+                self.progress.seconds, self.stopping = sync_clock_and_stop(
+                    self.accelerator, self.compute.device, seconds, self._stop_requested
+                )
+                yield self._report(loss, grad_norm, lr, used_before, start_time, first_step)
+        finally:
+            batches.close()
+
+    @property
+    def budget_used(self) -> float:
+        """Fraction of the budget used, in [0, 1]."""
+        return self.budget.used(self.progress.step, self.progress.seconds)
+
+    def stop(self) -> None:
+        """End the loop after the current step, in all processes."""
+        self._stop_requested = True
+
+    def _train_step(self, batch: Batch) -> tuple[float, float, float]:
+        """Take one optimizer step; returns loss over all processes, gradient norm and learning rate."""
+        progress = self.progress
+        lr = learning_rate(self.config, progress.step, self.budget_used) * progress.lr_scale
+        if self._has_dropout:  # nothing else uses torch's global generator
+            torch.manual_seed(_mix_seeds(self.config.seed, progress.step, self.accelerator.process_index))
+        if not self.model.denoiser.training:  # train() visits every module, which is slower than this check
+            self.model.denoiser.train()
+        loss = self._backward_within_memory(batch)
+        grad_norm = self.optimizer_step.clip(self.config.clip)
+        progress.step += 1
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self.optimizer_step.step(lr)
+            self.ema.update(progress.step, loss)
+            progress.loss_sum, progress.loss_count = progress.loss_sum + loss, progress.loss_count + 1
+            progress.dropped_in_a_row = progress.rollbacks_in_a_row = 0
+        else:
+            self._drop_step()
+        self.optimizer_step.zero_grad()
+        return loss, grad_norm, lr
+
+    def _backward_within_memory(self, batch: Batch) -> float:
+        """``_backward`` with as many micro-batches as the GPU's memory requires; doubles them when memory runs out.
+
+        Raises:
+            UserError: a single image does not fit, or there are several processes, which would have to agree.
+        """
+        while True:
+            try:
+                return self._backward(batch, self._micro_batches)
+            except torch.OutOfMemoryError:
+                size = len(batch.positions) // self._micro_batches
+                if size % 2 or self.accelerator.num_processes > 1:
+                    raise UserError(
+                        f"a micro-batch of {size} images does not fit in memory: raise train.accumulate "
+                        f"(now {self._micro_batches}), use a smaller network, or set network.recompute to true"
+                    ) from None
+            self.optimizer_step.zero_grad()
+            torch.cuda.empty_cache()
+            self._micro_batches *= 2
+            self._log(f"a micro-batch of {size} images does not fit in memory: continuing with {size // 2}")
+
+    def _backward(self, batch: Batch, micro_batches: int) -> float:
+        """Accumulate the gradient of the mean loss over micro-batches; returns the mean loss over all processes."""
+        terms: list[LossTerms] = []
+        self_condition = self_condition_mask(self.config.seed, self.progress.step)
+        size = len(batch.positions) // micro_batches
+        for i in range(micro_batches):
+            part = slice(i * size, (i + 1) * size)
+            labels = batch.labels[part] if batch.labels is not None else None
+            x0, cond = to_inputs(batch.pixels[part], labels, self.model, self.compute)
+            last = i == micro_batches - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.diffusion_loss):
+                with self.compute.autocast():
+                    losses: LossTerms = self.diffusion_loss(
+                        x0, batch.positions[part], cond, self_condition=self_condition
+                    )
+                (losses.weighted.mean() / micro_batches).backward()
+            terms.append(losses)
+        return self._gather_losses(terms)
+
+    def _gather_losses(self, terms: list[LossTerms]) -> float:
+        """Collect the losses of all processes, update the time sampler, and return the mean weighted loss."""
+        local = torch.stack(
+            [torch.cat([part.weighted.detach() for part in terms]), torch.cat([part.unweighted for part in terms])], 1
+        )
+        losses = cast(Tensor, self.accelerator.gather(local)).cpu()
+        if self.time_sampler.state_dict() and bool(losses.isfinite().all()):
+            u = torch.cat([part.u for part in terms]).to(self.compute.device)
+            self.time_sampler.update(cast(Tensor, self.accelerator.gather(u)).cpu(), losses[:, 1])
+        return float(losses[:, 0].mean())
+
+    def _drop_step(self) -> None:
+        """Count a non-finite step; after several in a row return to a saved state with half the learning rate."""
+        progress = self.progress
+        progress.dropped_steps += 1
+        progress.dropped_in_a_row += 1
+        self._log(
+            f"step {progress.step}: the loss or the gradient is not finite; step dropped "
+            f"({progress.dropped_steps} so far)"
+        )
+        if progress.dropped_in_a_row < _MAX_DROPPED_IN_A_ROW:
+            return
+        if progress.rollbacks_in_a_row >= _MAX_ROLLBACKS_IN_A_ROW:
+            raise UserError(
+                f"the loss is not finite, even at {progress.lr_scale:.2g} of the learning rate: "
+                "check the data with fromnoise show data, or lower --train.lr"
+            )
+        state = self._load_state(progress.rollbacks_in_a_row)
+        if state is not None:
+            self._load_tensors(state[0])
+        progress.lr_scale, progress.dropped_in_a_row = progress.lr_scale / 2, 0
+        progress.rollbacks, progress.rollbacks_in_a_row = progress.rollbacks + 1, progress.rollbacks_in_a_row + 1
+        action = f"back to the weights of step {state[1]['progress']['step']}" if state is not None else "continuing"
+        self._log(
+            f"step {progress.step}: {_MAX_DROPPED_IN_A_ROW} steps dropped in a row; {action} with the learning rate "
+            f"halved (now x{progress.lr_scale:.3g})"
+        )
+
+    # ---- reports
+
+    def _report(
+        self, loss: float, grad_norm: float, lr: float, used_before: float, start_time: float, first_step: int
+    ) -> StepReport:
+        """Report a step, with held-out losses ``train.evaluations`` times over the budget and after the first step."""
+        progress, config = self.progress, self.config
+        evaluations_due = int(used_before * config.evaluations) != int(self.budget_used * config.evaluations)
+        measure = evaluations_due or progress.step == 1
+        logged = measure or progress.step % config.report_every == 0
+        mean_loss = progress.loss_sum / progress.loss_count if progress.loss_count else loss
+        held_out_losses = self.evaluate() if measure else {}
+        if logged:
+            progress.loss_sum, progress.loss_count = 0.0, 0
+        elapsed = time.monotonic() - start_time
+        used_here = self.budget_used - self.budget.used(first_step, progress.seconds - elapsed)
+        timing = {
+            "seconds": round(progress.seconds, 2),
+            "images_per_second": round((progress.step - first_step) * config.batch / max(1e-9, elapsed), 2),
+            "remaining_seconds": round(elapsed / max(1e-9, used_here) * (1 - self.budget_used), 1),
+            "memory_mb": round(peak_memory(self.compute.device)),
+        }
+        return StepReport(
+            step=progress.step,
+            images=progress.step * config.batch,
+            loss=mean_loss,
+            lr=lr,
+            budget_used=self.budget_used,
+            dropped_steps=progress.dropped_steps,
+            rollbacks=progress.rollbacks,
+            grad_norm=grad_norm,
+            logged=logged,
+            timing=timing,
+            **held_out_losses,
+        )
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, Any]:
+        """Measure the loss on held-out images, at times and with noise that are the same at every call.
+
+        Returns:
+            ``held_out_loss`` and ``loss_by_t`` (ten bins of t) with the EMA weights, ``held_out_loss_raw`` with the
+            raw weights.
+        """
+        raw, times = self.held_out_loss(self.model.denoiser.eval())
+        averaged = raw
+        if self.ema.active:
+            averaged, times = self.held_out_loss(self.ema_denoiser())
+        bins = loss_by_time(averaged, times).tolist()
+        return {
+            "held_out_loss": float(averaged.mean()),
+            "held_out_loss_raw": float(raw.mean()),
+            "loss_by_t": [round(v, 8) if math.isfinite(v) else None for v in bins],
+        }
+
+    def ema_denoiser(self) -> Denoiser:
+        """The denoiser with the weights for sampling: EMA, best epoch, or raw weights if the recipe has neither.
+
+        The same object at each call, in evaluation mode; its weights are those of the last call.
+        """
+        with torch.no_grad():
+            weights = self.ema.parameters()
+            for name, p in self._ema_denoiser.named_parameters():
+                p.copy_(weights[name])
+            for copied, original in zip(self._ema_denoiser.buffers(), self.model.denoiser.buffers(), strict=True):
+                copied.copy_(original)
+        return self._ema_denoiser
+
+    # ---- state
+
+    def ema_state_dict(self) -> dict[str, Tensor]:
+        """Weights and buffers of ``ema_denoiser``, float32: the content of model.safetensors."""
+        return self.ema_denoiser().state_dict()
+
+    def state(self) -> State:
+        """Tensors and header from which ``resume`` continues bit for bit."""
+        tensors = {f"model.{k}": v for k, v in self.model.denoiser.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in self.optimizer_step.state_dict().items()}
+        tensors |= {f"time_sampler.{k}": v for k, v in self.time_sampler.state_dict().items()}
+        return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
+
+    def resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self._load_tensors(tensors)
+        self.progress = TrainingProgress(**header["progress"])
+
+    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, t in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = t
+        self.model.denoiser.load_state_dict(parts["model"])
+        self.ema.load_state_dict(parts.get("ema", {}))
+        if "time_sampler" in parts:
+            self.time_sampler.load_state_dict(parts["time_sampler"])
+        self.optimizer_step.load_state_dict(parts.get("optimizer", {}))
+
+
+def _mix_seeds(*numbers: int) -> int:
+    """Hash several integers to one 63-bit seed (a linear congruential step for each)."""
+    out = 0
+    for n in numbers:
+        out = (out * 6364136223846793005 + n + 1442695040888963407) & (2**63 - 1)
+    return out
