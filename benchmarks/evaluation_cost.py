@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from header import header
+from header import GENERAL_UNET, header
 
 from fromnoise.data import load, shuffled_indices
 from fromnoise.evaluation.features.trained import classifier_features, self_supervised_features
@@ -93,7 +93,7 @@ def short_run(folder: Path) -> Path:
     from fromnoise import config as recipes
     from fromnoise.training.run import train
 
-    train(recipes.load("unet", NETWORK | {"train.steps": 10}), folder)
+    train(recipes.load(GENERAL_UNET, NETWORK | {"train.steps": 10}), folder)
     return folder
 
 

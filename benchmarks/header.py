@@ -1,4 +1,4 @@
-"""The header of every benchmark: hardware, versions, date, command."""
+"""What benchmarks share: the header with hardware, versions, date and command, and a recipe that they change."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 
 import fromnoise
+
+GENERAL_UNET = str(Path(__file__).with_name("general_unet.toml"))
+"""The recipe that benchmarks of the general U-Net change."""
 
 
 def _cpu() -> str:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from header import header
+from header import GENERAL_UNET, header
 from torch import Tensor
 
 from fromnoise import config as recipes
@@ -67,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = [args.folder / f"{steps}-steps" for steps in STEPS]
     for steps, run in zip(STEPS, runs, strict=True):
-        train(recipes.load("unet", NETWORK | {"train.steps": steps}), run)
+        train(recipes.load(GENERAL_UNET, NETWORK | {"train.steps": steps}), run)
     print(header())
     classifiers = {}
     for name in ("fashion_mnist", "mnist"):

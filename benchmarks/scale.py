@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from header import header
+from header import GENERAL_UNET, header
 
 from fromnoise import config as recipes
 from fromnoise.data import Data, MemoryImages
@@ -55,7 +55,7 @@ def make_trainer(config: dict[str, Any]) -> TrainingLoop:
 
     side, batch, count = config["side"], config["batch"], config["count"]
     changes = {"network.recompute": config["recompute"], "train.batch": batch, "train.steps": config["steps"]}
-    recipe = recipes.load("unet", BASE | changes)
+    recipe = recipes.load(GENERAL_UNET, BASE | changes)
     pixels = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8)
     data = Data(MemoryImages(pixels), MemoryImages(pixels[:2]), None, (1, side, side), "", 0)
     compute = select_device(config["device"])

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from header import header
+from header import GENERAL_UNET, header
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -71,7 +71,7 @@ class Entry:
 
 def ours(compute: ComputeConfig, batch: int, compiled: bool, c_kernels: bool = True) -> Entry:
     """Our U-Net, loss, optimizer and EMA; the C kernel is used for sampling too, as with FROMNOISE_KERNELS=1."""
-    model = build(recipes.load("unet", OURS), DatasetInfo((1, SIDE, SIDE)))
+    model = build(recipes.load(GENERAL_UNET, OURS), DatasetInfo((1, SIDE, SIDE)))
     compute.to_device(model.denoiser)
     if compiled:
         model.denoiser.network.compile()

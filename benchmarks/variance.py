@@ -15,7 +15,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from header import header
+from header import GENERAL_UNET, header
 
 from fromnoise import config as recipes
 from fromnoise.checkpoint import load_model
@@ -70,7 +70,9 @@ def main() -> None:
         for kind, keys in KINDS.items():
             out = args.folder / f"{kind}-{seed}"
             train(
-                recipes.load("unet", COMMON | keys | {"train.seed": seed, "train.steps": args.steps}), out, device="cpu"
+                recipes.load(GENERAL_UNET, COMMON | keys | {"train.seed": seed, "train.steps": args.steps}),
+                out,
+                device="cpu",
             )
             model = load_model(out).model
             compute.to_device(model.denoiser)

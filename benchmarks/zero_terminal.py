@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from header import header
+from header import GENERAL_UNET, header
 from torch import Tensor
 
 from fromnoise import config as recipes
@@ -48,7 +48,7 @@ VARIANTS = {
 
 def train(variant: dict[str, object], share: float, side: int, steps: int, seed: int = 0) -> Model:
     """A model of constant images, a ``share`` of which is white and the rest black."""
-    model = build(recipes.load("unet", SMALL | variant), DatasetInfo((1, side, side)), seed=seed)
+    model = build(recipes.load(GENERAL_UNET, SMALL | variant), DatasetInfo((1, side, side)), seed=seed)
     compute = select_device("cpu", "fp32")
     compute.to_device(model.denoiser)
     objective = model.diffusion_loss()

@@ -34,7 +34,15 @@ SHAPES = {
     "ho2020": (3, 32, 32),
     "images": (3, 64, 64),
 }
-PARAMETERS = {"pulfer": 506_852, "pulfer-fashion": 506_852, "simple": 858_753, "ho2020": 35_746_307}
+PARAMETERS = {
+    "pulfer": 506_852,
+    "pulfer-fashion": 506_852,
+    "simple": 858_753,
+    "ho2020": 35_746_307,
+    "unet": 35_711_491,
+    "flowers": 63_200_387,
+}
+DATA = {"images": "emoji_64.zip", "flowers": "flowers102_64.zip"}  # the official split of flowers is not available
 
 
 @pytest.mark.slow
@@ -44,8 +52,8 @@ def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsy
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
     out = tmp_path / "run"
     arguments = [w for key, value in SMALL.items() for w in (f"--{key}", str(value))]
-    if name == "images":
-        arguments += ["--data", str(real_data / "emoji_64.zip")]
+    if name in DATA:
+        arguments += ["--data", str(real_data / DATA[name])]
     assert main(["train", name, "--out", str(out), "--device", "cpu", *arguments]) == 0, capsys.readouterr().err
     reports = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
     assert [r["step"] for r in reports] == [1, 2] and all(0 < r["loss"] < 1e4 for r in reports)
@@ -53,6 +61,10 @@ def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsy
     assert model.dataset_info.shape == SHAPES[name]
     if name in PARAMETERS:
         assert model.parameters == PARAMETERS[name]
+    if not model.recipe.train.autosize:
+        assert main(["recipes", "--json", str(tmp_path / "recipes.json")]) == 0
+        rows = json.loads((tmp_path / "recipes.json").read_text())
+        assert model.parameters == next(row["parameters"] for row in rows if row["name"] == name)
     assert all(bool(torch.isfinite(p).all()) for p in model.denoiser.parameters())
     samples = tmp_path / "samples.png"
     assert main(["sample", str(out), "-n", "1", "--steps", "2", "--out", str(samples), "--device", "cpu"]) == 0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fromnoise.data import prepare
+from fromnoise.data import load, prepare
 from fromnoise.data.decoding import channels_needed, display_size
 from fromnoise.data.value_range import infer_value_range
 from fromnoise.utils.errors import UserError
@@ -311,3 +313,31 @@ def test_infer_value_range() -> None:
         assert found is not None and found.description == expected
     for kind, low, high in (("f", -3, 3), ("i", -1, 1), ("f", 0, 65535)):
         assert infer_value_range(kind, low, high) is None
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 50), (91, 91), (9, 9)])
+def test_bilinear_resize_equals_torch_with_antialiasing(size: tuple[int, int]) -> None:
+    """Within one level of torch's antialiased bilinear interpolation, which is another implementation of the filter."""
+    array = noise(*size, 3)
+    images = torch.from_numpy(array).permute(2, 0, 1)[None].double()
+    expected = torch.nn.functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)[0]
+    got = prepare(Image.fromarray(array), 16, 16, 3, "bilinear")
+    assert np.abs(got - expected.numpy()).max() <= 1
+    assert np.array_equal(got, prepare(array, 16, 16, 3, "bilinear"))
+    assert not np.array_equal(got, prepare(array, 16, 16, 3))
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_data_set_resized_with_another_filter(tmp_path: Path, limit: int) -> None:
+    """The filter reaches images in memory and images decoded on demand, and changes the fingerprint."""
+    array = noise(40, 30, 3)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(array).save(tmp_path / name)
+    lanczos, bilinear = (
+        load(str(tmp_path), size=16, resize=resize, memory_limit=limit, log=lambda line: None)
+        for resize in ("lanczos", "bilinear")
+    )
+    first = torch.tensor([0])
+    assert np.array_equal(bilinear.train.get(first)[0].numpy(), prepare(array, 16, 16, 3, "bilinear"))
+    assert np.array_equal(lanczos.train.get(first)[0].numpy(), prepare(array, 16, 16, 3))
+    assert bilinear.fingerprint != lanczos.fingerprint

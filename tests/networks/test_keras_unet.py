@@ -9,6 +9,9 @@ import torch
 from keras_unet import KerasUNet
 from torch import Tensor
 
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.model import build
 from fromnoise.networks import UNet
 
 FLOWERS: dict[str, Any] = {
@@ -115,3 +118,18 @@ def test_unknown_attention_residual_is_refused() -> None:
     """The message names the two that are possible."""
     with pytest.raises(ValueError, match="attention_residual='output' is not known; use input or normalized"):
         flowers(16, attention_residual="output")
+
+
+@pytest.mark.slow
+def test_network_of_the_recipe_equals_the_keras_example() -> None:
+    """The recipe ``flowers`` at its published width, in float64."""
+    keras = KerasUNet()
+    x, steps = torch.randn(1, 16, 24, 3, dtype=torch.float64), torch.tensor([731])
+    expected = keras(x, steps).permute(0, 3, 1, 2)
+    model = build(recipes.load("flowers"), DatasetInfo((3, 64, 64)), device="meta")
+    network = model.denoiser.network.eval()
+    network.load_state_dict(from_keras(keras), assign=True)
+    with torch.no_grad():
+        out = network(x.permute(0, 3, 1, 2), steps.double())
+    assert expected.std() > 0.1
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)

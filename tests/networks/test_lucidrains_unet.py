@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise import config as recipes
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.model import build
 from fromnoise.networks import LucidrainsUNet
 
 Weights = Mapping[str, Tensor]
@@ -298,6 +301,23 @@ def test_equals_the_published_layers(
         out = ours(torch.cat([x, previous], 1) if self_conditioning else x, step)
     assert expected.std() > 0.1
     torch.testing.assert_close(out, expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("self_conditioning", [False, True])
+def test_network_of_the_recipe_equals_the_published_layers(self_conditioning: bool) -> None:
+    """The recipe ``unet`` in float64, without and with self-conditioning."""
+    weights = random_weights(published_shapes(6 if self_conditioning else 3, 3, 64, (1, 2, 4, 8)))
+    recipe = recipes.load("unet", {"loss.self_conditioning": self_conditioning})
+    network = build(recipe, DatasetInfo((3, 128, 128)), device="meta").denoiser.network.eval()
+    network.load_state_dict(from_published(weights, self_conditioning), assign=True)
+    x, step = torch.randn(1, 3, 16, 16, dtype=torch.float64), torch.tensor([871.0], dtype=torch.float64)
+    previous = torch.randn_like(x)
+    with torch.no_grad():
+        expected = published_output(weights, torch.cat([previous, x], 1) if self_conditioning else x, step, 4)
+        out = network(torch.cat([x, previous], 1) if self_conditioning else x, step)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("self_conditioning", [False, True])

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fromnoise.config import Recipe
 
+EXAMPLE_SHAPE = (3, 64, 64)
+"""(C, H, W) for which parameters are counted if the recipe does not determine the data."""
+
 HELP = "list the recipes: data, size, parameters, expected cost and quality"
 EPILOG = "example:\n  fromnoise recipes"
 
@@ -27,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     rows = [_row(recipes.load(name)) for name in recipes.names()]
     for r in rows:
-        print(f"{r['name']:15} {r['data']:14} {r['size']:>9}  {r['parameters']:>11,} parameters  {r['budget']}")
+        print(f"{r['name']:15} {r['data']:18} {r['size']:>12}  {r['parameters']:>11,} parameters  {r['budget']}")
         for line in (r["about"], f"cost: {r['cost']}", f"quality: {r['quality']}"):
             print(f"{'':15} {line}")
     if args.json:
@@ -36,19 +39,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(recipe: Recipe) -> dict[str, object]:
+    """What is printed of a recipe."""
     from fromnoise.config import BUDGETS
+    from fromnoise.config.recipe_data import declared_info
     from fromnoise.data.dataset_info import DatasetInfo
     from fromnoise.model import build
 
-    height, width = recipe.data.size or ((8, 8) if recipe.data.source == "digits" else (64, 64))
-    channels = recipe.data.channels or (1 if recipe.data.source in ("digits", "mnist", "fashion_mnist") else 3)
-    model = build(recipe, DatasetInfo((channels, height, width)), device="meta")
+    info = declared_info(recipe)
+    shape = "x".join(map(str, (info.shape if info else EXAMPLE_SHAPE)))
+    model = build(recipe, info or DatasetInfo(EXAMPLE_SHAPE), device="meta")
     budget = next(f"{getattr(recipe.train, b):,g} {b}" for b in BUDGETS if getattr(recipe.train, b) is not None)
     return {
         "name": recipe.name,
         "about": recipe.about,
-        "data": recipe.data.source or "your folder",
-        "size": f"{channels}x{height}x{width}",
+        "data": recipe.data.source or "your images",
+        "size": shape if info else f"e.g. {shape}",
         "parameters": model.parameters,
         "budget": budget,
         "cost": recipe.cost or "not measured yet",

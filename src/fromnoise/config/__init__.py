@@ -1,6 +1,6 @@
-"""The recipe: every choice of a run, typed; unknown keys are errors.
+"""The recipe: all settings of a run, with types; unknown keys are errors.
 
-A recipe is a TOML file, a name in ``recipes/`` or both with overrides.
+A recipe is a TOML file or the name of a file in ``recipes/``, with values that replace some of its own.
 """
 
 from __future__ import annotations

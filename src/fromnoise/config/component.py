@@ -23,13 +23,13 @@ from fromnoise import registry
 assert fromnoise.diffusion and fromnoise.networks and fromnoise.optim  # imported for the components that they register
 
 CUSTOM = "custom"
-"""The kind of a network that is no registered component: an own module given to ``Denoiser`` or ``load``."""
+"""The kind of a network that is not registered: a module that the user gives to ``Denoiser`` or ``load``."""
 _CHECKED = ("schedule", "weighting", "time_sampler", "sampler", "optimizer")
 """Families whose constructors are cheap and need no context: they are called to check the options' values."""
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, and closed to unknown keys."""
+    """A part of a recipe: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
@@ -43,7 +43,7 @@ class Section(BaseModel):
 
 
 class ComponentConfig(Section):
-    """A component's name and its options, which are further attributes."""
+    """The name of a component, ``kind``, and its options as further attributes."""
 
     kind: str
 
@@ -53,7 +53,7 @@ class ComponentConfig(Section):
 
 
 class CustomNetwork(ComponentConfig):
-    """A network that a recipe cannot build."""
+    """A network that is given as a module, so that a recipe cannot build it."""
 
     kind: Literal["custom"] = "custom"
 
@@ -63,9 +63,9 @@ class Component:
     """Annotates a recipe key whose value is a component: ``Annotated[Any, Component("sampler", "ddim", "help")]``.
 
     Attributes:
-        family: as of ``registry.register``.
-        default: the kind where a table of options names none.
-        description: help of the key.
+        family: see ``registry.register``.
+        default: the kind if a table of options does not name one.
+        description: help text of the key.
     """
 
     family: str
@@ -73,7 +73,7 @@ class Component:
     description: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Parse names and tables; what is parsed is dumped by its own schema."""
+        """Parse names and tables; the result is serialized by the schema of the component."""
         return core_schema.no_info_before_validator_function(
             partial(parse_component, self.family, self.default), core_schema.any_schema()
         )
@@ -83,12 +83,12 @@ class OptionError(ValueError):
     """A wrong option of a component.
 
     Attributes:
-        key: the option, below the component's own key; "" for the component itself.
-        value: what was given.
+        key: the option, relative to the key of the component; "" for the component itself.
+        value: the wrong value.
     """
 
     def __init__(self, key: str, value: Any, message: str, unknown: bool = False) -> None:
-        """Keep the parts of the message; ``unknown`` if there is no such option."""
+        """Store the parts of the message; ``unknown`` if the component has no such option."""
         super().__init__(message)
         self.key, self.value, self.unknown = key, value, unknown
 
@@ -115,10 +115,10 @@ def component_model(family: str, kind: str) -> type[ComponentConfig]:
 
 
 def parse_component(family: str, default: str, value: Any) -> ComponentConfig:
-    """A component's configuration from its name, a table, or itself.
+    """The configuration of a component from its name, from a table, or from itself.
 
     Raises:
-        OptionError: unknown component or option, or a value that it refuses.
+        OptionError: unknown component or option, or a value that the component does not accept.
     """
     if isinstance(value, ComponentConfig):
         return value

@@ -28,8 +28,8 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """A recipe by name or TOML file, with overrides.
 
     Args:
-        name: of a recipe, or the path of a file that ends in .toml.
-        overrides: values by dotted key, such as {"train.lr": 1e-4}. A budget replaces the recipe's own.
+        name: name of a recipe, or path of a file that ends in .toml.
+        overrides: values by dotted key, such as {"train.lr": 1e-4}. A budget replaces that of the recipe.
 
     Raises:
         UserError: no such recipe, unreadable file, unknown key, value out of range.
@@ -67,7 +67,7 @@ def parse(values: dict[str, Any]) -> Recipe:
     """A recipe from nested values.
 
     Raises:
-        UserError: unknown key or value out of range; one line that names it.
+        UserError: unknown key or value out of range; the message is one line that names the key.
     """
     try:
         return Recipe.model_validate(values)
@@ -102,10 +102,11 @@ def _metadata(field: Any) -> list[Any]:
 def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key in nested values.
 
-    The name of a component keeps those options of the former one that it has too. A budget replaces another.
+    If the value is the name of a component, the options of the previous component that the new one has as well are
+    kept. A budget replaces the previous budget.
 
     Raises:
-        UserError: the key leads through a value that is no section.
+        UserError: a part of the key is a value, not a section.
     """
     *parts, last = key.split(".")
     components = component_keys()
@@ -134,14 +135,14 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _keep_chosen(values: dict[str, Any], chosen: dict[str, Any]) -> None:
-    """What the user sets is not chosen automatically."""
+    """Remove the keys that the user sets from ``train.autosize``."""
     train = values.get("train")
     if isinstance(train, dict) and isinstance(train.get("autosize"), list) and "train.autosize" not in chosen:
         train["autosize"] = [key for key in train["autosize"] if key not in chosen]
 
 
 def change(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """The recipe with other values by dotted key.
+    """A copy of a recipe with other values, by dotted key.
 
     Raises:
         UserError: as ``parse``.
@@ -153,7 +154,7 @@ def change(recipe: Recipe, values: dict[str, Any]) -> Recipe:
 
 
 def _explain(error: Any) -> str:
-    """One line for a validation error."""
+    """A validation error in one line."""
     where = [str(p) for p in error["loc"]]
     key, value, message = ".".join(where), error["input"], str(error["msg"]).removeprefix("Value error, ")
     cause = error.get("ctx", {}).get("error")
@@ -189,7 +190,7 @@ def keys() -> dict[str, tuple[str, Any]]:
 
 
 def difference(a: Recipe, b: Recipe, ignore: tuple[str, ...] = ()) -> list[str]:
-    """The dotted keys in which two recipes differ, each with both values."""
+    """The dotted keys whose values differ between two recipes, each with both values."""
     before, after = _flat(a.model_dump()), _flat(b.model_dump())
     return [
         f"{key} is {before.get(key)!r} there and {after.get(key)!r} here"
@@ -215,13 +216,13 @@ def get(recipe: Recipe, key: str) -> Any:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML, every key written out; keys that are left out have no value."""
+    """A recipe as TOML with all keys, except those whose value is None."""
     plain = recipe.model_dump(mode="json", exclude_none=True)
     return "\n".join(_table(plain, "")).lstrip("\n") + "\n"
 
 
 def _table(values: dict[str, Any], name: str) -> Iterator[str]:
-    """A table's lines: its values, components without options as their name, then its sub-tables."""
+    """The lines of a table: its values, with components without options as their name, then its sub-tables."""
     plain = {k: v["kind"] if isinstance(v, dict) and set(v) == {"kind"} else v for k, v in values.items()}
     if name:
         yield from ("", f"[{name}]")

@@ -1,4 +1,4 @@
-"""The whole recipe, and the rules by which its sections must agree."""
+"""The whole recipe, and the checks that its sections agree."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ BUDGETS = ("steps", "epochs", "images", "minutes")
 
 
 class Recipe(Section):
-    """Every choice of a run."""
+    """All settings of a run."""
 
     name: str = "custom"
-    """of the recipe; runs/NAME is the default run directory"""
+    """name of the recipe; runs/NAME is the default run directory"""
     about: str = ""
-    """one line for the list of recipes"""
+    """description of the recipe in one line"""
     cost: str = ""
     """cost of training, and who measured it"""
     quality: str = ""
@@ -42,12 +42,12 @@ class Recipe(Section):
     ema: EMAConfig = EMAConfig()
     sample: SamplingConfig = SamplingConfig()
     published: SamplingConfig | None = None
-    """how the published system samples, for ``fromnoise sample --as-published``"""
+    """sampling of the published system, for ``fromnoise sample --as-published``"""
     evaluation: EvaluationConfig = EvaluationConfig()
     clustering: ClusteringConfig = ClusteringConfig()
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other sections; what the sections must agree on is not checked again, as by ``change``."""
+        """A copy with other sections, without the checks that the sections agree; ``change`` makes them."""
         return cast(Self, BaseModel.model_copy(self, update=update, deep=deep))
 
     @property
@@ -59,7 +59,7 @@ class Recipe(Section):
 
     @property
     def pseudo_labels(self) -> int:
-        """The largest number of pseudo-labels: none, if the model is conditioned on labels or attributes."""
+        """The largest number of pseudo-labels; 0 if the model is conditioned on labels or attributes."""
         return 0 if self.data.labels or self.data.attributes else self.data.pseudo_labels
 
     @model_validator(mode="after")
@@ -94,11 +94,11 @@ class Recipe(Section):
             )
         if self.diffusion.zero_terminal_snr:
             self._check_zero_terminal_snr()
-        for sample in (self.sample, self.published):
+        for key, sample in (("sample", self.sample), ("published", self.published)):
             if sample is not None and sample.steps is not None and sample.steps > (self.timesteps or sample.steps):
                 raise ValueError(
-                    f"sample.steps {sample.steps} is more than the {self.timesteps} steps of the schedule: "
-                    "use at most that many"
+                    f"{key}.steps {sample.steps} is more than the {self.timesteps} steps of the schedule: "
+                    f"set {key}.steps to at most that many"
                 )
         return self
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from fromnoise.config.component import Component, Section
+from fromnoise.data.decoding import Resize
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,33 +35,35 @@ def parse_size(value: Any) -> Any:
 
 
 def parse_pair(value: Any) -> Any:
-    """Two numbers, also written ``a,b``."""
+    """Two numbers from ``a,b`` or a pair."""
     return tuple(value.split(",")) if isinstance(value, str) else value
 
 
 class DataConfig(Section):
-    """What is learned."""
+    """The training images, and what the model is conditioned on."""
 
     source: str = "digits"
-    """data SPEC: a named set, hub:owner/name, or a path; SPEC:split picks a split"""
+    """data SPEC: a named data set, hub:owner/name, or a path; SPEC:split selects a split"""
     size: Annotated[tuple[Side, Side] | None, BeforeValidator(parse_size)] = None
-    """side in pixels, or [height, width]; left out, or "auto": that of the data"""
+    """side of the images in pixels, or [height, width]; "auto" or left out: that of the data"""
+    resize: Resize = "lanczos"
+    """filter with which images of another size are resized, after a centred crop; both are antialiased"""
     channels: Count | None = None
-    """left out: those of the data, so grey stays grey"""
+    """channels of the images; left out: 1 if all images are grey, otherwise 3"""
     flip: bool = False
-    """mirror half of the images"""
+    """mirror each training image horizontally with probability 1/2"""
     labels: bool = False
-    """condition the model on the labels of the data"""
+    """condition the model on the class labels of the data"""
     attributes: bool = False
-    """condition the model on numbers of each image, from a labels.csv beside them, in place of classes"""
+    """condition the model on numeric attributes of each image, from a labels.csv beside the images"""
     pseudo_labels: Annotated[int, Field(ge=0)] = 0
-    """told neither, tell the model which of at most this many clusters an image is in, and draw them by their shares"""
+    """without labels and attributes, condition the model on at most this many clusters of the images; 0 for none"""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """share held out when the data have no test split of their own"""
+    """fraction of the images that is held out if the data have no test or validation split"""
     workers: Annotated[int, Field(ge=0)] = 2
-    """threads that decode a set too large for memory"""
+    """number of threads that decode images while training; 0 for one per core, at most 8"""
     memory_gb: Positive = 4.0
-    """a set larger than this as uint8 is decoded while training"""
+    """memory in GiB for decoded images; larger data sets are decoded while training"""
 
 
 class DiffusionConfig(Section):
@@ -75,7 +78,7 @@ class DiffusionConfig(Section):
 
 
 class LossConfig(Section):
-    """What training minimizes."""
+    """The training loss."""
 
     objective: Annotated[Any, Component("objective", "simple", "L_simple, the variational bound, or both")] = "simple"
     distance: Annotated[Any, Component("distance", "mse", "distance of the network's output to its target")] = "mse"
@@ -83,62 +86,62 @@ class LossConfig(Section):
         Any, Component("weighting", "constant", "weight of a noise level, for objectives simple and hybrid")
     ] = "constant"
     time_sampler: Annotated[
-        Any, Component("time_sampler", "uniform", "how t is drawn; importance is for objective vlb")
+        Any, Component("time_sampler", "uniform", "distribution of the time t; importance is for objective vlb")
     ] = "uniform"
     offset_noise: NotNegative = 0.0
-    """strength of extra noise per image and channel (Guttenberg 2023)"""
+    """standard deviation of noise added per image and channel (Guttenberg 2023)"""
     self_conditioning: bool = False
-    """in half of the steps the network sees its own first estimate of x_0 (Chen et al. 2022)"""
+    """in half of the steps the network also receives its own first estimate of x_0 (Chen et al. 2022)"""
     self_conditioning_clip: bool = True
     """clip that estimate to [-1, 1]"""
     label_dropout: Share = 0.1
-    """probability that a condition is replaced by the null condition, for classifier-free guidance"""
+    """probability with which a condition is replaced by the null condition, for classifier-free guidance"""
 
 
 class TrainConfig(Section):
-    """How it is minimised. Exactly one of steps, epochs, images, minutes is the budget."""
+    """The optimization. The budget is exactly one of steps, epochs, images and minutes."""
 
     steps: Count | None = None
-    """budget in optimiser steps"""
+    """budget in optimizer steps"""
     epochs: Positive | None = None
     """budget in passes over the training images"""
     images: Count | None = None
-    """budget in training images seen"""
+    """budget in training images, each counted as often as it is used"""
     minutes: Positive | None = None
-    """budget in minutes of this machine"""
+    """budget in minutes on this machine"""
     batch: Count = 128
-    """images a step, over all processes"""
+    """images per optimizer step, over all processes and micro-batches"""
     accumulate: Count = 1
-    """parts in which each process takes its share of a batch"""
+    """micro-batches per step, whose gradients are accumulated; needs less memory"""
     optimizer: Annotated[Any, Component("optimizer", "adam", "optimizer")] = "adam"
     lr: Positive = 2e-4
     """learning rate"""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """steps of linear rise"""
+    """number of steps over which the learning rate rises linearly: lr (s + 1) / (warmup + 1) in step s = 0, 1, ..."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
-    """course of the learning rate to zero"""
+    """decay of the learning rate to zero at the end of the budget"""
     decay_from: Share = 0.0
-    """share of the budget after which it falls"""
+    """fraction of the budget after which the learning rate decays"""
     clip: Positive | None = None
-    """norm to which gradients are clipped"""
+    """largest norm of the gradient, over all parameters; left out: no clipping"""
     autosize: tuple[
         Literal["network.width", "network.patch", "network.multipliers", "network.attention_resolutions"], ...
     ] = ()
-    """keys that are chosen by the size of the images, the budget and the speed of this machine when a run begins"""
+    """keys that are chosen at the start of a run, by the size of the images, the budget and the speed of the machine"""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
-    """of weights, order, noise and flips"""
+    """seed of the initial weights, the order of the images, their flips, and the noise"""
     report_every: Count = 50
-    """steps a line of reports.jsonl"""
+    """steps between two lines of reports.jsonl"""
     evaluations: Count = 20
-    """times that the held-out loss is measured, evenly over the budget"""
+    """number of evaluations of the held-out loss, spread evenly over the budget"""
     held_out: Count = 256
-    """images that it is measured on, at most"""
+    """largest number of held-out images of an evaluation"""
     previews: Annotated[int, Field(ge=0)] = 8
-    """times that samples are drawn while training"""
+    """number of times that samples are generated during training"""
     checkpoint_seconds: Positive = 60.0
-    """between two checkpoints"""
+    """seconds between two checkpoints"""
     checkpoint_steps: Count | None = None
-    """steps between two checkpoints, as well"""
+    """steps between two checkpoints, in addition to checkpoint_seconds"""
 
 
 class EMAConfig(Section):
@@ -152,13 +155,13 @@ class EMAConfig(Section):
     widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = ()
     """relative widths of power-function averages, which adapt to any budget (Karras et al. 2024, eq. 121)"""
     warmup: Literal["ratio", "power", "none"] = "ratio"
-    """smaller decays at first: min(d, (1 + n)/(10 + n)) after n steps, min(d, 1 - n^(-2/3)) as ema-pytorch, or none"""
+    """smaller decays at first, after n steps: ratio min(d, (1 + n)/(10 + n)), power min(d, 1 - n^(-2/3)), or none"""
     update_every: Count = 1
     """steps between two updates of the averages; the first is after step 1"""
     update_after: Annotated[int, Field(ge=0)] = 0
     """steps during which the averages are copies of the weights"""
     best_epoch: bool = False
-    """instead of averages keep the weights of the epoch with the lowest mean training loss, as tutorial S1 does"""
+    """instead of averages, keep the weights of the epoch with the lowest mean training loss (recipe pulfer)"""
 
     @model_validator(mode="after")
     def _agree(self) -> EMAConfig:
@@ -170,7 +173,7 @@ class EMAConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How samples are drawn, unless other values are given."""
+    """The default options of sampling."""
 
     sampler: Annotated[Any, Component("sampler", "ancestral", "sampler")] = "ancestral"
     steps: Count | None = None
@@ -186,20 +189,20 @@ class SamplingConfig(Section):
         "classifier-free"
     )
     interval: Annotated[tuple[Share, Share] | None, BeforeValidator(parse_pair)] = None
-    """guide at times t between these two only, such as 0.2,0.8; left out: at all times"""
+    """interval of times t in which guidance is applied, such as 0.2,0.8; left out: all times"""
     interval_logsnr: Annotated[tuple[float, float] | None, BeforeValidator(parse_pair)] = None
-    """the same interval in log-SNR"""
+    """interval of log-SNR in which guidance is applied, in place of interval"""
     truncation: Positive | None = None
-    """largest absolute value of the Gaussian noise; smaller gives less varied samples; left out: unbounded"""
+    """largest absolute value of the Gaussian noise; smaller values give less varied samples; left out: unbounded"""
     count: Annotated[int, Field(ge=0)] = 64
-    """samples drawn after training"""
+    """number of samples generated after training"""
 
     @model_validator(mode="after")
     def _check_intervals(self) -> SamplingConfig:
         if self.interval is not None and self.interval_logsnr is not None:
             raise ValueError("give interval or interval_logsnr, not both")
         if any(span is not None and not span[0] < span[1] for span in (self.interval, self.interval_logsnr)):
-            raise ValueError("an interval of guidance runs from a smaller number to a larger one")
+            raise ValueError("the first number of a guidance interval must be smaller than the second")
         return self
 
 

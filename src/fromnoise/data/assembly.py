@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages, decode
+from fromnoise.data.decoding import Resize
 from fromnoise.data.image_shape import choose_shape
 from fromnoise.data.shuffling import permutation
 from fromnoise.data.source import Log, Source
@@ -45,12 +46,12 @@ class _Part:
     labels: Tensor | None
     pixels: Tensor | None = None
 
-    def images(self, chosen: Tensor, shape: Shape, log: Log) -> Images:
+    def images(self, chosen: Tensor, shape: Shape, resize: Resize, log: Log) -> Images:
         """Some of the images, by their place in ``rows``."""
         labels = None if self.labels is None else self.labels[chosen]
         if self.pixels is not None:
             return MemoryImages(self.pixels, labels, self.rows[chosen])
-        return StreamedImages(self.source, self.rows[chosen], shape, labels, log)
+        return StreamedImages(self.source, self.rows[chosen], shape, labels, log, resize)
 
 
 def labels_of(source: Source) -> Tensor | None:
@@ -80,8 +81,9 @@ def _attribute_statistics(source: Source, values: Tensor) -> tuple[Attribute, ..
 class _Decoder:
     """Decodes sources into memory with several threads; Pillow releases the interpreter lock."""
 
-    def __init__(self, shape: Shape, total: int, workers: int, on_progress: OnProgress | None) -> None:
+    def __init__(self, shape: Shape, resize: Resize, total: int, workers: int, on_progress: OnProgress | None) -> None:
         self._shape, self._total, self._on_progress = shape, total, on_progress
+        self._resize: Resize = resize
         self._workers = workers or min(8, os.cpu_count() or 1)
         self._done = 0
         self.unreadable: list[str] = []
@@ -90,7 +92,7 @@ class _Decoder:
         """Decode into ``out``; return the reason for each image that cannot be read."""
         reasons = {}
         for i in rows:
-            image = decode(source, i, self._shape)
+            image = decode(source, i, self._shape, self._resize)
             if isinstance(image, np.ndarray):
                 out[i] = image
             else:
@@ -139,9 +141,9 @@ def _hold_out(n: int, share: float, seed: int, log: Log) -> tuple[Tensor, Tensor
     return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
 
-def _fingerprint(parts: Sequence[_Part], shape: Shape) -> str:
+def _fingerprint(parts: Sequence[_Part], shape: Shape, resize: Resize) -> str:
     """Hash of labels and pixels; of the names and sizes of the files where the pixels are not in memory."""
-    sha = hashlib.sha256(repr(shape).encode())
+    sha = hashlib.sha256(repr(shape if resize == "lanczos" else (shape, resize)).encode())
     for part in parts:
         sha.update(repr((part.source.class_names, len(part.rows))).encode())
         if part.labels is not None:
@@ -167,6 +169,7 @@ def assemble(
     held_out_name: str = "",
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    resize: Resize = "lanczos",
     holdout: float = 0.05,
     seed: int = 0,
     memory_limit: int = 4 << 30,
@@ -184,6 +187,7 @@ def assemble(
         held_out_name: describes ``held_out_source``, for the log.
         size: see ``load``.
         channels: see ``load``.
+        resize: see ``load``.
         holdout: see ``load``.
         seed: see ``load``.
         memory_limit: see ``load``.
@@ -212,16 +216,16 @@ def assemble(
     if class_names is not None and parts[0].labels is None:
         log("some images have no label, so the labels are not used")
     total = sum(len(source) for source in sources)
-    decoder = _Decoder(shape, total, workers, on_progress)
+    decoder = _Decoder(shape, resize, total, workers, on_progress)
     in_memory = total * prod(shape) <= memory_limit
     if in_memory:
         parts = [decoder.decode(part, title) for part in parts]
         decoder.log_unreadable(log)
     if len(parts) == 2:
-        train, held_out = (part.images(torch.arange(len(part.rows)), shape, log) for part in parts)
+        train, held_out = (part.images(torch.arange(len(part.rows)), shape, resize, log) for part in parts)
     else:
         kept, withheld = _hold_out(len(parts[0].rows), holdout, seed, log)
-        train, held_out = parts[0].images(kept, shape, log), parts[0].images(withheld, shape, log)
+        train, held_out = (parts[0].images(chosen, shape, resize, log) for chosen in (kept, withheld))
         held_out_name = f"by seed {seed}"
     colours = {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]} channels")
     size_and_colours = f"{shape[1]}x{shape[2]}, {colours}"
@@ -232,7 +236,7 @@ def assemble(
         held_out,
         None if parts[0].labels is None or attributes else class_names,
         shape,
-        _fingerprint(parts, shape),
+        _fingerprint(parts, shape, resize),
         len(decoder.unreadable),
         _attribute_statistics(train_source, train.labels) if attributes and train.labels is not None else None,
     )

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fromnoise.data.decoding import decode_error, prepare
+from fromnoise.data.decoding import Resize, decode_error, prepare
 from fromnoise.data.source import Log, Source, default_log
 from fromnoise.utils.errors import UserError
 
@@ -89,7 +89,13 @@ class StreamedImages(Images):
     """
 
     def __init__(
-        self, source: Source, rows: Tensor, shape: Shape, labels: Tensor | None = None, log: Log = default_log
+        self,
+        source: Source,
+        rows: Tensor,
+        shape: Shape,
+        labels: Tensor | None = None,
+        log: Log = default_log,
+        resize: Resize = "lanczos",
     ) -> None:
         """Decode from a source.
 
@@ -99,9 +105,11 @@ class StreamedImages(Images):
             shape: to which each is cropped and resized.
             labels: int64 (N,).
             log: takes one line for each image that cannot be read.
+            resize: filter.
         """
         super().__init__(rows, shape, labels)
         self._source, self._log = source, log
+        self._resize: Resize = resize
         self._unreadable: set[int] = set()
         self._lock = threading.Lock()
 
@@ -117,7 +125,7 @@ class StreamedImages(Images):
             if i in self._unreadable:
                 continue
             row = int(self._rows[i])
-            image = decode(self._source, row, self.shape)
+            image = decode(self._source, row, self.shape, self._resize)
             if isinstance(image, np.ndarray):
                 return image, i
             with self._lock:
@@ -184,12 +192,12 @@ def open_image(source: Source, i: int) -> Iterator[Image.Image | np.ndarray]:
             image.close()
 
 
-def decode(source: Source, i: int, shape: Shape) -> np.ndarray | str:
+def decode(source: Source, i: int, shape: Shape, resize: Resize = "lanczos") -> np.ndarray | str:
     """Decode image ``i`` of a source to uint8 (C, H, W); if it cannot be read, return the reason as a string."""
     channels, height, width = shape
     try:
         with open_image(source, i) as image:
-            return prepare(image, height, width, channels)
+            return prepare(image, height, width, channels, resize)
     except UserError:
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything

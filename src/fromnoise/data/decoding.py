@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fromnoise.data.value_range import UINT16, infer_value_range
 from fromnoise.utils.errors import UserError
 
+Resize = Literal["lanczos", "bilinear"]
+"""Filter of a resize; both are widened when they shrink an image, so that the result has no aliasing."""
+_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -46,27 +51,30 @@ def _center_box(height: int, width: int, to_height: int, to_width: int) -> tuple
     return left, top, left + box_width, top + box_height
 
 
-def _crop_and_resize(image: Image.Image, height: int, width: int) -> Image.Image:
+def _crop_and_resize(image: Image.Image, height: int, width: int, resize: Resize) -> Image.Image:
     if image.size == (width, height):
         return image
     image = image.crop(_center_box(image.height, image.width, height, width))
     if image.size == (width, height):
         return image
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+    return image.resize((width, height), _FILTERS[resize])
 
 
-def prepare(image: Image.Image | np.ndarray, height: int, width: int, channels: int) -> np.ndarray:
+def prepare(
+    image: Image.Image | np.ndarray, height: int, width: int, channels: int, resize: Resize = "lanczos"
+) -> np.ndarray:
     """Decode an image, apply its EXIF orientation, crop the largest centred rectangle and resize it.
 
-    The filter is Pillow's Lanczos: it is widened when it shrinks an image, so the result has no aliasing, to
-    which Frechet distances are sensitive (Parmar et al. 2022, "On Aliased Resizing"), and it is sharper than a box
-    filter. An image that already has the size keeps its pixels.
+    The filters are Pillow's: they are widened when they shrink an image, so the result has no aliasing, to which
+    Frechet distances are sensitive (Parmar et al. 2022, "On Aliased Resizing"). Lanczos is the sharper one. An image
+    that already has the size keeps its pixels.
 
     Args:
         image: a Pillow image of any mode, or uint8 of shape (H, W) or (H, W, C).
         height: of the result, in pixels.
         width: of the result, in pixels.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; any other number only for an array that has as many.
+        resize: filter.
 
     Returns:
         uint8 (channels, height, width), contiguous.
@@ -83,11 +91,11 @@ def prepare(image: Image.Image | np.ndarray, height: int, width: int, channels: 
             raise UserError(f"images with {own} channels cannot be converted to {channels}; leave out the channels")
         if own not in _MODES:
             planes = [Image.fromarray(plane) for plane in image.transpose(2, 0, 1)]
-            return np.stack([np.asarray(_crop_and_resize(plane, height, width)) for plane in planes])
+            return np.stack([np.asarray(_crop_and_resize(plane, height, width, resize)) for plane in planes])
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and own == 1 else image)
     elif channels not in _MODES:
         raise UserError(f"image files cannot have {channels} channels: use 1 grey, 2 grey and alpha, 3 RGB or 4 RGBA")
-    image = _crop_and_resize(_convert_mode(ImageOps.exif_transpose(image), channels), height, width)
+    image = _crop_and_resize(_convert_mode(ImageOps.exif_transpose(image), channels), height, width, resize)
     return np.array(image).reshape(height, width, channels).transpose(2, 0, 1).copy()
 
 

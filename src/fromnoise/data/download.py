@@ -68,6 +68,7 @@ def download(
     log: Log,
     unpack: Callable[[Path], None] = lambda folder: None,
     manual_files: str = "",
+    alternative: str = "",
 ) -> None:
     """Download files into ``cache / name``, all or none of them.
 
@@ -78,6 +79,7 @@ def download(
         log: takes a line before each download.
         unpack: converts the downloaded files in their folder before it is moved into the cache.
         manual_files: what to put into the folder by hand, for the message.
+        alternative: name of a data set to use instead, for the message.
 
     Raises:
         UserError: a file cannot be downloaded, or the cache cannot be written.
@@ -96,8 +98,9 @@ def download(
             log(f"downloading {remote.urls[0]} into {target}")
             reason = _fetch(remote, folder)
             if reason is not None:
+                other = f"use --data {alternative}, or " if alternative else ""
                 raise UserError(
-                    f"'{name}' is not on this machine and {remote.name} cannot be downloaded ({reason}); put "
+                    f"'{name}' is not on this machine and {remote.name} cannot be downloaded ({reason}); {other}put "
                     f"{manual_files or ', '.join(f.name for f in files)} into {target}, or name a folder that holds "
                     f"{name} in FROMNOISE_DATA"
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fromnoise.data.assembly import OnProgress, assemble, labels_of
 from fromnoise.data.dataset import Data
+from fromnoise.data.decoding import Resize
 from fromnoise.data.source import Log, Source, default_log, select_split
 from fromnoise.data.spec import open_splits, parse_spec
 
@@ -29,6 +30,7 @@ def load(
     *,
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    resize: Resize = "lanczos",
     holdout: float = 0.05,
     seed: int = 0,
     memory_limit: int = 4 << 30,
@@ -47,6 +49,7 @@ def load(
         size: side, or height and width; if omitted, that of the images if they agree, otherwise at most 64.
         channels: 1 grey, 3 RGB, 2 and 4 with alpha; if omitted, 1 if all images are grey, otherwise 3 (or as many as
             an array has).
+        resize: filter with which images of another size are resized.
         holdout: share of the images to hold out, between 0 and 1; at least one image, at most half of them and 10,000.
         seed: selects the held-out images.
         memory_limit: bytes of pixels that are kept in memory; a larger data set is decoded on demand.
@@ -66,6 +69,7 @@ def load(
         held_out_name=held_out_name,
         size=size,
         channels=channels,
+        resize=resize,
         holdout=holdout,
         seed=seed,
         memory_limit=memory_limit,

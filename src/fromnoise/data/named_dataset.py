@@ -27,7 +27,17 @@ from fromnoise.utils.errors import UserError
 
 
 class NamedDataset(ABC):
-    """A data set with a name."""
+    """A data set with a name.
+
+    Attributes:
+        channels: of its images; None if unknown.
+        size: (H, W) of its images; None if it differs or is unknown.
+        classes: number of its classes; None if it has no labels or the number is unknown.
+    """
+
+    channels: ClassVar[int | None] = None
+    size: ClassVar[tuple[int, int] | None] = None
+    classes: ClassVar[int | None] = None
 
     @abstractmethod
     def open(self, log: Log) -> Splits:
@@ -51,11 +61,13 @@ class DownloadedDataset(NamedDataset):
         name: of the folder.
         files: to download.
         manual_files: what to put into the folder by hand, for a message; the names of the files if empty.
+        alternative: name of a similar data set that may be available instead, for a message; empty if there is none.
     """
 
     name: ClassVar[str]
     files: ClassVar[tuple[RemoteFile, ...]]
     manual_files: ClassVar[str] = ""
+    alternative: ClassVar[str] = ""
 
     @abstractmethod
     def find(self, parent: Path, log: Log) -> Splits | None:
@@ -71,7 +83,7 @@ class DownloadedDataset(NamedDataset):
             splits = self.find(parent, log)
             if splits is not None:
                 return splits
-        download(self.name, self.files, cache, log, self.unpack, self.manual_files)
+        download(self.name, self.files, cache, log, self.unpack, self.manual_files, self.alternative)
         splits = self.find(cache, log)
         if splits is None:
             raise UserError(f"'{self.name}' was downloaded into {cache} but is gone: check whether it is being emptied")

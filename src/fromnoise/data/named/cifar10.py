@@ -26,6 +26,8 @@ class Cifar10(DownloadedDataset):
     """60,000 photographs in 10 classes, 32x32 RGB (Krizhevsky 2009), as parquet files of PNGs."""
 
     name = "cifar10"
+    channels, size = 3, (32, 32)
+    classes = 10
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     files = tuple(RemoteFile(name, (_FOLDER + name,), f"sha256:{digest}") for name, digest in _DIGESTS.items())
 

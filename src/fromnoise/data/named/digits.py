@@ -17,6 +17,9 @@ from fromnoise.utils.errors import UserError
 class Digits(NamedDataset):
     """1,797 handwritten digits, 8x8 pixels and 17 grey levels (UCI; Alpaydin and Kaynak 1998); part of scikit-learn."""
 
+    channels, size = 1, (8, 8)
+    classes = 10
+
     def open(self, log: Log) -> Splits:
         """See ``NamedDataset``."""
         try:

@@ -14,6 +14,8 @@ class FashionMnist(IdxDataset):
     """70,000 articles of clothing, 28x28 grey (Xiao et al. 2017)."""
 
     name = "fashion_mnist"
+    channels, size = 1, (28, 28)
+    classes = 10
     class_names = (
         *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),

@@ -68,6 +68,7 @@ class Flowers102(DownloadedDataset):
     name = "flowers102"
     files = FILES
     manual_files = "its images as split/class/image.jpg"
+    channels, classes = 3, 102
 
     def find(self, parent: Path, log: Log) -> Splits | None:
         """See ``DownloadedDataset``; flowers102.zip and flowers102_64.zip are read as well."""

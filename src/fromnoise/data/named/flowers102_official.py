@@ -23,6 +23,8 @@ class Flowers102Official(DownloadedDataset):
     name = "flowers102_official"
     files = (*FILES, RemoteFile("setid.mat", (FOLDER + "setid.mat",), "md5:a5357ecc9cb78c4bef273ce3793fc85c"))
     manual_files = "its images as split/class/image.jpg"
+    alternative = "flowers102"
+    channels, classes = 3, 102
 
     def find(self, parent: Path, log: Log) -> Splits | None:
         """See ``DownloadedDataset``."""

@@ -51,6 +51,8 @@ class Mnist(IdxDataset):
     """70,000 handwritten digits, 28x28 grey (LeCun et al. 1998)."""
 
     name = "mnist"
+    channels, size = 1, (28, 28)
+    classes = 10
     class_names = tuple("0123456789")
     files = mnist_files(
         ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
