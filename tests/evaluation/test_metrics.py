@@ -12,9 +12,10 @@ import scipy.stats
 import torch
 from sklearn.metrics import pairwise_distances
 
-from fromnoise.evaluation.estimate import Estimate, proportion
-from fromnoise.evaluation.metrics import kid, prdc
-from fromnoise.evaluation.metrics.frechet import frechet_distance, jackknifed_frechet
+from fromnoise.evaluation.estimate import Estimate, proportion, standard_error
+from fromnoise.evaluation.feature_stats import FeatureStats
+from fromnoise.evaluation.metrics import SampleComparison, all_metrics, kid, prdc
+from fromnoise.evaluation.metrics.frechet import FrechetDistance, frechet_distance, jackknifed_frechet
 from fromnoise.evaluation.metrics.inception_score import inception_score
 from fromnoise.evaluation.metrics.kid import kernel_distance
 from fromnoise.evaluation.statistics import Moments, PredictionSums, split_moments
@@ -243,3 +244,50 @@ def test_estimates_as_text_and_json():
     assert str(Estimate(12.3456, 0.789, 10)) == "12.35 ± 0.79"
     assert str(Estimate(0.5, 0.0, 10)) == "0.5"
     assert Estimate(1.0, math.nan, 1).json() == {"value": 1.0, "error": None, "n": 1}
+
+
+# ---- errors over sets of samples (review B1)
+
+
+def stats(x: torch.Tensor, strata: torch.Tensor | None = None) -> FeatureStats:
+    """Statistics of features, without images."""
+    images, colour = torch.zeros(1, 1, 1, 1, dtype=torch.uint8), Moments.of(x)
+    return FeatureStats("x", len(x), split_moments(x), [], x.float(), None, colour, images, strata=strata)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_b1_errors_of_recall_and_coverage_are_over_sets_of_samples(shift):
+    """The root mean square of the stated errors is the standard deviation over 40 sets of samples."""
+    real = prdc.Manifold(gaussian(600, 6, 1))
+    found = [prdc.compare_manifolds(real, prdc.Manifold(gaussian(200, 6, 10 + i, 1.0, shift))) for i in range(40)]
+    for name in ("precision", "recall", "density", "coverage"):
+        estimates = [getattr(f, name) for f in found]
+        std = float(np.std([e.value for e in estimates], ddof=1))
+        stated = math.sqrt(np.mean([e.error**2 for e in estimates]))
+        assert 0.75 < stated / std < 1.35, name
+        assert estimates[0].n == 200
+
+
+def test_b1_frechet_error_near_the_real_distribution():
+    """Where the first order vanishes a jackknife is too large by a factor of up to 1.4."""
+    reference = stats(gaussian(4000, 8, 1))
+    found = [
+        FrechetDistance().estimate(SampleComparison(stats(gaussian(300, 8, 10 + i)), reference)) for i in range(80)
+    ]
+    std = float(np.std([f.value for f in found], ddof=1))
+    assert 0.8 < math.sqrt(np.mean([f.error**2 for f in found])) / std < 1.2
+
+
+def test_b1_error_of_a_stratified_mean():
+    """With fixed counts in two strata far apart the mean varies within the strata only."""
+    strata = torch.arange(40) % 2
+    draws = torch.randn(400, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 100 * strata
+    errors = [Estimate.mean_of(row, strata).error for row in draws]
+    assert np.mean(errors) == pytest.approx(float(draws.mean(1).std()), rel=0.1)
+    assert Estimate.mean_of(draws[0]).error > 5
+    assert standard_error(draws[0], torch.arange(40)) == pytest.approx(float(draws[0].std()) / 40**0.5)  # all single
+
+
+def test_b1_every_metric_states_what_its_error_is_over():
+    """For the JSON."""
+    assert {metric.resampled for metric in all_metrics()} == {"samples", "samples and real images"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 
@@ -23,10 +24,15 @@ class Estimate:
     n: int
 
     @staticmethod
-    def mean_of(values: Tensor) -> Estimate:
-        """Mean of numbers (N,) with the standard error of the mean; nan for a single number."""
+    def mean_of(values: Tensor, strata: Tensor | None = None) -> Estimate:
+        """Mean of numbers (N,) with the standard error of the mean; nan for a single number.
+
+        Args:
+            values: (N,).
+            strata: as of ``standard_error``.
+        """
         values, n = values.double(), len(values)
-        error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
+        error = standard_error(values, strata) if n > 1 else math.nan
         return Estimate(float(values.mean()), error, n)
 
     def __str__(self) -> str:
@@ -57,12 +63,38 @@ class ExtrapolatedEstimate(Estimate):
         return ExtrapolatedEstimate(self.limit + (self.value - self.limit) * self.n / n, self.error, n, self.limit)
 
 
-def proportion(hits: Tensor) -> Estimate:
-    """Fraction of true elements with its binomial standard error.
+def standard_error(values: Tensor, strata: Tensor | None = None) -> float:
+    """Standard error of the mean of sampled numbers.
+
+    sqrt(sum_h n_h s_h^2) / n for stratified samples (Cochran 1977, eq. 5.13), with s_h^2 the variance within stratum h:
+    the strata do not vary between sets of samples, so differences of their means are no sampling error. Strata of a
+    single sample are joined.
+
+    Args:
+        values: (N,), N at least 2.
+        strata: stratum of each sample, int64 (N,); None for i.i.d. samples.
+    """
+    values, n = values.double(), len(values)
+    if strata is None:
+        return float(values.std()) / math.sqrt(n)
+    strata = torch.unique(strata, return_inverse=True)[1]
+    single = strata.bincount()[strata] == 1
+    strata = torch.where(single, int(strata.max()) + 1, strata)
+    counts = strata.bincount().double()
+    means = counts.new_zeros(len(counts)).index_add_(0, strata, values) / counts.clamp(min=1)
+    squares = counts.new_zeros(len(counts)).index_add_(0, strata, (values - means[strata]).square())
+    variances = squares / (counts - 1).clamp(min=1)
+    return math.sqrt(float((counts * variances).sum())) / n
+
+
+def proportion(hits: Tensor, strata: Tensor | None = None) -> Estimate:
+    """Fraction of true elements with its standard error, which is binomial for i.i.d. samples.
 
     Args:
         hits: bool (N,).
+        strata: as of ``standard_error``.
     """
     n = len(hits)
     p = float(hits.double().mean())
-    return Estimate(p, math.sqrt(p * (1 - p) / n), n)
+    error = math.sqrt(p * (1 - p) / n) if strata is None else standard_error(hits, strata)
+    return Estimate(p, error, n)

@@ -61,6 +61,7 @@ class FeatureStats(SharedResults):
         images: the first ``MAX_IMAGES``, uint8 (N, C, H, W).
         cost: of sampling; None for images that were not sampled here.
         sampling: how a model sampled them; None for images that were not sampled here.
+        strata: stratum of each vector of ``features``, int64 (N,); None for i.i.d. samples.
     """
 
     name: str
@@ -73,6 +74,7 @@ class FeatureStats(SharedResults):
     images: Tensor
     cost: SamplingCost | None = None
     sampling: SamplingConfig | None = None
+    strata: Tensor | None = None
 
     @property
     def moments(self) -> Moments:
@@ -126,6 +128,7 @@ def gather_stats(
         joined["images"],
         source.cost,
         source.sampling,
+        source.strata[:MAX_VECTORS] if source.strata is not None else None,
     )
 
 

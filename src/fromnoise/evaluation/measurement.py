@@ -117,7 +117,7 @@ def measure(
             {key: estimate for key, estimate in estimates.items() if estimate is not None},
             search.nearest(i),
             search.near_duplicates(i),
-            group_shares(groups, partition.assign(reference_batch), partition.names),
+            group_shares(groups, partition.assign(reference_batch), partition.names, s.strata),
             colour_shifts(s.colour, reference_stats.colour, reference.shape[0]),
         )
     reference_stats.clear_shared()

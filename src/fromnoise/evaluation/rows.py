@@ -26,6 +26,7 @@ class MetricRow:
         real_vs_real: the same for held-out real images ("floor" in JSON); None if it is unknown at this n.
         better: "lower" or "higher"; "" if values near to the real one are better.
         features: feature space in which it was measured.
+        resampled: what is drawn anew in the thought experiment of which the error is the standard deviation.
     """
 
     group: str
@@ -35,6 +36,7 @@ class MetricRow:
     real_vs_real: Estimate | None
     better: str
     features: str
+    resampled: str = "samples"
 
     def json(self) -> dict[str, Any]:
         """Value, error, n and features of the samples; value, error and n of the real images as ``floor``."""
@@ -42,7 +44,7 @@ class MetricRow:
         if self.real_vs_real is not None:
             floor = self.real_vs_real.json()
             plain |= {"floor": floor["value"], "floor_error": floor["error"], "floor_n": floor["n"]}
-        return plain | {"features": self.features}
+        return plain | {"features": self.features, "error_over": self.resampled}
 
 
 def metric_rows(
@@ -62,7 +64,8 @@ def metric_rows(
             real = real_vs_real.metrics.get(metric.key)
             floor = metric.at_sample_size(real, evaluation.stats.n) if real is not None else None
             title = metric.title_for(features)
-            rows.append(MetricRow(METRICS, metric.key, title, samples, floor, metric.better, features))
+            row = MetricRow(METRICS, metric.key, title, samples, floor, metric.better, features, metric.resampled)
+            rows.append(row)
     for space, nearest in evaluation.nearest.items():
         real, key = real_vs_real.nearest[space], space.replace(" ", "_")
         rows += [
@@ -81,7 +84,7 @@ def metric_rows(
     rows.append(MetricRow(COPIES, "near_duplicates", "near duplicates", *duplicates, "", "pixels"))
     if lengths is not None:
         rows += [
-            MetricRow(CODE_LENGTHS, key, title, estimate, None, better, "pixels")
+            MetricRow(CODE_LENGTHS, key, title, estimate, None, better, "pixels", "images")
             for key, title, estimate, better in (
                 ("bits_held_out", "bits/dim of held-out images", lengths.held_out, "lower"),
                 ("bits_training", "bits/dim of training images", lengths.training, ""),

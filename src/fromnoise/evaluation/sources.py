@@ -48,10 +48,13 @@ class ImageSource(ABC):
     Attributes:
         name: in tables and figures.
         count: number of images.
+        strata: stratum of each image, int64 (N,), where the numbers of images in the strata are fixed; None for i.i.d.
+            images.
     """
 
     name: str
     count: int
+    strata: Tensor | None = None
 
     @abstractmethod
     def batches(self) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from fromnoise.evaluation.estimate import proportion
 from fromnoise.evaluation.features.extractor import FeatureBatch, FeatureExtractor
 from fromnoise.utils.kmeans import kmeans
 
@@ -91,18 +92,20 @@ class GroupShare:
         name: of the class or cluster.
         samples: its share of the samples.
         real: its share of the real images.
-        error: standard error of the difference if both shares were equal and both sets i.i.d.
+        error: standard error of the samples' share over sets of samples.
+        null_error: standard error of the difference if both shares were equal and both sets i.i.d.
     """
 
     name: str
     samples: float
     real: float
     error: float
+    null_error: float
 
     @property
     def status(self) -> str:
         """One of "missing", "rare" and "frequent"; "" if the difference is not significant or below a factor of two."""
-        z = (self.samples - self.real) / self.error if self.error else 0.0
+        z = (self.samples - self.real) / self.null_error if self.null_error else 0.0
         if abs(z) < _SIGNIFICANT:
             return ""
         if self.samples * _FACTOR < self.real:
@@ -110,15 +113,21 @@ class GroupShare:
         return "frequent" if self.samples > self.real * _FACTOR else ""
 
 
-def group_shares(samples: Tensor, real: Tensor, names: tuple[str, ...]) -> list[GroupShare]:
+def group_shares(
+    samples: Tensor, real: Tensor, names: tuple[str, ...], strata: Tensor | None = None
+) -> list[GroupShare]:
     """Share of each group among samples and real images.
 
     Args:
         samples: group of each sample, int64 (N,).
         real: group of each real image, int64 (M,).
         names: of the groups.
+        strata: of the samples, as of ``standard_error``.
     """
-    found, expected = (torch.bincount(v, minlength=len(names)).double() / len(v) for v in (samples, real))
-    rows = zip(names, found.tolist(), expected.tolist(), strict=True)
+    expected = (torch.bincount(real, minlength=len(names)).double() / len(real)).tolist()
     n = 1 / (1 / len(samples) + 1 / len(real))
-    return [GroupShare(name, f, r, math.sqrt(r * (1 - r) / n)) for name, f, r in rows]
+    out = []
+    for group, (name, share) in enumerate(zip(names, expected, strict=True)):
+        found = proportion(samples == group, strata)
+        out.append(GroupShare(name, found.value, share, found.error, math.sqrt(share * (1 - share) / n)))
+    return out

@@ -27,6 +27,7 @@ class KernelDistance(Metric):
     key = "kernel"
     title = "kernel"
     better = "lower"
+    resampled = "samples and real images"
     passes = 1.0
 
     def title_for(self, features: str) -> str:
@@ -48,19 +49,29 @@ def _kernel_reference(stats: FeatureStats) -> KernelReference:
 
 @dataclass(frozen=True)
 class _KernelSums:
-    """A kernel summed over pairs: sums of rows and of columns, and the sum of squares."""
+    """A kernel summed over pairs: sums of rows and of columns, and the sum of squares.
+
+    ``within`` says that both vectors of a pair are of one set, in which case the pairs (i, i) are left out.
+    """
 
     rows: Tensor
     columns: Tensor
     squares: float
+    within: bool
 
     @property
     def total(self) -> float:
         return float(self.rows.sum())
 
     def centred_squares(self) -> float:
-        """Mean square of the kernel minus its row and column means."""
+        """Mean square of the kernel minus its row and column means, over the pairs that were summed."""
         m, n = len(self.rows), len(self.columns)
+        if self.within:
+            means = self.rows / (m - 1)
+            mean, square = float(means.mean()), float(means.square().sum())
+            removed = 4 * (m - 1) * square - 2 * m * (m - 1) * mean**2  # 2 sum K_ij (a_i + a_j - c)
+            kept = 2 * (m - 2) * square + (2 * m - 3 * (m - 1)) * m * mean**2  # sum (a_i + a_j - c)^2
+            return max(0.0, self.squares - removed + kept) / (m * (m - 1))
         mean = self.total / (m * n)
         a = self.rows.div(n).square().mean() + self.columns.div(m).square().mean()
         return max(0.0, self.squares / (m * n) - float(a) + mean**2)
@@ -78,7 +89,7 @@ def _kernel_sums(x: Tensor, y: Tensor | None) -> _KernelSums:
         rows.append(block.sum(1))
         columns += block.sum(0)
         squares += float(block.square().sum())
-    return _KernelSums(torch.cat(rows), columns, squares)
+    return _KernelSums(torch.cat(rows), columns, squares, y is None)
 
 
 @final

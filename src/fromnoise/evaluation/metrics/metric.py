@@ -44,6 +44,7 @@ class Metric(ABC):
         key: name in JSON.
         title: column header in tables.
         better: "lower" or "higher"; "" if values near to that of held-out real images are better.
+        resampled: what is drawn anew in the thought experiment of which the error is the standard deviation.
         passes: cost, as the number of passes over all pairs of vectors that it adds; 0 if its cost is linear in the
             number of images, or if its result is shared with another metric.
     """
@@ -51,6 +52,7 @@ class Metric(ABC):
     key: ClassVar[str]
     title: ClassVar[str]
     better: ClassVar[Literal["lower", "higher", ""]]
+    resampled: ClassVar[str] = "samples"
     passes: ClassVar[float] = 0.0
 
     @abstractmethod

@@ -15,6 +15,7 @@ from torch import Tensor
 from fromnoise.evaluation.estimate import Estimate, proportion
 from fromnoise.evaluation.feature_stats import FeatureStats, float64_features
 from fromnoise.evaluation.metrics.metric import Metric, SampleComparison
+from fromnoise.evaluation.metrics.prdc_errors import CoverageError, RecallError
 from fromnoise.registry import register
 
 _BLOCK = 1024  # rows of a block of pairs
@@ -72,26 +73,37 @@ class PRDC:
     coverage: Estimate
 
 
-def compare_manifolds(real: Manifold, samples: Manifold) -> PRDC:
+def compare_manifolds(real: Manifold, samples: Manifold, strata: Tensor | None = None) -> PRDC:
     """Precision, recall, density and coverage of two manifolds with the same k.
 
+    Args:
+        real: manifold of the real images.
+        samples: manifold of the samples.
+        strata: of the samples, as of ``standard_error``.
+
     Returns:
-        Fractions with their binomial standard errors: of precision over the samples, of recall and coverage over the
-        real images. Density has the standard error of its mean over the samples.
+        Values with their standard errors over sets of samples, the real images fixed: precision and density are means
+        over the samples; recall and coverage see ``prdc_errors``, whose errors are those of i.i.d. samples: an upper
+        bound for stratified ones.
     """
     inside = torch.zeros(len(samples.vectors), dtype=torch.float64, device=real.vectors.device)
     recalled, covered = [], []
+    coverage_error, recall_error = CoverageError(len(samples.vectors)), RecallError(samples.vectors, samples.k)
     for start in range(0, len(real.vectors), _BLOCK):
         distances = _distances(real.vectors[start : start + _BLOCK], samples.vectors)
         radii = real.radii[start : start + _BLOCK]
-        inside += (distances < radii[:, None]).sum(0)
+        holds = distances < radii[:, None]
+        coverage_error.add_reference(holds)
+        recall_error.add_reference(distances)
+        inside += holds.sum(0)
         recalled.append((distances < samples.radii).any(1))
         covered.append(distances.min(1).values < radii)
+    n = len(samples.vectors)
     return PRDC(
-        proportion(inside > 0),
-        proportion(torch.cat(recalled)),
-        Estimate.mean_of(inside / real.k),
-        proportion(torch.cat(covered)),
+        proportion(inside > 0, strata),
+        Estimate(float(torch.cat(recalled).double().mean()), recall_error.estimate(), n),
+        Estimate.mean_of(inside / real.k, strata),
+        Estimate(float(torch.cat(covered).double().mean()), coverage_error.estimate(), n),
     )
 
 
@@ -118,7 +130,8 @@ def _manifold(stats: FeatureStats) -> Manifold:
 
 
 def _prdc(comparison: SampleComparison) -> PRDC:
-    return compare_manifolds(comparison.reference.shared(_manifold), Manifold(comparison.samples.features))
+    samples = comparison.samples
+    return compare_manifolds(comparison.reference.shared(_manifold), Manifold(samples.features), samples.strata)
 
 
 @register("metric", "precision")
