@@ -146,10 +146,10 @@ class Model:
             denoise = guidance.IntervalGuidance(denoise, plain, *span)
         return clipped(wrap_outermost(denoise), config)
 
-    def default_labels(self, ids: Tensor, seed: int) -> Tensor | None:
-        """Pseudo-labels for samples without a label, in proportion to the clusters' weights, (B,); or None."""
+    def default_labels(self, ids: Tensor, seed: int, stratified: bool = True) -> Tensor | None:
+        """Pseudo-labels for samples without a label, as of ``PseudoLabels.sample``, (B,); or None."""
         pseudo_labels = self.denoiser.pseudo_labels
-        return pseudo_labels.sample(seed, ids) if pseudo_labels is not None else None
+        return pseudo_labels.sample(seed, ids, stratified) if pseudo_labels is not None else None
 
     def noise(self, config: SamplingConfig, ids: Tensor, seed: int) -> Noise:
         """The random numbers of samples: with the offset noise of training, truncated if ``config`` says so."""

@@ -53,3 +53,15 @@ def test_downsampled_images_have_at_most_16_pixels_a_side():
     assert torch.allclose(small[:, 0], x[:, 0, :4, :4].mean((1, 2)), atol=1e-6)
     last = x[:, 2, 48:, 32:].mean((1, 2))
     assert torch.allclose(small[:, -1], last, atol=1e-6)
+
+
+def test_b2_iid_clusters_are_independent_and_follow_the_weights():
+    """Their counts vary as multinomial ones do; a sample does not depend on the others."""
+    labels = PseudoLabels(4, (1, 4, 4))
+    labels.weights.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1]))
+    counts = torch.stack([labels.sample(seed, torch.arange(100), False).bincount(minlength=4) for seed in range(400)])
+    assert torch.allclose(counts.double().mean(0) / 100, labels.weights.double(), atol=0.01)
+    variance = 100 * labels.weights.double() * (1 - labels.weights.double())
+    assert torch.allclose(counts.double().var(0), variance, rtol=0.3)
+    some = labels.sample(7, torch.arange(50, 60), False)
+    assert torch.equal(some, labels.sample(7, torch.arange(100), False)[50:60])

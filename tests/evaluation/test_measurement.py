@@ -5,19 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fromnoise.data import MemoryImages
+from fromnoise import config as recipes
+from fromnoise.checkpoint import save_model
+from fromnoise.data import MemoryImages, to_float
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.evaluation.colour_stats import colour_shifts, colour_statistic_names, colour_statistics
 from fromnoise.evaluation.feature_stats import gather_stats
 from fromnoise.evaluation.features.pixel_features import PixelFeatures
-from fromnoise.evaluation.measurement import MIRRORED
+from fromnoise.evaluation.measurement import MIRRORED, measure
 from fromnoise.evaluation.metrics.class_balance import group_shares
 from fromnoise.evaluation.metrics.frechet import frechet_distance
 from fromnoise.evaluation.metrics.kid import kernel_distance
 from fromnoise.evaluation.metrics.nearest import NearestNeighbours
 from fromnoise.evaluation.metrics.prdc import prdc
-from fromnoise.evaluation.result_tables import source_reports
+from fromnoise.evaluation.resolve import SampleRequest, image_sources
+from fromnoise.evaluation.result_tables import metrics_table, source_reports
 from fromnoise.evaluation.sources import RealImages
 from fromnoise.evaluation.statistics import Moments
+from fromnoise.model import build
+from fromnoise.utils.device import select_device
 
 
 def finding_keys(measurement) -> dict[str, set[str]]:
@@ -204,3 +210,43 @@ def test_statistics_do_not_depend_on_the_batch_size(halves, size):
     for a, b in zip(whole.moment_parts, batched.moment_parts, strict=True):
         torch.testing.assert_close(a.scatter, b.scatter, rtol=1e-9, atol=1e-9)
     assert torch.equal(whole.images, batched.images) and torch.equal(whole.features, batched.features)
+
+
+# ---- pseudo-labels: samples and real images are sampled alike (review B2)
+
+
+def test_b2_a_fixed_number_of_real_images_of_each_group():
+    """The first of each group in the order of the seed; an error if there are too few."""
+    images = MemoryImages(torch.arange(30, dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 2, 2))
+    groups = torch.arange(30) % 3
+    source = RealImages("real", images, groups=groups, sizes=torch.tensor([5, 0, 2]))
+    values = torch.cat(list(source.batches()))[:, 0, 0, 0].long()
+    assert source.count == 7 and source.strata is not None
+    assert (values % 3).bincount(minlength=3).tolist() == [5, 0, 2] and torch.equal(values % 3, source.strata)
+    with pytest.raises(ValueError, match="fewer"):
+        RealImages("real", images, groups=groups, sizes=torch.tensor([11, 0, 0]))
+
+
+def test_b2_models_with_pseudo_labels_are_evaluated_both_ways(digits, tmp_path):
+    """Two sources, i.i.d. and stratified; the real images of the second have its numbers of each cluster."""
+    changes = {"data.labels": False, "data.pseudo_labels": 3, "sample.steps": 2, "network.width": 8}
+    recipe = recipes.load("digits", changes | {"network.groups": 4})
+    model = build(recipe, DatasetInfo((1, 8, 8), fingerprint=digits.fingerprint))
+    labels = model.denoiser.pseudo_labels
+    points = labels.downsample(to_float(digits.train.get(torch.arange(300))))
+    labels.fit(points[:3], points)
+    path = tmp_path / "model.safetensors"
+    save_model(path, model, model.denoiser.state_dict(), {"step": 0})
+    request = SampleRequest(40, 0, None, 40, select_device("cpu", "fp32"))
+    sources = image_sources([str(path)], {}, digits, request, False)
+    assert [s.name.partition(", ")[2] for s in sources] == ["i.i.d. pseudo-labels", "stratified pseudo-labels"]
+    reference = RealImages("training images", digits.train)
+    measured = measure(sources, reference, digits.held_out, PixelFeatures(digits.shape))
+    iid, stratified = (evaluation.stats for evaluation in measured.real_vs_real)
+    assert iid.strata is None and stratified.strata is not None and sources[1].strata is not None
+    assert torch.equal(stratified.strata.bincount(), sources[1].strata.bincount())
+    assert torch.equal(labels.assign(to_float(stratified.images)), stratified.strata)
+    reports = source_reports(measured)
+    assert "stratified held-out real images" in metrics_table(reports).plain()
+    row = reports[0].row("frechet")
+    assert row is not None and row.json()["error_over"] == "samples"

@@ -67,20 +67,27 @@ class PseudoLabels(nn.Module):
         """The clusters of clean images (B, C, H, W) in [-1, 1]: int64 (B,)."""
         return self._nearest(self.downsample(x0))
 
-    def sample(self, seed: int, ids: Tensor) -> Tensor:
-        """Clusters for the samples ``ids``, stratified over p(k).
+    def sample(self, seed: int, ids: Tensor, stratified: bool = True) -> Tensor:
+        """Clusters for the samples ``ids``, stratified or i.i.d. with probabilities p(k).
 
-        Sample i takes the quantile (u + i phi) mod 1 of p(k), with phi the golden ratio conjugate (Weyl 1916) and u
-        uniform, given by the seed: any run of n consecutive samples contains each cluster about n p(k) times.
+        Stratified, sample i takes the quantile (u + i phi) mod 1 of p(k), with phi the golden ratio conjugate (Weyl
+        1916) and u uniform, given by the seed: any run of n consecutive samples contains each cluster about n p(k)
+        times. I.i.d. samples take the quantile of a uniform number of their own: only these compare with an i.i.d.
+        sample of real images.
 
         Args:
             seed: of u.
             ids: numbers of the samples, int64 (B,).
+            stratified: whether the clusters are stratified.
 
         Returns:
             Clusters, int64 (B,) on the CPU; each is a function of (seed, id).
         """
         cumulative = self.weights.cpu().double().cumsum(0)
-        steps = ((ids.cpu() * _GOLDEN) >> 11) & (2**53 - 1)  # int64 products wrap modulo 2^64: the fraction stays
-        u = (Noise(seed, torch.zeros(1, dtype=torch.int64)).uniform(Stream.PSEUDO_LABEL) + steps.double() / 2**53) % 1
+        if stratified:
+            steps = ((ids.cpu() * _GOLDEN) >> 11) & (2**53 - 1)  # int64 products wrap modulo 2^64: the fraction stays
+            start = Noise(seed, torch.zeros(1, dtype=torch.int64)).uniform(Stream.PSEUDO_LABEL)
+            u = (start + steps.double() / 2**53) % 1
+        else:
+            u = Noise(seed, ids.cpu()).uniform(Stream.PSEUDO_LABEL, 1)
         return torch.searchsorted(cumulative, u * cumulative[-1], right=True).clamp(max=len(cumulative) - 1)

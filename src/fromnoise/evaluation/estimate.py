@@ -77,12 +77,12 @@ def standard_error(values: Tensor, strata: Tensor | None = None) -> float:
     values, n = values.double(), len(values)
     if strata is None:
         return float(values.std()) / math.sqrt(n)
-    strata = torch.unique(strata, return_inverse=True)[1]
-    single = strata.bincount()[strata] == 1
-    strata = torch.where(single, int(strata.max()) + 1, strata)
-    counts = strata.bincount().double()
-    means = counts.new_zeros(len(counts)).index_add_(0, strata, values) / counts.clamp(min=1)
-    squares = counts.new_zeros(len(counts)).index_add_(0, strata, (values - means[strata]).square())
+    index: Tensor = torch.unique(strata, return_inverse=True)[1]
+    single = index.bincount()[index] == 1
+    index = torch.where(single, int(index.max()) + 1, index)
+    counts = index.bincount().double()
+    means = counts.new_zeros(len(counts)).index_add_(0, index, values) / counts.clamp(min=1)
+    squares = counts.new_zeros(len(counts)).index_add_(0, index, (values - means[index]).square())
     variances = squares / (counts - 1).clamp(min=1)
     return math.sqrt(float((counts * variances).sum())) / n
 

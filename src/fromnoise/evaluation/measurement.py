@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from fromnoise.data import Images
+from fromnoise.data import Images, to_float
 from fromnoise.evaluation.colour_stats import ColourShift, colour_shifts
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.feature_stats import MAX_IMAGES, FeatureStats, OnBatch, gather_stats
@@ -100,8 +101,14 @@ def measure(
         return gather_stats(source, extractor, lambda count: on_progress(source.name, count), on_batch)
 
     samples = [gather(s) for s in sources]
-    real = {n: gather(RealImages("held-out images", held_out, n)) for n in sorted({s.n for s in samples})}
-    stats = [*samples, *real.values()]
+    gathered: dict[object, FeatureStats] = {}
+    real = []
+    for source, s in zip(sources, samples, strict=True):
+        key = s.n if source.strata is None else (id(source.model), s.n)
+        if key not in gathered:
+            gathered[key] = gather(_real_sample(source, held_out, s.n))
+        real.append(gathered[key])
+    stats = [*samples, *gathered.values()]
     search = _NearestSearch(stats, extractor, PixelFeatures(reference.shape), reference.count)
     reference_stats = gather(reference, search.add_reference)
     reference_batch = FeatureBatch(reference_stats.features, reference_stats.probabilities)
@@ -126,8 +133,23 @@ def measure(
         reference_stats,
         partition.kind,
         [evaluations[id(s)] for s in samples],
-        [evaluations[id(real[s.n])] for s in samples],
+        [evaluations[id(s)] for s in real],
     )
+
+
+def _real_sample(source: ImageSource, held_out: Images, n: int) -> RealImages:
+    """Held-out images sampled like a source: i.i.d., or with as many images of each of its clusters if possible."""
+    if source.strata is not None and source.model is not None:
+        labels = source.model.denoiser.pseudo_labels
+        device = labels.centroids.device
+        parts = torch.arange(len(held_out)).split(1000)
+        groups = torch.cat([labels.assign(to_float(held_out.get(part)).to(device)).cpu() for part in parts])
+        try:
+            sizes = source.strata.bincount(minlength=len(labels.weights))
+            return RealImages("stratified held-out images", held_out, groups=groups, sizes=sizes)
+        except ValueError:
+            pass  # a cluster has too few held-out images
+    return RealImages("held-out images", held_out, n)
 
 
 class _NearestSearch:

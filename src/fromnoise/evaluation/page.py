@@ -62,6 +62,8 @@ def _source_json(report: SourceReport, group_kind: str) -> dict[str, Any]:
     return {
         "name": report.name,
         "n": evaluation.stats.n,
+        "stratified": evaluation.stats.strata is not None,
+        "real_vs_real": report.real_name,
         **{row.key: row.json() for row in report.rows},
         "class_balance": {
             "kind": group_kind,
@@ -76,13 +78,15 @@ def _source_json(report: SourceReport, group_kind: str) -> dict[str, Any]:
 # ---- the document
 
 _ERRORS = (
-    "± is one standard error over the samples, not over trainings; those of recall and coverage are binomial over the "
-    "real images, which understates the variation between sets of samples. "
+    "± is one standard error: the standard deviation between sets of as many samples of the same model, with the real "
+    "images fixed (for the kernel distance real images are drawn anew too), not between trainings. Of stratified "
+    "samples the errors of kernel, recall and coverage are those of i.i.d. ones, which are too large. "
 )
 _COMPARE = (
     "Compare values only at equal n and with equal features. The row of held-out real images is the value that as many "
-    "real images reach, independently drawn, which no model was trained on; samples of a conditional model cycle "
-    "through its classes instead, which lowers the variation of their class shares. The kernel distance is unbiased at "
+    "real images reach, which no model was trained on; a stratified row holds as many images of each cluster as the "
+    "stratified samples do. Samples of a conditional model cycle through its classes, which lowers the variation of "
+    "their class shares. The kernel distance is unbiased at "
     "any n, and can be negative by chance for equal distributions."
 )
 _COPIES = (

@@ -11,7 +11,15 @@ from fromnoise.checkpoint import LoadedModel, load_model
 from fromnoise.config import Recipe, SamplingConfig, change
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import Data, load
-from fromnoise.evaluation.sources import ImageSource, ModelSource, ProcessGroup, RealImages, open_samples
+from fromnoise.evaluation.sources import (
+    ImageSource,
+    ModelSource,
+    ProcessGroup,
+    RealImages,
+    has_pseudo_labels,
+    open_samples,
+)
+from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -105,21 +113,31 @@ def _model_sources(
     out: list[ImageSource] = []
     for values in itertools.product(*sweep.values()):
         changes = dict(zip(sweep, values, strict=True))
-        out.append(
-            ModelSource(
-                " ".join([name, *(f"{key}={value}" for key, value in changes.items())]),
-                loaded.model,
-                _changed(loaded.model.recipe, changes),
-                request.compute,
-                request.count,
-                seed=request.seed,
-                label=request.label,
-                batch=request.batch,
-                training=training,
-                processes=request.processes,
+        full_name = " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
+        for suffix, stratified in _label_sampling(loaded.model, request):
+            out.append(
+                ModelSource(
+                    full_name + suffix,
+                    loaded.model,
+                    _changed(loaded.model.recipe, changes),
+                    request.compute,
+                    request.count,
+                    seed=request.seed,
+                    label=request.label,
+                    batch=request.batch,
+                    training=training,
+                    processes=request.processes,
+                    stratified=stratified,
+                )
             )
-        )
     return out
+
+
+def _label_sampling(model: Model, request: SampleRequest) -> tuple[tuple[str, bool], ...]:
+    """Suffixes of names, and whether pseudo-labels are stratified: a model that has them is evaluated in both ways."""
+    if request.label is not None or not has_pseudo_labels(model):
+        return (("", False),)
+    return (", i.i.d. pseudo-labels", False), (", stratified pseudo-labels", True)
 
 
 def _changed(recipe: Recipe, changes: Mapping[str, str]) -> SamplingConfig:

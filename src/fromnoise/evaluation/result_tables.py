@@ -23,6 +23,7 @@ class SourceReport:
     evaluation: Evaluation
     rows: list[MetricRow]
     findings: list[Finding]
+    real_name: str = "held-out real images"
 
     @property
     def name(self) -> str:
@@ -51,7 +52,9 @@ def source_reports(
     for evaluation, real in zip(measurement.evaluations, measurement.real_vs_real, strict=True):
         lengths = (code_lengths or {}).get(evaluation.name)
         findings = [*check_samples(evaluation, real), *(check_code_lengths(lengths) if lengths else ())]
-        out.append(SourceReport(evaluation, metric_rows(evaluation, real, measurement.features, lengths), findings))
+        rows = metric_rows(evaluation, real, measurement.features, lengths)
+        kind = "stratified held-out real images" if real.stats.strata is not None else "held-out real images"
+        out.append(SourceReport(evaluation, rows, findings, kind))
     return out
 
 
@@ -69,10 +72,13 @@ def metrics_table(reports: Sequence[SourceReport]) -> Table:
         values = [row.samples if (row := report.row(c.key)) else None for c in limits]
         extrapolated = [f"{v.limit:.4g}" if isinstance(v, ExtrapolatedEstimate) else "-" for v in values]
         rows.append([report.name, f"{report.evaluation.stats.n:,}", *map(_cell, cells), *extrapolated])
-    for n in sorted({report.evaluation.stats.n for report in reports}):
-        report = next(r for r in reports if r.evaluation.stats.n == n)
-        cells = [row.real_vs_real if (row := report.row(c.key)) else None for c in columns]
-        rows.append(["held-out real images", f"{n:,}", *map(_cell, cells), *("-" for _ in limits)])
+    shown = set()
+    for report in sorted(reports, key=lambda r: (r.evaluation.stats.n, r.evaluation.stats.strata is not None)):
+        kind, n = report.real_name, report.evaluation.stats.n
+        if (kind, n) not in shown:
+            shown.add((kind, n))
+            cells = [row.real_vs_real if (row := report.row(c.key)) else None for c in columns]
+            rows.append([kind, f"{n:,}", *map(_cell, cells), *("-" for _ in limits)])
     return Table(["", "n", *(c.title for c in columns), *(f"{c.title} at n = ∞" for c in limits)], rows)
 
 

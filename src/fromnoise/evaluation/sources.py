@@ -84,10 +84,37 @@ class ImageSource(ABC):
 class RealImages(ImageSource):
     """Images of a data set or of files, in a random order."""
 
-    def __init__(self, name: str, images: Images, count: int | None = None, seed: int = 0, batch: int = 512) -> None:
-        """Take the first ``count`` images in the order of ``seed``; all by default."""
-        self.name, self.count = name, min(len(images), count or len(images))
-        self._images, self._seed, self._batch = images, seed, batch
+    def __init__(
+        self,
+        name: str,
+        images: Images,
+        count: int | None = None,
+        seed: int = 0,
+        batch: int = 512,
+        groups: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> None:
+        """Take the first ``count`` images in the order of ``seed``, or a fixed number of each group.
+
+        Args:
+            name: in tables and figures.
+            images: the data set.
+            count: number of images; all by default.
+            seed: of the order.
+            batch: images per batch.
+            groups: group of each image of the data set, int64 (N,).
+            sizes: number of images of each group, with ``groups`` in place of ``count``.
+
+        Raises:
+            ValueError: a group has fewer images.
+        """
+        self._images, self._batch = images, batch
+        self._order = shuffled_indices(len(images), seed, range(len(images)))
+        if groups is None or sizes is None:
+            self._order = self._order[: count or len(images)]
+        else:
+            self._order, self.strata = _stratified(self._order, groups, sizes)
+        self.name, self.count = name, len(self._order)
 
     @property
     def shape(self) -> Shape:
@@ -96,14 +123,29 @@ class RealImages(ImageSource):
 
     def get(self, indices: Tensor) -> Tensor:
         """Images by their index in this order, uint8 (B, C, H, W)."""
-        every = shuffled_indices(len(self._images), self._seed, range(self.count))
-        return self._images.get(every[indices])
+        return self._images.get(self._order[indices])
 
     def batches(self) -> Iterator[Tensor]:
         """See ``ImageSource``."""
-        for start in range(0, self.count, self._batch):
-            positions = range(start, min(self.count, start + self._batch))
-            yield self._images.get(shuffled_indices(len(self._images), self._seed, positions))
+        for indices in self._order.split(self._batch):
+            yield self._images.get(indices)
+
+
+def _stratified(order: Tensor, groups: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The first ``sizes[g]`` images of each group g in an order, in that order, and their groups.
+
+    Raises:
+        ValueError: a group has fewer images.
+    """
+    ordered = groups[order]
+    rank = torch.zeros(len(order), dtype=torch.int64)
+    for group in sizes.nonzero().flatten().tolist():
+        member = ordered == group
+        if int(member.sum()) < int(sizes[group]):
+            raise ValueError(f"group {group} has {int(member.sum())} images, fewer than {int(sizes[group])}")
+        rank[member] = torch.arange(int(member.sum()))
+    kept = rank < sizes[ordered]
+    return order[kept], ordered[kept]
 
 
 def open_samples(spec: str, shape: Shape, resize: bool = False) -> Images:
@@ -145,6 +187,11 @@ class ProcessGroup:
     gather: Callable[[Tensor], Tensor] = lambda batch: batch
 
 
+def has_pseudo_labels(model: Model) -> bool:
+    """Whether samples without a label get pseudo-labels."""
+    return model.denoiser.pseudo_labels is not None and not model.dataset_info.is_conditional
+
+
 @final
 class ModelSource(ImageSource):
     """Samples of a model; several processes sample a part of each batch."""
@@ -162,6 +209,7 @@ class ModelSource(ImageSource):
         batch: int = 64,
         training: tuple[float, int] | None = None,
         processes: ProcessGroup | None = None,
+        stratified: bool = False,
     ) -> None:
         """Prepare to sample from a model.
 
@@ -176,6 +224,8 @@ class ModelSource(ImageSource):
             batch: samples per batch and process.
             training: seconds of the training and images seen, if known.
             processes: that share the sampling.
+            stratified: whether pseudo-labels are stratified over their weights, as in ``fromnoise sample``, or i.i.d.,
+                as real images are.
 
         Raises:
             UserError: the sampling config or the label is impossible for this model.
@@ -185,6 +235,9 @@ class ModelSource(ImageSource):
         self._label = label if label is not None or model.dataset_info.class_names is None else "all"
         self._training, self._processes = training, processes or ProcessGroup()
         self._evaluations, self._elapsed = 0, 0.0
+        self._stratified = stratified and self._has_pseudo_labels
+        if self._stratified:
+            self.strata = model.default_labels(torch.arange(count), seed)
         self._steps(torch.arange(0))  # raises now, not at the first batch
 
     def batches(self) -> Iterator[Tensor]:
@@ -206,10 +259,17 @@ class ModelSource(ImageSource):
         finally:
             handle.remove()
 
+    @property
+    def _has_pseudo_labels(self) -> bool:
+        return self._label is None and has_pseudo_labels(self._model)
+
     def _steps(self, ids: Tensor) -> Iterator[SampleStep]:
+        label: str | Tensor | None = self._label
+        if self._has_pseudo_labels:
+            label = self._model.default_labels(ids, self._seed, self._stratified)
         batch = max(1, len(ids))
         return sample_steps(
-            self._model, self._config, self._compute, ids=ids, seed=self._seed, label=self._label, batch=batch
+            self._model, self._config, self._compute, ids=ids, seed=self._seed, label=label, batch=batch
         )
 
     def _count_evaluations(self, net: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -73,6 +73,8 @@ class SelfEvaluation:
         frechet = jackknifed_frechet(split_moments(features), self._moments)
         kernel = self._kernel.distance(features)
         result = {"features": self._extractor.name, "frechet": frechet.json(), "kernel": kernel.json()}
+        if model.denoiser.pseudo_labels is not None:
+            result["pseudo_labels"] = "stratified"  # nearer than i.i.d. samples: not comparable with real images
         if frechet.value < self._lowest_distance:
             self._lowest_distance = frechet.value
             progress = {"step": loop.progress.step, "evaluation": result}
