@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fromnoise import config as recipes
+from fromnoise.data import to_float
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.estimate import Estimate
@@ -117,3 +118,47 @@ def test_generalization_gaps():
     assert found["flow"].value == 1.5 and found["flow"].error == pytest.approx(math.hypot(1.0, 0.5))
     assert found["bound"].value == 0
     assert list(generalization_gaps(held_out, LikelihoodResult(bound, None))) == ["bound"]
+
+
+# ---- what is measured of models that are not plain (review B4)
+
+
+def test_b4_offset_noise_in_the_likelihood(pixels):
+    """Another strength gives other numbers, and the output says it."""
+    plain, offset = evaluator(), evaluator({"loss.offset_noise": 0.5})
+    assert not torch.allclose(plain.bound(pixels, None, None).each, offset.bound(pixels, None, None).each, rtol=1e-3)
+    assert any("offset noise of strength 0.5" in line for line in offset.description())
+    with pytest.raises(UserError, match="offset noise"):
+        learned = {"diffusion.learned_variance": True, "loss.objective": "hybrid", "loss.offset_noise": 0.5}
+        evaluator(learned).bound(pixels, None, None)
+
+
+def test_b4_self_conditioned_models_get_their_own_estimate(pixels):
+    """Two evaluations a step, the second with the first one's estimate."""
+    found = evaluator({"loss.self_conditioning": True, "network.zero_output": False})
+    inputs: list[torch.Tensor] = []
+    found.model.denoiser.network.register_forward_hook(lambda net, args, out: inputs.append(args[0]))
+    found.bound(pixels, None, 1)
+    assert len(inputs) % 2 == 0
+    first, second = inputs[-2:]
+    assert torch.equal(first[:, :1], second[:, :1]) and float(first[:, 1:].abs().max()) == 0
+    assert float(second[:, 1:].abs().max()) > 0
+    assert any("own estimate" in line for line in found.description())
+
+
+def test_b4_pseudo_labels_are_coded_and_used(pixels):
+    """Bits of the label, -log2 p(k) of the image's cluster, plus those of the image given the label."""
+    found = evaluator({"data.labels": False, "data.pseudo_labels": 3, "network.zero_output": False})
+    labels = found.model.denoiser.pseudo_labels
+    points = labels.downsample(to_float(pixels))
+    labels.fit(points[:3], points)
+    assigned = labels.assign(to_float(pixels))
+    cost = -labels.weights[assigned].double().log2() / 16
+    bound = found.bound(pixels, None, None)
+    torch.testing.assert_close(bound.each, found.bound(pixels, assigned, None).each + cost)
+    assert bound.label == pytest.approx(float(cost.mean()))
+    result = LikelihoodResult(bound, None)
+    assert sum(result.bound_parts().values()) == pytest.approx(float(bound.each.mean()))
+    solver = RungeKutta(2)
+    torch.testing.assert_close(found.flow(pixels, None, solver), found.flow(pixels, assigned, solver) + cost)
+    assert any("pseudo-label" in line for line in found.description())

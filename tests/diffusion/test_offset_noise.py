@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.distributions import MultivariateNormal
 
 from fromnoise.diffusion import (
     DDIM,
@@ -18,6 +19,9 @@ from fromnoise.diffusion import (
     sampling_loop,
     schedules,
 )
+from fromnoise.diffusion.likelihood import ELBO, ProbabilityFlow, RungeKutta
+from fromnoise.diffusion.likelihood.conditions import log_determinant, whiten
+from fromnoise.diffusion.oracles import GaussianMixture
 
 LIKE = torch.empty(0, dtype=torch.float64)
 SHAPE, SIZE, OFFSET = (2, 2, 2), 8, 0.8
@@ -98,3 +102,61 @@ def test_a_sampler_may_use_many_random_numbers_a_step():
     flat = torch.cat(numbers).flatten()
     assert len(flat.unique()) == len(flat) == 600
     assert torch.equal(numbers[2][5], noise.normal((1,), Stream.STEP, 2 * 16 + 5, like=LIKE))
+
+
+# ---- likelihoods (review B4)
+
+
+def gaussian_data():
+    """Covariance of a correlated Gaussian, and 200 images of it."""
+    generator = torch.Generator().manual_seed(0)
+    factor = 0.1 * torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64) + 0.2 * torch.eye(SIZE)
+    covariance = factor @ factor.T
+    x = torch.randn(200, SIZE, generator=generator, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T
+    return covariance, x.reshape(200, *SHAPE)
+
+
+def test_b4_flow_likelihood_with_offset_noise():
+    """The density of x_1 under the exact flow of a Gaussian, N(0, alpha^2 S + sigma^2 C)."""
+    covariance, x0 = gaussian_data()
+    denoise = exact(torch.zeros(SIZE), covariance, COVARIANCE)
+    flow = ProbabilityFlow(denoise, schedules.linear(100), RungeKutta(40), offset=OFFSET)
+    first, last = flow.clean_level, flow.noisy_level
+    x = first.noisy(x0, Noise(0, torch.arange(200), OFFSET).image(SHAPE, Stream.DATA, like=LIKE))
+    total = first.alpha**2 * covariance + first.sigma**2 * COVARIANCE
+    expected = MultivariateNormal(torch.zeros(SIZE).double(), total).log_prob(x.flatten(1))
+    assert float(last.alpha) < 0.01
+    torch.testing.assert_close(flow.log_prob(x), expected, atol=0.02, rtol=0)
+
+
+def test_b4_bound_with_offset_noise_is_that_of_white_noise_in_other_coordinates():
+    """In y = C^(-1/2) x the noise is white, and prior and steps are the same."""
+    covariance, x0 = gaussian_data()
+    table, noise = schedules.linear(200), Noise(0, torch.arange(200))
+    values, vectors = torch.linalg.eigh(COVARIANCE)
+    root, inverse = ((vectors * values**p) @ vectors.T for p in (0.5, -0.5))
+    white = GaussianMixture(torch.ones(1), torch.zeros(1, SIZE).double(), (inverse @ covariance @ inverse)[None])
+
+    def denoise(x, level, cond=None, previous=None):
+        y0 = white((x.flatten(1) @ inverse).reshape(x.shape), level).x0
+        return Prediction((y0.flatten(1) @ root).reshape(x.shape))
+
+    def nats(elbo, x):
+        steps = [term.nats for term in elbo.all_terms(x, noise) if term.k > 1]
+        return elbo.prior(x) + torch.stack(steps).sum(0)
+
+    expected = nats(ELBO(white, table), (x0.flatten(1) @ inverse).reshape(x0.shape))
+    differences = [nats(ELBO(denoise, table, 0.0, offset), x0) - expected for offset in (OFFSET, 0.0)]
+    error = float(differences[0].std()) / 200**0.5
+    assert abs(float(differences[0].mean())) < 4 * error < 1.2
+    assert abs(float(differences[1].mean())) > 6 * error
+
+
+def test_b4_whitening_and_determinant():
+    """C^(-1/2) and log det C of the covariance, by linear algebra."""
+    values, vectors = torch.linalg.eigh(COVARIANCE)
+    root = (vectors * values.rsqrt()) @ vectors.T
+    x = torch.randn(3, *SHAPE, dtype=torch.float64)
+    torch.testing.assert_close(whiten(x, OFFSET).flatten(1), x.flatten(1) @ root)
+    assert log_determinant(x.shape, OFFSET) == pytest.approx(float(torch.logdet(COVARIANCE)))
+    assert whiten(x, 0.0) is x

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     compute.to_device(model.denoiser)
     evaluator = LikelihoodEvaluator(model, compute, args.seed, args.batch)
     results = {name: _measure(evaluator, images, args, name) for name, images in _parts(model, data).items()}
-    _report(results, args)
+    _report(results, evaluator.description(), args)
     return 0
 
 
@@ -106,11 +106,13 @@ def _measure(evaluator: LikelihoodEvaluator, images: Images, args: argparse.Name
     return LikelihoodResult(bound, flow)
 
 
-def _report(results: dict[str, LikelihoodResult], args: argparse.Namespace) -> None:
+def _report(results: dict[str, LikelihoodResult], description: list[str], args: argparse.Namespace) -> None:
     from fromnoise.evaluation.likelihood import generalization_gaps
     from fromnoise.reporting import plots
 
-    print("bits/dim, +- one standard error of the mean over the images")
+    print("bits/dim, +- one standard error of the mean: other images of the same data, and other noise")
+    for line in description:
+        print(f"  {line}")
     for name, result in results.items():
         for method, estimate in result.estimates().items():
             print(f"  {name:9} {method:6} {_formatted(estimate)}")
@@ -119,7 +121,7 @@ def _report(results: dict[str, LikelihoodResult], args: argparse.Namespace) -> N
         difference = result.bound_minus_flow()
         if difference is not None:
             print(f"  {name:9} bound - flow of the same images {_formatted(difference)}")
-    out = results["held out"].json()
+    out = results["held out"].json() | {"measured": description, "error_over": "images and noise"}
     if "training" in results:
         gaps = generalization_gaps(results["held out"], results["training"])
         for method, gap in gaps.items():

@@ -13,10 +13,13 @@ from torch import Tensor
 from fromnoise.config import SamplingConfig
 from fromnoise.data import Images, shuffled_indices, to_float
 from fromnoise.data.dataset_info import conditioning_for
+from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.likelihood.code_length import ELBO, SampledTerms, StepProposal, bin_index, geometric_bins
+from fromnoise.diffusion.likelihood.conditions import SelfConditioned
 from fromnoise.diffusion.likelihood.ode import ODESolver, ProbabilityFlow
 from fromnoise.diffusion.rng import Noise
 from fromnoise.evaluation.estimate import Estimate
+from fromnoise.evaluation.sources import has_pseudo_labels
 from fromnoise.model import Model
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -40,12 +43,14 @@ class BoundResult:
         prior: mean of L_T.
         decoder: mean of L_0.
         by_step: mean terms in bins of steps: first step, last step, and bits/dim per step.
+        label: mean of -log2 p(k) per dimension, for a model of pseudo-labels.
     """
 
     each: Tensor
     prior: float
     decoder: float
     by_step: list[tuple[int, int, float]]
+    label: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,10 @@ class LikelihoodResult:
         return {name: Estimate.mean_of(each) for name, each in known.items() if each is not None}
 
     def bound_parts(self) -> dict[str, float]:
-        """Prior, steps and decoder of the bound, in bits/dim."""
-        prior, decoder = self.bound.prior, self.bound.decoder
-        return {"prior": prior, "steps": float(self.bound.each.mean()) - prior - decoder, "decoder": decoder}
+        """Prior, steps and decoder of the bound, and the pseudo-label if there is one, in bits/dim."""
+        prior, decoder, label = self.bound.prior, self.bound.decoder, self.bound.label
+        parts = {"prior": prior, "steps": float(self.bound.each.mean()) - prior - decoder - label, "decoder": decoder}
+        return parts | ({"pseudo-label": label} if label else {})
 
     def bound_minus_flow(self) -> Estimate | None:
         """Mean difference of the two methods on the same images."""
@@ -136,7 +142,46 @@ class LikelihoodEvaluator:
     def elbo(self) -> ELBO:
         """The variational bound of the reverse process without guidance; x_0 is clipped if it is when sampling."""
         config = (self.config or self.model.recipe.sample).model_copy(update={"guidance": 1.0})
-        return ELBO(self.model.guided(config), self.model.schedule, self.model.variance(config))
+        denoise, offset = self._denoise(self.model.guided(config)), self.model.recipe.loss.offset_noise
+        return ELBO(denoise, self.model.schedule, self.model.variance(config), offset)
+
+    def _denoise(self, denoise: Denoise) -> Denoise:
+        return SelfConditioned(denoise) if getattr(self.model.denoiser, "self_conditioning", False) else denoise
+
+    def description(self) -> list[str]:
+        """What is measured of this model, a line for each thing that differs from a plain one."""
+        recipe, lines = self.model.recipe, []
+        if (self.config or recipe.sample).clip:
+            lines.append("the bound clips x_0 as sampling does; the flow is never clipped")
+        if recipe.loss.offset_noise:
+            lines.append(f"offset noise of strength {recipe.loss.offset_noise:g}, as in training and sampling")
+        if recipe.loss.self_conditioning:
+            lines.append(
+                "conditioned on its own estimate at the same noise level, by two evaluations; sampling conditions on "
+                "that of the step before"
+            )
+        if has_pseudo_labels(self.model):
+            lines.append(
+                "an image is coded as its pseudo-label k, -log2 p(k), and the image given k: an upper bound on "
+                "-log2 sum_k p(k) p(x | k)"
+            )
+        return lines
+
+    def condition(self, x0: Tensor, labels: Tensor | None) -> tuple[Tensor | None, Tensor | float]:
+        """The condition of images, and the nats that it costs.
+
+        Args:
+            x0: images (B, C, H, W).
+            labels: condition of each image, or None.
+
+        Returns:
+            ``labels``, or the pseudo-labels of a model that has them; and -log p(k), float64 (B,), or 0.
+        """
+        if labels is not None or not has_pseudo_labels(self.model):
+            return labels, 0.0
+        pseudo_labels = self.model.denoiser.pseudo_labels
+        assigned = pseudo_labels.assign(x0)
+        return assigned, -pseudo_labels.weights.double().clamp(min=1e-9).log()[assigned].cpu()
 
     def bound(
         self,
@@ -154,13 +199,19 @@ class LikelihoodEvaluator:
             on_progress: called after each batch.
 
         Raises:
-            UserError: the model has a single step.
+            UserError: the model has a single step, or a learned variance and offset noise.
         """
         elbo = self.elbo()
+        if elbo.f is None and elbo.offset:
+            raise UserError(
+                "a learned variance with offset noise has no bound: set sample.sampler.variance 0 in the recipe"
+            )
         if elbo.steps < 2:
             raise UserError("a model with one step has no bound: train with --diffusion.schedule.steps 2 or more")
         if sampled_steps is None or sampled_steps >= elbo.steps:
-            parts = self._by_batch(pixels, labels, lambda *batch: _all_steps(elbo, *batch), on_progress)
+            parts = self._by_batch(
+                pixels, labels, lambda x0, noise, cond: _all_steps(elbo, x0, noise, cond), on_progress
+            )
         else:
             proposal = self._proposal(elbo, pixels[:_PILOT_IMAGES], labels)
             parts = self._by_batch(
@@ -180,7 +231,16 @@ class LikelihoodEvaluator:
             (low, high, float(bits) / len(pixels) / (high - low + 1))
             for low, high, bits in zip(starts.tolist(), ends, total, strict=True)
         ]
-        return BoundResult(prior + each.sum(1), float(prior.mean()), by_step[0][2], by_step)
+        label = self._label_bits(pixels, labels)
+        return BoundResult(
+            prior + each.sum(1) + label, float(prior.mean()), by_step[0][2], by_step, float(label.mean())
+        )
+
+    def _label_bits(self, pixels: Tensor, labels: Tensor | None) -> Tensor:
+        """Bits/dim of the pseudo-labels, float64 (N,)."""
+        parts = [self.condition(to_float(part.to(self.compute.device)), labels)[1] for part in pixels.split(self.batch)]
+        nats = [torch.as_tensor(p).expand(len(part)) for p, part in zip(parts, pixels.split(self.batch), strict=True)]
+        return self._bits_per_nat * torch.cat(nats).double()
 
     def flow(
         self,
@@ -202,14 +262,15 @@ class LikelihoodEvaluator:
         Raises:
             UserError: the solver failed.
         """
-        elbo, flow = self.elbo(), ProbabilityFlow(self.model.denoiser, self.model.schedule, solver)
+        elbo = self.elbo()
+        flow = ProbabilityFlow(self._denoise(self.model.denoiser), self.model.schedule, solver, offset=elbo.offset)
         try:
             parts = self._by_batch(
                 pixels, labels, lambda x0, noise, cond: elbo.flow_nll(flow, x0, noise, probes, cond), on_progress
             )
         except ArithmeticError as e:
             raise UserError(f"{e}: use a larger --tolerance") from None
-        return self._bits_per_nat * torch.cat(parts)
+        return self._bits_per_nat * torch.cat(parts) + self._label_bits(pixels, labels)
 
     @property
     def _bits_per_nat(self) -> float:
@@ -225,7 +286,7 @@ class LikelihoodEvaluator:
             x0 = to_float(pixels[ids].to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
             cond = labels[ids].to(self.compute.device) if labels is not None else None
             with torch.no_grad(), self.compute.autocast():
-                out.append(work(x0, Noise(self.seed, ids), cond))
+                out.append(work(x0, Noise(self.seed, ids), self.condition(x0, cond)[0]))
             on_progress(len(ids))
         return out
 

@@ -53,9 +53,9 @@ def rate_and_distortion(
     """
     elbo, device = evaluator.elbo(), evaluator.compute.device
     x0 = to_float(pixels.to(device)).contiguous(memory_format=evaluator.compute.memory_format)
-    cond = labels.to(device) if labels is not None else None
+    cond, label_nats = evaluator.condition(x0, labels.to(device) if labels is not None else None)
     bits_per_nat = 1 / (math.log(2) * x0[0].numel())
-    rate = bits_per_nat * float(elbo.prior(x0).mean())
+    rate = bits_per_nat * float((elbo.prior(x0) + label_nats).mean())
     out = RateDistortion([], [], [], [], 0.0, len(x0))
     with torch.no_grad(), evaluator.compute.autocast():
         for term in elbo.all_terms(x0, Noise(evaluator.seed, torch.arange(len(x0))), cond):

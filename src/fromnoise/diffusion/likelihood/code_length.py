@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
 from fromnoise.diffusion.likelihood import elbo
+from fromnoise.diffusion.likelihood.conditions import log_determinant, whiten
 from fromnoise.diffusion.likelihood.ode import ProbabilityFlow
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import Schedule
@@ -143,11 +144,13 @@ class ELBO:
         denoise: the model, with the clipping that it is sampled with.
         schedule: of the noise.
         f: variance of the reverse steps, as of ``posterior_variance``; None is the learned one.
+        offset: strength of the offset noise with which the model was trained.
     """
 
     denoise: Denoise
     schedule: Schedule
     f: float | None = 0.0
+    offset: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -157,7 +160,7 @@ class ELBO:
     def prior(self, x0: Tensor) -> Tensor:
         """L_T of images (B, C, H, W), float64 (B,)."""
         x0 = _to_double(x0)
-        return elbo.prior_kl(x0, self.schedule.at(1.0, like=x0)).cpu().double()
+        return elbo.prior_kl(x0, self.schedule.at(1.0, like=x0), self.offset).cpu().double()
 
     def term_at(self, x0: Tensor, k: Tensor, eps: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Prediction]:
         """L_{k-1} of each image at a step of its own.
@@ -182,7 +185,8 @@ class ELBO:
             prediction.x0.to(wide.dtype),
             prediction.variance_fraction.to(wide.dtype) if prediction.variance_fraction is not None else None,
         )
-        nats = elbo.term(self.schedule, self.steps, wide, wide_prediction, self.schedule.at(t, like=wide), self.f)
+        wide_level = self.schedule.at(t, like=wide)
+        nats = elbo.term(self.schedule, self.steps, wide, wide_prediction, wide_level, self.f, self.offset)
         return nats.cpu().double(), prediction
 
     def all_terms(self, x0: Tensor, noise: Noise, cond: Tensor | None = None) -> Iterator[StepTerm]:
@@ -194,7 +198,7 @@ class ELBO:
             cond: as of ``Denoiser.forward``.
         """
         for k in range(self.steps, 0, -1):
-            eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, k, like=x0)
+            eps = self._eps(noise, x0, k)
             nats, prediction = self.term_at(x0, torch.full((len(x0),), k), eps, cond)
             error = (_to_double(x0) - prediction.x0) ** 2
             yield StepTerm(k, nats, prediction, error.flatten(1).mean(1).cpu().double())
@@ -214,7 +218,7 @@ class ELBO:
         k = proposal.sample(noise.uniform(Stream.BOUND), count)
         nats = []
         for j in range(count):
-            eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, j + 1, like=x0)
+            eps = self._eps(noise, x0, j + 1)
             nats.append(self.term_at(x0, k[:, j], eps, cond)[0])
         return SampledTerms(k, torch.stack(nats, 1), 1 / (count * proposal.probability[k - 1]), self.prior(x0))
 
@@ -240,12 +244,18 @@ class ELBO:
 
         Source: Zheng et al. 2023, "Improved techniques for maximum likelihood estimation for diffusion ODEs", sec. 4.2.
         """
-        eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, like=x0)
+        eps = self._eps(noise, x0, 0)
         first = self.schedule.at(1 / self.steps, like=x0)
         log_p = flow.log_prob(first.noisy(x0, eps), noise, probes, cond).cpu().double()
-        log_q = (-0.5 * (eps.double() ** 2 + math.log(2 * math.pi)) - first.sigma.double().log()).flatten(1).sum(1)
+        white = whiten(_to_double(eps), self.offset)
+        log_q = (-0.5 * (white**2 + math.log(2 * math.pi)) - first.sigma.double().log()).flatten(1).sum(1)
+        log_q = log_q - 0.5 * log_determinant(eps.shape, self.offset)
         decoder, _ = self.term_at(x0, torch.ones(len(x0)), eps, cond)
         return log_q.cpu() - log_p + decoder
+
+    def _eps(self, noise: Noise, x0: Tensor, part: int) -> Tensor:
+        """Noise of the forward process, shaped as ``x0``."""
+        return replace(noise, offset=self.offset).image(tuple(x0.shape[1:]), Stream.BOUND, part, like=x0)
 
 
 def _to_double(x: Tensor) -> Tensor:

@@ -201,7 +201,8 @@ def _sample_terms(
     images, cond = x0.repeat_interleave(many, 0), components.flatten()
     out = [k.new_empty((len(x0), 0, many), dtype=torch.float64)]
     for column, part in zip(k.T, parts, strict=True):
-        eps = noise.normal(tuple(x0.shape[1:]), Stream.BOUND, part, like=x0).repeat_interleave(many, 0)
+        own = replace(noise, offset=elbo.offset).image(tuple(x0.shape[1:]), Stream.BOUND, part, like=x0)
+        eps = own.repeat_interleave(many, 0)
         steps = column.repeat_interleave(many)
         nats = (elbo.term_at(images, steps, eps, cond)[0] + elbo.term_at(images, steps, -eps, cond)[0]) / 2
         out.append((nats.reshape(-1, many) / proposal.probability[column - 1][:, None])[:, None])

@@ -14,28 +14,35 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Prediction
+from fromnoise.diffusion.likelihood.conditions import whiten
 from fromnoise.diffusion.process import posterior_variance, tau
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
 
-def prior_kl(x0: Tensor, last: NoiseLevel) -> Tensor:
-    """L_T = KL(q(x_T | x_0) || N(0, I)).
+def prior_kl(x0: Tensor, last: NoiseLevel, offset: float = 0.0) -> Tensor:
+    """L_T = KL(q(x_T | x_0) || N(0, C)), with C = I, or the covariance of offset noise.
 
-    1/2 sum(alpha_T^2 x_0^2 + sigma_T^2 - 1 - log sigma_T^2)
+    1/2 sum(alpha_T^2 (C^(-1/2) x_0)^2 + sigma_T^2 - 1 - log sigma_T^2)
 
     Args:
         x0: clean images (B, C, H, W).
         last: level t = 1.
+        offset: strength of the offset noise.
 
     Returns:
         Nats, (B,).
     """
     variance = last.sigma**2
-    return 0.5 * ((last.alpha * x0) ** 2 + variance - 1 - variance.log()).flatten(1).sum(1)
+    return 0.5 * ((last.alpha * whiten(x0, offset)) ** 2 + variance - 1 - variance.log()).flatten(1).sum(1)
 
 
 def step_kl(
-    x0: Tensor, prediction: Prediction, level_t: NoiseLevel, level_s: NoiseLevel, f: float | None = 0.0
+    x0: Tensor,
+    prediction: Prediction,
+    level_t: NoiseLevel,
+    level_s: NoiseLevel,
+    f: float | None = 0.0,
+    offset: float = 0.0,
 ) -> Tensor:
     """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for 0 < s < t.
 
@@ -47,18 +54,22 @@ def step_kl(
         level_t: t.
         level_s: s, above 0.
         f: variance of the model, as of ``posterior_variance``; None takes the learned one.
+        offset: strength of the offset noise: both distributions have its covariance in place of I.
 
     Returns:
         Nats, (B,).
 
     Raises:
-        ValueError: ``f`` is None and the model has no learned variance.
+        ValueError: ``f`` is None, and the model has no learned variance or the noise an offset.
     """
     fraction = prediction.variance_fraction if f is None else f
     if fraction is None:
         raise ValueError("this model has no learned variance")
+    if f is None and offset:
+        raise ValueError("a learned variance with offset noise has no bound here: choose a fixed variance")
     small, model = posterior_variance(level_t, level_s), posterior_variance(level_t, level_s, fraction)
-    mean_error = level_s.alpha * tau(level_t, level_s) * (x0 - prediction.x0)  # of the posterior means: x_t cancels
+    difference = whiten(x0 - prediction.x0, offset)
+    mean_error = level_s.alpha * tau(level_t, level_s) * difference  # of the posterior means: x_t cancels
     ratio = small / model
     return (0.5 * (ratio - 1 - ratio.log() + mean_error**2 / model)).flatten(1).sum(1)
 
@@ -113,7 +124,13 @@ def decoder_std(schedule: Schedule, steps: int, f: Tensor | float = 0.0, like: T
 
 
 def term(
-    schedule: Schedule, steps: int, x0: Tensor, prediction: Prediction, level: NoiseLevel, f: float | None = 0.0
+    schedule: Schedule,
+    steps: int,
+    x0: Tensor,
+    prediction: Prediction,
+    level: NoiseLevel,
+    f: float | None = 0.0,
+    offset: float = 0.0,
 ) -> Tensor:
     """L_{k-1} of each image at its own level t = k/T: ``decoder_nll`` where k = 1, ``step_kl`` elsewhere.
 
@@ -124,6 +141,7 @@ def term(
         prediction: of the model at ``level``.
         level: t of each image, shaped as by ``schedule.at(t, like=x0)``.
         f: variance of the model, as of ``posterior_variance``; None takes the learned one.
+        offset: strength of the offset noise. The decoder has independent pixels all the same.
 
     Returns:
         Nats, (B,).
@@ -138,7 +156,7 @@ def term(
     # the step term must be finite also where the decoder term replaces it: 0 times NaN is NaN in the gradient
     level_t = schedule.at(level.t.clamp(min=2 / steps), like=x0)
     level_s = schedule.at(torch.where(first, 1 / steps, level.t - 1 / steps), like=x0)
-    kl = step_kl(x0, prediction, level_t, level_s, f)
+    kl = step_kl(x0, prediction, level_t, level_s, f, offset)
     if not bool(first.any()):
         return kl  # the decoder term costs as much as a small network
     first = first.to(x0.device).reshape(-1, *[1] * (x0.ndim - 1))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, velocity
+from fromnoise.diffusion.likelihood.conditions import log_determinant, whiten
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 
@@ -124,12 +125,15 @@ class ProbabilityFlow:
         schedule: of the noise.
         solver: of the ODE.
         clean_t: t of the clean end; None is the first step of a table, 1/1000 of a continuous schedule.
+        offset: strength of the offset noise. The flow is the same: with y = C^(-1/2) x that of white noise. Its noisy
+            end is N(0, C).
     """
 
     denoise: Denoise
     schedule: Schedule
     solver: ODESolver = RungeKutta()
     clean_t: float | None = None
+    offset: float = 0.0
 
     @property
     def clean_level(self) -> NoiseLevel:
@@ -167,7 +171,7 @@ class ProbabilityFlow:
         return self.transport(z, self.noisy_level, self.clean_level, cond)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None, probes: int = 1, cond: Tensor | None = None) -> Tensor:
-        """Log density of images at ``clean_level``: log N(z; 0, I) plus the integrated divergence of the flow.
+        """Log density of images at ``clean_level``: log N(z; 0, I) plus the integrated divergence.
 
         The divergence is the trace of the Jacobian; Hutchinson's estimator with Rademacher probes is unbiased (Song et
         al. 2021, eqs. 39 and 40).
@@ -204,7 +208,10 @@ class ProbabilityFlow:
         z, divergence = self.solver.solve(
             derivative, (x, x.new_zeros(len(x))), _lambda(self.clean_level), _lambda(self.noisy_level)
         )
-        log_normal = -0.5 * (z**2 + math.log(2 * math.pi)).flatten(1).sum(1)
+        white = whiten(z, self.offset)
+        log_normal = -0.5 * (
+            (white**2 + math.log(2 * math.pi)).flatten(1).sum(1) + log_determinant(z.shape, self.offset)
+        )
         return log_normal + size * divergence
 
     def _velocity(self, at: float, x: Tensor, cond: Tensor | None) -> Tensor:
