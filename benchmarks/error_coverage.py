@@ -166,7 +166,7 @@ def bits(draw: int) -> dict[str, Estimate]:
     return {
         "bits, bound": Estimate.mean_of(bound),
         "bits, flow": Estimate.mean_of(held_out),
-        "bits, adjusted gap": adjusted_gap(held_out, training, varied[0], varied[1]),
+        "bits, adjusted gap": adjusted_gap(held_out, training, varied[0], varied[1], shared_noise=True),
     }
 
 

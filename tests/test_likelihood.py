@@ -107,15 +107,18 @@ def test_failure_of_the_ode_solver(pixels):
         evaluator().flow(pixels, None, Fails())
 
 
-def test_generalization_gaps():
-    """Held-out minus training, with the errors of both."""
+def test_b10_generalization_gaps():
+    """B10: held-out minus training, with the error of differences where equally many images share their noise."""
     bound = evaluator().bound(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), None, None)
     held_out, training = (
         LikelihoodResult(bound, torch.tensor([1.0, 3.0])),
         LikelihoodResult(bound, torch.tensor([0.0, 1.0])),
     )
     found = generalization_gaps(held_out, training)
-    assert found["flow"].value == 1.5 and found["flow"].error == pytest.approx(math.hypot(1.0, 0.5))
+    assert found["flow"].value == 1.5 and found["flow"].error == pytest.approx(0.5)
+    more = LikelihoodResult(bound, torch.tensor([0.0, 1.0, 2.0]))
+    found_of_other_sizes = generalization_gaps(held_out, more)["flow"]
+    assert found_of_other_sizes.error == pytest.approx(math.hypot(1.0, 3**-0.5))
     assert found["bound"].value == 0
     assert list(generalization_gaps(held_out, LikelihoodResult(bound, None))) == ["bound"]
 

@@ -160,3 +160,28 @@ def test_b4_whitening_and_determinant():
     torch.testing.assert_close(whiten(x, OFFSET).flatten(1), x.flatten(1) @ root)
     assert log_determinant(x.shape, OFFSET) == pytest.approx(float(torch.logdet(COVARIANCE)))
     assert whiten(x, 0.0) is x
+
+
+def test_b8_more_than_240_noise_tensors_a_step():
+    """As a solver with 100 resamplings takes: no StopIteration, and all are different."""
+
+    class ManyNumbers(DDIM):
+        def step(self, denoise, x, level_t, level_s, noise, memory):
+            numbers.append(torch.stack([noise() for _ in range(500)]))
+            return super().step(denoise, x, level_t, level_s, noise, memory)
+
+    numbers: list[torch.Tensor] = []
+    noise, levels = Noise(0, torch.arange(1)), sampling.uniform(schedules.linear(1000), 3)
+    x = initial_noise((1,), noise, LIKE)
+    list(sampling_loop(lambda x, level, cond=None, previous=None: Prediction(x), ManyNumbers(), levels, x, noise))
+    assert len(torch.cat(numbers).flatten().unique()) == 1500
+
+
+@pytest.mark.parametrize("truncation", [6.0, 8.0, 40.0])
+def test_b8_wide_truncation_in_float32_is_finite(truncation, monkeypatch):
+    """Numbers as large as float32 rounds to probability 1 or 0."""
+    extremes = torch.tensor([[-7.0, -5.6, 0.0, 5.6, 7.0]])
+    monkeypatch.setattr(Noise, "normal", lambda *args, **named: extremes)
+    z = Noise(0, torch.arange(1), truncation=truncation).image((5,), Stream.START, like=torch.empty(0))
+    assert z.dtype == torch.float32 and bool(torch.isfinite(z).all()) and float(z.abs().max()) <= truncation
+    torch.testing.assert_close(z, extremes.clamp(-truncation, truncation), atol=0.3, rtol=0)

@@ -133,3 +133,24 @@ def test_beta_of_one_ends_in_pure_noise():
     """alpha = 0 and sigma = 1 exactly."""
     level = schedules.BetaSchedule(torch.tensor([0.1, 0.5, 1.0])).at(1.0)
     assert float(level.alpha) == 0 and float(level.sigma) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_b8_times_of_less_precision_are_those_of_the_steps(dtype):
+    """k/T as a float32 tensor is step k, exactly."""
+    table = schedules.linear(1000)
+    k = torch.arange(1001)
+    exact = table.at(k.double() / 1000)
+    rounded = table.at((k.double() / 1000).to(dtype))
+    assert torch.equal(rounded.t, exact.t) and torch.equal(rounded.logsnr, exact.logsnr)
+    between = torch.tensor(0.12345678, dtype=torch.float32)
+    assert float(table.at(between).t) == float(between)
+
+
+@pytest.mark.parametrize(("steps", "signal"), [(1, 0.9), (20, 5.59e-11), (100, 2.04e-5), (1000, 4.036e-5)])
+def test_b8_the_end_of_a_rescaled_linear_table_depends_on_t(steps, signal):
+    """A_T, the product of 1 - beta: not the same noise for any T, as its documentation says."""
+    betas = (1000 / steps * np.linspace(1e-4, 0.02, steps)).clip(max=0.999)
+    a = float(torch.exp(schedules.linear(steps).log_a(torch.tensor(1.0, dtype=torch.float64))))
+    assert a == pytest.approx(np.prod(1 - betas), rel=1e-9) == pytest.approx(signal, rel=0.01)
+    assert "6e-11 at 20" in (schedules.LinearSchedule.__init__.__doc__ or "")

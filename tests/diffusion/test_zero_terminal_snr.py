@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fromnoise import config as recipes
 from fromnoise.diffusion import (
     DDIM,
     Ancestral,
@@ -22,6 +24,7 @@ from fromnoise.diffusion import (
     schedules,
 )
 from fromnoise.diffusion.oracles import EmpiricalDistribution
+from fromnoise.utils.errors import UserError
 
 LINEAR = schedules.linear(1000)
 ZERO = schedules.zero_terminal_snr(LINEAR)
@@ -143,3 +146,21 @@ def test_a_trained_model_reproduces_the_mean_brightness(monkeypatch):
 
     assert error_of(zero) < 4 * standard_error < error_of(linear)
     assert float((zero.abs() - 1).abs().mean()) < 0.15 < float((linear.abs() - 1).abs().mean())
+
+
+def test_b3_lognormal_times_are_refused_with_zero_terminal_snr():
+    """They never take t = 1, where sampling starts; the line names the remedy."""
+    keys = {"diffusion.zero_terminal_snr": True, "diffusion.schedule": "linear", "diffusion.target": "v"}
+    keys |= {"sample.grid": "uniform", "loss.weighting": "constant"}
+    assert recipes.load("digits", keys | {"loss.time_sampler": "uniform"}).diffusion.zero_terminal_snr
+    with pytest.raises(UserError, match="lognormal never takes t = 1.*choose loss.time_sampler uniform"):
+        recipes.load("digits", keys | {"loss.time_sampler": "lognormal"})
+
+
+def test_b8_time_from_logsnr_next_to_the_zero_of_the_table():
+    """A finite log-SNR, also one that rounding puts below the last finite level, is not at t = 1."""
+    table = schedules.zero_terminal_snr(schedules.linear(1000))
+    last = table.logsnr(torch.tensor(0.999, dtype=torch.float64))
+    for logsnr in (last, last - 1e-9, last - 1e-3):
+        assert float(table.time_from_logsnr(logsnr)) == pytest.approx(0.999, abs=1e-9)
+    assert float(table.time_from_logsnr(torch.tensor(-math.inf, dtype=torch.float64))) == 1

@@ -103,3 +103,13 @@ def test_muon_takes_matrices_and_adam_the_rest():
     assert keys.pop("conv.weight") == {"momentum"}
     assert all(kind == {"step", "exp_avg", "exp_avg_sq"} for kind in keys.values())
     assert set(keys) == {"conv.bias", "table.weight", "norm.weight", "norm.bias"}
+
+
+@pytest.mark.parametrize(("side", "low", "high"), [(128, 0.1, 0.5), (512, 0.002, 0.2)])
+def test_b7_singular_values_of_square_gaussian_matrices(side, low, high):
+    """Most come to 0.7 .. 1.2; the smallest do not, as the documentation says."""
+    matrix = torch.randn(side, side, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalize([matrix])[0])
+    assert float(values.max()) < 1.25 and low < float(values.min()) < high
+    assert float((values > 0.65).float().mean()) > 0.9
+    assert "0.02 to 0.1" in (orthogonalize.__doc__ or "")

@@ -124,6 +124,11 @@ class Recipe(Section):
                 "with zero_terminal_snr the last step is pure noise, where target eps does not determine x_0: "
                 "choose diffusion.target v or x0"
             )
+        if self.loss.time_sampler.kind == "lognormal":
+            raise ValueError(
+                "time sampler lognormal never takes t = 1, so with zero_terminal_snr the level where sampling starts "
+                "is never trained: choose loss.time_sampler uniform"
+            )
         if self.loss.weighting.kind in ("min-snr", "p2", "snr"):
             raise ValueError(
                 f"weighting {self.loss.weighting.kind} is 0 at pure noise, so with zero_terminal_snr the level where "

@@ -129,8 +129,12 @@ class Noise:
         flat = self.normal((size + shifts,), stream, part, like=like)
         z = flat[:, :size].reshape(len(flat), *shape)
         if self.truncation is not None:
+            wide = (
+                z if z.device.type == "mps" else z.double()
+            )  # in float32 ndtr is 1 above 5.5, and its inverse infinite
             inside = torch.special.ndtr(torch.tensor(self.truncation, dtype=torch.float64)).item() * 2 - 1
-            z = torch.special.ndtri(0.5 + inside * (torch.special.ndtr(z) - 0.5))
+            wide = torch.special.ndtri(0.5 + inside * (torch.special.ndtr(wide) - 0.5))
+            z = wide.clamp(-self.truncation, self.truncation).to(z.dtype)
         if self.offset:
             z = z + self.offset * flat[:, size:].reshape(len(flat), -1, *[1] * (len(shape) - 1))
         return z

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.samplers.base import Sampler
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 from fromnoise.registry import register
+
+_SEED_STEP = 0x9E3779B97F4A7C15  # between the seeds of a step's first 240 noise tensors and of the next
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,17 @@ def initial_noise(shape: tuple[int, ...], noise: Noise, like: Tensor) -> Tensor:
     return noise.image(shape, Stream.START, like=like)
 
 
+def _step_noise(noise: Noise, index: int, number: int, like: Tensor) -> Tensor:
+    """The noise tensor ``number`` of step ``index``, shaped as ``like``.
+
+    16 for each step lie side by side in the stream, 14 times 16 further up, and what is beyond has other seeds.
+    """
+    turn, rest = divmod(number, 15 * 16)
+    more, k = divmod(rest, 16)
+    own = replace(noise, seed=noise.seed + turn * _SEED_STEP) if turn else noise
+    return own.image(tuple(like.shape[1:]), Stream.STEP, (more << 20) + index * 16 + k, like=like)
+
+
 def sampling_loop(
     denoise: Denoise,
     sampler: Sampler,
@@ -178,14 +192,13 @@ def sampling_loop(
     """
     memory, previous, total = sampler.start(), None, len(levels) - 1
     for index, (level_t, level_s) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-        # 16 numbers for each step side by side; a sampler that needs more finds them further up
-        parts = ((more << 20) + index * 16 + k for more in range(15) for k in range(16))
+        numbers = count()
 
         def denoise_step(y: Tensor, level: NoiseLevel, estimate: Tensor | None = previous) -> Prediction:
             return denoise(y, level, cond, estimate)
 
-        def fresh_noise(parts: Iterator[int] = parts, like: Tensor = x) -> Tensor:
-            return noise.image(tuple(like.shape[1:]), Stream.STEP, next(parts), like=like)
+        def fresh_noise(index: int = index, numbers: Iterator[int] = numbers, like: Tensor = x) -> Tensor:
+            return _step_noise(noise, index, next(numbers), like)
 
         x, prediction, memory = sampler.step(denoise_step, x, level_t, level_s, fresh_noise, memory)
         previous = prediction.x0

@@ -79,6 +79,14 @@ class Schedule(ABC):
             low, high = torch.where(cleaner, middle, low), torch.where(cleaner, high, middle)
         return high
 
+    def _exact(self, t: Tensor | float) -> Tensor:
+        """Times in float64; those of less precision that are a rounded k/T of a beta schedule are k/T."""
+        exact = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        if self.steps is None or not isinstance(t, Tensor) or t.dtype == torch.float64 or not t.is_floating_point():
+            return exact
+        nearest = (exact * self.steps).round() / self.steps
+        return torch.where((exact - nearest).abs() <= torch.finfo(t.dtype).eps, nearest, exact)
+
     @abstractmethod
     def time_from_uniform(self, u: Tensor) -> Tensor:
         """Training times from u, uniform on [0, 1): uniform on 1/T .. 1 of a beta schedule, or on (0, 1]."""
@@ -90,7 +98,7 @@ class Schedule(ABC):
             t: times in [0, 1], shape () or (B,).
             like: images (B, ...); if given, scales take their dtype and device and the shape (B, 1, ...).
         """
-        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        t = self._exact(t)
         logsnr = self.logsnr(t)
         scales = (torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt(), logsnr)
         if like is not None:
@@ -149,7 +157,8 @@ class BetaSchedule(Schedule):
         log_a = torch.nn.functional.logsigmoid(logsnr.to(torch.float64))
         above = torch.searchsorted(-self._log_a, -log_a).clamp(1, self.steps)
         early, late = self._log_a[above - 1], self._log_a[above]
-        part = torch.where(torch.isfinite(late), (log_a - early) / (late - early), 1.0)
+        # a step to zero SNR has no point within: every finite log A belongs to its clean end, also where it is rounded
+        part = torch.where(torch.isfinite(late), (log_a - early) / (late - early), torch.isneginf(log_a).double())
         return ((above - 1 + part) / self.steps).clamp(0, 1)
 
     def time_from_uniform(self, u: Tensor) -> Tensor:
@@ -170,8 +179,9 @@ class LinearSchedule(BetaSchedule):
             steps: T.
             beta_start: beta_1 at T = 1000.
             beta_end: beta_T at T = 1000.
-            rescale: multiply the betas by 1000/T, at most 0.999, so that A_T hardly depends on T while T is 20 or more
-                (Nichol and Dhariwal 2021); false takes them literally.
+            rescale: multiply the betas by 1000/T, at most 0.999, so that every T of 10 or more ends in noise (A_T below
+                1e-4: 4e-5 at 1000, 2e-5 at 100, 6e-11 at 20; 0.9 at 1); false takes them literally (Nichol and
+                Dhariwal 2021, sec. 3.2).
 
         Raises:
             ValueError: an option is out of range.

@@ -89,12 +89,23 @@ class LikelihoodResult:
 
 
 def generalization_gaps(held_out: LikelihoodResult, training: LikelihoodResult) -> dict[str, Estimate]:
-    """Held-out minus training, by each method that both were measured with; a large gap indicates memorization."""
+    """Held-out minus training, by each method that both were measured with; a large gap indicates memorization.
+
+    The i-th image of both parts has the same noise, so the error is that of paired differences where the parts are of
+    one size.
+    """
     out = {}
-    for name, a in held_out.estimates().items():
-        b = training.estimates().get(name)
-        if b is not None:
-            out[name] = Estimate(a.value - b.value, math.hypot(a.error, b.error), min(a.n, b.n))
+    for name, a, b in (
+        ("bound", held_out.bound.each, training.bound.each),
+        ("flow", held_out.flow, training.flow),
+    ):
+        if a is None or b is None:
+            continue
+        if len(a) == len(b):
+            out[name] = Estimate.mean_of(a - b)
+        else:
+            one, other = Estimate.mean_of(a), Estimate.mean_of(b)
+            out[name] = Estimate(one.value - other.value, math.hypot(one.error, other.error), min(one.n, other.n))
     return out
 
 

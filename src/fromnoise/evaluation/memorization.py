@@ -81,7 +81,7 @@ def code_lengths(
         pixels, labels = random_subset(images, model, count)
         bits.append(evaluator.flow(pixels, labels, _SOLVER, on_progress=on_progress))
         variation.append(local_variation(pixels))
-    gap = adjusted_gap(bits[0], bits[1], variation[0], variation[1])
+    gap = adjusted_gap(bits[0], bits[1], variation[0], variation[1], shared_noise=True)
     return CodeLengths(Estimate.mean_of(bits[0]), Estimate.mean_of(bits[1]), gap)
 
 
@@ -105,7 +105,11 @@ def local_variation(pixels: Tensor) -> Tensor:
 
 
 def adjusted_gap(
-    held_out: Tensor, training: Tensor, held_out_variation: Tensor, training_variation: Tensor
+    held_out: Tensor,
+    training: Tensor,
+    held_out_variation: Tensor,
+    training_variation: Tensor,
+    shared_noise: bool = False,
 ) -> Estimate:
     """Difference of mean code lengths, adjusted for local variation.
 
@@ -117,17 +121,23 @@ def adjusted_gap(
         training: the same of training images, (M,).
         held_out_variation: local variation of the held-out images, (N,).
         training_variation: local variation of the training images, (M,).
+        shared_noise: whether the i-th image of both parts was coded with the same noise: their covariance is then
+            subtracted from the variance.
     """
     parts = [(held_out, held_out_variation), (training, training_variation)]
     scatter = sum(float((v - v.mean()).square().sum()) for _, v in parts)
     shared = sum(float(((v - v.mean()) * (b - b.mean())).sum()) for b, v in parts)
     slope = shared / scatter if scatter > 0 else 0.0
     difference = float(held_out_variation.mean() - training_variation.mean())
-    residuals = torch.cat([b - b.mean() - slope * (v - v.mean()) for b, v in parts])
+    first, second = (b - b.mean() - slope * (v - v.mean()) for b, v in parts)
+    residuals = torch.cat([first, second])
     variance = float(residuals.square().sum()) / max(1, len(residuals) - 3)
     factor = 1 / len(held_out) + 1 / len(training) + (difference**2 / scatter if scatter > 0 else 0.0)
     value = float(held_out.mean() - training.mean()) - slope * difference
-    return Estimate(value, math.sqrt(variance * factor), min(len(held_out), len(training)))
+    pairs = min(len(held_out), len(training))
+    covariance = float(torch.stack([first[:pairs], second[:pairs]]).cov()[0, 1]) if shared_noise and pairs > 1 else 0.0
+    total = variance * factor - 2 * covariance * pairs / (len(held_out) * len(training))
+    return Estimate(value, math.sqrt(max(total, 0.0)), pairs)
 
 
 def all_code_lengths(
