@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import printable, read_text
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,11 @@ def read_given_labels(path: Path, images: int, clusters: int) -> GivenLabels:
         UserError: the file cannot be read, lacks a column, has an index outside the data set, or more labels than
             clusters.
     """
+    text = read_text(path)
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-        pairs = [(int(row["index"]), row["label"].strip()) for row in rows]
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
-    except (KeyError, ValueError, AttributeError, TypeError):
+        rows = list(csv.DictReader(text.splitlines()))
+        pairs = [(int(row["index"]), printable(row["label"].strip())) for row in rows]
+    except (KeyError, ValueError, AttributeError, TypeError, csv.Error):
         raise UserError(f"{path} is not a table of labels: it needs the columns index and label") from None
     labels = sorted({label for _, label in pairs})
     if not labels:

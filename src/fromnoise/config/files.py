@@ -15,7 +15,10 @@ from fromnoise import registry
 from fromnoise.config.component import Component, OptionError
 from fromnoise.config.recipe import BUDGETS, Recipe
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import first_line, read_text
 
+MAX_RECIPE = 1 << 20
+"""Bytes of a recipe file, at most."""
 _RECIPES = resources.files("fromnoise") / "recipes"
 
 
@@ -35,24 +38,30 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         UserError: no such recipe, unreadable file, unknown key, value out of range.
     """
     if name.endswith(".toml"):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except OSError as e:
-            raise UserError(f"cannot read the recipe {name}: {e.strerror}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"cannot read the recipe {name}: it is not UTF-8 text") from None
+        text = read_text(name, MAX_RECIPE)
     elif name in names():
         text = (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise UserError(_unknown_recipe(name))
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise UserError(f"{name} is not valid TOML: {e}") from None
+    values = parse_toml(text, name)
     for key, value in (overrides or {}).items():
         set_value(values, key, value)
     _keep_chosen(values, overrides or {})
     return parse(values)
+
+
+def parse_toml(text: str, name: str | Path) -> dict[str, Any]:
+    """Nested values of a TOML text.
+
+    Raises:
+        UserError: it is not valid TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise UserError(f"{name} is not valid TOML: it is nested too deeply") from None
+    except ValueError as e:  # also of a number with thousands of digits
+        raise UserError(f"{name} is not valid TOML: {first_line(e)}") from None
 
 
 def _unknown_recipe(name: str) -> str:

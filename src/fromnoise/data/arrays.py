@@ -10,6 +10,7 @@ import numpy as np
 from fromnoise.data.source import Log, Source, Splits, encode_labels
 from fromnoise.data.value_range import ValueRange, infer_value_range
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import check_pixels
 
 _CHUNK = 1 << 24  # values whose minimum and maximum are computed together
 
@@ -49,6 +50,10 @@ class ArraySource(Source):
             raise UserError(f"{title} has {len(array)} images but {len(labels)} labels; give one label per image")
         if array.ndim == 4 and not channels_last(array.shape[1:]):
             array = array.transpose(0, 2, 3, 1)
+        try:
+            check_pixels(*array.shape[1:3])
+        except ValueError as error:
+            raise UserError(f"{title}: {error}") from None
         self._array, self._title = array, title
         self._range: ValueRange | None = None
         if array.dtype != np.uint8 and len(array):
@@ -122,7 +127,7 @@ def label_list(labels: np.ndarray, title: str) -> list[int | str | None]:
             f"the labels of {title} have shape {labels.shape} and type {labels.dtype}; "
             "give one whole number or word per image"
         )
-    return [str(v, "utf-8") if isinstance(v, bytes) else v for v in flat.tolist()]
+    return [v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for v in flat.tolist()]
 
 
 def array_splits(

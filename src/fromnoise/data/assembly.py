@@ -20,6 +20,7 @@ from fromnoise.data.image_shape import choose_shape
 from fromnoise.data.shuffling import permutation
 from fromnoise.data.source import Log, Source
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import UnreadableFile
 
 _MAX_HELD_OUT = 10_000  # enough to measure a loss to 1 %
 _DECODED_TOGETHER = 64  # images that a thread decodes before it reports
@@ -155,9 +156,9 @@ def _fingerprint(parts: Sequence[_Part], shape: Shape, resize: Resize) -> str:
         for i in range(len(part.source)):
             try:
                 size = part.source.file_size(i)
-            except OSError:
+            except (OSError, UnreadableFile):
                 size = -1
-            sha.update(f"{part.source.name(i)}\0{size}\n".encode())
+            sha.update(f"{part.source.name(i)}\0{size}\n".encode(errors="surrogateescape"))
     return sha.hexdigest()[:16]
 
 

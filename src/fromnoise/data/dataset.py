@@ -17,6 +17,7 @@ from torch import Tensor
 from fromnoise.data.decoding import Resize, decode_error, prepare
 from fromnoise.data.source import Log, Source, default_log
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import UnreadableFile
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -198,7 +199,9 @@ def decode(source: Source, i: int, shape: Shape, resize: Resize = "lanczos") -> 
     try:
         with open_image(source, i) as image:
             return prepare(image, height, width, channels, resize)
-    except UserError:
+    except UserError as error:
+        if isinstance(error, UnreadableFile):
+            return decode_error(error)
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
         return decode_error(error)

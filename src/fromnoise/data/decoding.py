@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fromnoise.data.value_range import UINT16, infer_value_range
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import (
+    MAX_PIXELS,
+    UnreadableFile,
+    check_pixels,
+    first_line,
+    limits,
+)
+
+_FORMATS = "PNG JPEG MPO BMP DIB GIF TIFF WEBP AVIF JPEG2000 PPM TGA ICO".split()
 
 Resize = Literal["lanczos", "bilinear"]
 """Filter of a resize; both are widened when they shrink an image, so that the result has no aliasing."""
@@ -132,10 +143,42 @@ def channels_needed(image: Image.Image | np.ndarray) -> int:
     return 1 if bool((array == array[..., :1]).all()) else 3
 
 
+@functools.cache
+def _decoders() -> tuple[str, ...]:
+    """The formats that this Pillow decodes by itself; others, such as EPS, would start programs."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def open_encoded(file: str | Path | BinaryIO) -> Image.Image:
+    """Open an encoded image; it is decoded when the pixels are used.
+
+    Args:
+        file: path of a regular file, or an open binary file.
+
+    Raises:
+        UnreadableFile: the path is not a regular file, or larger than the limit.
+        Exception: anything that a decoder raises; a ValueError for an image of too many pixels.
+    """
+    if isinstance(file, str | Path):
+        check_regular(file, limits().image_bytes)
+    image = Image.open(file, formats=_decoders())
+    try:
+        check_pixels(image.height, image.width)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
 def decode_error(error: Exception) -> str:
     """Describe in a few words why an image could not be decoded."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
+    if isinstance(error, UnreadableFile):
+        return error.reason
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels: set {MAX_PIXELS} to read it"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)

@@ -85,6 +85,8 @@ class ImageFormat(ABC):
         Returns:
             A Pillow image, or uint8 of shape (H, W) or (H, W, C).
 
+        A path is that of a regular file, whose size is within the limits.
+
         Raises:
             Exception: the file is damaged.
         """

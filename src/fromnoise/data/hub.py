@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fromnoise.data.source import SPLITS, Log, Splits
 from fromnoise.data.tables import table_splits
 from fromnoise.utils.errors import UserError
@@ -30,4 +32,18 @@ def open_hub(name: str, log: Log) -> Splits:
     except Exception as error:  # anything can be wrong with the name, the network, the permissions or the data set
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"'hub:{name}' cannot be loaded from the Hugging Face hub: {reason}") from None
-    return table_splits({SPLITS.get(str(s), str(s)): part.data.table for s, part in found.items()}, f"hub:{name}")
+    tables = {SPLITS.get(str(s), str(s)): part.data.table for s, part in found.items()}
+    return table_splits(tables, f"hub:{name}", folders=_download_folders())
+
+
+def _download_folders() -> list[Path]:
+    """Where `datasets` stores what it downloads, which the paths in a table may lead to."""
+    from datasets import config
+
+    names = ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH")
+    folders = [getattr(config, name, None) for name in names]
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        HF_HUB_CACHE = None
+    return [Path(folder) for folder in (*folders, HF_HUB_CACHE) if folder]

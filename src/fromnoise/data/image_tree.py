@@ -16,6 +16,7 @@ from PIL import Image
 from fromnoise.data.format import ImageFormat, image_format
 from fromnoise.data.label_table import LabelTable, find_label_table
 from fromnoise.data.source import SPLITS, Log, Source, Splits, encode_labels
+from fromnoise.utils.reading import check_regular, limits, read_bytes
 
 
 class ImageFiles(Source):
@@ -73,7 +74,9 @@ class FolderSource(ImageFiles):
 
     def read(self, i: int) -> Image.Image | np.ndarray:
         """Open the file; Pillow decodes it when the pixels are used."""
-        return self._format(i).read(self._root / self._names[i])
+        path = self._root / self._names[i]
+        check_regular(path, limits().image_bytes)
+        return self._format(i).read(path)
 
     def file_size(self, i: int) -> int:
         """Bytes of the file."""
@@ -92,7 +95,9 @@ def open_folder(root: Path, names: Sequence[str], log: Log, files: Sequence[str]
     Raises:
         UserError: the label table cannot be parsed.
     """
-    return arrange(root, FolderSource, names, log, find_label_table(files, lambda f: (root / f).read_bytes()))
+    return arrange(
+        root, FolderSource, names, log, find_label_table(files, lambda f: read_bytes(root / f, limits().text_bytes))
+    )
 
 
 T = TypeVar("T", bound=ImageFiles)
@@ -115,10 +120,6 @@ def arrange(root: Path, make: Callable[..., T], names: Sequence[str], log: Log, 
     if table is not None and table.labels:
         log(f"labels are taken from {table.name}")
         labels = {split: [table.label(f.name) for f in files] for split, files in splits.items()}
-        if (
-            len({type(v) for split in labels.values() for v in split} - {type(None)}) > 1
-        ):  # 3 and "cat" cannot be sorted
-            labels = {s: [None if v is None else str(v) for v in split] for s, split in labels.items()}
     class_names, encoded = encode_labels(labels)
     return {s: make(root, [f.name for f in files], class_names, encoded[s], table) for s, files in splits.items()}
 

@@ -17,7 +17,7 @@ from math import isfinite
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import decoding
 
 TABLE_NAMES = ("labels.csv", "labels.json", "attributes.csv", "attributes.json", "metadata.csv", "dataset.json")
 """Names that a label table can have, the preferred one first."""
@@ -69,19 +69,16 @@ def find_label_table(files: Sequence[str], read: Callable[[str], bytes]) -> Labe
         read: returns the content of a file.
 
     Raises:
-        UserError: there is a table, but it cannot be parsed.
+        UnreadableFile: there is a table, but it cannot be parsed.
     """
     tables = [f for f in files if PurePosixPath(f).name.lower() in TABLE_NAMES]
     if not tables:
         return None
     name = min(tables, key=lambda f: (f.count("/"), TABLE_NAMES.index(PurePosixPath(f).name.lower())))
-    try:
+    with decoding(name, "a label table", "correct or remove it"):
         text = read(name).decode("utf-8-sig")
         rows = _parse_json(json.loads(text)) if name.lower().endswith(".json") else _parse_csv(text)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, csv.Error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the label table {name} cannot be parsed ({reason}): correct or remove it") from None
-    return _make_table(name, rows)
+        return _make_table(name, rows)
 
 
 def _parse_csv(text: str) -> Mapping[str, Row]:
@@ -131,7 +128,8 @@ def _class(value: Any) -> int | str:
 
 
 def _is_integer(value: Any) -> bool:
-    return str(value).strip().lstrip("-").isdecimal()
+    text = str(value).strip().removeprefix("-")
+    return text.isdecimal() and len(text) < 19  # within 64 bits
 
 
 def _all_numbers(values: Sequence[Any]) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import printable
 
 Log = Callable[[str], None]
 """Takes one line of text for the user."""
@@ -131,14 +132,18 @@ def encode_labels(
     Args:
         labels: label of each image of each split; None where it is unknown.
         class_names: names of the classes, in which case the labels are class indices and any other value is
-            unknown. If omitted, the sorted distinct labels are the classes.
+            unknown. If omitted, the sorted distinct labels are the classes, as words if some of them are words.
 
     Returns:
         The class names, and for each split the class index of each image.
     """
     if class_names is None:
-        known = sorted({label for split in labels.values() for label in split if label is not None})
-        class_names = tuple(map(str, known))
+        present = {label for split in labels.values() for label in split if label is not None}
+        if len({isinstance(label, str) for label in present}) > 1:  # 3 and "cat" cannot be sorted
+            labels = {name: [None if v is None else str(v) for v in split] for name, split in labels.items()}
+            present = set(map(str, present))
+        known = sorted(present)
+        class_names = tuple(printable(str(label)) for label in known)
     else:
         known = range(len(class_names))
     index = {label: k for k, label in enumerate(known)}

@@ -25,6 +25,7 @@ from fromnoise.data.image_tree import count_suffixes, list_files, open_folder
 from fromnoise.data.named_dataset import open_named
 from fromnoise.data.source import Log, Source, Splits, default_log, did_you_mean, select_split
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import decoding
 
 _SPLIT_ORDER = ("train", "validation", "test")
 
@@ -58,7 +59,8 @@ def _open_folder(root: Path, log: Log) -> Splits:
         if isinstance(candidate, Format) and candidate.several_files:
             names = [f for f in files if candidate.matches(f)]
             if names:
-                return candidate.open(root, names, log)
+                with decoding(root, candidate.description or "/".join(candidate.suffixes)):
+                    return candidate.open(root, names, log)
     if not files:
         raise UserError(f"'{root}' is an empty folder; put images into it")
     raise UserError(f"'{root}' holds no images (found {count_suffixes(files)}); name {describe_formats()}")
@@ -71,7 +73,8 @@ def _open_path(path: Path, log: Log) -> Splits:
     if found is None:
         raise UserError(f"'{path}' has none of the registered formats; name {describe_formats()}")
     if isinstance(found, Format):
-        return found.open(path.parent, [path.name], log)
+        with decoding(path, found.description or "/".join(found.suffixes)):
+            return found.open(path.parent, [path.name], log)
     return open_folder(path.parent, [path.name], log)
 
 

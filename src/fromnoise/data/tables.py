@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, final
 
 from PIL import Image
 
+from fromnoise.data.decoding import open_encoded
 from fromnoise.data.source import Source, Splits, encode_labels
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +36,7 @@ class TableSource(Source):
         title: str,
         class_names: tuple[str, ...] | None = None,
         labels: Sequence[int | None] | None = None,
+        folders: Sequence[Path] = (),
     ) -> None:
         """Use a column of a table.
 
@@ -43,30 +46,38 @@ class TableSource(Source):
             title: name of the table in messages.
             class_names: names of the classes.
             labels: class of each row.
+            folders: paths in the table are relative to the first, and lead to files in one of them.
         """
         super().__init__(class_names, labels)
         self._column, self._title = table.column(column), title
+        self._folders = [folder.resolve() for folder in folders]
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self._column)
 
-    def _content(self, i: int) -> bytes | str:
+    def _content(self, i: int) -> bytes | Path:
         """The encoded image, or the path of its file.
 
         Raises:
             FileNotFoundError: the row has neither.
+            PermissionError: the path leads out of the data set's folders.
         """
         value = self._column[i].as_py()
         content = value if not isinstance(value, dict) else value.get("bytes") or value.get("path")
-        if content is None:
+        if isinstance(content, bytes):
+            return content
+        if not isinstance(content, str):
             raise FileNotFoundError("the row is empty")
-        return content
+        path = Path(*self._folders[:1], content).resolve()
+        if not any(path.is_relative_to(folder) for folder in self._folders):
+            raise PermissionError(f"its path {content!r} leads out of the data set's folder")
+        return path
 
     def read(self, i: int) -> Image.Image:
         """Open the encoded image; it is decoded when the pixels are used."""
         content = self._content(i)
-        return Image.open(content if isinstance(content, str) else io.BytesIO(content))
+        return open_encoded(content if isinstance(content, Path) else io.BytesIO(content))
 
     def name(self, i: int) -> str:
         """Number of the row."""
@@ -75,7 +86,7 @@ class TableSource(Source):
     def file_size(self, i: int) -> int:
         """Bytes of the encoded image."""
         content = self._content(i)
-        return Path(content).stat().st_size if isinstance(content, str) else len(content)
+        return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,7 @@ def find_columns(schema: pa.Schema, title: str) -> Columns:
     """
     import pyarrow.types as types
 
-    meta = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    features = {name: feature for name, feature in meta.items() if isinstance(feature, dict) and name in schema.names}
+    features = {name: feature for name, feature in _features(schema).items() if name in schema.names}
     marked = [name for name, feature in features.items() if feature.get("_type") == "Image"]
     encoded = [
         field.name
@@ -122,7 +132,9 @@ def find_columns(schema: pa.Schema, title: str) -> Columns:
         )
     classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     if classes:
-        return Columns(image, classes[0], tuple(features[classes[0]].get("names") or ()) or None)
+        names = features[classes[0]].get("names")
+        class_names = tuple(map(printable, map(str, names))) if isinstance(names, list) else ()
+        return Columns(image, classes[0], class_names or None)
     plain = [
         field.name
         for field in schema
@@ -131,13 +143,28 @@ def find_columns(schema: pa.Schema, title: str) -> Columns:
     return Columns(image, next(iter(plain), None), None)
 
 
-def table_splits(tables: Mapping[str, pa.Table], title: str, class_names: tuple[str, ...] | None = None) -> Splits:
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """The features that `datasets` writes into a table's metadata, by column; damaged metadata have none."""
+    try:
+        meta = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {name: feature for name, feature in meta.items() if isinstance(feature, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def table_splits(
+    tables: Mapping[str, pa.Table],
+    title: str,
+    class_names: tuple[str, ...] | None = None,
+    folders: Sequence[Path] = (),
+) -> Splits:
     """Make a data set of tables.
 
     Args:
         tables: by split, with one schema.
         title: name of the data set in messages.
         class_names: names of the classes, used if the tables do not have them; the labels are then class indices.
+        folders: as of ``TableSource``.
 
     Raises:
         UserError: no column can hold images.
@@ -148,6 +175,6 @@ def table_splits(tables: Mapping[str, pa.Table], title: str, class_names: tuple[
     }
     names, encoded = encode_labels(labels, columns.class_names or class_names)
     return {
-        s: TableSource(t, columns.image, title if s == "all" else f"{title} ({s})", names, encoded[s])
+        s: TableSource(t, columns.image, title if s == "all" else f"{title} ({s})", names, encoded[s], folders)
         for s, t in tables.items()
     }

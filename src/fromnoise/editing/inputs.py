@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fromnoise.data import prepare
-from fromnoise.data.decoding import channels_needed, display_size
+from fromnoise.data.decoding import channels_needed, display_size, open_encoded
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import decoding
 
 
 def load_image(path: Path, channels: int) -> Tensor:
@@ -97,12 +98,7 @@ def place_on_canvas(pixels: Tensor, size: tuple[int, int], at: tuple[int, int] |
 
 
 def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
+    with decoding(path, "an image", "use another file"):
+        image = open_encoded(path)
         image.load()
-    except FileNotFoundError:
-        raise UserError(f"there is no image {str(path)!r}") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as e:
-        reason = getattr(e, "strerror", None) or "not an image, or a damaged one"
-        raise UserError(f"{path} cannot be read: {reason}") from None
-    return image
+        return image

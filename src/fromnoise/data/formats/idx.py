@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -18,6 +16,7 @@ from fromnoise.data.format import Format
 from fromnoise.data.source import SPLITS, Log, Splits
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import decoding, gunzip, read_bytes
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _IMAGE_FILE = re.compile(r"(?P<split>[a-z0-9]*)-?images[-.]idx3", re.IGNORECASE)
@@ -52,11 +51,8 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is damaged.
     """
-    content = path.read_bytes()
-    try:
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError, zlib.error):
-        raise UserError(f"'{path}' is not a complete gzip file; download it again") from None
+    content = read_bytes(path)
+    content = gunzip(path, content) if content[:2] == b"\x1f\x8b" else content
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
         raise UserError(f"'{path}' is not an IDX file; its first bytes must be 0, 0, type, rank")
     rank, dtype = content[3], np.dtype(_DTYPES[content[2]])
@@ -64,7 +60,9 @@ def read_idx(path: Path) -> np.ndarray:
     shape = struct.unpack(f">{rank}I", content[4:start]) if len(content) >= start else ()
     if len(shape) != rank or len(content) != start + prod(shape) * dtype.itemsize:
         raise UserError(f"'{path}' is truncated: its size differs from that in its header; download it again")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+    with decoding(path, "IDX", "download it again"):
+        array = np.frombuffer(content, dtype, offset=start) if len(content) > start else np.empty(0, dtype)
+        return array.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _read_labels_of(path: Path) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from typing import BinaryIO, final
 
 from PIL import Image
 
+from fromnoise.data.decoding import open_encoded
 from fromnoise.data.format import ImageFormat
 from fromnoise.registry import register
 
@@ -24,4 +25,4 @@ class PillowImage(ImageFormat):
 
     def read(self, file: Path | BinaryIO) -> Image.Image:
         """Open the file; it is decoded when the pixels are used."""
-        return Image.open(file)
+        return open_encoded(file)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-import zlib
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
-from typing import final
+from typing import IO, BinaryIO, final
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from fromnoise.data.format import Format
 from fromnoise.data.source import SPLITS, Log, Splits
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import check_expansion, check_member, decoding, open_regular
 
 
 @register("format", "npz")
@@ -31,17 +33,7 @@ class NpzFile(Format):
     def open(self, root: Path, names: Sequence[str], log: Log) -> Splits:
         """See ``Format``; files with Python objects are refused."""
         path = root / names[0]
-        try:
-            with path.open("rb") as raw:
-                file = np.load(raw, allow_pickle=False)
-                if isinstance(file, np.ndarray):
-                    raise UserError(f"'{path}' is not a .npz file; name it .npy if it holds one array")
-                arrays = {key: file[key] for key in file.files}
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise UserError(f"'{path}' cannot be read as .npz ({_first_line(error)}); save it again") from None
-        return array_splits(*_images_and_labels(arrays, path), path.name, log)
+        return array_splits(*_images_and_labels(read_npz(path), path), path.name, log)
 
 
 @register("format", "npy")
@@ -54,10 +46,49 @@ class NpyFile(Format):
     def open(self, root: Path, names: Sequence[str], log: Log) -> Splits:
         """See ``Format``; files with Python objects are refused."""
         path = root / names[0]
-        try:
-            return array_splits({"all": np.load(path, mmap_mode="r", allow_pickle=False)}, {}, path.name, log)
-        except (ValueError, EOFError) as error:
-            raise UserError(f"'{path}' cannot be read as .npy ({_first_line(error)}); save it again") from None
+        with decoding(path, ".npy"):
+            with open_regular(path) as file:
+                _check_header(file, os.fstat(file.fileno()).st_size)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array_splits({"all": array}, {}, path.name, log)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a .npz file, within the limits of unpacked bytes; nothing is unpickled.
+
+    Raises:
+        UnreadableFile: it is damaged, or unpacks to too much.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    with decoding(path, ".npz"), open_regular(path) as raw:
+        if raw.read(6) == b"\x93NUMPY":
+            raise UserError(f"'{path}' is not a .npz file; name it .npy if it holds one array")
+        size = os.fstat(raw.fileno()).st_size
+        with zipfile.ZipFile(raw) as archive:
+            members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+            check_expansion(path, size, sum(m.file_size for m in members))
+            for member in members:
+                check_member(member)
+                with archive.open(member) as file:
+                    _check_header(file, member.file_size)
+                with archive.open(member) as file:
+                    arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
+
+
+def _check_header(file: BinaryIO | IO[bytes], size: int) -> None:
+    """Check that the array which a .npy header declares has the size of the file, before memory is allocated.
+
+    Raises:
+        ValueError: it has not, or holds Python objects.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which can run code when they are read")
+    if prod(shape) > size or prod(shape) * dtype.itemsize > size:
+        raise ValueError("it is truncated, or its header declares another size")
 
 
 def _images_and_labels(
@@ -80,7 +111,3 @@ def _images_and_labels(
         raise UserError(f"'{path}' holds the arrays {', '.join(arrays) or '(none)'}; name the array of images 'images'")
     found = arrays.get("labels", arrays.get("arr_1") if key == "arr_0" else None)
     return {"all": arrays[key]}, {} if found is None else {"all": found}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

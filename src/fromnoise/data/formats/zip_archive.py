@@ -18,6 +18,7 @@ from fromnoise.data.label_table import LabelTable, find_label_table
 from fromnoise.data.source import Log, Splits
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import check_expansion, check_member, check_size, decoding, limits, open_regular
 
 
 @final
@@ -34,18 +35,32 @@ class ZipSource(ImageFiles):
     ) -> None:
         """Open the archive; it stays open."""
         super().__init__(root, names, class_names, labels, table)
-        self._archive = zipfile.ZipFile(root)
+        self._archive = zipfile.ZipFile(open_regular(root))
         self._lock = threading.Lock()
 
     def read(self, i: int) -> Image.Image | np.ndarray:
         """Unpack the file; Pillow decodes it when the pixels are used."""
         with self._lock:
-            content = self._archive.read(self._names[i])
+            content = _read_member(self._archive, self._names[i], limits().image_bytes)
         return self._format(i).read(io.BytesIO(content))
 
     def file_size(self, i: int) -> int:
         """Bytes of the unpacked file."""
         return self._archive.getinfo(self._names[i]).file_size
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """Unpack a member of an archive.
+
+    Raises:
+        UnreadableFile: it is larger than the limit, or than an image can be.
+        Exception: it is damaged, or packed by an unusual method.
+    """
+    member = archive.getinfo(name)
+    check_member(member)
+    check_size(name, member.file_size, limit)
+    check_expansion(name, member.compress_size, member.file_size)
+    return archive.read(member)  # Python stops at the declared size
 
 
 def open_zip(path: Path, log: Log) -> Splits:
@@ -58,13 +73,11 @@ def open_zip(path: Path, log: Log) -> Splits:
     Raises:
         UserError: it is not an archive or holds no images.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with decoding(path, "a .zip file", "download or pack it again"), open_regular(path) as raw:
+        with zipfile.ZipFile(raw) as archive:
             files = [f for f in archive.namelist() if not f.endswith("/") and not any(map(is_hidden, f.split("/")))]
             files.sort()
-            table = find_label_table(files, archive.read)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"'{path}' is not a complete .zip file ({error}); download or pack it again") from None
+            table = find_label_table(files, lambda name: _read_member(archive, name, limits().text_bytes))
     names = image_files(files)
     if not names:
         found = f" (found {count_suffixes(files)})" if files else ": it is empty"

@@ -8,6 +8,6 @@ differ in the last bits from samples generated later from its file.
 The environment variable ``FROMNOISE_KERNELS`` overrides this: 1 enables the kernels everywhere, 0 nowhere.
 """
 
-from fromnoise.networks.kernels.build import disable, enable, enabled
+from fromnoise.networks.kernels.build import disable, enable, enabled, identity
 
-__all__ = ["disable", "enable", "enabled"]
+__all__ = ["disable", "enable", "enabled", "identity"]
