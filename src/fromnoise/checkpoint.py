@@ -10,28 +10,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import operator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as serialize_safetensors
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from fromnoise import __version__
 from fromnoise.config import Recipe, parse
 from fromnoise.data.dataset import Attribute
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.diffusion.schedules import MAX_STEPS
 from fromnoise.model import Model, build
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
+from fromnoise.utils.reading import UnreadableFile, first_line, limits, open_regular, printable, read_bytes
 
 FORMAT = 2
 """Number of the file format; it changes when a file of an older version can no longer be read."""
 _NO_DIGEST = "0" * 64  # takes the place of the digest while it is computed
-_MAX_HEADER = 100_000_000  # bytes, as in the safetensors library
+_MAX_HEADER = 16 << 20  # bytes
 
 
 class DamagedFile(UserError):
@@ -63,19 +71,10 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         OtherFormat: it was written by a version with another file format.
         UserError: it cannot be read at all.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
-    # a safetensors file begins with a length of 8 bytes, which can have any value, followed by "{"
-    if data[8:9] != b"{" and data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise DamagedFile(
-            f"{path} is a pickle or an archive, which can run code when opened: refused; "
-            "only .safetensors files are read"
-        )
+    data = _read_checked(path)
     try:
         tensors = parse_safetensors(data)
-    except (SafetensorError, ValueError):
+    except Exception:  # a damaged file can make the parser raise anything
         raise DamagedFile(f"{path} is damaged or not a safetensors file (its header cannot be read)") from None
     text = _description(path, data)
     header = _parse_description(path, text)
@@ -84,6 +83,26 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedFile(f"{path} is damaged: its content does not match its digest")
     _check_format(path, header)
     return tensors, header
+
+
+def _read_checked(path: str | Path) -> bytes:
+    """Read a file whose first bytes are those of a safetensors file.
+
+    Raises:
+        DamagedFile: they are not.
+        UnreadableFile: it is not a regular file, or larger than the limit.
+    """
+    with open_regular(path) as file:
+        start = file.read(9)
+    # a safetensors file begins with a length of 8 bytes, which can have any value, followed by "{"
+    if start[8:9] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise DamagedFile(
+            f"{path} is a pickle or an archive, which can run code when opened: refused; "
+            "only .safetensors files are read"
+        )
+    if start[8:9] != b"{" or int.from_bytes(start[:8], "little") > _MAX_HEADER:
+        raise DamagedFile(f"{path} is damaged or not a safetensors file (its header cannot be read)")
+    return read_bytes(path, limits().checkpoint_bytes)
 
 
 def check_run_format(folder: Path) -> None:
@@ -97,11 +116,11 @@ def check_run_format(folder: Path) -> None:
     """
     for path in (folder / "model.safetensors", *sorted(folder.glob("state/*.safetensors"), reverse=True)):
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 size = file.read(8)
                 data = size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER))
             header = _parse_description(path, _description(path, data))
-        except (OSError, DamagedFile):
+        except (OSError, DamagedFile, UnreadableFile):
             continue
         _check_format(path, header)
         return
@@ -113,7 +132,7 @@ def _description(path: str | Path, data: bytes) -> str:
         size = int.from_bytes(data[:8], "little")
         meta = json.loads(data[8 : 8 + size]).get("__metadata__", {})
         found = "fromnoise" in meta
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise DamagedFile(f"{path} is damaged or not a safetensors file (its header cannot be read)") from None
     if not found:
         raise DamagedFile(f"{path} holds weights but was not written by fromnoise (no description in its header)")
@@ -123,7 +142,7 @@ def _description(path: str | Path, data: bytes) -> str:
 def _parse_description(path: str | Path, text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise DamagedFile(f"{path} is damaged: its description cannot be read")
@@ -165,17 +184,62 @@ def parse_header(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
         UserError: the recipe has unknown keys or values out of range.
     """
     try:
-        dataset_info = header["dataset"]
-        class_names = tuple(dataset_info["class_names"]) if dataset_info["class_names"] is not None else None
-        channels, height, width = dataset_info["shape"]
-        attributes = (
-            tuple(Attribute(**a) for a in dataset_info["attributes"]) if dataset_info.get("attributes") else None
-        )
-        return parse(header["recipe"]), DatasetInfo(
-            (channels, height, width), class_names, dataset_info["fingerprint"], attributes
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise DamagedFile("the header of this file does not describe a model of fromnoise") from None
+        _check_numbers(header["recipe"])
+        dataset_info = _parse_dataset_info(header["dataset"])
+        return parse(header["recipe"]), dataset_info
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        reason = f" ({first_line(error)})" if type(error) is ValueError else ""
+        raise DamagedFile(f"the header of this file does not describe a model of fromnoise{reason}") from None
+
+
+_LARGEST = {"network": 1 << 16, "diffusion": MAX_STEPS, "loss": MAX_STEPS, "sample": MAX_STEPS, "published": MAX_STEPS}
+"""Largest whole number in a section of a recipe that is read from a file; no network or schedule needs larger ones."""
+_LARGEST_LIST = {"network": 64}
+
+
+def _check_numbers(recipe: dict[str, Any]) -> None:
+    """Check the numbers of a recipe before a component is built from them.
+
+    Raises:
+        ValueError: a number is too large.
+    """
+    for section, largest in _LARGEST.items():
+        waiting = [(section, recipe.get(section))]
+        while waiting:
+            key, value = waiting.pop()
+            if isinstance(value, dict):
+                waiting += [(f"{key}.{name}", inner) for name, inner in value.items()]
+            elif isinstance(value, list):
+                if len(value) > _LARGEST_LIST.get(section, largest):
+                    raise ValueError(f"{key} has {len(value)} values")
+                waiting += [(key, inner) for inner in value]
+            elif isinstance(value, int) and abs(value) > largest:
+                raise ValueError(f"{key} = {str(value)[:20]} is too large")
+
+
+def _parse_dataset_info(values: dict[str, Any]) -> DatasetInfo:
+    """Read the description of the data in a header.
+
+    Raises:
+        Exception: it is not one.
+    """
+    channels, height, width = (operator.index(side) for side in values["shape"])
+    if min(channels, height, width) < 1 or channels > 1024 or height * width > limits().pixels:
+        raise ValueError(f"images of {channels}x{height}x{width}")
+    names, attributes = values["class_names"], values.get("attributes")
+    class_names = tuple(_printable(name) for name in names) if names is not None else None
+    if class_names is not None and not class_names:
+        raise ValueError("no classes")
+    parsed = [Attribute(_printable(a["name"]), float(a["mean"]), float(a["deviation"])) for a in attributes or ()]
+    if not all(math.isfinite(v) for a in parsed for v in (a.mean, a.deviation)):
+        raise ValueError("attributes that are not finite")
+    return DatasetInfo((channels, height, width), class_names, str(values["fingerprint"]), tuple(parsed) or None)
+
+
+def _printable(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError
+    return printable(name)
 
 
 def save_model(path: str | Path, model: Model, weights: dict[str, Tensor], progress: dict[str, Any]) -> None:
@@ -228,13 +292,64 @@ def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel
     tensors, header = read(path)
     if header.get("kind") != "model":
         raise UserError(f"{path} is a state for resuming, not a model: use the model.safetensors of the run folder")
-    if network is not None:
-        header["recipe"]["network"] = "custom"
-    recipe, dataset_info = parse_header(header)
-    model = build(recipe, dataset_info, network=network)
+    try:
+        if network is not None:
+            header["recipe"]["network"] = "custom"
+        recipe, dataset_info = parse_header(header)
+        if network is None:
+            _check_fit(recipe, dataset_info, tensors)
+        model = build(recipe, dataset_info, network=network)
+    except UserError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except TypeError:
+        raise DamagedFile(f"{path}: its header does not describe a model of fromnoise") from None
     try:
         model.denoiser.load_state_dict(tensors)
     except RuntimeError:
         raise DamagedFile(f"{path}: its weights do not fit the network that its header describes") from None
+    bad = next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
+    if bad is not None:
+        raise UserError(
+            f"{path}: its weights are not finite ({printable(bad)}), so it cannot sample: "
+            "train again with a lower --train.lr, or use an earlier file"
+        )
     model.denoiser.eval()
-    return LoadedModel(model, header["progress"], path)
+    progress = header.get("progress")
+    if not isinstance(progress, dict):
+        raise DamagedFile(f"{path}: its header does not describe a model of fromnoise")
+    return LoadedModel(model, progress, path)
+
+
+def _check_fit(recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tensor]) -> None:
+    """Compare the network that a header describes with the tensors of its file, before memory is allocated for it.
+
+    Raises:
+        DamagedFile: a name, a shape or the number of layers differs.
+    """
+    mismatch = DamagedFile("its weights do not fit the network that its header describes")
+    registered = [0, 0]
+
+    def count(kind: int, most: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            registered[kind] += 1
+            if registered[kind] > most:
+                raise mismatch
+
+        return hook
+
+    hooks = (
+        register_module_parameter_registration_hook(count(0, len(tensors))),
+        register_module_module_registration_hook(count(1, 1000 + 20 * len(tensors))),
+    )
+    try:
+        expected = build(recipe, dataset_info, device="meta").denoiser.state_dict()
+    except UserError:
+        raise
+    except Exception:  # a network of a plug-in may not support the meta device
+        return
+    finally:
+        for hook in hooks:
+            hook.remove()
+    kinds = {name: (t.shape, t.is_floating_point()) for name, t in expected.items()}
+    if kinds != {name: (t.shape, t.is_floating_point()) for name, t in tensors.items()}:
+        raise mismatch

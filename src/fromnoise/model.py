@@ -238,6 +238,7 @@ def build(
         torch.manual_seed(recipe.train.seed if seed is None else seed)
         if network is None:
             network = _network(recipe, dataset_info, schedule)
+        pseudo_labels = PseudoLabels(recipe.pseudo_labels, dataset_info.shape) if recipe.pseudo_labels else None
     denoiser = Denoiser(
         network,
         schedule,
@@ -245,7 +246,7 @@ def build(
         self_conditioning=recipe.loss.self_conditioning,
         self_conditioning_clip=recipe.loss.self_conditioning_clip,
         learned_variance=recipe.diffusion.learned_variance,
-        pseudo_labels=PseudoLabels(recipe.pseudo_labels, dataset_info.shape) if recipe.pseudo_labels else None,
+        pseudo_labels=pseudo_labels,
     )
     return Model(recipe, dataset_info, denoiser)
 

@@ -81,7 +81,7 @@ def parse_value(text: str) -> Any:
     for candidate in (text.strip(), f"[{text}]" if "," in text else ""):
         try:
             return tomllib.loads(f"v = {candidate}")["v"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError, KeyError):  # a ValueError also of a number with thousands of digits
             continue
     return {"True": True, "False": False}.get(text, text)
 

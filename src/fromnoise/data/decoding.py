@@ -11,13 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fromnoise.data.value_range import UINT16, infer_value_range
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import (
-    MAX_PIXELS,
-    UnreadableFile,
-    check_pixels,
-    first_line,
-    limits,
-)
+from fromnoise.utils.reading import MAX_PIXELS, UnreadableFile, check_pixels, check_regular, first_line, limits
 
 _FORMATS = "PNG JPEG MPO BMP DIB GIF TIFF WEBP AVIF JPEG2000 PPM TGA ICO".split()
 

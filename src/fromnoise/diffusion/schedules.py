@@ -302,9 +302,13 @@ def _betas_from_log_a(log_a: Tensor) -> Tensor:
     return (-torch.expm1(log_a[1:] - log_a[:-1])).clamp(min=1e-12, max=0.999)
 
 
+MAX_STEPS = 1_000_000
+"""Largest T of a beta schedule."""
+
+
 def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be 1 or more")
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"steps={steps} must be from 1 to {MAX_STEPS:,}")
 
 
 linear = LinearSchedule
