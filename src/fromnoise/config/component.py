@@ -7,13 +7,17 @@ component registered by a plug-in is understood like one of the package.
 from __future__ import annotations
 
 import difflib
+import functools
+import operator
+import types
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import core_schema
+from torch import Tensor
 
 import fromnoise.diffusion
 import fromnoise.networks
@@ -75,7 +79,7 @@ class Component:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Parse names and tables; the result is serialized by the schema of the component."""
         return core_schema.no_info_before_validator_function(
-            partial(parse_component, self.family, self.default), core_schema.any_schema()
+            functools.partial(parse_component, self.family, self.default), core_schema.any_schema()
         )
 
 
@@ -109,9 +113,17 @@ def component_model(family: str, kind: str) -> type[ComponentConfig]:
         fields: dict[str, Any] = {"kind": (Literal[kind], kind)}  # pyright: ignore[reportInvalidTypeForm]
         for option in registry.options(family, kind).values():
             default = ... if option.default is registry.REQUIRED else option.default
-            fields[option.name] = (option.type, Field(default, description=option.help))
+            fields[option.name] = (_without_tensor(option.type), Field(default, description=option.help))
         _MODELS[key] = create_model(f"{family}-{kind}", __base__=ComponentConfig, **fields)
     return _MODELS[key]
+
+
+def _without_tensor(annotation: Any) -> Any:
+    """An option's type without the tensors that its constructor also accepts: files hold lists."""
+    members = typing.get_args(annotation)
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType) or Tensor not in members:
+        return annotation
+    return functools.reduce(operator.or_, (member for member in members if member is not Tensor))
 
 
 def parse_component(family: str, default: str, value: Any) -> ComponentConfig:

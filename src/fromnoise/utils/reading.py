@@ -169,12 +169,17 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
     """
     limit = limits().array_bytes if limit is None else limit
     with open_regular(path) as file:
-        check_size(path, os.fstat(file.fileno()).st_size, limit)
+        size = os.fstat(file.fileno()).st_size
+        check_size(path, size, limit)
         try:
-            content = file.read(limit + 1)
+            content = file.read(size)  # not limit: as many bytes are allocated as are asked for
+            while block := file.read(_BLOCK):  # it has grown, or is in /proc, where sizes are 0
+                content += block
+                check_size(path, len(content), limit)
         except OSError as error:
             raise UnreadableFile(path, _reason(error)) from None
-    check_size(path, len(content), limit)  # files in /proc have size 0
+        except MemoryError:
+            raise UnreadableFile(path, "it does not fit in memory") from None
     return content
 
 
