@@ -148,7 +148,7 @@ def test_damaged_archive(tmp_path: Path, content: bytes) -> None:
     """The error names the file in one line."""
     path = tmp_path / "x.zip"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a complete .zip") as caught:
+    with pytest.raises(UserError, match="cannot be read as a .zip file") as caught:
         open_source(str(path))
     assert "\n" not in str(caught.value)
 
