@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.data import Images, to_float
+from fromnoise.evaluation.aligned_copies import ALIGNED, AlignedNeighbours, AlignedSearch
 from fromnoise.evaluation.colour_stats import ColourShift, colour_shifts
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.feature_stats import MAX_IMAGES, FeatureStats, OnBatch, gather_stats
@@ -42,7 +43,7 @@ class Evaluation:
 
     stats: FeatureStats
     metrics: dict[str, Estimate]
-    nearest: dict[str, NearestNeighbours]
+    nearest: dict[str, NearestNeighbours | AlignedNeighbours]
     near_duplicates: NearestNeighbours
     shares: list[GroupShare]
     colour_shifts: list[ColourShift]
@@ -122,7 +123,7 @@ def measure(
         evaluations[id(s)] = Evaluation(
             s,
             {key: estimate for key, estimate in estimates.items() if estimate is not None},
-            search.nearest(i),
+            search.nearest(i, reference.get),
             search.near_duplicates(i),
             group_shares(groups, partition.assign(reference_batch), partition.names, s.strata),
             colour_shifts(s.colour, reference_stats.colour, reference.shape[0]),
@@ -160,6 +161,7 @@ class _NearestSearch:
     ) -> None:
         """Start the searches for the first images of each source."""
         k = _neighbours(reference_count) + 1
+        self._aligned = [AlignedSearch(s.images, k) for s in stats]
         self._pixels, self._space = pixels, extractor.name
         self._vectors = [pixels.features(s.images) for s in stats]
         self._by_pixels = [NearestNeighbours(v, k) for v in self._vectors]
@@ -174,11 +176,14 @@ class _NearestSearch:
             search.add_reference(vectors, first)
         for search in self._by_features:
             search.add_reference(features, first)
+        for search in self._aligned:
+            search.add_reference(images, first)
 
-    def nearest(self, source: int) -> dict[str, NearestNeighbours]:
-        """The results of a source, by the space of the search."""
+    def nearest(self, source: int, get: Callable[[Tensor], Tensor]) -> dict[str, NearestNeighbours | AlignedNeighbours]:
+        """The results of a source, by the space of the search; ``get`` returns training images by their indices."""
         by_features = {self._space: self._by_features[source]} if self._by_features else {}
-        return {"pixels": self._by_pixels[source]} | by_features | {MIRRORED: self._mirrored[source]}
+        aligned = self._aligned[source].result(get)
+        return {"pixels": self._by_pixels[source], ALIGNED: aligned} | by_features | {MIRRORED: self._mirrored[source]}
 
     def near_duplicates(self, source: int) -> NearestNeighbours:
         """The nearest other images of the source, among as many images as the smallest source has."""

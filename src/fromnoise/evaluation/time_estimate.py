@@ -51,7 +51,7 @@ def estimated_seconds(
     kept = [min(n, MAX_VECTORS) for n in counts + [min(n, len(held_out)) for n in set(counts)]]
     passes = sum(metric.passes for metric in all_metrics())
     pairs = passes * (real**2 + sum(1.5 * n**2 + n * real for n in kept))
-    searches = 2 if isinstance(extractor, PixelFeatures) else 3
+    searches = 3 if isinstance(extractor, PixelFeatures) else 4
     searched = searches * sum(min(n, MAX_IMAGES) * reference.count for n in kept)
     return image_count(sources, reference, held_out) * per_image + pairs * per_pair + searched * per_search
 
