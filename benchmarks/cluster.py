@@ -1,7 +1,11 @@
 """Clustering accuracy on labelled data: EM, its initial clusters and classical baselines, over several seeds.
 
 python benchmarks/cluster.py [SET ...] [--seeds S] [-n N] [--minutes M | --steps K] [--init METHOD] [--out DIR]
-                             [--baselines] [--set KEY=VALUE ...]
+                             [--baselines] [--controls] [--uneven R] [--set KEY=VALUE ...]
+
+--controls adds what tells the parts of EM apart: EM without the encoder's likelihood in the E-step (a bound, then),
+without split-and-merge moves, without both, and the encoder's own clusters after --encoder-factor times its steps.
+--uneven R keeps fewer images of each class, evenly in the log, so that the largest has R times as many as the smallest.
 
 Runs are kept in --out: the same command again resumes unfinished runs and reads the scores of finished ones. The tables
 are printed at the end.
@@ -15,7 +19,9 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from header import header
 from torch import Tensor
@@ -27,6 +33,7 @@ from fromnoise.clustering.fit import fit_mixture
 from fromnoise.clustering.init import train_encoder
 from fromnoise.clustering.scores import ClusterScores
 from fromnoise.clustering.task import ClusteringTask, prepare
+from fromnoise.data import load
 from fromnoise.utils.device import select_device
 from fromnoise.utils.files import write_atomic
 from fromnoise.utils.kmeans import kmeans
@@ -45,10 +52,15 @@ def main() -> None:
     parser.add_argument("--init", default="encoder")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-cluster"))
     parser.add_argument("--baselines", action="store_true", help="measure the baselines only")
+    parser.add_argument("--controls", action="store_true", help="also measure the controls")
+    parser.add_argument(
+        "--encoder-factor", type=int, default=4, help="steps of the control's encoder, in those of EM's"
+    )
+    parser.add_argument("--uneven", type=float, metavar="R", help="ratio of the largest to the smallest class")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe")
     args = parser.parse_args()
     print(header(), flush=True)
-    for spec in args.sets:
+    for spec in [uneven_copy(args.out, spec, args.uneven) if args.uneven else spec for spec in args.sets]:
         scores: dict[str, list[ClusterScores]] = {}
         for seed in range(args.seeds):
             for name, found in measure(args, spec, seed).items():
@@ -71,11 +83,21 @@ def measure(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Cluster
     if not args.baselines:
         if with_encoder:
             methods["features"] = lambda: feature_baselines(task, seed, encoder())
-        folder = args.out / f"{spec}-{args.init}-{seed}"
-        methods[args.init] = lambda: em(recipe, folder, args.n, encoder() if with_encoder else None)
+        initial = encoder if with_encoder else lambda: None
+        methods[args.init] = lambda: em(recipe, args.out / f"{name_of(spec)}-{args.init}-{seed}", args.n, initial())
+        if args.controls:
+            methods |= control_methods(args, spec, seed, keys, initial)
+            longer = recipe.clustering.model_copy(
+                update={"encoder_steps": recipe.clustering.encoder_steps * args.encoder_factor}
+            )
+            methods["longer-encoder"] = lambda: {
+                f"encoder alone, {args.encoder_factor} times its steps": score(
+                    train_encoder(task.data.train, longer, cpu, seed).q.argmax(1), task
+                )
+            }
     scores: dict[str, ClusterScores] = {}
     for name, method in methods.items():
-        path = args.out / f"{spec}-{name}-{seed}.json"
+        path = args.out / f"{name_of(spec)}-{name}-{seed}.json"
         if not path.exists():
             start = time.perf_counter()
             results = {k: s.__dict__ for k, s in method().items()}
@@ -85,6 +107,53 @@ def measure(args: argparse.Namespace, spec: str, seed: int) -> dict[str, Cluster
         print(f"{spec} seed {seed}: {name} took {results.pop('seconds')['seconds']:.0f} s", flush=True)
         scores |= {k: ClusterScores(**s) for k, s in results.items()}
     return scores
+
+
+CONTROLS = {
+    "encoder weight 0": {"clustering.encoder_weight": 0.0},
+    "no split-merge": {"clustering.split_merge": 0.0},
+    "encoder weight 0, no split-merge": {"clustering.encoder_weight": 0.0, "clustering.split_merge": 0.0},
+}
+
+
+def control_methods(
+    args: argparse.Namespace,
+    spec: str,
+    seed: int,
+    keys: dict[str, Any],
+    start: Callable[[], EncoderOutput | None],
+) -> dict[str, Callable[[], dict[str, ClusterScores]]]:
+    """EM with parts of it left out, from the same initial clusters."""
+
+    def control(label: str) -> dict[str, ClusterScores]:
+        recipe = recipes.load("mixture", keys | CONTROLS[label])
+        folder = args.out / f"{name_of(spec)}-{args.init}-{label.replace(' ', '-').replace(',', '')}-{seed}"
+        *_, final = em(recipe, folder, args.n, start()).values()
+        return {f"EM, {label}": final}
+
+    return {label.replace(" ", "-").replace(",", ""): functools.partial(control, label) for label in CONTROLS}
+
+
+def name_of(spec: str) -> str:
+    """A data SPEC as part of a file name."""
+    return Path(spec).stem
+
+
+def uneven_copy(out: Path, spec: str, ratio: float) -> str:
+    """An .npz with all training images of the first class and fewer of each next one; returns its path."""
+    path = out / f"{name_of(spec)}-uneven-{ratio:g}.npz"
+    if not path.exists():
+        data = load(spec, log=lambda line: None)
+        labels = data.train.labels
+        assert labels is not None
+        kept = []
+        for c in range(CLASSES):
+            members = (labels == c).nonzero().flatten()
+            kept.append(members[: max(1, round(len(members) * ratio ** (-c / (CLASSES - 1))))])
+        chosen = torch.cat(kept)
+        out.mkdir(parents=True, exist_ok=True)
+        np.savez(path, images=data.train.get(chosen).numpy(), labels=labels[chosen].numpy())
+    return str(path)
 
 
 def pixel_baselines(task: ClusteringTask, seed: int) -> dict[str, ClusterScores]:

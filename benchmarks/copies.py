@@ -19,7 +19,7 @@ from header import header
 from torch import Tensor
 
 from fromnoise.data import load
-from fromnoise.evaluation.aligned_copies import ALIGNED, AlignedSearch
+from fromnoise.evaluation.aligned_copies import ALIGNED, AlignedSearch, smoothed
 from fromnoise.evaluation.estimate import proportion
 from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.findings import exceeds
@@ -88,16 +88,18 @@ def search(reference: RealImages, queries: Tensor) -> Flags:
     plain = NearestNeighbours(pixels.features(queries), k)
     mirrored = NearestNeighbours(pixels.features(queries.flip(-1)), k)
     aligned = AlignedSearch(queries, k)
-    first = 0
+    small, first = [], 0
     for images in reference.batches():
         vectors = pixels.features(images)
         plain.add_reference(vectors, first)
         mirrored.add_reference(vectors, first)
         aligned.add_reference(images, first)
+        small.append(smoothed(images).round().byte())
         first += len(images)
+    kept = torch.cat(small)
     ratios = {
         "pixels": plain.distance_ratios,
-        ALIGNED: aligned.result(reference.get).distance_ratios,
+        ALIGNED: aligned.result(lambda indices: kept[indices]).distance_ratios,
         MIRRORED: mirrored.distance_ratios,
     }
     return {space: ratio < COPY_RATIO for space, ratio in ratios.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fromnoise.evaluation.aligned_copies import AlignedSearch, aligned_distances, normalize
+from fromnoise.evaluation.aligned_copies import AlignedSearch, aligned_distances, normalize, smoothed
 
 
 def paintings(n: int, seed: int) -> torch.Tensor:
@@ -33,7 +33,7 @@ def test_b9_altered_copies_are_found(name):
     search = AlignedSearch(torch.cat([copies, paintings(50, 2)]), 51)
     for first in (0, 150):
         search.add_reference(train[first : {0: 150, 150: 400}[first]], first)
-    result = search.result(lambda indices: train[indices])
+    result = search.result(lambda indices: smoothed(train[indices]))
     ratios = result.distance_ratios
     assert float((ratios[:50] < 0.5).double().mean()) > 0.9 and float((ratios[50:] < 0.5).double().mean()) < 0.05
     assert float((result.indices[:50, 0] == torch.arange(50)).double().mean()) > 0.9
@@ -55,5 +55,5 @@ def test_b9_few_or_equal_training_images():
     for count in (1, 5):
         search = AlignedSearch(x, 51)
         search.add_reference(x[:1].expand(count, -1, -1, -1), 0)
-        ratios = search.result(lambda indices: x[torch.zeros_like(indices)]).distance_ratios
+        ratios = search.result(lambda indices: smoothed(x[torch.zeros_like(indices)])).distance_ratios
         assert not bool(ratios.isnan().any())

@@ -65,23 +65,23 @@ class AlignedSearch:
             images: samples, uint8 (Q, C, H, W).
             k: largest number of candidates.
         """
-        self._images = _smoothed(images)
-        self._search = NearestNeighbours(normalize(self._images).flatten(1), max(2, min(k, _CANDIDATES)))
+        self._images = smoothed(images)
+        self._search = NearestNeighbours(_descriptors(self._images), max(2, min(k, _CANDIDATES)))
 
     def add_reference(self, images: Tensor, first: int) -> None:
         """Search a batch of training images, uint8 (B, C, H, W), the first of which has the index ``first``."""
-        self._search.add_reference(normalize(_smoothed(images)).flatten(1), first)
+        self._search.add_reference(_descriptors(smoothed(images)), first)
 
     def result(self, get: Callable[[Tensor], Tensor]) -> AlignedNeighbours:
         """Align the nearest training images.
 
         Args:
-            get: training images by their indices, uint8 (B, C, H, W).
+            get: training images by their indices, as of ``smoothed``.
         """
         near = self._search.indices[:, :_CANDIDATES]
         best = torch.full(near.shape, torch.inf, dtype=torch.float64)
         for rows in torch.arange(len(near)).split(128):
-            originals = _smoothed(get(near[rows].flatten())).unflatten(0, near[rows].shape)
+            originals = get(near[rows].flatten()).float().unflatten(0, near[rows].shape)
             best[rows] = aligned_distances(self._images[rows], originals)
         found = best.min(1)
         others = near.shape[1] - 1
@@ -119,11 +119,16 @@ def normalize(images: Tensor) -> Tensor:
     return (centred / centred.square().mean(-1, keepdim=True).sqrt().clamp(min=_MIN_STD)).reshape(images.shape)
 
 
-def _smoothed(images: Tensor) -> Tensor:
-    """Images of at most 32x32 pixels, averaged over 3x3 unless they are small, float32 (B, C, H, W)."""
+def smoothed(images: Tensor) -> Tensor:
+    """Images uint8 (B, C, H, W) at 32x32 pixels or less, averaged over 3x3 unless they are small, float32."""
     x = images.float()
     stride = -(-max(x.shape[-2:]) // _SIDE)
     x = F.avg_pool2d(x, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else x
     if min(x.shape[-2:]) < _SMOOTHED:
         return x
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+
+def _descriptors(images: Tensor) -> Tensor:
+    """Normalized mean over the channels, (B, H W): what candidates are searched by."""
+    return normalize(images.mean(1, keepdim=True)).flatten(1)

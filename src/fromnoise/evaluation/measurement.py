@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.data import Images, to_float
-from fromnoise.evaluation.aligned_copies import ALIGNED, AlignedNeighbours, AlignedSearch
+from fromnoise.evaluation.aligned_copies import ALIGNED, AlignedNeighbours, AlignedSearch, smoothed
 from fromnoise.evaluation.colour_stats import ColourShift, colour_shifts
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.feature_stats import MAX_IMAGES, FeatureStats, OnBatch, gather_stats
@@ -24,6 +24,7 @@ from fromnoise.utils.errors import UserError
 
 MIN_IMAGES = 10
 """Images of a source that an evaluation needs."""
+_MAX_KEPT_BYTES = 2**29  # of small training images; those of a larger set are read again where they are needed
 MIRRORED = "mirrored pixels"
 """The space in which a sample is mirrored before its nearest training images are searched."""
 
@@ -162,6 +163,8 @@ class _NearestSearch:
         """Start the searches for the first images of each source."""
         k = _neighbours(reference_count) + 1
         self._aligned = [AlignedSearch(s.images, k) for s in stats]
+        size = smoothed(stats[0].images[:1]).numel()
+        self._kept: list[Tensor] | None = [] if reference_count * size <= _MAX_KEPT_BYTES else None
         self._pixels, self._space = pixels, extractor.name
         self._vectors = [pixels.features(s.images) for s in stats]
         self._by_pixels = [NearestNeighbours(v, k) for v in self._vectors]
@@ -178,11 +181,17 @@ class _NearestSearch:
             search.add_reference(features, first)
         for search in self._aligned:
             search.add_reference(images, first)
+        if self._kept is not None:
+            self._kept.append(smoothed(images).round().byte())
 
     def nearest(self, source: int, get: Callable[[Tensor], Tensor]) -> dict[str, NearestNeighbours | AlignedNeighbours]:
         """The results of a source, by the space of the search; ``get`` returns training images by their indices."""
         by_features = {self._space: self._by_features[source]} if self._by_features else {}
-        aligned = self._aligned[source].result(get)
+        if self._kept is not None:
+            kept = self._kept = [torch.cat(self._kept)]
+            aligned = self._aligned[source].result(lambda indices: kept[0][indices])
+        else:
+            aligned = self._aligned[source].result(lambda indices: smoothed(get(indices)))
         return {"pixels": self._by_pixels[source], ALIGNED: aligned} | by_features | {MIRRORED: self._mirrored[source]}
 
     def near_duplicates(self, source: int) -> NearestNeighbours:
