@@ -15,7 +15,7 @@ from fromnoise.clustering.em import EM, Round, encoder_log_likelihood
 from fromnoise.clustering.given_labels import align_clusters
 from fromnoise.clustering.init import smoothed_one_hot
 from fromnoise.clustering.task import build_model, prepare
-from fromnoise.diffusion.likelihood.e_step import mixture_weights, responsibilities
+from fromnoise.diffusion.likelihood.e_step import mixture_elbo, mixture_weights, responsibilities
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
 
@@ -168,3 +168,18 @@ def test_encoder_weight_zero_has_no_encoder_term():
     q = torch.softmax(torch.randn(IMAGES, 3, dtype=torch.float64), 1)
     assert float(make(q=q, clustering_encoder_weight=0.0).state.encoder_nats.abs().max()) == 0
     assert float(make(q=q, clustering_encoder_weight=1.0).state.encoder_nats.abs().max()) > 0
+
+
+def test_b6_with_the_encoders_likelihood_the_objective_is_no_bound():
+    """Two unit Gaussians, whose exact posteriors are the encoder's opinion: F exceeds log p(x), by at most log Q."""
+    means, weights = torch.tensor([-2.0, 2.0], dtype=torch.float64), torch.tensor([0.5, 0.5], dtype=torch.float64)
+    component = torch.arange(2000) % 2
+    x = means[component] + torch.randn(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    nats = 0.5 * (x[:, None] - means) ** 2 + 0.5 * math.log(2 * math.pi)
+    log_p = torch.logsumexp(weights.log() - nats, 1)
+    encoder_nats = -encoder_log_likelihood(torch.softmax(weights.log() - nats, 1))
+    for encoder_weight, bound in ((0.0, True), (1.0, False)):
+        terms = nats + encoder_weight * encoder_nats
+        objective = mixture_elbo(responsibilities(terms, weights), terms, weights)
+        excess = float((objective - log_p).mean())
+        assert (excess < 1e-9) == bound and excess < math.log(2) + 1e-6
