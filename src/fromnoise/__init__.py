@@ -26,6 +26,7 @@ _MEMBERS = {
     "register": "fromnoise.registry",
     "sample": "fromnoise.api",
     "save": "fromnoise.api",
+    "save_images": "fromnoise.reporting.image_io",
 }
 _MODULES = {
     "data": "fromnoise.data",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from fromnoise.evaluation.compare import evaluate
     from fromnoise.pipeline import Pipeline
     from fromnoise.registry import register
+    from fromnoise.reporting.image_io import save_images
     from fromnoise.training.trainer import Trainer
     from fromnoise.utils.errors import UserError
 
@@ -82,6 +84,7 @@ __all__ = [
     "sample",
     "samplers",
     "save",
+    "save_images",
     "schedules",
     "targets",
     "time_samplers",

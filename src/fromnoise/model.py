@@ -94,8 +94,12 @@ class Model:
         """The number of sampling steps: that of ``config``, or the sampler's default within those of the schedule."""
         if config.steps is not None:
             return config.steps
-        available, default = self.schedule.steps, (sampler or _defaults(config)).default_steps
+        available, default = self.schedule.steps, (sampler or self._default_sampler(config)).default_steps
         return min(default or available or CONTINUOUS_STEPS, available or default or CONTINUOUS_STEPS)
+
+    def _default_sampler(self, config: SamplingConfig) -> samplers.Sampler:
+        """The sampler of ``config``, for its default steps and grid."""
+        return registry.build("sampler", config.sampler.kind, config.sampler.options(), schedule=self.schedule)
 
     def levels(self, config: SamplingConfig, sampler: samplers.Sampler | None = None) -> list[schedules.NoiseLevel]:
         """The noise levels of sampling, decreasing to the clean image.
@@ -108,7 +112,7 @@ class Model:
             UserError: more steps than the schedule has, or a grid that it does not allow.
         """
         grid = config.grid
-        kind, options = (grid.kind, grid.options()) if grid else ((sampler or _defaults(config)).default_grid, {})
+        kind, options = (grid.kind, grid.options()) if grid else ((sampler or self._default_sampler(config)).default_grid, {})
         if grid is None and not bool(torch.isfinite(self.schedule.at(1.0).logsnr)):
             kind = "uniform"  # grids in log-SNR do not exist where it is infinite
         try:
@@ -193,11 +197,6 @@ def with_sampler(config: SamplingConfig, sampler: str | dict[str, Any] | Compone
     if kind != config.sampler.kind:
         changed |= {"steps": None, "grid": None}
     return SamplingConfig.model_validate(config.model_dump() | changed)
-
-
-def _defaults(config: SamplingConfig) -> samplers.Sampler:
-    """The sampler of ``config``, for its default steps and grid."""
-    return registry.build("sampler", config.sampler.kind, config.sampler.options())
 
 
 def _component(family: str, config: ComponentConfig, **context: Any) -> Any:

@@ -154,6 +154,12 @@ def context(family: str, name: str) -> tuple[str, ...]:
     return tuple(p for p in inspect.signature(get(family, name)).parameters if p in CONTEXT[family])
 
 
+def required_context(family: str, name: str) -> tuple[str, ...]:
+    """The parameters that the package supplies and without which the component cannot be made."""
+    parameters = inspect.signature(get(family, name)).parameters
+    return tuple(p for p in context(family, name) if parameters[p].default is inspect.Parameter.empty)
+
+
 def summary(component: Callable[..., Any]) -> str:
     """The first line of a component's docstring."""
     return (inspect.getdoc(component) or "").split("\n", 1)[0]

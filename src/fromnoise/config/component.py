@@ -29,7 +29,7 @@ assert fromnoise.diffusion and fromnoise.networks and fromnoise.optim  # importe
 CUSTOM = "custom"
 """The kind of a network that is not registered: a module that the user gives to ``Denoiser`` or ``load``."""
 _CHECKED = ("schedule", "weighting", "time_sampler", "sampler", "optimizer")
-"""Families whose constructors are cheap and need no context: they are called to check the options' values."""
+"""Families whose constructors are cheap: they are called to check the options' values, unless they need a context."""
 
 
 class Section(BaseModel):
@@ -146,7 +146,7 @@ def parse_component(family: str, default: str, value: Any) -> ComponentConfig:
         parsed = model.model_validate(table)
     except ValidationError as e:
         raise _option_error(family, kind, model, e.errors()[0]) from None
-    if family in _CHECKED:
+    if family in _CHECKED and not registry.required_context(family, kind):
         try:
             registry.build(family, kind, parsed.options())
         except (ValueError, TypeError) as e:

@@ -173,10 +173,11 @@ def check_writable(path: Path) -> None:
 
 def save_images(
     images: Tensor,
-    path: Path,
+    path: str | Path,
     labels: Tensor | None = None,
     indices: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
+    columns: int | None = None,
 ) -> None:
     """Save images as a grid (.png), as an array (.npz) or as a folder of PNGs.
 
@@ -186,14 +187,16 @@ def save_images(
         labels: classes, (N,); in a folder the file names end with them.
         indices: of the images, for the file names; by default from 0.
         names: of the classes; with them a grid has a labelled row per class.
+        columns: images per row of a grid without labels; as of ``grid``.
 
     Raises:
         UserError: it cannot be written.
     """
+    path = Path(path)
     kind = path.suffix.lower()
     if kind == ".png":
         if labels is None or names is None:
-            save(grid(images), path)
+            save(grid(images, columns), path)
         else:
             save(labelled_grid(images, labels, names), path)
     elif kind == ".npz":
