@@ -15,7 +15,7 @@ import fromnoise as fn
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--run", default="runs/examples/digits", help="run directory of the digits model")
-parser.add_argument("--steps", type=int, default=600, help="training steps of the digits model")
+parser.add_argument("--steps", type=int, default=500, help="training steps of the digits model")
 parser.add_argument("--out", type=Path, default=Path("runs/examples/guidance"), help="folder of the results")
 args = parser.parse_args()
 

@@ -17,7 +17,7 @@ from fromnoise.diffusion import Noise, initial_noise, sampling, sampling_loop
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--run", default="runs/examples/digits", help="run directory of the digits model")
-parser.add_argument("--steps", type=int, default=600, help="training steps of the digits model")
+parser.add_argument("--steps", type=int, default=500, help="training steps of the digits model")
 parser.add_argument("--out", type=Path, default=Path("runs/examples/inpainting"), help="folder of the results")
 args = parser.parse_args()
 

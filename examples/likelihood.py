@@ -14,7 +14,7 @@ from fromnoise.evaluation.likelihood import LikelihoodEvaluator, random_subset
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--run", default="runs/examples/digits", help="run directory of the digits model")
-parser.add_argument("--steps", type=int, default=600, help="training steps of the digits model")
+parser.add_argument("--steps", type=int, default=500, help="training steps of the digits model")
 parser.add_argument("--images", type=int, default=90, help="number of images of each kind")
 args = parser.parse_args()
 

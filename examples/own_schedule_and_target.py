@@ -28,7 +28,7 @@ class LinearLogSNR(Schedule):
         self.start, self.end = start, end
 
     def logsnr(self, t: Tensor) -> Tensor:
-        """start + (end - start) t; +inf at t = 0, the clean image."""
+        """The line from ``start`` to ``end``; +inf at t = 0, the clean image."""
         return torch.where(t <= 0, math.inf, self.start + (self.end - self.start) * t.to(torch.float64))
 
     def time_from_uniform(self, u: Tensor) -> Tensor:
@@ -41,11 +41,11 @@ class Flow(Target):
     """The velocity eps - x_0 (Lipman et al. 2023), with x_t = alpha x_0 + sigma eps."""
 
     def target_from(self, x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
-        """eps - x_0."""
+        """The value to regress: eps - x_0."""
         return eps - x0
 
     def x0(self, x: Tensor, out: Tensor, level: NoiseLevel) -> Tensor:
-        """x_0 = (x_t - sigma u) / (alpha + sigma)."""
+        """The clean image (x_t - sigma u) / (alpha + sigma)."""
         return (x - level.sigma * out) / (level.alpha + level.sigma)
 
     def snr_weight(self, level: NoiseLevel) -> Tensor:

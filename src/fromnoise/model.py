@@ -112,7 +112,10 @@ class Model:
             UserError: more steps than the schedule has, or a grid that it does not allow.
         """
         grid = config.grid
-        kind, options = (grid.kind, grid.options()) if grid else ((sampler or self._default_sampler(config)).default_grid, {})
+        if grid is not None:
+            kind, options = grid.kind, grid.options()
+        else:
+            kind, options = (sampler or self._default_sampler(config)).default_grid, {}
         if grid is None and not bool(torch.isfinite(self.schedule.at(1.0).logsnr)):
             kind = "uniform"  # grids in log-SNR do not exist where it is infinite
         try:
