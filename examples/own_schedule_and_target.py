@@ -22,10 +22,13 @@ from fromnoise.diffusion import NoiseLevel, Schedule, Target
 class LinearLogSNR(Schedule):
     """A continuous schedule whose log-SNR falls linearly from ``start`` to ``end``."""
 
-    steps = None  # no timesteps: time is continuous
-
     def __init__(self, start: float = 10.0, end: float = -10.0) -> None:
         self.start, self.end = start, end
+
+    @property
+    def steps(self) -> None:
+        """None: time is continuous."""
+        return None
 
     def logsnr(self, t: Tensor) -> Tensor:
         """The line from ``start`` to ``end``; +inf at t = 0, the clean image."""

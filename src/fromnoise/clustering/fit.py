@@ -25,7 +25,8 @@ from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.previews import Previews
-from fromnoise.training.run import progress_line, stop_on_signal
+from fromnoise.training.run import stop_on_signal
+from fromnoise.training.training_bar import progress_line
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic

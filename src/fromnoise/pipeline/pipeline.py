@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from fromnoise.diffusion.samplers import Sampler
 from fromnoise.model import Model, recipe_of, with_sampler
 from fromnoise.pipeline.sampling_run import Samples, SampleStep, collect, sample_steps
 from fromnoise.utils.device import ComputeConfig, select_device
+from fromnoise.utils.progress_bar import progress_bar
 
 
 class Pipeline:
@@ -142,15 +142,12 @@ class Pipeline:
             progress: as of ``sample``.
             options: as of ``steps``.
         """
-        from tqdm.auto import tqdm
-
         steps = self.steps(n, **options)
         config, own = self._config(
             options.get("sampler"), options.get("steps"), options.get("guidance"), _sampling_keys(options)
         )
         total = math.ceil(n / options.get("batch", 64)) * (len(self.model.levels(config, own)) - 1)
-        hidden = not progress if progress is not None else not (_in_notebook() or sys.stderr.isatty())
-        with tqdm(total=total, unit="step", disable=hidden) as bar:
+        with progress_bar(progress, total=total, unit="step") as bar:
             return collect(steps, frames, lambda step: bar.update())
 
     def save(self, path: str | Path) -> None:
@@ -188,11 +185,6 @@ _STEP_ARGUMENTS = ("sampler", "steps", "seed", "label", "guidance", "size", "fir
 
 def _sampling_keys(options: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k not in _STEP_ARGUMENTS}
-
-
-def _in_notebook() -> bool:
-    shell = sys.modules.get("IPython")
-    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def label_text(label: Any) -> Any:

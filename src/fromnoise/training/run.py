@@ -26,6 +26,7 @@ from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
 from fromnoise.training.self_evaluation import SelfEvaluation
+from fromnoise.training.training_bar import TrainingBar
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 
@@ -143,7 +144,9 @@ def resume(loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> N
     check_same_step(loop.accelerator, loop.compute.device, loop.progress.step)
 
 
-def run_steps(loop: TrainingLoop, run_dir: RunDir, main: bool, log: Callable[[str], None]) -> Iterator[StepReport]:
+def run_steps(
+    loop: TrainingLoop, run_dir: RunDir, main: bool, log: Callable[[str], None], progress: bool | None = True
+) -> Iterator[StepReport]:
     """Train, with reports, states, previews and evaluations in the run directory and a progress bar.
 
     Args:
@@ -151,6 +154,7 @@ def run_steps(loop: TrainingLoop, run_dir: RunDir, main: bool, log: Callable[[st
         run_dir: opened.
         main: whether this is the main process, which writes.
         log: receives messages.
+        progress: show a progress bar; None does in terminals and notebooks.
 
     Yields:
         The report of each step, after everything due at that step was written.
@@ -176,17 +180,13 @@ def run_steps(loop: TrainingLoop, run_dir: RunDir, main: bool, log: Callable[[st
         if config.previews:
             previews.save_preview(loop)
         save()
-    # each redraw of the bar is a new line in a log file, so it is rarely redrawn there
-    interval = 0.2 if sys.stderr.isatty() else 20.0
-    bar_format = "{percentage:3.0f}% {bar:24} {desc}"
-    with tqdm(total=100.0, disable=not main, bar_format=bar_format, mininterval=interval, file=sys.stderr) as bar:
+    with TrainingBar(progress if main else False) as bar:
         used_before = loop.budget_used
         for report in loop.run():
             if not main:
                 yield report
                 continue
-            bar.set_description_str(progress_line(report), refresh=False)
-            bar.update(min(100.0, 100 * report.budget_used) - bar.n)
+            bar.update(report)
             if self_evaluation is not None and self_evaluation.due(used_before, report.budget_used):
                 unwritten.append(report.to_json() | {"evaluation": self_evaluation()})
             elif report.logged:
@@ -203,18 +203,6 @@ def run_steps(loop: TrainingLoop, run_dir: RunDir, main: bool, log: Callable[[st
                 previews.save_preview(loop)
                 previews.save_loss_plot()
             yield report
-
-
-def progress_line(report: StepReport) -> str:
-    """A report in one line, for a progress bar."""
-    seconds = report.timing["remaining_seconds"]
-    if seconds > 5400:
-        remaining = f"{seconds / 3600:.1f} h"
-    else:
-        remaining = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-    dropped = f", {report.dropped_steps} dropped" if report.dropped_steps else ""
-    speed = f"{report.timing['images_per_second']:.0f} images/s"
-    return f"step {report.step:,}, loss {report.loss:.4f}, {speed}, {remaining} left{dropped}"
 
 
 def _finish(loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> None:

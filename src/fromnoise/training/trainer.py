@@ -23,6 +23,7 @@ from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.progress import StepReport
 from fromnoise.training.run import resume, run_steps
+from fromnoise.training.training_bar import TrainingBar
 from fromnoise.utils.device import select_device
 
 
@@ -95,7 +96,10 @@ class Trainer:
         if self.out is None:
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator)
             loop.fit_pseudo_labels()
-            yield from loop.run()
+            with TrainingBar(self._progress) as bar:
+                for report in loop.run():
+                    bar.update(report)
+                    yield report
             return
         with contextlib.closing(RunDir(self.out)) as run_dir:
             run_dir.check(self.recipe)
@@ -103,7 +107,7 @@ class Trainer:
             run_dir.open(self.recipe)
             resume(loop, run_dir, run_dir.log)
             if loop.budget_used < 1:
-                yield from run_steps(loop, run_dir, accelerator.is_main_process, run_dir.log)
+                yield from run_steps(loop, run_dir, accelerator.is_main_process, run_dir.log, self._progress)
 
     def run(self) -> Pipeline:
         """Train to the end; the trained model."""
