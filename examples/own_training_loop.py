@@ -7,10 +7,10 @@ A minute on two CPU cores.
 """
 
 import argparse
+import copy
 from pathlib import Path
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fromnoise as fn
 
@@ -26,7 +26,7 @@ images = fn.data.to_float(data.train.get(torch.arange(len(data.train))))  # (N, 
 
 network = fn.networks.UNet(1, 1, size=(8, 8), width=32, multipliers=(1, 2), blocks=1)
 denoiser = fn.Denoiser(network, schedule=fn.schedules.cosine(1000), target=fn.targets.V())
-averaged = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+averaged = copy.deepcopy(denoiser)  # for an exponential moving average (EMA) of the weights
 optimizer = torch.optim.AdamW(denoiser.parameters(), lr=2e-3)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
 
@@ -38,10 +38,11 @@ for step in range(args.steps):
     loss.backward()
     optimizer.step()
     scheduler.step()
-    averaged.update_parameters(denoiser)
+    for average, parameter in zip(averaged.parameters(), denoiser.parameters(), strict=True):
+        average.data.lerp_(parameter.data, 0.01)
     if step % 100 == 0 or step == args.steps - 1:
         print(f"step {step}: loss {loss.item():.3f}")
 
-model = fn.Pipeline(averaged.module, shape=data.shape)
+model = fn.Pipeline(averaged, shape=data.shape)
 fn.save(model, args.out / "model.safetensors")  # fn.load(..., network=...) reads it
 fn.save_images(model.sample(64), args.out / "samples.png")

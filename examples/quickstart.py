@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
 import fromnoise as fn
@@ -26,7 +25,8 @@ def make_network() -> torch.nn.Module:
 
 
 # the same images in three forms: floats in [-1, 1], a folder of PNGs, and a Dataset
-digits = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
+data = fn.as_data("digits").train
+digits = fn.data.to_float(data.get(torch.arange(len(data))))
 if not (args.out / "images").exists():
     fn.save_images(fn.data.to_uint8(digits), args.out / "images")
 sources = {"tensors": digits, "folder": args.out / "images", "dataset": TensorDataset(digits)}
