@@ -166,9 +166,11 @@ class Model:
         """(C, H, W) of samples of a ``size``; None is that of the training images.
 
         Raises:
-            UserError: the network has a fixed size.
+            UserError: a size below 1, or the network has a fixed size.
         """
         channels, *own = self.dataset_info.shape
+        if size is not None and min(size) < 1:
+            raise UserError(f"the size {size[0]}x{size[1]} has no pixel: give a height and width of at least 1")
         if size is None or list(size) == own:
             return self.dataset_info.shape
         if getattr(self.denoiser.network, "fixed_size", False):

@@ -188,7 +188,7 @@ def test_invalid_masks(wrong, run, image, known, tmp_path):
         wrong(*words, name, message=(name, expected))
     (tmp_path / "text.png").write_text("words")
     wrong(*words, "text.png", message=("text.png", "cannot be read"))
-    wrong(*words, "nowhere.png", message=("nowhere.png", "no image"))
+    wrong(*words, "nowhere.png", message=("nowhere.png", "No such file"))
 
 
 def test_invalid_images(wrong, run, color_run, image, known):
@@ -202,7 +202,7 @@ def test_invalid_images(wrong, run, color_run, image, known):
     )
     image("wide.png", 8, 12)
     wrong("edit", "vary", run, "--out", "y.png", "--image", "wide.png", message=("8x12", "8x8", "--any-size"))
-    wrong(*words, "nowhere.png", message=("nowhere.png", "no image"))
+    wrong(*words, "nowhere.png", message=("nowhere.png", "No such file"))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_autoguidance_by_an_incompatible_model(wrong, run, told_run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--interval", "0.8,0.2"], ("interval", "smaller", "larger")),
+        (["--interval", "0.8,0.2"], ("interval is 0.8,0.2", "smaller")),
         (["--interval", "0.8"], ("--interval 0.8",)),
         (["--interval", "a,b"], ("--interval a,b", "number")),
         (["--interval", "0,1", "--interval-logsnr=-1,1"], ("interval or interval_logsnr", "not both")),

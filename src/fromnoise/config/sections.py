@@ -201,8 +201,9 @@ class SamplingConfig(Section):
     def _check_intervals(self) -> SamplingConfig:
         if self.interval is not None and self.interval_logsnr is not None:
             raise ValueError("give interval or interval_logsnr, not both")
-        if any(span is not None and not span[0] < span[1] for span in (self.interval, self.interval_logsnr)):
-            raise ValueError("the first number of a guidance interval must be smaller than the second")
+        for key, span in (("interval", self.interval), ("interval_logsnr", self.interval_logsnr)):
+            if span is not None and not span[0] < span[1]:
+                raise ValueError(f"{key} is {span[0]:g},{span[1]:g}: the first number must be smaller than the second")
         return self
 
 

@@ -104,8 +104,10 @@ class Pipeline:
 
         Raises:
             UserError: impossible steps or size, or an unknown label.
-            ValueError: an unknown sampler or option.
+            ValueError: n below 1, or an unknown sampler or option.
         """
+        if n < 1:
+            raise ValueError(f"n={n}: at least one sample must be drawn")
         config, own = self._config(sampler, steps, guidance, options)
         return sample_steps(
             self.model,
