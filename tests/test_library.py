@@ -28,9 +28,8 @@ class TinyNet(nn.Module):
     def forward(self, x, t, cond=None):
         hidden = self.stem(x) + self.time(t.float()[:, None] / 1000)[:, :, None, None]
         if self.label is not None:
-            hidden = hidden + self.label(torch.zeros_like(t, dtype=torch.long) if cond is None else cond + 1)[
-                :, :, None, None
-            ]
+            index = torch.zeros_like(t, dtype=torch.long) if cond is None else cond + 1
+            hidden = hidden + self.label(index)[:, :, None, None]
         return self.head(hidden.relu())
 
 
