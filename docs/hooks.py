@@ -39,6 +39,8 @@ FAMILIES = {
     "dataset": "Named data sets",
     "format": "File formats",
     "metric": "Metrics",
+    "importer": "Formats of import",
+    "exporter": "Formats of export",
 }
 """Titles; a family without one gets its own name."""
 

@@ -23,7 +23,7 @@ ROWS = (
     {"checkpoint"},
     {"pipeline", "reporting"},
     {"run_dir"},
-    {"editing", "evaluation"},
+    {"editing", "evaluation", "interop"},
     {"training"},
     {"clustering", "api"},
     {"cli"},

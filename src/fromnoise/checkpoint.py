@@ -184,7 +184,7 @@ def parse_header(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
         UserError: the recipe has unknown keys or values out of range.
     """
     try:
-        _check_numbers(header["recipe"])
+        check_numbers(header["recipe"])
         dataset_info = _parse_dataset_info(header["dataset"])
         return parse(header["recipe"]), dataset_info
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -197,7 +197,7 @@ _LARGEST = {"network": 1 << 16, "diffusion": MAX_STEPS, "loss": MAX_STEPS, "samp
 _LARGEST_LIST = {"network": 64}
 
 
-def _check_numbers(recipe: dict[str, Any]) -> None:
+def check_numbers(recipe: dict[str, Any]) -> None:
     """Check the numbers of a recipe before a component is built from them.
 
     Raises:
@@ -296,31 +296,50 @@ def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel
         if network is not None:
             header["recipe"]["network"] = "custom"
         recipe, dataset_info = parse_header(header)
-        if network is None:
-            _check_fit(recipe, dataset_info, tensors)
-        model = build(recipe, dataset_info, network=network)
+        model = rebuild(recipe, dataset_info, tensors, network)
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
     except TypeError:
         raise DamagedFile(f"{path}: its header does not describe a model of fromnoise") from None
-    try:
-        model.denoiser.load_state_dict(tensors)
-    except RuntimeError:
-        raise DamagedFile(f"{path}: its weights do not fit the network that its header describes") from None
-    bad = next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
-    if bad is not None:
-        raise UserError(
-            f"{path}: its weights are not finite ({printable(bad)}), so it cannot sample: "
-            "train again with a lower --train.lr, or use an earlier file"
-        )
-    model.denoiser.eval()
     progress = header.get("progress")
     if not isinstance(progress, dict):
         raise DamagedFile(f"{path}: its header does not describe a model of fromnoise")
     return LoadedModel(model, progress, path)
 
 
-def _check_fit(recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tensor]) -> None:
+def rebuild(
+    recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tensor], network: nn.Module | None = None
+) -> Model:
+    """The model of a recipe with given weights, in evaluation mode.
+
+    Args:
+        recipe: of the model; its numbers have been checked by ``check_numbers``.
+        dataset_info: of its data.
+        tensors: state dict of its denoiser.
+        network: as of ``load_model``.
+
+    Raises:
+        DamagedFile: the weights do not fit the network.
+        UserError: they are not finite, or the recipe is impossible.
+    """
+    if network is None:
+        check_fit(recipe, dataset_info, tensors)
+    model = build(recipe, dataset_info, network=network)
+    try:
+        model.denoiser.load_state_dict(tensors)
+    except RuntimeError:
+        raise DamagedFile("its weights do not fit the network that its header describes") from None
+    bad = next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
+    if bad is not None:
+        raise UserError(
+            f"its weights are not finite ({printable(bad)}), so it cannot sample: "
+            "train again with a lower --train.lr, or use an earlier file"
+        )
+    model.denoiser.eval()
+    return model
+
+
+def check_fit(recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tensor]) -> None:
     """Compare the network that a header describes with the tensors of its file, before memory is allocated for it.
 
     Raises:

@@ -45,6 +45,8 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "dataset": (),
     "format": (),
     "metric": (),
+    "importer": (),
+    "exporter": (),
 }
 """The families of components, and the constructor parameters of each that are supplied by the package."""
 

@@ -27,10 +27,12 @@ def test_help_is_instant(spawn):
 
 
 @pytest.mark.parametrize(
-    "words", [w for w in HELPS if not w or w[0] not in ("sample", "edit")], ids=lambda w: " ".join(w) or "top"
+    "words",
+    [w for w in HELPS if not w or w[0] not in ("sample", "edit", "import", "export")],
+    ids=lambda w: " ".join(w) or "top",
 )
 def test_help_loads_nothing_heavy(words):
-    """Neither torch nor numpy, except for verbs whose flags are made from the samplers' constructors."""
+    """Neither torch nor numpy, except for verbs whose flags are made from the constructors of components."""
     script = (
         "import sys\nfrom fromnoise.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print('heavy:', *sorted({'torch', 'numpy', 'pydantic', 'PIL', 'scipy', 'matplotlib'} & set(sys.modules)))"

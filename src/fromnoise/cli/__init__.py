@@ -12,7 +12,20 @@ import sys
 from typing import NoReturn
 
 from fromnoise import __version__
-from fromnoise.cli import assign, bits, cluster, doctor, edit, evaluate, guide, recipes, sample, show, train
+from fromnoise.cli import (
+    assign,
+    bits,
+    cluster,
+    doctor,
+    edit,
+    evaluate,
+    guide,
+    import_model,
+    recipes,
+    sample,
+    show,
+    train,
+)
 from fromnoise.cli.environment import set_environment
 from fromnoise.utils.errors import UserError
 
@@ -27,6 +40,7 @@ VERBS = {
     "assign": assign,
     "doctor": doctor,
     "show": show,
+    "import": import_model,
     "recipes": recipes,
 }
 

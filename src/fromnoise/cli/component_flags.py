@@ -53,7 +53,7 @@ def add_list_of_components(family: str) -> str:
     import fromnoise.config  # noqa: F401  registers the components
     from fromnoise import registry
 
-    width = max(map(len, registry.names(family))) + 2
+    width = max(map(len, registry.names(family)), default=0) + 2
     lines = [f"  {name:{width}}{registry.summary(registry.get(family, name))}" for name in registry.names(family)]
     return "\n".join([f"{family.replace('_', ' ')}s:", *lines])
 

@@ -1,0 +1,48 @@
+"""``fromnoise import``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fromnoise.cli import component_flags
+
+HELP = "import a model of another program"
+EPILOG = """the result is a run folder, which every verb takes. A pickle (.pt, .bin) is read by this verb alone, without
+calling the functions that it names.
+
+example:
+  fromnoise import ~/models/ddpm-cifar10-32 --out runs/cifar10"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    import fromnoise.interop  # noqa: F401  registers the importers
+
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="a folder or file with the model")
+    add("--out", metavar="RUN", type=Path, required=True, help="run folder of the imported model, or a .safetensors")
+    component_flags.add_flags(parser, "importer", "--format", "its format; recognized if left out")
+    parser.epilog = f"{component_flags.add_list_of_components('importer')}\n\n{EPILOG}"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import."""
+    from fromnoise import interop
+    from fromnoise.interop.importing import check_out
+
+    check_out(args.out)
+    options = {
+        name: getattr(args, f"importer_{name}")
+        for name in component_flags.options_by_name("importer")
+        if getattr(args, f"importer_{name}") is not None
+    }
+    imported = interop.import_model(args.source, args.format, options, read_pickles=True)
+    for note in imported.notes:
+        print(note)
+    imported.save(args.out)
+    model = imported.model
+    shape = "x".join(map(str, model.dataset_info.shape))
+    network = model.recipe.network.kind
+    print(f"{args.out}: {imported.format}, network {network}, {model.parameters:,} parameters, {shape}")
+    return 0

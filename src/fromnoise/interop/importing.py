@@ -1,0 +1,174 @@
+"""What an importer is, which one reads a source, and how its result becomes a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fromnoise import checkpoint, registry
+from fromnoise.config import parse
+from fromnoise.config.component import OptionError, parse_component
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.interop.source import Source
+from fromnoise.model import Model
+from fromnoise.utils.errors import UserError
+from fromnoise.utils.files import check_file, check_folder
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an importer makes of a source.
+
+    Attributes:
+        recipe: nested values of the recipe that describe the model: network, diffusion, loss, sample. Sections that
+            have no meaning for it are left out.
+        info: shape of the images and names of the classes.
+        weights: state dict of the network, by the names of the network kind in ``recipe``.
+        notes: one line for each thing that was inferred, assumed or differs from the foreign program.
+    """
+
+    recipe: dict[str, Any]
+    info: DatasetInfo
+    weights: dict[str, Tensor]
+    notes: list[str] = field(default_factory=list)
+
+
+class Importer(ABC):
+    """Reads the models of one foreign format; the typed attributes of a frozen dataclass are its options.
+
+    Attributes:
+        title: of the format, in messages.
+    """
+
+    title: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def recognizes(cls, source: Source) -> bool:
+        """Whether a source has this format; called for every source, so it must not raise."""
+
+    @abstractmethod
+    def read(self, source: Source) -> Imported:
+        """Read a model.
+
+        Raises:
+            UserError: it has an option that cannot be imported, or is damaged; the message names it.
+        """
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model that was imported.
+
+    Attributes:
+        model: on the CPU, in evaluation mode.
+        format: name of the importer.
+        notes: as of ``Imported``.
+    """
+
+    model: Model
+    format: str
+    notes: list[str]
+
+    def save(self, path: Path) -> None:
+        """Write the model as a run folder's model.safetensors, or as a file if the path ends so.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        file = path if path.suffix == ".safetensors" else path / "model.safetensors"
+        checkpoint.save_model(file, self.model, self.model.denoiser.state_dict(), {"step": 0})
+
+
+def find(source: Source) -> str | None:
+    """The name of the importer that recognizes a source; None if none does."""
+    return next((n for n in registry.names("importer") if registry.get("importer", n).recognizes(source)), None)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def is_foreign(path: str | Path) -> bool:
+    """Whether a path is a model of another program that is read without opening a pickle."""
+    folder = Path(path)
+    if not folder.exists() or (folder / "model.safetensors").exists():
+        return False
+    return find(Source(folder)) is not None
+
+
+def import_model(
+    path: str | Path,
+    format: str | None = None,
+    options: dict[str, Any] | None = None,
+    *,
+    read_pickles: bool = False,
+) -> ImportedModel:
+    """Import a model of another program.
+
+    Args:
+        path: folder or file.
+        format: name of an importer; None is the one that recognizes the source.
+        options: of the importer.
+        read_pickles: as of ``Source``.
+
+    Raises:
+        UserError: no importer recognizes it, or it cannot be imported; the message says why.
+    """
+    source = Source(path, read_pickles)
+    name = format or find(source)
+    if name is None:
+        titles = [registry.get("importer", n).title for n in registry.names("importer")]  # pyright: ignore[reportFunctionMemberAccess]
+        raise UserError(f"'{path}' is not a model that can be imported: expected {', '.join(titles)}")
+    importer: Importer = build_importer(name, options or {})
+    imported = importer.read(source)
+    try:
+        return ImportedModel(_build(imported), name, imported.notes)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def build_importer(name: str, options: dict[str, Any]) -> Importer:
+    """An importer from its options.
+
+    Raises:
+        UserError: an unknown importer, option or value.
+    """
+    try:
+        chosen = parse_component("importer", name, {"kind": name, **options})
+        return registry.build("importer", name, chosen.options())
+    except (OptionError, ValueError) as error:
+        where = f"--{error.key.replace('_', '-')}: " if isinstance(error, OptionError) and error.key else ""
+        raise UserError(f"import {name}: {where}{error}") from None
+
+
+def _build(imported: Imported) -> Model:
+    """The model of a recipe with the imported weights.
+
+    Raises:
+        UserError: the recipe is impossible, the weights do not fit its network, or they are not finite.
+    """
+    values = {"name": "imported", "data": {"source": ""}, "train": {"steps": 1}} | imported.recipe
+    try:
+        checkpoint.check_numbers(values)
+    except ValueError as error:
+        raise UserError(f"its configuration is impossible: {error}") from None
+    tensors = {f"network.{name}": tensor for name, tensor in imported.weights.items()}
+    return checkpoint.rebuild(parse(values), imported.info, tensors)
+
+
+def check_out(path: Path) -> None:
+    """Check that a model can be saved at a path, as of ``ImportedModel.save``; nothing is created.
+
+    Raises:
+        UserError: there is something already, or the folder cannot be written.
+    """
+    if path.suffix == ".safetensors":
+        check_file(path)
+        if path.exists():
+            raise UserError(f"{path} exists already: choose another --out")
+    elif path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty: choose another --out")
+    elif path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: choose a folder for --out")
+    check_folder(path if path.suffix != ".safetensors" else path.parent)

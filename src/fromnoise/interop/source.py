@@ -1,0 +1,86 @@
+"""Where a foreign model lies: a folder or a file, read once and within limits."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as parse_safetensors
+from torch import Tensor
+
+from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import decoding, limits, read_bytes, read_text
+
+MAX_CONFIG = 16 << 20
+"""Bytes of a JSON configuration, at most."""
+
+
+class Source:
+    """A folder or a file with a foreign model.
+
+    Attributes:
+        path: of it.
+        read_pickles: whether a pickle may be read, with ``weights_only=True``: ``fromnoise import`` alone does.
+    """
+
+    def __init__(self, path: str | Path, read_pickles: bool = False) -> None:
+        """Name the source; nothing is read.
+
+        Args:
+            path: of it.
+            read_pickles: as above.
+
+        Raises:
+            UserError: there is nothing at the path.
+        """
+        self.path, self.read_pickles = Path(path), read_pickles
+        if not self.path.exists():
+            raise UserError(f"there is no model at '{path}': name a folder or a file")
+
+    def has(self, name: str) -> bool:
+        """Whether the folder has a file or folder of this name."""
+        return (self.path / name).exists()
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object in a file of the folder.
+
+        Raises:
+            UserError: there is none, it is damaged, too large or nested too deeply, or holds something else.
+        """
+        return read_json(self.path / name)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of a .safetensors file.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return read_safetensors(self.path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: as of ``Source.json``.
+    """
+    text = read_text(path, MAX_CONFIG)
+    with decoding(path, "a JSON object", "download it again"):
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}")
+        return values
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file.
+
+    Raises:
+        UserError: it is damaged, or larger than the limit.
+    """
+    data = read_bytes(path, limits().checkpoint_bytes)
+    with decoding(path, ".safetensors", "download it again"):
+        return parse_safetensors(data)
