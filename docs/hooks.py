@@ -36,6 +36,7 @@ FAMILIES = {
     "inverse_solver": "Solvers of inverse problems",
     "network": "Networks",
     "optimizer": "Optimizers",
+    "tracker": "Trackers",
     "dataset": "Named data sets",
     "format": "File formats",
     "metric": "Metrics",

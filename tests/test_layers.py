@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A package imports itself and the rows above its own, never a row below nor its neighbours.
 ROWS = (
     {"registry"},
-    {"", "diffusion", "networks", "optim", "recipes"},
+    {"", "diffusion", "networks", "optim", "recipes", "trackers"},
     {"utils"},
     {"data"},
     {"config"},

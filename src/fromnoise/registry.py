@@ -42,6 +42,7 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "inverse_solver": (),
     "network": ("in_channels", "out_channels", "size", "classes", "attributes", "timesteps"),
     "optimizer": (),
+    "tracker": (),
     "dataset": (),
     "format": (),
     "metric": (),

@@ -19,9 +19,9 @@ from fromnoise.utils.files import check_folder, write_atomic
 _TRAIN_KEYS = "accumulate checkpoint_seconds checkpoint_steps evaluations held_out previews report_every".split()
 _CHANGEABLE_KEYS = (
     *(f"train.{key}" for key in (*BUDGETS, *_TRAIN_KEYS)),
-    *("data.workers", "data.memory_gb", "name", "about", "cost", "quality"),
+    *("train.tracker", "data.workers", "data.memory_gb", "name", "about", "cost", "quality"),
 )  # keys of the recipe that a resumed run may change
-_CHANGEABLE_SECTIONS = ("sample.", "evaluation.")
+_CHANGEABLE_SECTIONS = ("sample.", "evaluation.", "train.tracker.")
 _STATES_KEPT = 2
 
 
@@ -49,7 +49,7 @@ class RunDir:
     def check(self, recipe: Recipe) -> None:
         """Check that a run of this recipe can be started or resumed here; nothing is created.
 
-        A resumed run may change the budget, intervals, and the sections sample and evaluation.
+        A resumed run may change the budget, intervals, the tracker, and the sections sample and evaluation.
 
         Raises:
             UserError: the directory cannot be written, or contains something else.

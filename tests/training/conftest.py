@@ -54,6 +54,12 @@ def make():
     return loop
 
 
+@pytest.fixture
+def tiny():
+    """Values of the recipe ``digits`` by dotted key, for a small network and short runs."""
+    return TINY.copy()
+
+
 def command(out: Path, *words: str) -> list[str]:
     """The command line that trains the small network in a separate process."""
     tiny = [w for key, value in TINY.items() for w in (f"--{key}", str(value).lower())]

@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     budget("--images", metavar="N", help="budget in training images seen")
     add("--seed", metavar="S", help="seed of the initial weights, the order of the data and the noise")
     add("--batch", metavar="B", help="batch size, over all processes")
+    add("--tracker", metavar="NAME", help="show the run in tensorboard, trackio or wandb (default: none)")
     add("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest available)")
     add("--precision", default="auto", help="auto, bf16 or fp32")
     add("--compile", action="store_true", help="compile the network with torch.compile: slow to start, faster on GPUs")
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Values by dotted key, from the flags and from ``--section.key value``."""
-    named = {"data": "data.source", "seed": "train.seed", "batch": "train.batch"}
+    named = {"data": "data.source", "seed": "train.seed", "batch": "train.batch", "tracker": "train.tracker"}
     named |= {b: f"train.{b}" for b in ("minutes", "steps", "epochs", "images")}
     found = {key: parse_value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
     if "data.source" in found:

@@ -22,9 +22,11 @@ from torch import Tensor
 import fromnoise.diffusion
 import fromnoise.networks
 import fromnoise.optim
+import fromnoise.trackers
 from fromnoise import registry
 
-assert fromnoise.diffusion and fromnoise.networks and fromnoise.optim  # imported for the components that they register
+# imported for the components that they register
+assert fromnoise.diffusion and fromnoise.networks and fromnoise.optim and fromnoise.trackers
 
 CUSTOM = "custom"
 """The kind of a network that is not registered: a module that the user gives to ``Denoiser`` or ``load``."""

@@ -200,7 +200,7 @@ def keys() -> dict[str, tuple[str, Any]]:
 
 def difference(a: Recipe, b: Recipe, ignore: tuple[str, ...] = ()) -> list[str]:
     """The dotted keys whose values differ between two recipes, each with both values."""
-    before, after = _flat(a.model_dump()), _flat(b.model_dump())
+    before, after = flat(a), flat(b)
     return [
         f"{key} is {before.get(key)!r} there and {after.get(key)!r} here"
         for key in dict.fromkeys([*before, *after])
@@ -208,8 +208,12 @@ def difference(a: Recipe, b: Recipe, ignore: tuple[str, ...] = ()) -> list[str]:
     ]
 
 
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Every value of a recipe by dotted key."""
+    return _flat(recipe.model_dump())
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

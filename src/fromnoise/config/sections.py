@@ -142,6 +142,9 @@ class TrainConfig(Section):
     """seconds between two checkpoints"""
     checkpoint_steps: Count | None = None
     """steps between two checkpoints, in addition to checkpoint_seconds"""
+    tracker: Annotated[Any, Component("tracker", "tensorboard", "where the run is shown; left out: nowhere")] | None = (
+        None
+    )
 
 
 class EMAConfig(Section):

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from fromnoise.config import SamplingConfig
@@ -46,8 +47,12 @@ class Previews:
             self.run_dir.path / "forward.png",
         )
 
-    def save_preview(self, loop: TrainingLoop) -> None:
-        """Write samples/step_N.png: samples with raw and with EMA weights, by few DDIM steps from the same noise."""
+    def save_preview(self, loop: TrainingLoop) -> Image.Image:
+        """Write samples/step_N.png: samples with raw and with EMA weights, by few DDIM steps from the same noise.
+
+        Returns:
+            The image that was written.
+        """
         config = loop.model.recipe.sample
         steps = min(_PREVIEW_STEPS, config.steps or _PREVIEW_STEPS, loop.model.schedule.steps or _PREVIEW_STEPS)
         config = SamplingConfig(sampler="ddim", steps=steps, clip=config.clip)
@@ -59,7 +64,9 @@ class Previews:
             (name, image_io.grid(self._sample(loop, denoiser, config, _PREVIEW_COUNT).images))
             for name, denoiser in denoisers
         ]
-        image_io.save(image_io.side_by_side(panels), self.run_dir.samples / f"step_{loop.progress.step:08d}.png")
+        preview = image_io.side_by_side(panels)
+        image_io.save(preview, self.run_dir.samples / f"step_{loop.progress.step:08d}.png")
+        return preview
 
     def save_loss_plot(self) -> None:
         """Write loss.png: the loss over the steps and over t."""

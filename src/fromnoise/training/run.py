@@ -26,6 +26,7 @@ from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
 from fromnoise.training.self_evaluation import SelfEvaluation
+from fromnoise.training.tracking import Tracking, tracker_of
 from fromnoise.training.training_bar import TrainingBar
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
@@ -83,6 +84,7 @@ def _train(
     if recipe.train.autosize and run_dir.recipe_file.exists():
         recipe = keep_choices(recipe, run_dir.recipe())
     run_dir.check(recipe)
+    tracker_of(recipe)  # a missing package is reported before anything is done
     data = open_data(recipe, log)
     if recipe.train.autosize and not run_dir.recipe_file.exists():
         # measured by the first process, for all
@@ -158,10 +160,14 @@ def run_steps(
 
     Yields:
         The report of each step, after everything due at that step was written.
+
+    Raises:
+        UserError: the features of self-evaluations or the tracker are not available.
     """
     config = loop.config
     previews = Previews(run_dir, loop.compute)
     self_evaluation = SelfEvaluation(loop, run_dir, log) if main and loop.model.recipe.evaluation.times else None
+    tracking = Tracking(loop.model.recipe if main else None, run_dir.path, loop.progress.step, log)
     unwritten: list[dict[str, Any]] = []
     last_save = time.monotonic()
 
@@ -175,22 +181,24 @@ def run_steps(
         run_dir.save_state(step, tensors, header)
         checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})
 
-    if main and loop.progress.step == 0:
-        previews.save_data(loop.model, loop.data)
-        if config.previews:
-            previews.save_preview(loop)
-        save()
-    with TrainingBar(progress if main else False) as bar:
+    with contextlib.closing(tracking), TrainingBar(progress if main else False) as bar:
+        if main and loop.progress.step == 0:
+            previews.save_data(loop.model, loop.data)
+            if config.previews:
+                tracking.preview(previews.save_preview(loop), 0)
+            save()
         used_before = loop.budget_used
         for report in loop.run():
             if not main:
                 yield report
                 continue
             bar.update(report)
+            evaluation = {}
             if self_evaluation is not None and self_evaluation.due(used_before, report.budget_used):
-                unwritten.append(report.to_json() | {"evaluation": self_evaluation()})
-            elif report.logged:
-                unwritten.append(report.to_json())
+                evaluation = {"evaluation": self_evaluation()}
+            if report.logged or evaluation:
+                unwritten.append(report.to_json() | evaluation)
+                tracking.report(report, evaluation.get("evaluation"))
             preview_due = int(used_before * config.previews) != int(report.budget_used * config.previews)
             used_before = report.budget_used
             save_due = time.monotonic() - last_save > config.checkpoint_seconds
@@ -200,7 +208,7 @@ def run_steps(
                 save()
                 last_save = time.monotonic()
             if preview_due:
-                previews.save_preview(loop)
+                tracking.preview(previews.save_preview(loop), report.step)
                 previews.save_loss_plot()
             yield report
 

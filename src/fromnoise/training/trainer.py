@@ -23,8 +23,10 @@ from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.progress import StepReport
 from fromnoise.training.run import resume, run_steps
+from fromnoise.training.tracking import tracker_of
 from fromnoise.training.training_bar import TrainingBar
 from fromnoise.utils.device import select_device
+from fromnoise.utils.errors import UserError
 
 
 class Trainer:
@@ -73,7 +75,7 @@ class Trainer:
             values: further recipe values, with ``__`` for the dot: ``train__optimizer="muon"``.
 
         Raises:
-            UserError: the data cannot be read, or a value is out of range.
+            UserError: the data cannot be read, a value is out of range, or the tracker is not installed.
         """
         flags = {"steps": steps, "epochs": epochs, "minutes": minutes, "batch": batch, "lr": lr, "seed": seed}
         chosen = {f"train__{k}": v for k, v in flags.items() if v is not None}
@@ -84,6 +86,8 @@ class Trainer:
         self._progress = progress
         self._compute = select_device(device, precision)
         self._loop: TrainingLoop | None = None
+        if tracker_of(self.recipe) is not None and out is None:
+            raise UserError("a tracker follows a run directory: give out=, or leave train.tracker out")
 
     @property
     def recipe(self) -> Recipe:
