@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from fromnoise import __version__, checkpoint
 from fromnoise import config as recipes
+from fromnoise.checkpoint import tensor_file
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.run_dir import RunDir
@@ -167,7 +168,7 @@ def test_run_directory_with_an_unknown_key(tmp_path, model):
 def test_file_of_a_later_version(tmp_path, monkeypatch):
     """It asks for an upgrade."""
     path = tmp_path / "m.safetensors"
-    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    monkeypatch.setattr(tensor_file, "FORMAT", checkpoint.FORMAT + 1)
     checkpoint.write(path, {"w": torch.zeros(3)}, {"kind": "model"})
     monkeypatch.undo()
     with pytest.raises(checkpoint.OtherFormat, match=f"written by fromnoise {__version__}, a later version: upgrade"):

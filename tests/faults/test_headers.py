@@ -117,6 +117,32 @@ def test_c3_many_steps_in_a_recipe():
         recipes.load("digits", {"diffusion.schedule.steps": 10**9})
 
 
+def test_c3_recipe_of_too_many_blocks():
+    """It is refused while it is constructed, in seconds."""
+    with pytest.raises(UserError, match="use a smaller network"):
+        build(recipes.load("digits", TINY | {"network.blocks": 3_000}), DatasetInfo((1, 8, 8)), device="meta")
+
+
+def test_c3_a_quarter_of_the_memory(monkeypatch):
+    """The limit of the weights follows the machine; nothing is initialized beyond it."""
+    monkeypatch.setattr("fromnoise.model.total_memory", lambda: 4 * 100_000.0)
+    with pytest.raises(UserError, match="0.0954 MiB"):
+        build(recipes.load("digits", TINY | {"network.width": 128}), DatasetInfo((1, 8, 8)))
+    build(recipes.load("digits", TINY), DatasetInfo((1, 8, 8)))
+
+
+def test_c3_network_that_cannot_be_constructed(tmp_path, model, monkeypatch):
+    """Whatever the constructor of a network of the package raises becomes one line."""
+
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError("integer modulo by zero")
+
+    write(tmp_path / "m.safetensors", model, {})
+    monkeypatch.setattr("fromnoise.networks.unet.UNet.__init__", fail)
+    with pytest.raises(checkpoint.DamagedFile, match=r"m\.safetensors.*modulo by zero"):
+        checkpoint.load_model(tmp_path / "m.safetensors")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_c13_weights_that_are_not_finite(tmp_path, model, value):
     """A model that cannot sample is refused, by name."""

@@ -1,0 +1,37 @@
+"""Checkpoints: one safetensors file with the weights, and a JSON header from which the model is rebuilt.
+
+Loading executes nothing that the file contains.
+
+The header has a digest of itself and of the tensors, so that a truncated or changed file is detected. Files are written
+under a temporary name, flushed to the disk and renamed, so that there is a complete file at any time.
+"""
+
+from __future__ import annotations
+
+from fromnoise.checkpoint.header import check_numbers, model_header, parse_header
+from fromnoise.checkpoint.model_file import LoadedModel, check_fit, load_model, rebuild, save_model
+from fromnoise.checkpoint.tensor_file import (
+    FORMAT,
+    DamagedFile,
+    OtherFormat,
+    check_run_format,
+    read,
+    write,
+)
+
+__all__ = [
+    "FORMAT",
+    "DamagedFile",
+    "LoadedModel",
+    "OtherFormat",
+    "check_fit",
+    "check_numbers",
+    "check_run_format",
+    "load_model",
+    "model_header",
+    "parse_header",
+    "read",
+    "rebuild",
+    "save_model",
+    "write",
+]

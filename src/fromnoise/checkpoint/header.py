@@ -1,0 +1,86 @@
+"""The description of a model in a header: its recipe and its data, checked before anything is built from them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import asdict
+from typing import Any
+
+from fromnoise.checkpoint.tensor_file import DamagedFile
+from fromnoise.config import Recipe, parse
+from fromnoise.data.dataset import Attribute
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.diffusion.schedules import MAX_STEPS
+from fromnoise.utils.reading import first_line, limits, printable
+
+
+def model_header(recipe: Recipe, dataset_info: DatasetInfo) -> dict[str, Any]:
+    """Describe a model in a header: its recipe and its data."""
+    return {"recipe": recipe.model_dump(mode="json", exclude_none=True), "dataset": asdict(dataset_info)}
+
+
+def parse_header(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
+    """Read what ``model_header`` put into a header.
+
+    Raises:
+        DamagedFile: the header does not describe a model.
+        UserError: the recipe has unknown keys or values out of range.
+    """
+    try:
+        check_numbers(header["recipe"])
+        dataset_info = _parse_dataset_info(header["dataset"])
+        return parse(header["recipe"]), dataset_info
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        reason = f" ({first_line(error)})" if type(error) is ValueError else ""
+        raise DamagedFile(f"the header of this file does not describe a model of fromnoise{reason}") from None
+
+
+_LARGEST = {"network": 1 << 16, "diffusion": MAX_STEPS, "loss": MAX_STEPS, "sample": MAX_STEPS, "published": MAX_STEPS}
+"""Largest whole number in a section of a recipe that is read from a file; no network or schedule needs larger ones."""
+_LARGEST_LIST = {"network": 64}
+
+
+def check_numbers(recipe: dict[str, Any]) -> None:
+    """Check the numbers of a recipe before a component is built from them.
+
+    Raises:
+        ValueError: a number is too large.
+    """
+    for section, largest in _LARGEST.items():
+        waiting = [(section, recipe.get(section))]
+        while waiting:
+            key, value = waiting.pop()
+            if isinstance(value, dict):
+                waiting += [(f"{key}.{name}", inner) for name, inner in value.items()]
+            elif isinstance(value, list):
+                if len(value) > _LARGEST_LIST.get(section, largest):
+                    raise ValueError(f"{key} has {len(value)} values")
+                waiting += [(key, inner) for inner in value]
+            elif isinstance(value, int) and abs(value) > largest:
+                raise ValueError(f"{key} = {str(value)[:20]} is too large")
+
+
+def _parse_dataset_info(values: dict[str, Any]) -> DatasetInfo:
+    """Read the description of the data in a header.
+
+    Raises:
+        Exception: it is not one.
+    """
+    channels, height, width = (operator.index(side) for side in values["shape"])
+    if min(channels, height, width) < 1 or channels > 1024 or height * width > limits().pixels:
+        raise ValueError(f"images of {channels}x{height}x{width}")
+    names, attributes = values["class_names"], values.get("attributes")
+    class_names = tuple(_printable(name) for name in names) if names is not None else None
+    if class_names is not None and not class_names:
+        raise ValueError("no classes")
+    parsed = [Attribute(_printable(a["name"]), float(a["mean"]), float(a["deviation"])) for a in attributes or ()]
+    if not all(math.isfinite(v) for a in parsed for v in (a.mean, a.deviation)):
+        raise ValueError("attributes that are not finite")
+    return DatasetInfo((channels, height, width), class_names, str(values["fingerprint"]), tuple(parsed) or None)
+
+
+def _printable(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError
+    return printable(name)

@@ -1,0 +1,138 @@
+"""Models as files: saved, and loaded after a comparison of the tensors with the network that the header describes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fromnoise import registry
+from fromnoise.checkpoint.header import model_header, parse_header
+from fromnoise.checkpoint.tensor_file import DamagedFile, read, write
+from fromnoise.config import Recipe
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.model import Model, build
+from fromnoise.utils.construction import NoInitialValues, limited
+from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import first_line, printable
+
+
+def save_model(path: str | Path, model: Model, weights: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Write what sampling needs: the weights of the denoiser, the recipe and the description of the data.
+
+    Args:
+        path: of the file.
+        model: whose recipe and data are described.
+        weights: state dict of the denoiser, such as its EMA.
+        progress: of training, such as {"step": 1000}.
+
+    Raises:
+        UserError: as ``write_atomic``.
+    """
+    write(path, weights, {"kind": "model", "progress": progress, **model_header(model.recipe, model.dataset_info)})
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that was read from a file.
+
+    Attributes:
+        model: on the CPU, in evaluation mode.
+        progress: of its training.
+        path: of the file.
+    """
+
+    model: Model
+    progress: dict[str, Any]
+    path: Path
+
+
+def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel:
+    """Load the model of a run directory or of one .safetensors file, on the CPU, ready to sample.
+
+    Args:
+        run: the run directory or the file.
+        network: a module for the weights, in place of the one that the file describes.
+
+    Raises:
+        UserError: there is none, the file is damaged, or it was written by a version with another file format.
+    """
+    path = Path(run)
+    if path.is_dir():
+        if not (path / "model.safetensors").exists():
+            raise UserError(f"{path} holds no model.safetensors: is it a run folder whose training has begun?")
+        path = path / "model.safetensors"
+    elif not path.exists():
+        raise UserError(f"there is no run folder or model file {str(run)!r}: fromnoise train makes one in runs/")
+    tensors, header = read(path)
+    if header.get("kind") != "model":
+        raise UserError(f"{path} is a state for resuming, not a model: use the model.safetensors of the run folder")
+    progress = header.get("progress")
+    if not isinstance(progress, dict):
+        raise DamagedFile(f"{path}: its header does not describe a model of fromnoise")
+    try:
+        if network is not None:
+            header["recipe"]["network"] = "custom"
+        recipe, dataset_info = parse_header(header)
+        model = rebuild(recipe, dataset_info, tensors, network)
+    except UserError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except TypeError:
+        raise DamagedFile(f"{path}: its header does not describe a model of fromnoise") from None
+    return LoadedModel(model, progress, path)
+
+
+def rebuild(
+    recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tensor], network: nn.Module | None = None
+) -> Model:
+    """The model of a recipe with given weights, in evaluation mode.
+
+    Args:
+        recipe: of the model; its numbers have been checked by ``check_numbers``.
+        dataset_info: of its data.
+        tensors: state dict of its denoiser.
+        network: as of ``load_model``.
+
+    Raises:
+        DamagedFile: the weights do not fit the network, or there is no such network.
+        UserError: they are not finite, or the recipe is impossible.
+    """
+    if network is None:
+        check_fit(recipe, dataset_info, tensors)
+    model = build(recipe, dataset_info, network=network)
+    try:
+        model.denoiser.load_state_dict(tensors)
+    except RuntimeError:
+        raise DamagedFile("its weights do not fit the network that its header describes") from None
+    bad = next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
+    if bad is not None:
+        raise UserError(
+            f"its weights are not finite ({printable(bad)}), so it cannot sample: "
+            "train again with a lower --train.lr, or use an earlier file"
+        )
+    model.denoiser.eval()
+    return model
+
+
+def check_fit(recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tensor]) -> None:
+    """Compare the network that a header describes with the tensors of its file, before memory is allocated for it.
+
+    Raises:
+        DamagedFile: a name, a shape or the number of layers differs, or the network cannot be constructed.
+    """
+    mismatch = DamagedFile("its weights do not fit the network that its header describes")
+    try:
+        with limited(mismatch, len(tensors), 1000 + 20 * len(tensors)), NoInitialValues():
+            expected = build(recipe, dataset_info, device="meta").denoiser.state_dict()
+    except UserError:
+        raise
+    except Exception as error:  # a valid digest says nothing about the values of a header
+        if getattr(registry.get("network", recipe.network.kind), "__module__", "").startswith("fromnoise."):
+            reason = first_line(error)
+            raise DamagedFile(f"its header does not describe a network of fromnoise ({reason})") from None
+        return  # a network of a plug-in may not support the meta device
+    kinds = {name: (t.shape, t.is_floating_point()) for name, t in expected.items()}
+    if kinds != {name: (t.shape, t.is_floating_point()) for name, t in tensors.items()}:
+        raise mismatch

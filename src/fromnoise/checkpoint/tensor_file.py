@@ -1,0 +1,152 @@
+"""A safetensors file with a JSON header and a digest of both, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as serialize_safetensors
+from torch import Tensor
+
+from fromnoise import __version__
+from fromnoise.utils.errors import UserError
+from fromnoise.utils.files import write_atomic
+from fromnoise.utils.reading import UnreadableFile, limits, open_regular, read_bytes
+
+FORMAT = 2
+"""Number of the file format; it changes when a file of an older version can no longer be read."""
+_NO_DIGEST = "0" * 64  # takes the place of the digest while it is computed
+_MAX_HEADER = 16 << 20  # bytes
+
+
+class DamagedFile(UserError):
+    """A file is truncated, was changed, or was not written by fromnoise."""
+
+
+class OtherFormat(UserError):
+    """A file was written by a version of fromnoise with another file format."""
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header atomically, with a digest of both.
+
+    Raises:
+        UserError: as ``write_atomic``.
+    """
+    tensors = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    text = json.dumps({"digest": _NO_DIGEST, "format": FORMAT, "version": __version__, **header}, sort_keys=True)
+    text = text.replace(_NO_DIGEST, _digest(tensors, text), 1)
+    # one key of metadata: safetensors writes several in an order that changes from run to run
+    write_atomic(Path(path), serialize_safetensors(tensors, {"fromnoise": text}))
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and header of a file that ``write`` wrote.
+
+    Raises:
+        DamagedFile: it is truncated, was changed, or is something else; a pickle is refused without opening it.
+        OtherFormat: it was written by a version with another file format.
+        UserError: it cannot be read at all.
+    """
+    data = _read_checked(path)
+    try:
+        tensors = parse_safetensors(data)
+    except Exception:  # a damaged file can make the parser raise anything
+        raise DamagedFile(f"{path} is damaged or not a safetensors file (its header cannot be read)") from None
+    text = _description(path, data)
+    header = _parse_description(path, text)
+    digest = str(header.pop("digest", ""))
+    if not digest or digest != _digest(tensors, text.replace(digest, _NO_DIGEST, 1)):
+        raise DamagedFile(f"{path} is damaged: its content does not match its digest")
+    _check_format(path, header)
+    return tensors, header
+
+
+def _read_checked(path: str | Path) -> bytes:
+    """Read a file whose first bytes are those of a safetensors file.
+
+    Raises:
+        DamagedFile: they are not.
+        UnreadableFile: it is not a regular file, or larger than the limit.
+    """
+    with open_regular(path) as file:
+        start = file.read(9)
+    # a safetensors file begins with a length of 8 bytes, which can have any value, followed by "{"
+    if start[8:9] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise DamagedFile(
+            f"{path} is a pickle or an archive, which can run code when opened: refused; "
+            "only .safetensors files are read"
+        )
+    if start[8:9] != b"{" or int.from_bytes(start[:8], "little") > _MAX_HEADER:
+        raise DamagedFile(f"{path} is damaged or not a safetensors file (its header cannot be read)")
+    return read_bytes(path, limits().checkpoint_bytes)
+
+
+def check_run_format(folder: Path) -> None:
+    """Check that the files in a run directory have the format of this version.
+
+    Call it when another file of the directory cannot be parsed: the recipe of an older version has other keys, and the
+    version of fromnoise that wrote it is known from the header of the model or of a state.
+
+    Raises:
+        OtherFormat: they were written by a version with another file format.
+    """
+    for path in (folder / "model.safetensors", *sorted(folder.glob("state/*.safetensors"), reverse=True)):
+        try:
+            with open_regular(path) as file:
+                size = file.read(8)
+                data = size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER))
+            header = _parse_description(path, _description(path, data))
+        except (OSError, DamagedFile, UnreadableFile):
+            continue
+        _check_format(path, header)
+        return
+
+
+def _description(path: str | Path, data: bytes) -> str:
+    """The JSON text of the header that ``write`` adds to the metadata of a safetensors file."""
+    try:
+        size = int.from_bytes(data[:8], "little")
+        meta = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        found = "fromnoise" in meta
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise DamagedFile(f"{path} is damaged or not a safetensors file (its header cannot be read)") from None
+    if not found:
+        raise DamagedFile(f"{path} holds weights but was not written by fromnoise (no description in its header)")
+    return str(meta["fromnoise"])
+
+
+def _parse_description(path: str | Path, text: str) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise DamagedFile(f"{path} is damaged: its description cannot be read")
+    return header
+
+
+def _check_format(path: str | Path, header: dict[str, Any]) -> None:
+    number, version = header.get("format"), header.get("version", "of unknown version")
+    if number == FORMAT:
+        return
+    if isinstance(number, int) and number > FORMAT:
+        raise OtherFormat(f"{path} was written by fromnoise {version}, a later version: upgrade to read it")
+    raise OtherFormat(
+        f"{path} was written by fromnoise {version}, whose format this version does not read: "
+        f"retrain it, or use fromnoise {version}"
+    )
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    """BLAKE2b of the header's text and of each tensor's name, type, shape and bytes."""
+    digest = hashlib.blake2b(text.encode(), digest_size=32)
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"\0{name}\0{t.dtype}\0{tuple(t.shape)}\0".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().data if t.numel() else b"")
+    return digest.hexdigest()
