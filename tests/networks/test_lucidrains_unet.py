@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.interop.lucidrains import weights_from_published
 from fromnoise.model import build
 from fromnoise.networks import LucidrainsUNet
 
@@ -174,63 +175,6 @@ def published_output(w: Weights, x: Tensor, step: Tensor, heads: int = 4) -> Ten
     return conv("final_conv", residual("final_res_block", torch.cat([h, stem], 1)))
 
 
-def from_published(w: Weights, self_conditioning: bool = False) -> dict[str, Tensor]:
-    """The published weights under our names; each is used once.
-
-    The published network concatenates (previous estimate, x), ours (x, previous estimate).
-    """
-    remaining, ours = dict(w), {}
-    levels = 1 + max(int(name.split(".")[1]) for name in w if name.startswith("downs."))
-
-    def layer(name: str, source: str, linear: bool = False) -> None:
-        weight = remaining.pop(f"{source}.weight")
-        ours[f"{name}.weight"] = weight.flatten(1) if linear else weight
-        if f"{source}.bias" in remaining:
-            ours[f"{name}.bias"] = remaining.pop(f"{source}.bias")
-
-    def residual(name: str, source: str) -> None:
-        layer(f"{name}.time", f"{source}.mlp.1")
-        for i in (1, 2):
-            layer(f"{name}.conv{i}", f"{source}.block{i}.proj")
-            ours[f"{name}.norm{i}.gain"] = remaining.pop(f"{source}.block{i}.norm.g").flatten()
-        if f"{source}.res_conv.weight" in remaining:
-            layer(f"{name}.shortcut", f"{source}.res_conv")
-
-    def attention(name: str, source: str) -> None:
-        ours[f"{name}.norm.gain"] = remaining.pop(f"{source}.norm.g").flatten()
-        layer(f"{name}.qkv", f"{source}.to_qkv", linear=True)
-        memory = remaining.pop(f"{source}.mem_kv")
-        if f"{source}.to_out.weight" in remaining:
-            layer(f"{name}.out", f"{source}.to_out", linear=True)
-            ours[f"{name}.memory"] = memory
-        else:
-            layer(f"{name}.out", f"{source}.to_out.0", linear=True)
-            ours[f"{name}.out_norm.gain"] = remaining.pop(f"{source}.to_out.1.g").flatten()
-            ours[f"{name}.memory"] = memory.transpose(2, 3)
-
-    layer("stem", "init_conv")
-    if self_conditioning:
-        ours["stem.weight"] = torch.cat(ours["stem.weight"].chunk(2, dim=1)[::-1], dim=1)
-    layer("time.0", "time_mlp.1")
-    layer("time.2", "time_mlp.3")
-    for i in range(levels):
-        for name, source in ((f"down.{i}", f"downs.{i}"), (f"up.{i}", f"ups.{levels - 1 - i}")):
-            residual(f"{name}.block1", f"{source}.0")
-            residual(f"{name}.block2", f"{source}.1")
-            attention(f"{name}.attention", f"{source}.2")
-            if f"{source}.3.weight" in remaining:
-                layer(f"{name}.resample", f"{source}.3")
-            else:
-                layer(f"{name}.resample.conv", f"{source}.3.1")
-    residual("middle1", "mid_block1")
-    attention("middle_attention", "mid_attn")
-    residual("middle2", "mid_block2")
-    residual("last", "final_res_block")
-    layer("out", "final_conv")
-    assert not remaining, remaining.keys()
-    return ours
-
-
 def small(in_channels: int = 3, out_channels: int = 3, **options: Any) -> LucidrainsUNet:
     """A network of a few thousand parameters, in evaluation mode."""
     torch.manual_seed(0)
@@ -288,7 +232,7 @@ def test_equals_the_published_layers(
         head_dim=options.get("head_dim", 32),
     )
     ours = ours.double().eval()
-    ours.load_state_dict(from_published(weights, self_conditioning))
+    ours.load_state_dict(weights_from_published(weights, self_conditioning))
 
     x, step = torch.randn(2, channels, *size, dtype=torch.float64), torch.tensor([3.0, 871.0], dtype=torch.float64)
     previous = torch.randn_like(x).clamp(-1, 1)
@@ -310,7 +254,7 @@ def test_network_of_the_recipe_equals_the_published_layers(self_conditioning: bo
     weights = random_weights(published_shapes(6 if self_conditioning else 3, 3, 64, (1, 2, 4, 8)))
     recipe = recipes.load("unet", {"loss.self_conditioning": self_conditioning})
     network = build(recipe, DatasetInfo((3, 128, 128)), device="meta").denoiser.network.eval()
-    network.load_state_dict(from_published(weights, self_conditioning), assign=True)
+    network.load_state_dict(weights_from_published(weights, self_conditioning), assign=True)
     x, step = torch.randn(1, 3, 16, 16, dtype=torch.float64), torch.tensor([871.0], dtype=torch.float64)
     previous = torch.randn_like(x)
     with torch.no_grad():
@@ -327,7 +271,7 @@ def test_equals_the_package(self_conditioning: bool) -> None:
     torch.manual_seed(0)
     theirs = package.Unet(64, dim_mults=(1, 2, 4, 8), channels=3, self_condition=self_conditioning).eval()
     ours = LucidrainsUNet(6 if self_conditioning else 3, 3).eval()
-    ours.load_state_dict(from_published(theirs.state_dict(), self_conditioning))
+    ours.load_state_dict(weights_from_published(theirs.state_dict(), self_conditioning))
     x, previous, step = torch.randn(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.tensor([3, 871])
     with torch.no_grad():
         expected = theirs(x, step, previous if self_conditioning else None)

@@ -29,9 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import."""
     from fromnoise import interop
+    from fromnoise.interop import pickles
     from fromnoise.interop.importing import check_out
 
     check_out(args.out)
+    if pickles.is_pickle(args.source):
+        print(pickles.NOTICE.format(path=args.source))
     options = {
         name: getattr(args, f"importer_{name}")
         for name in component_flags.options_by_name("importer")

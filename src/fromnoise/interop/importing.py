@@ -85,7 +85,13 @@ class ImportedModel:
 
 
 def find(source: Source) -> str | None:
-    """The name of the importer that recognizes a source; None if none does."""
+    """The name of the importer that recognizes a source; None if none does.
+
+    Raises:
+        UserError: it is a pickle that cannot be read.
+    """
+    if source.is_pickle:
+        source.pickle  # noqa: B018  a pickle that calls functions is refused as such
     return next((n for n in registry.names("importer") if registry.get("importer", n).recognizes(source)), None)  # pyright: ignore[reportFunctionMemberAccess]
 
 

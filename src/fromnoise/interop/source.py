@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
+from fromnoise.interop.pickles import is_pickle, read_pickle
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import decoding, limits, read_bytes, read_text
 
@@ -50,6 +51,22 @@ class Source:
             UserError: there is none, it is damaged, too large or nested too deeply, or holds something else.
         """
         return read_json(self.path / name)
+
+    @cached_property
+    def is_pickle(self) -> bool:
+        """Whether it is a pickle that may be read."""
+        return self.read_pickles and is_pickle(self.path)
+
+    @cached_property
+    def pickle(self) -> Any:
+        """What a pickle holds.
+
+        Raises:
+            UserError: it calls functions, is damaged, or may not be read.
+        """
+        if not self.read_pickles:
+            raise UserError(f"{self.path} is a pickle: make a run folder of it with fromnoise import")
+        return read_pickle(self.path)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
