@@ -13,7 +13,8 @@ from fromnoise.diffusion import DDIM, Ancestral, Noise, initial_noise, sampling_
 from fromnoise.diffusion.oracles import GaussianMixture
 from fromnoise.diffusion.samplers import IPNDM, DPMSolverPP, Heun, PredictorCorrector, UniPC
 from fromnoise.diffusion.samplers.ipndm import adams_weights
-from fromnoise.diffusion.sampling import karras, leading, logsnr, quadratic, uniform
+from fromnoise.diffusion.sampling import karras, logsnr, quadratic, uniform
+from fromnoise.diffusion.spacings import leading
 
 D = {"dtype": torch.float64}
 ORDERS = {

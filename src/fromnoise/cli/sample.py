@@ -43,7 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--strip", metavar="FILE", type=Path, help="also the reverse process as a strip, a PNG")
     add("--as-published", action="store_true", help="sample as the published system does (steps, variance, clipping)")
     add("--steps", metavar="K", type=int, help="steps; heun and pc evaluate the network twice in each")
-    add("--grid", metavar="NAME", help="time grid: uniform (or trailing), quadratic, logsnr, karras or leading")
+    add(
+        "--grid",
+        metavar="NAME",
+        help="time grid: uniform (trailing), quadratic, logsnr, karras, leading or linspace",
+    )
     component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
     add("--seed", metavar="S", type=int, default=0, help="sample i depends on (seed, i) only")
     add("--first", metavar="I", type=int, default=0, help="number of the first sample")

@@ -3,7 +3,17 @@
 Imports torch and ``fromnoise.registry`` only.
 """
 
-from fromnoise.diffusion import inverse, likelihood, losses, sampling, schedules, targets, time_samplers
+from fromnoise.diffusion import (
+    beta_curves,
+    inverse,
+    likelihood,
+    losses,
+    sampling,
+    schedules,
+    spacings,
+    targets,
+    time_samplers,
+)
 from fromnoise.diffusion.denoiser import (
     Denoise,
     Denoiser,
@@ -93,6 +103,7 @@ __all__ = [
     "Uniform",
     "V",
     "Weighting",
+    "beta_curves",
     "initial_noise",
     "inverse",
     "likelihood",
@@ -102,6 +113,7 @@ __all__ = [
     "sampling_loop",
     "schedules",
     "score",
+    "spacings",
     "targets",
     "time_samplers",
     "velocity",

@@ -51,9 +51,6 @@ def uniform(schedule: Schedule, steps: int) -> list[NoiseLevel]:
     )
 
 
-register("grid", "trailing")(uniform)  # the name of other libraries for the same grid
-
-
 @register("grid", "quadratic")
 def quadratic(schedule: Schedule, steps: int) -> list[NoiseLevel]:
     """Times t = u^2 with u equally spaced: dense near the clean image (Song et al. 2021, "DDIM", app. D.2).
@@ -96,24 +93,6 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> list[NoiseLevel]
         return -2 * rho * torch.log(noisy + u * (clean - noisy))
 
     return _between_ends(schedule, steps, place)
-
-
-@register("grid", "leading")
-def leading(schedule: Schedule, steps: int) -> list[NoiseLevel]:
-    """Steps 1, 1 + c, 1 + 2c, ... with c = T // steps, from the last down: the "leading" spacing of other libraries.
-
-    It starts below t = 1 while x_T is pure noise, which biases the brightness of samples (Lin et al. 2024); ``uniform``
-    does not.
-
-    Raises:
-        ValueError: as of ``uniform``, or the schedule is continuous.
-    """
-    if schedule.steps is None:
-        raise ValueError("grid leading needs a beta schedule: choose grid uniform")
-    if not 1 <= steps <= schedule.steps:
-        return uniform(schedule, steps)  # raises the error
-    k = torch.arange(steps - 1, -1, -1) * (schedule.steps // steps) + 1
-    return snap_to_steps(schedule, torch.cat([k, k.new_zeros(1)]).to(torch.float64) / schedule.steps)
 
 
 def _between_ends(

@@ -186,7 +186,7 @@ class LinearSchedule(BetaSchedule):
         Raises:
             ValueError: an option is out of range.
         """
-        _check_steps(steps)
+        check_steps(steps)
         for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
             if not 0 < beta < 1:
                 raise ValueError(f"{name}={beta} must lie between 0 and 1")
@@ -209,7 +209,7 @@ class CosineSchedule(BetaSchedule):
         Raises:
             ValueError: an option is out of range.
         """
-        _check_steps(steps)
+        check_steps(steps)
         if not offset >= 0:
             raise ValueError(f"offset={offset} must be 0 or more")
         self.offset = offset
@@ -233,7 +233,7 @@ class SigmoidSchedule(BetaSchedule):
         Raises:
             ValueError: an option is out of range.
         """
-        _check_steps(steps)
+        check_steps(steps)
         if not start < end or not temperature > 0:
             raise ValueError(f"start={start} must be less than end={end}, and temperature={temperature} positive")
         self.start, self.end, self.temperature = start, end, temperature
@@ -306,7 +306,12 @@ MAX_STEPS = 1_000_000
 """Largest T of a beta schedule."""
 
 
-def _check_steps(steps: int) -> None:
+def check_steps(steps: int) -> None:
+    """Check T.
+
+    Raises:
+        ValueError: it is not from 1 to ``MAX_STEPS``.
+    """
     if not 1 <= steps <= MAX_STEPS:
         raise ValueError(f"steps={steps} must be from 1 to {MAX_STEPS:,}")
 

@@ -150,6 +150,11 @@ def sample_steps(
         label = "all"  # guidance without a label would have no effect, at twice the cost
     shape = model.shape(size)
     cond = label if isinstance(label, Tensor) else conditioning_for(model.dataset_info, label, ids)
+    if getattr(model.denoiser.network, "needs_label", False) and (cond is None or bool((cond < 0).any())):
+        raise UserError(
+            "this model was trained with a class for every image, so it samples with a label only: "
+            "give --label all, or one of its classes"
+        )
     chosen = sampler or model.sampler(config)
     return SamplingRun(
         model.guided(config, wrap),
