@@ -17,7 +17,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def opened(key: str) -> tuple[recipes.Recipe, Data]:
     return recipe, open_data(recipe, lambda line: None)
 
 
-def trainer_of(recipe: recipes.Recipe, data: Data, precision: str) -> TrainingLoop:
+def trainer_of(recipe: recipes.Recipe, data: Data, precision: str) -> TrainingLoop[Model]:
     """A loop that has not begun; ``precision`` is fp32 or bf16."""
     accelerator = Accelerator(cpu=True, mixed_precision="no", device_placement=False)
     loop = TrainingLoop(build(recipe, dataset_info(recipe, data)), data, select_device("cpu", precision), accelerator)
@@ -77,20 +76,20 @@ def trainer_of(recipe: recipes.Recipe, data: Data, precision: str) -> TrainingLo
     return loop
 
 
-def trained(loop: TrainingLoop) -> tuple[list[float], list[float], Model]:
+def trained(loop: TrainingLoop[Model]) -> tuple[list[float], list[float], Model]:
     """Train; the loss of each step, the held-out losses, and the model with the averaged weights."""
     reports = list(loop.run())
     held_out = [v for r in reports for v in (r.held_out_loss, r.held_out_loss_raw) if v is not None]
-    return [r.loss for r in reports], held_out, replace(loop.model, denoiser=loop.ema_denoiser())
+    return [r.loss for r in reports], held_out, loop.ema_model()
 
 
-def tensors(loop: TrainingLoop) -> dict[str, list[Tensor]]:
+def tensors(loop: TrainingLoop[Model]) -> dict[str, list[Tensor]]:
     """The trained weights, the averaged ones, and all that a checkpoint holds."""
     raw, averaged, state = loop.model.denoiser.state_dict(), loop.ema_state_dict(), loop.state()[0]
     return {"raw": list(raw.values()), "averaged": list(averaged.values()), "state": list(state.values())}
 
 
-def samples(loop: TrainingLoop, model: Model, sampler: str) -> tuple[Tensor, Tensor]:
+def samples(loop: TrainingLoop[Model], model: Model, sampler: str) -> tuple[Tensor, Tensor]:
     """Samples by a sampler of ``SAMPLERS`` with its defaults, guided as in the recipe: uint8, and floats.
 
     Heun's steps are those of the uniform grid, on which 0.1 took them; its default is another now.
@@ -103,14 +102,14 @@ def samples(loop: TrainingLoop, model: Model, sampler: str) -> tuple[Tensor, Ten
     return to_uint8(last.step.x), last.step.x
 
 
-def bits(loop: TrainingLoop, model: Model) -> tuple[Tensor, Tensor]:
+def bits(loop: TrainingLoop[Model], model: Model) -> tuple[Tensor, Tensor]:
     """Code length of held-out images in bits per dimension by the bound and by the flow, (N,) each."""
     pixels, labels = random_subset(loop.data.held_out, model, CODED)
     evaluator = LikelihoodEvaluator(model, loop.compute)
     return evaluator.bound(pixels, labels, sampled_steps=32).each, evaluator.flow(pixels, labels, RungeKutta(8))
 
 
-def memberships(loop: TrainingLoop, model: Model, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def memberships(loop: TrainingLoop[Model], model: Model, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """An E-step of held-out images: the step proposal (T,), the bounds (N, K) and the responsibilities (N, K)."""
     pixels = loop.data.held_out.get(torch.arange(SORTED))
     e_step = EStep.from_model(model, classes, loop.compute, 2)

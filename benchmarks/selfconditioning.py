@@ -36,8 +36,7 @@ def train_and_measure(recipe: recipes.Recipe) -> tuple[float, float, float]:
     for _ in loop.run():
         pass
     seconds = time.perf_counter() - start
-    loss = loop.model.diffusion_loss()
-    loss.denoiser = loop.ema_denoiser()
+    loss = loop.ema_model().training_loss()
     x0 = to_float(data.held_out.get(torch.arange(len(data.held_out))))
     losses = []
     for self_condition in (False, True):

@@ -75,7 +75,7 @@ def ours(compute: ComputeConfig, batch: int, compiled: bool, c_kernels: bool = T
     compute.to_device(model.denoiser)
     if compiled:
         model.denoiser.network.compile()
-    diffusion_loss, config = model.diffusion_loss(), model.recipe.train
+    diffusion_loss, config = model.training_loss(), model.recipe.train
     optimizer_step = OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype)
     ema = EMA(model.recipe.ema, model.denoiser)
     x0 = torch.rand(batch, 1, SIDE, SIDE, device=compute.device).mul(2).sub(1)

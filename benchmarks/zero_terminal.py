@@ -51,7 +51,7 @@ def train(variant: dict[str, object], share: float, side: int, steps: int, seed:
     model = build(recipes.load(GENERAL_UNET, SMALL | variant), DatasetInfo((1, side, side)), seed=seed)
     compute = select_device("cpu", "fp32")
     compute.to_device(model.denoiser)
-    objective = model.diffusion_loss()
+    objective = model.training_loss()
     optimizer = torch.optim.Adam(model.denoiser.parameters(), 2e-3)
     for step in range(steps):
         for group in optimizer.param_groups:

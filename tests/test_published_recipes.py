@@ -270,7 +270,7 @@ def test_published_ddim_timesteps_of_unet() -> None:
 
 def test_snr_weighting_is_that_of_the_source() -> None:
     """1 for the noise, SNR for x_0 and SNR/(SNR + 1) for v, at every level of the sigmoid schedule."""
-    weighting = build_on_meta("unet").diffusion_loss().objective.weighting
+    weighting = build_on_meta("unet").training_loss().objective.weighting
     steps = torch.arange(1, 1001, dtype=torch.float64) / 1000
     level = build_on_meta("unet").schedule.at(steps)
     snr = (level.alpha / level.sigma) ** 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from fromnoise import registry
 from fromnoise.config import Recipe, SamplingConfig, change, parse, to_config
 from fromnoise.config.component import CUSTOM, ComponentConfig
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.data.pixels import to_float
 from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import guidance, losses, samplers, schedules
 from fromnoise.diffusion.denoiser import Denoise, Denoiser
 from fromnoise.diffusion.rng import Noise
 from fromnoise.utils.construction import limited, total_memory
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import size_text
 
@@ -52,7 +54,38 @@ class Model:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
 
-    def diffusion_loss(self) -> losses.DiffusionLoss:
+    # ---- what training needs
+
+    @property
+    def module(self) -> Denoiser:
+        """What is trained and saved: the denoiser."""
+        return self.denoiser
+
+    def with_module(self, module: nn.Module) -> Model:
+        """The model with another denoiser of the same kind."""
+        return replace(self, denoiser=module)
+
+    def training_inputs(
+        self, pixels: Tensor, labels: Tensor | None, compute: ComputeConfig
+    ) -> tuple[Tensor, Tensor | None]:
+        """Clean images in [-1, 1] on the network's device, and their condition.
+
+        Args:
+            pixels: uint8 (B, C, H, W).
+            labels: classes (B,), attributes (B, A), or None.
+            compute: device and memory format.
+
+        Returns:
+            x0, float32 (B, C, H, W), and the labels or pseudo-labels, None for an unconditional model.
+        """
+        x0 = to_float(pixels.to(compute.device, non_blocking=True)).contiguous(memory_format=compute.memory_format)
+        if self.denoiser.pseudo_labels is not None:
+            return x0, self.denoiser.pseudo_labels.assign(x0)
+        if not self.dataset_info.is_conditional or labels is None:
+            return x0, None
+        return x0, labels.to(compute.device, non_blocking=True)
+
+    def training_loss(self) -> losses.DiffusionLoss:
         """The training loss that the recipe names."""
         config = self.recipe.loss
         distance = registry.get("distance", config.distance.kind)

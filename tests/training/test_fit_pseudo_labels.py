@@ -15,7 +15,6 @@ from fromnoise.diffusion import Unconditional
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.training.fit_pseudo_labels import IMAGES_PER_CLUSTER
-from fromnoise.training.inputs import to_inputs
 from fromnoise.utils.device import select_device
 
 
@@ -69,7 +68,7 @@ def test_training_conditions_on_the_pseudo_labels(trained):
     pseudo_labels = loop.model.denoiser.pseudo_labels
     assert any("8 clusters" in line for line in lines)
     pixels = loop.stream.batch(range(4)).pixels
-    x0, cond = to_inputs(pixels, None, loop.model, loop.compute)
+    x0, cond = loop.model.training_inputs(pixels, None, loop.compute)
     assert torch.equal(cond, pseudo_labels.assign(x0))
     assert len(pseudo_labels.assign(to_float(loop.data.train.get(torch.arange(500)))).unique()) == 8
 
@@ -82,7 +81,7 @@ def test_a_checkpoint_contains_the_pseudo_labels(trained, tmp_path):
     loaded = load_model(path).model
     expected = loop.model.denoiser.pseudo_labels.centroids
     assert torch.equal(loaded.denoiser.pseudo_labels.centroids, expected)
-    averaged = dataclasses.replace(loop.model, denoiser=loop.ema_denoiser())
+    averaged = loop.ema_model()
     ids = torch.arange(6)
     assert torch.equal(sampled(loaded, ids).images, sampled(averaged, ids).images)
 

@@ -9,8 +9,8 @@ import shutil
 import pytest
 import torch
 
+from fromnoise.model import Model
 from fromnoise.networks import layers
-from fromnoise.training import held_out
 from fromnoise.utils.errors import UserError
 
 
@@ -131,7 +131,7 @@ def test_out_of_memory_doubles_the_micro_batches(make):
     """Once, at the first step; from then on the run equals one that accumulates from the start, bit for bit."""
 
     def with_memory_for(loop, most):
-        forward, loop.tried = loop.diffusion_loss.forward, []
+        forward, loop.tried = loop.training_loss.forward, []
 
         def limited(x0, *args, **kwargs):
             loop.tried.append(len(x0))
@@ -139,7 +139,7 @@ def test_out_of_memory_doubles_the_micro_batches(make):
                 raise torch.OutOfMemoryError("too much")
             return forward(x0, *args, **kwargs)
 
-        loop.diffusion_loss.forward = limited
+        loop.training_loss.forward = limited
         return loop
 
     messages = []
@@ -182,14 +182,14 @@ def test_loss_falls(make):
 
 def make_non_finite(loop, when):
     """Make the loss NaN or infinite at the steps for which ``when(loop)`` is true."""
-    forward = loop.diffusion_loss.forward
+    forward = loop.training_loss.forward
 
     def poisoned(*args, **kwargs):
         losses = forward(*args, **kwargs)
         factor = math.nan if loop.progress.step % 2 else math.inf
         return losses._replace(weighted=losses.weighted * factor) if when(loop) else losses
 
-    loop.diffusion_loss.forward = poisoned
+    loop.training_loss.forward = poisoned
 
 
 def test_non_finite_steps_are_dropped(make):
@@ -279,20 +279,20 @@ def test_held_out_images_are_of_every_class(make, monkeypatch):
     """Data sets are often sorted by class, so the images are chosen over the whole set."""
     loop = make(train_held_out=45)
     seen = []
-    to_inputs = held_out.to_inputs
+    inputs = Model.training_inputs
     monkeypatch.setattr(
-        held_out, "to_inputs", lambda x, labels, *rest: seen.append(labels) or to_inputs(x, labels, *rest)
+        Model, "training_inputs", lambda self, x, labels, *rest: seen.append(labels) or inputs(self, x, labels, *rest)
     )
     monkeypatch.setattr(loop.data.held_out, "labels", torch.arange(90) // 9)
     loop.evaluate()
     assert len(torch.cat(seen).unique()) >= 9
 
 
-def test_ema_denoiser_has_the_averages(make):
+def test_ema_model_has_the_averages(make):
     """Its parameters are those of the first average, not the raw weights."""
     loop = make(ema_decays=[0.9, 0.5])
     list(loop.run())
-    found = dict(loop.ema_denoiser().named_parameters())
+    found = dict(loop.ema_model().module.named_parameters())
     raw = dict(loop.model.denoiser.named_parameters())
     assert all(torch.equal(p, loop.ema.averages[0][name]) for name, p in found.items())
     assert any(not torch.equal(p, raw[name]) for name, p in found.items())

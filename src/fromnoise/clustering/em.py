@@ -8,7 +8,7 @@ loop's own state are everything that a resumed run needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fromnoise.diffusion.likelihood.code_length import StepProposal
 from fromnoise.diffusion.likelihood.e_step import EStepConfig, mixture_elbo, mixture_weights, responsibilities
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.evaluation.estimate import Estimate
+from fromnoise.model import Model
 from fromnoise.training.loop import StepReport, TrainingLoop
 
 
@@ -119,7 +120,7 @@ class EM:
     The loop's images must have a label each, which this class overwrites.
     """
 
-    def __init__(self, loop: TrainingLoop, q: Tensor, given: Tensor | None = None) -> None:
+    def __init__(self, loop: TrainingLoop[Model], q: Tensor, given: Tensor | None = None) -> None:
         """Start from initial responsibilities; ``resume`` replaces them by a saved state.
 
         Args:
@@ -182,7 +183,7 @@ class EM:
 
     def averaged_e_step(self) -> EStep:
         """The E-step of the averaged model as it is now."""
-        model = replace(self.loop.model, denoiser=self.loop.ema_denoiser())
+        model = self.loop.ema_model()
         return EStep.from_model(model, self.config.count, self.loop.compute, self.loop.config.seed)
 
     def run_e_step(self, on_progress: Callable[[float], object] = lambda fraction: None) -> Round | None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def fit_mixture(
         log(f"stopped at step {loop.progress.step:,}; run the same command again to continue")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
     remaining_q = _assign_remaining(em, task, labels) if em.finished else None
-    averaged = replace(model, denoiser=loop.ema_denoiser())
+    averaged = loop.ema_model()
     return ClusteringResult(task, averaged, em.state.q, remaining_q, em.state.initial, rounds, compute, number)
 
 
@@ -121,7 +121,12 @@ def _assign_remaining(em: EM, task: ClusteringTask, labels: GivenLabels | None) 
 
 
 def _start(
-    loop: TrainingLoop, folder: RunDir, compute: ComputeConfig, given: Tensor | None, init: Tensor | None, log: Log
+    loop: TrainingLoop[Model],
+    folder: RunDir,
+    compute: ComputeConfig,
+    given: Tensor | None,
+    init: Tensor | None,
+    log: Log,
 ) -> tuple[EM, list[dict[str, Any]]]:
     """EM from a saved state or from initial responsibilities, and the results of its rounds so far."""
     recipe, images = loop.model.recipe, loop.data.train

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fromnoise.model import Model
 from fromnoise.networks import kernels
 from fromnoise.training.optim import OptimizerStep, optimizer_from_config
+from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
 
 _MIN_PASSES, _MAX_PASSES = 3, 12  # the fastest pass counts, because others may have been disturbed
@@ -31,7 +31,7 @@ class CostEstimate:
     memory_mb: float
 
 
-def estimate_cost(model: Model, compute: ComputeConfig, images: int = 4) -> CostEstimate:
+def estimate_cost(model: Trainable, compute: ComputeConfig, images: int = 4) -> CostEstimate:
     """Time forward, backward and optimizer step on a few images, and count the bytes kept for the backward pass.
 
     Args:
@@ -42,13 +42,11 @@ def estimate_cost(model: Model, compute: ComputeConfig, images: int = 4) -> Cost
     kernels.enable()  # as the trainer does
     config = model.recipe.train
     images = min(images, config.batch)
-    compute.to_device(model.denoiser).train()
-    loss = model.diffusion_loss()
-    x0 = torch.zeros(images, *model.dataset_info.shape, device=compute.device).contiguous(
-        memory_format=compute.memory_format
-    )
-    has_classes = model.dataset_info.class_names is not None or model.denoiser.pseudo_labels is not None
-    cond = torch.zeros(images, dtype=torch.long, device=compute.device) if has_classes else None
+    compute.to_device(model.module).train()
+    loss = model.training_loss()
+    labels = torch.zeros(images, dtype=torch.long) if model.dataset_info.class_names is not None else None
+    pixels = torch.zeros(images, *model.dataset_info.shape, dtype=torch.uint8)
+    x0, cond = model.training_inputs(pixels, labels, compute)
     saved_bytes: dict[int, int] = {}  # by address, so that storage saved twice counts once
 
     def count(t: torch.Tensor) -> torch.Tensor:
@@ -65,14 +63,14 @@ def estimate_cost(model: Model, compute: ComputeConfig, images: int = 4) -> Cost
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         fastest, elapsed, passes = min(fastest, seconds), elapsed + seconds, passes + 1
-        weights = {p.untyped_storage().data_ptr() for p in model.denoiser.parameters()}
+        weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
         activation_bytes = sum(size for address, size in saved_bytes.items() if address not in weights)
         saved_bytes.clear()
     optimizer_seconds = _time_optimizer_step(model, compute)
     ema = model.recipe.ema
     # weights, gradient and two moments; averages or the best epoch, and the denoiser that samples with them
     copies = 4 + 1 + len(ema.decays) + len(ema.widths) + ema.best_epoch
-    weight_bytes = 4 * sum(p.numel() for p in model.denoiser.parameters()) * copies
+    weight_bytes = 4 * sum(p.numel() for p in model.module.parameters()) * copies
     micro_batch = config.batch / config.accumulate
     return CostEstimate(
         parameters=model.parameters,
@@ -81,10 +79,10 @@ def estimate_cost(model: Model, compute: ComputeConfig, images: int = 4) -> Cost
     )
 
 
-def _time_optimizer_step(model: Model, compute: ComputeConfig) -> float:
+def _time_optimizer_step(model: Trainable, compute: ComputeConfig) -> float:
     """Seconds of an optimizer step from the present gradients; at learning rate 0, so that the weights stay."""
     config, fastest = model.recipe.train, float("inf")
-    optimizer_step = OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype)
+    optimizer_step = OptimizerStep(optimizer_from_config(config), model.module, config.lr, compute.dtype)
     for _ in range(_MIN_PASSES):  # the first step allocates the moments
         start = time.perf_counter()
         optimizer_step.clip(config.clip)

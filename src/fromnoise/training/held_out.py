@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromnoise.data import Images, shuffled_indices
-from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.losses import LossTerms
-from fromnoise.model import Model
-from fromnoise.training.inputs import to_inputs
+from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
 
 
 class HeldOutLoss:
     """The training loss on a fixed subset of the held-out images, each at a fixed time and with fixed noise."""
 
-    def __init__(self, model: Model, images: Images, compute: ComputeConfig) -> None:
+    def __init__(self, model: Trainable, images: Images, compute: ComputeConfig) -> None:
         """Choose the images.
 
         Args:
@@ -26,26 +24,25 @@ class HeldOutLoss:
         """
         config = model.recipe.train
         self._model, self._images, self._compute = model, images, compute
-        self._loss = model.diffusion_loss()
         count = min(config.held_out, len(images))
         # shuffled, because data sets are often sorted by class
         self.indices = torch.as_tensor(shuffled_indices(len(images), config.seed, range(count)))
         self._batch = max(1, config.batch // config.accumulate)
 
-    def __call__(self, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
-        """Measure a denoiser.
+    def __call__(self, module: nn.Module) -> tuple[Tensor, Tensor]:
+        """Measure the model with the weights of ``module``.
 
         Returns:
             Loss and time of each image, float64 (N,) each.
         """
-        self._loss.denoiser = denoiser
+        loss = self._model.with_module(module).training_loss()
         losses, times = [], []
         for positions in torch.arange(len(self.indices)).split(self._batch):
             indices = self.indices[positions]
             labels = self._images.labels[indices] if self._images.labels is not None else None
-            x0, cond = to_inputs(self._images.get(indices), labels, self._model, self._compute)
+            x0, cond = self._model.training_inputs(self._images.get(indices), labels, self._compute)
             with self._compute.autocast():
-                terms: LossTerms = self._loss(x0, positions, cond, training=False)
+                terms: LossTerms = loss(x0, positions, cond, training=False)
             losses.append(terms.unweighted.cpu().double())
             times.append(terms.t)
         return torch.cat(losses), torch.cat(times)

@@ -8,24 +8,22 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, Generic, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from fromnoise.data import Batch, BatchStream, Data
-from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.losses import LossTerms, loss_by_time, self_condition_mask
-from fromnoise.model import Model
 from fromnoise.networks import kernels
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.training.distributed import sync_clock_and_stop
 from fromnoise.training.ema import EMA
 from fromnoise.training.held_out import HeldOutLoss
-from fromnoise.training.inputs import to_inputs
 from fromnoise.training.optim import Budget, OptimizerStep, learning_rate, optimizer_from_config
 from fromnoise.training.progress import StepReport, TrainingProgress, peak_memory
+from fromnoise.training.trainable import M
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -36,14 +34,14 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and JSON header of a training state."""
 
 
-class TrainingLoop:
-    """Trains the denoiser of a model on a stream of images.
+class TrainingLoop(Generic[M]):
+    """Trains a model on a stream of images.
 
     Each step is a function of the training state and of the position in the stream, so a resumed run is bit for bit
     the uninterrupted one.
 
     Attributes:
-        model: its denoiser is trained in place.
+        model: its module is trained in place.
         data: training and held-out images.
         compute: device and precision.
         accelerator: the processes of the run.
@@ -56,7 +54,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: Model,
+        model: M,
         data: Data,
         compute: ComputeConfig,
         accelerator: Accelerator,
@@ -91,22 +89,23 @@ class TrainingLoop:
         self.stopping = self._stop_requested = False
         self._micro_batches = config.accumulate
         kernels.enable()
-        compute.to_device(model.denoiser)
-        self.ema = EMA(model.recipe.ema, model.denoiser, Fraction(len(data.train), config.batch))
-        self._ema_denoiser = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
-        self.optimizer_step = OptimizerStep(optimizer_from_config(config), model.denoiser, config.lr, compute.dtype)
-        self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.denoiser.modules())
-        loss = model.diffusion_loss()
+        compute.to_device(model.module)
+        self.ema = EMA(model.recipe.ema, model.module, Fraction(len(data.train), config.batch))
+        self._ema_module = copy.deepcopy(model.module).eval().requires_grad_(False)
+        self.optimizer_step = OptimizerStep(optimizer_from_config(config), model.module, config.lr, compute.dtype)
+        self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.module.modules())
+        loss = model.training_loss()
         self.time_sampler = loss.time_sampler
-        self.diffusion_loss = accelerator.prepare(loss)
+        self.training_loss = accelerator.prepare(loss)
         self.held_out_loss = HeldOutLoss(model, data.held_out, compute)
         self.stream = BatchStream(data.train, config.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
     def fit_pseudo_labels(self) -> None:
         """Fit the pseudo-labels to the training images, if the model uses them."""
-        if self.model.denoiser.pseudo_labels is not None:
+        pseudo_labels = getattr(self.model.module, "pseudo_labels", None)
+        if pseudo_labels is not None:
             clusters = fit_pseudo_labels.fit_synchronized(
-                self.model.denoiser.pseudo_labels, self.stream, self.config.seed, self.accelerator
+                pseudo_labels, self.stream, self.config.seed, self.accelerator
             )
             self._log(f"{clusters} clusters of the training images as pseudo-labels (data.pseudo_labels)")
 
@@ -147,8 +146,8 @@ class TrainingLoop:
         lr = learning_rate(self.config, progress.step, self.budget_used) * progress.lr_scale
         if self._has_dropout:  # nothing else uses torch's global generator
             torch.manual_seed(_mix_seeds(self.config.seed, progress.step, self.accelerator.process_index))
-        if not self.model.denoiser.training:  # train() visits every module, which is slower than this check
-            self.model.denoiser.train()
+        if not self.model.module.training:  # train() visits every module, which is slower than this check
+            self.model.module.train()
         loss = self._backward_within_memory(batch)
         grad_norm = self.optimizer_step.clip(self.config.clip)
         progress.step += 1
@@ -191,11 +190,11 @@ class TrainingLoop:
         for i in range(micro_batches):
             part = slice(i * size, (i + 1) * size)
             labels = batch.labels[part] if batch.labels is not None else None
-            x0, cond = to_inputs(batch.pixels[part], labels, self.model, self.compute)
+            x0, cond = self.model.training_inputs(batch.pixels[part], labels, self.compute)
             last = i == micro_batches - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.diffusion_loss):
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.training_loss):
                 with self.compute.autocast():
-                    losses: LossTerms = self.diffusion_loss(
+                    losses: LossTerms = self.training_loss(
                         x0, batch.positions[part], cond, self_condition=self_condition
                     )
                 (losses.weighted.mean() / micro_batches).backward()
@@ -284,10 +283,10 @@ class TrainingLoop:
             ``held_out_loss`` and ``loss_by_t`` (ten bins of t) with the EMA weights, ``held_out_loss_raw`` with the
             raw weights.
         """
-        raw, times = self.held_out_loss(self.model.denoiser.eval())
+        raw, times = self.held_out_loss(self.model.module.eval())
         averaged = raw
         if self.ema.active:
-            averaged, times = self.held_out_loss(self.ema_denoiser())
+            averaged, times = self.held_out_loss(self.ema_model().module)
         bins = loss_by_time(averaged, times).tolist()
         return {
             "held_out_loss": float(averaged.mean()),
@@ -295,28 +294,28 @@ class TrainingLoop:
             "loss_by_t": [round(v, 8) if math.isfinite(v) else None for v in bins],
         }
 
-    def ema_denoiser(self) -> Denoiser:
-        """The denoiser with the weights for sampling: EMA, best epoch, or raw weights if the recipe has neither.
+    def ema_model(self) -> M:
+        """The model with the weights for sampling: EMA, best epoch, or raw weights if the recipe has neither.
 
-        The same object at each call, in evaluation mode; its weights are those of the last call.
+        Its module is the same object at each call, in evaluation mode, with the weights of the last call.
         """
         with torch.no_grad():
             weights = self.ema.parameters()
-            for name, p in self._ema_denoiser.named_parameters():
+            for name, p in self._ema_module.named_parameters():
                 p.copy_(weights[name])
-            for copied, original in zip(self._ema_denoiser.buffers(), self.model.denoiser.buffers(), strict=True):
+            for copied, original in zip(self._ema_module.buffers(), self.model.module.buffers(), strict=True):
                 copied.copy_(original)
-        return self._ema_denoiser
+        return self.model.with_module(self._ema_module)
 
     # ---- state
 
     def ema_state_dict(self) -> dict[str, Tensor]:
-        """Weights and buffers of ``ema_denoiser``, float32: the content of model.safetensors."""
-        return self.ema_denoiser().state_dict()
+        """Weights and buffers of ``ema_model``, float32: the content of model.safetensors."""
+        return self.ema_model().module.state_dict()
 
     def state(self) -> State:
         """Tensors and header from which ``resume`` continues bit for bit."""
-        tensors = {f"model.{k}": v for k, v in self.model.denoiser.state_dict().items()}
+        tensors = {f"model.{k}": v for k, v in self.model.module.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizer_step.state_dict().items()}
         tensors |= {f"time_sampler.{k}": v for k, v in self.time_sampler.state_dict().items()}
@@ -332,7 +331,7 @@ class TrainingLoop:
         for name, t in tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = t
-        self.model.denoiser.load_state_dict(parts["model"])
+        self.model.module.load_state_dict(parts["model"])
         self.ema.load_state_dict(parts.get("ema", {}))
         if "time_sampler" in parts:
             self.time_sampler.load_state_dict(parts["time_sampler"])

@@ -47,7 +47,7 @@ class Previews:
             self.run_dir.path / "forward.png",
         )
 
-    def save_preview(self, loop: TrainingLoop) -> Image.Image:
+    def save_preview(self, loop: TrainingLoop[Model]) -> Image.Image:
         """Write samples/step_N.png: samples with raw and with EMA weights, by few DDIM steps from the same noise.
 
         Returns:
@@ -59,7 +59,7 @@ class Previews:
         denoisers = [("raw weights", loop.model.denoiser)]
         if loop.ema.active:
             name = "best epoch" if loop.model.recipe.ema.best_epoch else "EMA weights"
-            denoisers.append((name, loop.ema_denoiser()))
+            denoisers.append((name, loop.ema_model().denoiser))
         panels = [
             (name, image_io.grid(self._sample(loop, denoiser, config, _PREVIEW_COUNT).images))
             for name, denoiser in denoisers
@@ -74,12 +74,12 @@ class Previews:
         if reports:
             plots.loss_plot(reports, self.run_dir.path / "loss.png")
 
-    def save_final_samples(self, loop: TrainingLoop) -> list[str]:
+    def save_final_samples(self, loop: TrainingLoop[Model]) -> list[str]:
         """Write samples by the recipe's sampler, and the reverse process; returns the names of the files."""
         config = loop.model.recipe.sample
         if not config.count:
             return []
-        denoiser = loop.ema_denoiser()
+        denoiser = loop.ema_model().denoiser
         total = -(-config.count // 64) * (len(loop.model.levels(config)) - 1)
         with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
             samples = self._sample(loop, denoiser, config, config.count, bar)
@@ -93,7 +93,7 @@ class Previews:
         return ["samples.png", "reverse.gif", "reverse.png"]
 
     def _sample(
-        self, loop: TrainingLoop, denoiser: Denoiser, config: SamplingConfig, count: int, bar: tqdm | None = None
+        self, loop: TrainingLoop[Model], denoiser: Denoiser, config: SamplingConfig, count: int, bar: tqdm | None = None
     ) -> Samples:
         model = replace(loop.model, denoiser=denoiser.eval())
         label = "all" if model.dataset_info.class_names is not None else None

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fromnoise import checkpoint
 from fromnoise.config import Recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
-from fromnoise.model import build
+from fromnoise.model import Model, build
 from fromnoise.run_dir import RunDir
 from fromnoise.training.autosize import autosize, keep_choices
 from fromnoise.training.distributed import check_same_step
@@ -117,7 +117,7 @@ def _train(
     return RunResult(run_dir.path, loop.progress.step, number)
 
 
-def resume(loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> None:
+def resume(loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], None]) -> None:
     """Load the newest state of the run directory, or fit the pseudo-labels of a new run.
 
     Raises:
@@ -147,7 +147,7 @@ def resume(loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> N
 
 
 def run_steps(
-    loop: TrainingLoop, run_dir: RunDir, main: bool, log: Callable[[str], None], progress: bool | None = True
+    loop: TrainingLoop[Model], run_dir: RunDir, main: bool, log: Callable[[str], None], progress: bool | None = True
 ) -> Iterator[StepReport]:
     """Train, with reports, states, previews and evaluations in the run directory and a progress bar.
 
@@ -213,7 +213,7 @@ def run_steps(
             yield report
 
 
-def _finish(loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> None:
+def _finish(loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], None]) -> None:
     """Write the model and the final samples, and print the files of the run."""
     step = loop.progress.step
     if _saved_model(run_dir) != (step, loop.model.recipe):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fromnoise.evaluation.features.select import select_features
 from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
 from fromnoise.evaluation.metrics.kid import KernelReference
 from fromnoise.evaluation.statistics import Moments, split_moments
+from fromnoise.model import Model
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
@@ -30,7 +30,7 @@ _BATCH = 200
 class SelfEvaluation:
     """Compares samples of the EMA weights of a training loop with its training images, and keeps the best weights."""
 
-    def __init__(self, loop: TrainingLoop, run_dir: RunDir, log: Callable[[str], None]) -> None:
+    def __init__(self, loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], None]) -> None:
         """Compute the features of the training images.
 
         Args:
@@ -63,7 +63,7 @@ class SelfEvaluation:
             ``features``, ``frechet`` and ``kernel``, for the key ``evaluation`` of reports.jsonl.
         """
         loop, config = self._loop, self._config
-        model = replace(loop.model, denoiser=loop.ema_denoiser())
+        model = loop.ema_model()
         steps = min(config.steps, model.schedule.steps or config.steps)
         sampling = SamplingConfig(sampler="ddim", steps=steps, clip=model.recipe.sample.clip)
         label = "all" if model.dataset_info.class_names is not None else None

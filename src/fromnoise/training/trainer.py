@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ class Trainer:
         self.out = Path(out) if out is not None else None
         self._progress = progress
         self._compute = select_device(device, precision)
-        self._loop: TrainingLoop | None = None
+        self._loop: TrainingLoop[Model] | None = None
         if tracker_of(self.recipe) is not None and out is None:
             raise UserError("a tracker follows a run directory: give out=, or leave train.tracker out")
 
@@ -127,7 +126,7 @@ class Trainer:
         """
         if self._loop is None:
             raise ValueError("nothing was trained yet: iterate the trainer, or call run()")
-        return Pipeline(replace(self.model, denoiser=self._loop.ema_denoiser()), device=str(self._compute.device))
+        return Pipeline(self._loop.ema_model(), device=str(self._compute.device))
 
 
 def open_model(model: Denoiser | Recipe | str, images: Any, labels: Any = None, **values: Any) -> tuple[Model, Data]:
