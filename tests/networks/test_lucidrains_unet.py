@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foreign_packages import import_lucidrains
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.interop.lucidrains import weights_from_published
@@ -267,7 +268,7 @@ def test_network_of_the_recipe_equals_the_published_layers(self_conditioning: bo
 @pytest.mark.parametrize("self_conditioning", [False, True])
 def test_equals_the_package(self_conditioning: bool) -> None:
     """The same weights in denoising-diffusion-pytorch's Unet, where it is installed, give the same output."""
-    package = pytest.importorskip("denoising_diffusion_pytorch", exc_type=ImportError)
+    package = import_lucidrains()
     torch.manual_seed(0)
     theirs = package.Unet(64, dim_mults=(1, 2, 4, 8), channels=3, self_condition=self_conditioning).eval()
     ours = LucidrainsUNet(6 if self_conditioning else 3, 3).eval()
