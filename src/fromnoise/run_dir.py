@@ -16,7 +16,10 @@ from fromnoise.config import BUDGETS, Recipe, difference, parse, to_toml
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import check_folder, write_atomic
 
-_TRAIN_KEYS = "accumulate checkpoint_seconds checkpoint_steps evaluations held_out previews report_every".split()
+_TRAIN_KEYS = (
+    *("accumulate", "checkpoint_seconds", "checkpoint_steps", "evaluation_share", "evaluations", "held_out"),
+    *("min_steps", "previews", "report_every", "threads"),
+)
 _CHANGEABLE_KEYS = (
     *(f"train.{key}" for key in (*BUDGETS, *_TRAIN_KEYS)),
     *("train.tracker", "data.workers", "data.memory_gb", "name", "about", "cost", "quality"),

@@ -133,11 +133,19 @@ class TrainConfig(Section):
     report_every: Count = 50
     """steps between two lines of reports.jsonl"""
     evaluations: Count = 20
-    """number of evaluations of the held-out loss, spread evenly over the budget"""
+    """largest number of evaluations of the held-out loss, spread evenly over the budget"""
     held_out: Count = 256
     """largest number of held-out images of an evaluation"""
     previews: Annotated[int, Field(ge=0)] = 8
-    """number of times that samples are generated during training"""
+    """largest number of times that samples are generated during training"""
+    evaluation_share: Decay = 0.1
+    """largest share of the budget for held-out losses, previews, evaluations, final samples and checkpoints together;
+    a budget in steps, epochs or images allows 10 seconds in any case"""
+    min_steps: Count | None = None
+    """number of steps below which samples are mostly noise: a smaller budget is announced at the start of the run; left
+    out: from warm-up and averages"""
+    threads: Count | None = None
+    """number of CPU threads; left out: the fastest number, which is measured at the start and during training"""
     checkpoint_seconds: Positive = 60.0
     """seconds between two checkpoints"""
     checkpoint_steps: Count | None = None

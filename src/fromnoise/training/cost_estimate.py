@@ -9,11 +9,13 @@ import torch
 
 from fromnoise.networks import kernels
 from fromnoise.training.optim import OptimizerStep, optimizer_from_config
+from fromnoise.training.threads import choose_threads, seconds_of
 from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
 
 _MIN_PASSES, _MAX_PASSES = 3, 12  # the fastest pass counts, because others may have been disturbed
 _MIN_SECONDS = 1.5  # short passes are repeated for so long, up to _MAX_PASSES
+_QUICK_SECONDS = 0.5  # duration of a pass of ``quick_estimate``
 
 
 @dataclass(frozen=True)
@@ -24,29 +26,90 @@ class CostEstimate:
         parameters: number of trainable parameters.
         step_seconds: time of one optimizer step with the whole batch on this machine.
         memory_mb: memory for weights, averages, gradients, optimizer state and activations.
+        forward_seconds: time of one image through the network without gradients, as in sampling.
     """
 
     parameters: int
     step_seconds: float
     memory_mb: float
+    forward_seconds: float = 0.0
 
 
-def estimate_cost(model: Trainable, compute: ComputeConfig, images: int = 4) -> CostEstimate:
+class _Trial:
+    """Passes of a few images through a model, whose weights do not change."""
+
+    def __init__(self, model: Trainable, compute: ComputeConfig, images: int) -> None:
+        """Make black images and, for a conditional model, labels."""
+        kernels.enable()  # as the trainer does
+        self.compute, self.images = compute, min(images, model.recipe.train.batch)
+        self._module = model.module
+        compute.to_device(model.module).train()
+        self.loss = model.training_loss()
+        labels = torch.zeros(self.images, dtype=torch.long) if model.dataset_info.class_names is not None else None
+        pixels = torch.zeros(self.images, *model.dataset_info.shape, dtype=torch.uint8)
+        self.x0, self.cond = model.training_inputs(pixels, labels, compute)
+
+    def train(self) -> None:
+        """Forward and backward pass; the gradients stay."""
+        with self.compute.autocast():
+            losses = self.loss(self.x0, torch.arange(self.images), self.cond)
+        losses.weighted.mean().backward()
+        self._synchronize()
+
+    @torch.inference_mode()
+    def sample(self) -> None:
+        """Forward pass in evaluation mode."""
+        self._module.eval()
+        with self.compute.autocast():
+            self.loss(self.x0, torch.arange(self.images), self.cond, training=False)
+        self._synchronize()
+        self._module.train()
+
+    def _synchronize(self) -> None:
+        if self.compute.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def quick_estimate(model: Trainable, compute: ComputeConfig, threads: int | None = None) -> tuple[CostEstimate, int]:
+    """Estimate the cost in a few passes of about half a second, and choose the number of CPU threads.
+
+    Args:
+        model: a new model; its weights do not change.
+        compute: device and precision of training.
+        threads: the number of threads; None chooses the fastest among torch's present number and its halves.
+
+    Returns:
+        The estimate, and the number of threads, which is set.
+    """
+    config = model.recipe.train
+    one = _Trial(model, compute, 1)
+    images = int(_QUICK_SECONDS / max(1e-6, seconds_of(one.train)))
+    trial = _Trial(model, compute, max(1, min(images, config.batch // config.accumulate)))
+
+    def seconds_with(count: int) -> float:
+        torch.set_num_threads(count)
+        return seconds_of(trial.train)
+
+    if threads is None:
+        limit = torch.get_num_threads()
+        threads = choose_threads(seconds_with, limit) if compute.device.type == "cpu" else limit
+    torch.set_num_threads(threads)
+    return estimate_cost(model, compute, trial.images, min_seconds=0.0), threads
+
+
+def estimate_cost(
+    model: Trainable, compute: ComputeConfig, images: int = 4, min_seconds: float = _MIN_SECONDS
+) -> CostEstimate:
     """Time forward, backward and optimizer step on a few images, and count the bytes kept for the backward pass.
 
     Args:
         model: a new model; its weights do not change.
         compute: device and precision of training.
         images: batch size of the measurement, from which the cost of the recipe's batch is extrapolated.
+        min_seconds: short passes are repeated for so long.
     """
-    kernels.enable()  # as the trainer does
     config = model.recipe.train
-    images = min(images, config.batch)
-    compute.to_device(model.module).train()
-    loss = model.training_loss()
-    labels = torch.zeros(images, dtype=torch.long) if model.dataset_info.class_names is not None else None
-    pixels = torch.zeros(images, *model.dataset_info.shape, dtype=torch.uint8)
-    x0, cond = model.training_inputs(pixels, labels, compute)
+    trial = _Trial(model, compute, images)
     saved_bytes: dict[int, int] = {}  # by address, so that storage saved twice counts once
 
     def count(t: torch.Tensor) -> torch.Tensor:
@@ -54,19 +117,17 @@ def estimate_cost(model: Trainable, compute: ComputeConfig, images: int = 4) -> 
         return t
 
     fastest, elapsed, passes, activation_bytes = float("inf"), 0.0, 0, 0
-    while passes < _MIN_PASSES or (elapsed < _MIN_SECONDS and passes < _MAX_PASSES):
+    while passes < _MIN_PASSES or (elapsed < min_seconds and passes < _MAX_PASSES):
         start = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t), compute.autocast():
-            losses = loss(x0, torch.arange(images), cond)
-        losses.weighted.mean().backward()
-        if compute.device.type == "cuda":
-            torch.cuda.synchronize()
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            trial.train()
         seconds = time.perf_counter() - start
         fastest, elapsed, passes = min(fastest, seconds), elapsed + seconds, passes + 1
         weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
         activation_bytes = sum(size for address, size in saved_bytes.items() if address not in weights)
         saved_bytes.clear()
     optimizer_seconds = _time_optimizer_step(model, compute)
+    forward_seconds = seconds_of(trial.sample) / trial.images
     ema = model.recipe.ema
     # weights, gradient and two moments; averages or the best epoch, and the denoiser that samples with them
     copies = 4 + 1 + len(ema.decays) + len(ema.widths) + ema.best_epoch
@@ -74,8 +135,9 @@ def estimate_cost(model: Trainable, compute: ComputeConfig, images: int = 4) -> 
     micro_batch = config.batch / config.accumulate
     return CostEstimate(
         parameters=model.parameters,
-        step_seconds=fastest * config.batch / images + optimizer_seconds,
-        memory_mb=(weight_bytes + activation_bytes * (micro_batch / images)) / 2**20,
+        step_seconds=fastest * config.batch / trial.images + optimizer_seconds,
+        memory_mb=(weight_bytes + activation_bytes * (micro_batch / trial.images)) / 2**20,
+        forward_seconds=forward_seconds,
     )
 
 

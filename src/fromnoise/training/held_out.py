@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from fromnoise.data import Images, shuffled_indices
-from fromnoise.diffusion.losses import LossTerms
+from fromnoise.diffusion.losses import LossTerms, loss_by_time
+from fromnoise.training.stopping import Stopping, unless_stopped
 from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
 
@@ -29,15 +33,41 @@ class HeldOutLoss:
         self.indices = torch.as_tensor(shuffled_indices(len(images), config.seed, range(count)))
         self._batch = max(1, config.batch // config.accumulate)
 
-    def __call__(self, module: nn.Module) -> tuple[Tensor, Tensor]:
+    def report(self, raw: nn.Module, averaged: nn.Module | None, stopping: Stopping = lambda: False) -> dict[str, Any]:
+        """Measure the raw and the averaged weights.
+
+        Args:
+            raw: the module that is trained, in evaluation mode.
+            averaged: with the EMA weights; None if the recipe has no averages.
+            stopping: asked before each batch.
+
+        Returns:
+            ``held_out_loss`` and ``loss_by_t`` (ten bins of t) with the EMA weights, ``held_out_loss_raw`` with the
+            raw weights.
+
+        Raises:
+            Stopped: the run is asked to stop.
+        """
+        losses = [self(module, stopping) for module in (raw, averaged) if module is not None]
+        bins = loss_by_time(*losses[-1]).tolist()
+        return {
+            "held_out_loss": float(losses[-1][0].mean()),
+            "held_out_loss_raw": float(losses[0][0].mean()),
+            "loss_by_t": [round(v, 8) if math.isfinite(v) else None for v in bins],
+        }
+
+    def __call__(self, module: nn.Module, stopping: Stopping = lambda: False) -> tuple[Tensor, Tensor]:
         """Measure the model with the weights of ``module``.
 
         Returns:
             Loss and time of each image, float64 (N,) each.
+
+        Raises:
+            Stopped: the run is asked to stop.
         """
         loss = self._model.with_module(module).training_loss()
         losses, times = [], []
-        for positions in torch.arange(len(self.indices)).split(self._batch):
+        for positions in unless_stopped(torch.arange(len(self.indices)).split(self._batch), stopping):
             indices = self.indices[positions]
             labels = self._images.labels[indices] if self._images.labels is not None else None
             x0, cond = self._model.training_inputs(self._images.get(indices), labels, self._compute)

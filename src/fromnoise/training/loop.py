@@ -15,14 +15,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fromnoise.data import Batch, BatchStream, Data
-from fromnoise.diffusion.losses import LossTerms, loss_by_time, self_condition_mask
+from fromnoise.diffusion.losses import LossTerms, self_condition_mask
 from fromnoise.networks import kernels
 from fromnoise.training import fit_pseudo_labels
 from fromnoise.training.distributed import sync_clock_and_stop
 from fromnoise.training.ema import EMA
 from fromnoise.training.held_out import HeldOutLoss
-from fromnoise.training.optim import Budget, OptimizerStep, learning_rate, optimizer_from_config
+from fromnoise.training.measurements import Measurements
+from fromnoise.training.optim import OptimizerStep, learning_rate, optimizer_from_config
 from fromnoise.training.progress import StepReport, TrainingProgress, peak_memory
+from fromnoise.training.stopping import Stopped
+from fromnoise.training.threads import ThreadTuner
 from fromnoise.training.trainable import M
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -47,6 +50,9 @@ class TrainingLoop(Generic[M]):
         accelerator: the processes of the run.
         config: the section ``train`` of the recipe.
         budget: how long to train.
+        measurements: which held-out losses, previews and samples the budget allows, and the time that they take.
+        tuner: sets the number of CPU threads; None leaves it.
+        step_seconds: duration of all training steps of this process.
         progress: counters that are saved in the training state.
         ema: averages of the weights, or the weights of the best epoch.
         stopping: whether the loop ends before the next step.
@@ -84,7 +90,10 @@ class TrainingLoop(Generic[M]):
                 f"train.batch {config.batch} cannot be divided into {parts} equal parts (processes x accumulate): "
                 f"use a multiple of {parts}"
             )
-        self.budget = Budget.from_config(config, len(data.train))
+        self.measurements = Measurements(model.recipe)
+        self.budget = self.measurements.budget(len(data.train))
+        self.tuner: ThreadTuner | None = None
+        self.step_seconds = 0.0
         self.progress = TrainingProgress()
         self.stopping = self._stop_requested = False
         self._micro_batches = config.accumulate
@@ -121,8 +130,15 @@ class TrainingLoop(Generic[M]):
         )
         try:
             while self.budget_used < 1 and not self.stopping:
-                used_before = self.budget_used
+                if self._stop_requested and processes == 1:  # several processes agree after a step
+                    self.stopping = True
+                    return
+                used_before, step_start = self.budget_used, time.monotonic()
                 loss, grad_norm, lr = self._train_step(next(batches))
+                step_seconds = time.monotonic() - step_start
+                self.step_seconds += step_seconds
+                if self.tuner is not None:
+                    self.tuner.observe(step_seconds)
                 seconds = seconds_before + time.monotonic() - start_time
                 self.progress.seconds, self.stopping = sync_clock_and_stop(
                     self.accelerator, self.compute.device, seconds, self._stop_requested
@@ -137,8 +153,12 @@ class TrainingLoop(Generic[M]):
         return self.budget.used(self.progress.step, self.progress.seconds)
 
     def stop(self) -> None:
-        """End the loop after the current step, in all processes."""
+        """End the loop after the current step, in all processes; measurements are given up."""
         self._stop_requested = True
+
+    def stop_requested(self) -> bool:
+        """Whether ``stop`` was called in this process."""
+        return self._stop_requested
 
     def _train_step(self, batch: Batch) -> tuple[float, float, float]:
         """Take one optimizer step; returns loss over all processes, gradient norm and learning rate."""
@@ -244,11 +264,10 @@ class TrainingLoop(Generic[M]):
     def _report(
         self, loss: float, grad_norm: float, lr: float, used_before: float, start_time: float, first_step: int
     ) -> StepReport:
-        """Report a step, with held-out losses ``train.evaluations`` times over the budget and after the first step."""
+        """Report a step, with held-out losses where the plan has them."""
         progress, config = self.progress, self.config
-        evaluations_due = int(used_before * config.evaluations) != int(self.budget_used * config.evaluations)
-        measure = evaluations_due or progress.step == 1
-        logged = measure or progress.step % config.report_every == 0
+        measure = self.measurements.held_out_due(progress.step, used_before, self.budget_used)
+        logged = measure or progress.step % config.report_every == 0 or self.budget_used >= 1
         mean_loss = progress.loss_sum / progress.loss_count if progress.loss_count else loss
         held_out_losses = self.evaluate() if measure else {}
         if logged:
@@ -260,6 +279,7 @@ class TrainingLoop(Generic[M]):
             "images_per_second": round((progress.step - first_step) * config.batch / max(1e-9, elapsed), 2),
             "remaining_seconds": round(elapsed / max(1e-9, used_here) * (1 - self.budget_used), 1),
             "memory_mb": round(peak_memory(self.compute.device)),
+            "threads": torch.get_num_threads(),
         }
         return StepReport(
             step=progress.step,
@@ -280,19 +300,12 @@ class TrainingLoop(Generic[M]):
         """Measure the loss on held-out images, at times and with noise that are the same at every call.
 
         Returns:
-            ``held_out_loss`` and ``loss_by_t`` (ten bins of t) with the EMA weights, ``held_out_loss_raw`` with the
-            raw weights.
+            As of ``HeldOutLoss.report``; nothing if the run is asked to stop.
         """
-        raw, times = self.held_out_loss(self.model.module.eval())
-        averaged = raw
-        if self.ema.active:
-            averaged, times = self.held_out_loss(self.ema_model().module)
-        bins = loss_by_time(averaged, times).tolist()
-        return {
-            "held_out_loss": float(averaged.mean()),
-            "held_out_loss_raw": float(raw.mean()),
-            "loss_by_t": [round(v, 8) if math.isfinite(v) else None for v in bins],
-        }
+        averaged = self.ema_model().module if self.ema.active else None
+        with self.measurements.overhead.spend("held-out loss"), contextlib.suppress(Stopped):
+            return self.held_out_loss.report(self.model.module.eval(), averaged, self.stop_requested)
+        return {}
 
     def ema_model(self) -> M:
         """The model with the weights for sampling: EMA, best epoch, or raw weights if the recipe has neither.
@@ -319,12 +332,18 @@ class TrainingLoop(Generic[M]):
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizer_step.state_dict().items()}
         tensors |= {f"time_sampler.{k}": v for k, v in self.time_sampler.state_dict().items()}
-        return tensors, {"kind": "state", "progress": dict(self.progress.__dict__)}
+        return tensors, {
+            "kind": "state",
+            "progress": dict(self.progress.__dict__),
+            "measurements": self.measurements.to_json(),
+        }
 
     def resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         """Continue from a state."""
         self._load_tensors(tensors)
         self.progress = TrainingProgress(**header["progress"])
+        self.measurements.restore(header.get("measurements"))
+        self.budget = self.measurements.budget(len(self.data.train))
 
     def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
         parts: dict[str, dict[str, Tensor]] = {}

@@ -17,10 +17,10 @@ from fromnoise.pipeline import Samples, collect, forward_process, sample_steps
 from fromnoise.reporting import image_io, plots
 from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
+from fromnoise.training.measurement_plan import PREVIEW_COUNT, preview_config
+from fromnoise.training.stopping import Stopping, unless_stopped
 from fromnoise.utils.device import ComputeConfig
 
-_PREVIEW_COUNT = 16
-_PREVIEW_STEPS = 20
 _GIF_FRAMES = 100
 
 
@@ -52,16 +52,17 @@ class Previews:
 
         Returns:
             The image that was written.
+
+        Raises:
+            Stopped: the run is asked to stop; nothing is written.
         """
-        config = loop.model.recipe.sample
-        steps = min(_PREVIEW_STEPS, config.steps or _PREVIEW_STEPS, loop.model.schedule.steps or _PREVIEW_STEPS)
-        config = SamplingConfig(sampler="ddim", steps=steps, clip=config.clip)
+        config = preview_config(loop.model)
         denoisers = [("raw weights", loop.model.denoiser)]
         if loop.ema.active:
             name = "best epoch" if loop.model.recipe.ema.best_epoch else "EMA weights"
             denoisers.append((name, loop.ema_model().denoiser))
         panels = [
-            (name, image_io.grid(self._sample(loop, denoiser, config, _PREVIEW_COUNT).images))
+            (name, image_io.grid(self._sample(loop, denoiser, config, PREVIEW_COUNT, loop.stop_requested).images))
             for name, denoiser in denoisers
         ]
         preview = image_io.side_by_side(panels)
@@ -74,15 +75,26 @@ class Previews:
         if reports:
             plots.loss_plot(reports, self.run_dir.path / "loss.png")
 
-    def save_final_samples(self, loop: TrainingLoop[Model]) -> list[str]:
-        """Write samples by the recipe's sampler, and the reverse process; returns the names of the files."""
-        config = loop.model.recipe.sample
-        if not config.count:
+    def save_final_samples(self, loop: TrainingLoop[Model], stopping: Stopping = lambda: False) -> list[str]:
+        """Write samples by the recipe's sampler, and the reverse process.
+
+        Args:
+            loop: its plan has the number of samples.
+            stopping: asked before each sampling step.
+
+        Returns:
+            The names of the files.
+
+        Raises:
+            Stopped: the run is asked to stop; nothing is written.
+        """
+        config, count = loop.model.recipe.sample, loop.measurements.plan.final_samples
+        if not count:
             return []
         denoiser = loop.ema_model().denoiser
-        total = -(-config.count // 64) * (len(loop.model.levels(config)) - 1)
+        total = -(-count // 64) * (len(loop.model.levels(config)) - 1)
         with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
-            samples = self._sample(loop, denoiser, config, config.count, bar)
+            samples = self._sample(loop, denoiser, config, count, stopping, bar)
         path = self.run_dir.path
         class_names = loop.model.dataset_info.class_names
         image_io.save_images(samples.images, path / "samples.png", samples.labels, names=class_names)
@@ -93,13 +105,20 @@ class Previews:
         return ["samples.png", "reverse.gif", "reverse.png"]
 
     def _sample(
-        self, loop: TrainingLoop[Model], denoiser: Denoiser, config: SamplingConfig, count: int, bar: tqdm | None = None
+        self,
+        loop: TrainingLoop[Model],
+        denoiser: Denoiser,
+        config: SamplingConfig,
+        count: int,
+        stopping: Stopping,
+        bar: tqdm | None = None,
     ) -> Samples:
         model = replace(loop.model, denoiser=denoiser.eval())
         label = "all" if model.dataset_info.class_names is not None else None
         steps = sample_steps(
             model, config, self.compute, ids=torch.arange(count), seed=model.recipe.train.seed, label=label
         )
+        steps = unless_stopped(steps, stopping)
         if bar is None:
             return collect(steps)
         return collect(steps, _GIF_FRAMES, lambda step: bar.update())

@@ -22,10 +22,14 @@ from fromnoise.model import Model, build
 from fromnoise.run_dir import RunDir
 from fromnoise.training.autosize import autosize, keep_choices
 from fromnoise.training.distributed import check_same_step
+from fromnoise.training.forecast import duration, prepare_budget
 from fromnoise.training.loop import TrainingLoop
+from fromnoise.training.measurement_plan import CHECKPOINT_PART, is_due
 from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
 from fromnoise.training.self_evaluation import SelfEvaluation
+from fromnoise.training.stopping import Stopped
+from fromnoise.training.threads import restored_threads
 from fromnoise.training.tracking import Tracking, tracker_of
 from fromnoise.training.training_bar import TrainingBar
 from fromnoise.utils.device import ComputeConfig, select_device
@@ -67,7 +71,7 @@ def train(
     compute = select_device(
         str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision
     )
-    with contextlib.closing(RunDir(out)) as run_dir:
+    with contextlib.closing(RunDir(out)) as run_dir, restored_threads():
         return _train(recipe, run_dir, accelerator, compute, compiled)
 
 
@@ -102,16 +106,20 @@ def _train(
     if compiled:
         model.denoiser.network.compile()
     resume(loop, run_dir, log)
+    prepare_budget(loop, log)
     with stop_on_signal(loop.stop) as signals:
         if loop.budget_used < 1:
             for _ in run_steps(loop, run_dir, main, log):
                 pass
-    stopped = loop.budget_used < 1
+        stopped = loop.budget_used < 1
+        accelerator.wait_for_everyone()  # before the final samples, which may take longer than the processes' timeout
+        if main and not stopped:
+            try:
+                _finish(loop, run_dir, log)
+            except Stopped:
+                stopped = True
     if stopped:
         log(f"stopped at step {loop.progress.step:,}; run the same command to resume")
-    accelerator.wait_for_everyone()  # before the final samples, which may take longer than the processes' timeout
-    if main and not stopped:
-        _finish(loop, run_dir, log)
     # without a signal of its own this process was stopped by another one
     number = (signals or [signal.SIGTERM])[0] if stopped else 0
     return RunResult(run_dir.path, loop.progress.step, number)
@@ -164,14 +172,19 @@ def run_steps(
     Raises:
         UserError: the features of self-evaluations or the tracker are not available.
     """
-    config = loop.config
+    config, overhead, plan = loop.config, loop.measurements.overhead, loop.measurements.plan
     previews = Previews(run_dir, loop.compute)
-    self_evaluation = SelfEvaluation(loop, run_dir, log) if main and loop.model.recipe.evaluation.times else None
     tracking = Tracking(loop.model.recipe if main else None, run_dir.path, loop.progress.step, log)
     unwritten: list[dict[str, Any]] = []
-    last_save = time.monotonic()
+    last_save, saved_step = time.monotonic(), loop.progress.step
 
     def save() -> None:
+        nonlocal last_save, saved_step
+        with overhead.spend("checkpoint"):
+            write()
+        last_save, saved_step = time.monotonic(), loop.progress.step
+
+    def write() -> None:
         # reports first, so that the reports of every saved state are on the disk even after a kill
         run_dir.write_reports(unwritten)
         unwritten.clear()
@@ -181,36 +194,50 @@ def run_steps(
         run_dir.save_state(step, tensors, header)
         checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})
 
+    def save_preview() -> None:
+        with overhead.spend("preview"), contextlib.suppress(Stopped):
+            tracking.preview(previews.save_preview(loop), loop.progress.step)
+            previews.save_loss_plot()
+
     with contextlib.closing(tracking), TrainingBar(progress if main else False) as bar:
+        start, self_evaluation = time.monotonic(), None
+        with contextlib.suppress(Stopped):
+            if main and plan.self_evaluations:
+                self_evaluation = SelfEvaluation(loop, run_dir, log)
         if main and loop.progress.step == 0:
             previews.save_data(loop.model, loop.data)
-            if config.previews:
-                tracking.preview(previews.save_preview(loop), 0)
             save()
+            if plan.previews and plan.at_start:
+                save_preview()
+        loop.progress.seconds += time.monotonic() - start  # a budget in minutes includes it
         used_before = loop.budget_used
         for report in loop.run():
             if not main:
                 yield report
                 continue
             bar.update(report)
-            evaluation = {}
-            if self_evaluation is not None and self_evaluation.due(used_before, report.budget_used):
-                evaluation = {"evaluation": self_evaluation()}
+            used, evaluation = report.budget_used, {}
+            if self_evaluation is not None and is_due(used_before, used, plan.self_evaluations):
+                if overhead.allows("evaluation", used):
+                    with overhead.spend("evaluation"), contextlib.suppress(Stopped):
+                        evaluation = {"evaluation": self_evaluation()}
             if report.logged or evaluation:
                 unwritten.append(report.to_json() | evaluation)
                 tracking.report(report, evaluation.get("evaluation"))
-            preview_due = int(used_before * config.previews) != int(report.budget_used * config.previews)
-            used_before = report.budget_used
-            save_due = time.monotonic() - last_save > config.checkpoint_seconds
+            preview_due = is_due(used_before, used, plan.previews) and overhead.allows("preview", used)
+            used_before = used
+            # checkpoints that take long are rarer, so that they take a small part of the time
+            rarest = overhead.last("checkpoint") / max(1e-9, CHECKPOINT_PART * config.evaluation_share)
+            save_due = time.monotonic() - last_save > max(config.checkpoint_seconds, rarest)
             save_due |= config.checkpoint_steps is not None and report.step % config.checkpoint_steps == 0
             stable = not loop.progress.dropped_in_a_row  # after a non-finite step the weights may be bad
-            if loop.stopping or loop.budget_used >= 1 or (stable and (save_due or preview_due)):
+            if loop.stopping or loop.budget_used >= 1 or (stable and save_due):
                 save()
-                last_save = time.monotonic()
             if preview_due:
-                tracking.preview(previews.save_preview(loop), report.step)
-                previews.save_loss_plot()
+                save_preview()
             yield report
+        if main and saved_step != loop.progress.step:
+            save()  # the run was asked to stop after its last report
 
 
 def _finish(loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], None]) -> None:
@@ -220,8 +247,9 @@ def _finish(loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], Non
         checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})
     previews = Previews(run_dir, loop.compute)
     previews.save_loss_plot()
-    samples = previews.save_final_samples(loop)
-    log(f"trained {step:,} steps in {loop.progress.seconds / 60:.1f} minutes; files in {run_dir.path}:")
+    samples = previews.save_final_samples(loop, loop.stop_requested)
+    measured = f", {duration(loop.step_seconds)} of them in steps" if loop.step_seconds else ""
+    log(f"trained {step:,} steps in {duration(loop.progress.seconds)}{measured}; files in {run_dir.path}:")
     models, images = ("model.safetensors", "best.safetensors"), (*samples, "forward.png", "loss.png", "samples/")
     for name in (*models, *images, "reports.jsonl", "recipe.toml", "log"):
         if (run_dir.path / name).exists():

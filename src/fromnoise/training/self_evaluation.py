@@ -20,6 +20,7 @@ from fromnoise.model import Model
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
+from fromnoise.training.stopping import unless_stopped
 from fromnoise.utils.errors import UserError
 
 _REFERENCE_COUNT = 10_000  # training images in the reference of the Frechet distance
@@ -40,27 +41,28 @@ class SelfEvaluation:
 
         Raises:
             UserError: the features are not available.
+            Stopped: the run is asked to stop.
         """
         self._loop, self._config = loop, loop.model.recipe.evaluation
         name = None if self._config.features == "auto" else self._config.features
         self._extractor = select_features(name, loop.data, compute=loop.compute, log=log)
         train = loop.data.train
         batches = shuffled_indices(len(train), 0, range(min(_REFERENCE_COUNT, len(train)))).split(_BATCH)
+        batches = unless_stopped(batches, loop.stop_requested)
         features = [self._extractor.features(train.get(indices)) for indices in batches]
         self._moments = reduce(Moments.__add__, map(Moments.of, features))
         self._kernel = KernelReference(torch.cat(features)[:_KERNEL_COUNT])
         self.best_file = run_dir.path / "best.safetensors"
         self._lowest_distance = _distance_of(self.best_file)
 
-    def due(self, used_before: float, used_now: float) -> bool:
-        """Whether an evaluation falls between two fractions of the budget used."""
-        return int(used_before * self._config.times) != int(used_now * self._config.times)
-
     def __call__(self) -> dict[str, Any]:
         """Sample, measure, and save the weights if the Frechet distance is the lowest so far.
 
         Returns:
             ``features``, ``frechet`` and ``kernel``, for the key ``evaluation`` of reports.jsonl.
+
+        Raises:
+            Stopped: the run is asked to stop.
         """
         loop, config = self._loop, self._config
         model = loop.ema_model()
@@ -68,7 +70,8 @@ class SelfEvaluation:
         sampling = SamplingConfig(sampler="ddim", steps=steps, clip=model.recipe.sample.clip)
         label = "all" if model.dataset_info.class_names is not None else None
         ids = torch.arange(config.samples)
-        images = collect(sample_steps(model, sampling, loop.compute, ids=ids, label=label, batch=_BATCH)).images
+        sampled = sample_steps(model, sampling, loop.compute, ids=ids, label=label, batch=_BATCH)
+        images = collect(unless_stopped(sampled, loop.stop_requested)).images
         features = self._extractor.features(images)
         frechet = jackknifed_frechet(split_moments(features), self._moments)
         kernel = self._kernel.distance(features)

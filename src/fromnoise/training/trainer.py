@@ -19,9 +19,11 @@ from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model import Model, build, recipe_of
 from fromnoise.pipeline import Pipeline
 from fromnoise.run_dir import RunDir
+from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.progress import StepReport
 from fromnoise.training.run import resume, run_steps
+from fromnoise.training.threads import restored_threads
 from fromnoise.training.tracking import tracker_of
 from fromnoise.training.training_bar import TrainingBar
 from fromnoise.utils.device import select_device
@@ -99,16 +101,18 @@ class Trainer:
         if self.out is None:
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator)
             loop.fit_pseudo_labels()
-            with TrainingBar(self._progress) as bar:
+            with TrainingBar(self._progress) as bar, restored_threads():
+                prepare_budget(loop, lambda line: None)
                 for report in loop.run():
                     bar.update(report)
                     yield report
             return
-        with contextlib.closing(RunDir(self.out)) as run_dir:
+        with contextlib.closing(RunDir(self.out)) as run_dir, restored_threads():
             run_dir.check(self.recipe)
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator, run_dir.load_state)
             run_dir.open(self.recipe)
             resume(loop, run_dir, run_dir.log)
+            prepare_budget(loop, run_dir.log)
             if loop.budget_used < 1:
                 yield from run_steps(loop, run_dir, accelerator.is_main_process, run_dir.log, self._progress)
 
