@@ -35,8 +35,8 @@ WANTED = MeasurementPlan(evaluations=20, at_start=True, previews=8, self_evaluat
 COSTS = MeasurementCosts(held_out=2.0, preview=5.0, self_evaluation=30.0, sample=0.5)
 
 
-class Clock:
-    """A clock that only moves when it is told to."""
+class FakeTime:
+    """Seconds that the test sets."""
 
     def __init__(self):
         self.now = 100.0
@@ -147,7 +147,7 @@ def test_minimum_of_steps():
 
 def test_overhead_is_not_ahead_of_the_budget():
     """Measurements wait until the budget has caught up, and the sum stays below what is allowed."""
-    clock = Clock()
+    clock = FakeTime()
     overhead = Overhead(10.0, clock)
     assert overhead.allows("preview", 0.1)
     with overhead.spend("preview"):
@@ -166,7 +166,7 @@ def test_overhead_is_not_ahead_of_the_budget():
 @pytest.mark.parametrize("slower", [1.0, 8.0])
 def test_a_run_in_minutes_keeps_its_share(make, monkeypatch, tmp_path, slower):
     """A simulated machine of 0.5 s a step, with measurements as expensive as planned, or eight times so."""
-    clock = Clock()
+    clock = FakeTime()
     loop = make(steps=None, train_minutes=2.0, train_previews=8, train_evaluations=20)
     monkeypatch.setattr(loop_module.time, "monotonic", clock)
     cost = CostEstimate(1000, 0.5, 10.0, 0.01)
@@ -201,7 +201,7 @@ def test_a_run_in_minutes_keeps_its_share(make, monkeypatch, tmp_path, slower):
             spend("measurements", slower * costs.preview)
 
     class Folder:
-        model_file = tmp_path / "model.safetensors"
+        path, model_file = tmp_path, tmp_path / "model.safetensors"
 
         def write_reports(self, reports): ...
         def save_state(self, *args): ...
