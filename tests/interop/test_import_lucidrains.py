@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_packages import import_lucidrains
 
+from foreign_packages import import_lucidrains
 from fromnoise import interop
 from fromnoise.config import SamplingConfig
 from fromnoise.diffusion.rng import Noise

@@ -200,15 +200,13 @@ def test_a_run_in_minutes_keeps_its_share(make, monkeypatch, tmp_path, slower):
             drawn.append(loop.progress.step)
             spend("measurements", slower * costs.preview)
 
-    class Folder:
-        path, model_file = tmp_path, tmp_path / "model.safetensors"
-
+    class Folder(RunDir):
         def write_reports(self, reports): ...
         def save_state(self, *args): ...
 
     monkeypatch.setattr("fromnoise.training.run.Previews", Pictures)
     begun = clock.now
-    for _ in run_steps(loop, Folder(), True, log.append, False):
+    for _ in run_steps(loop, Folder(tmp_path), True, log.append, False):
         pass
     spend("measurements", slower * costs.sample * loop.measurements.plan.final_samples)
     assert spent["measurements"] <= 12.0 * (1 if slower == 1 else 2.5)  # one measurement of each kind is learned from
@@ -371,16 +369,18 @@ def test_signal_during_a_preview(tmp_path, run_command):
 
 def test_stop_during_a_held_out_loss(make):
     """It is given up, and the loop ends."""
-    loop = make(steps=1000, train_held_out=90, train_evaluations=1)
-    calls = []
-    measured = loop.held_out_loss._loss.forward
+    loop, calls = make(steps=1000, train_held_out=90, train_evaluations=1), []
+    images = loop.data.held_out
 
-    def forward(*args, **kwargs):
-        calls.append(1)
-        loop.stop()
-        return measured(*args, **kwargs)
+    class Stopping:
+        labels = None
 
-    loop.held_out_loss._loss.forward = forward
+        def get(self, indices):
+            calls.append(1)
+            loop.stop()
+            return images.get(indices)
+
+    loop.held_out_loss._images = Stopping()
     reports = list(loop.run())
     assert len(calls) == 1 and len(reports) == 1 and reports[0].held_out_loss is None and loop.stopping
 
