@@ -12,7 +12,7 @@ from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.evaluation.colour_stats import colour_shifts, colour_statistic_names, colour_statistics
 from fromnoise.evaluation.feature_stats import gather_stats
 from fromnoise.evaluation.features.pixel_features import PixelFeatures
-from fromnoise.evaluation.measurement import MIRRORED, measure
+from fromnoise.evaluation.measurement import MIRRORED, _real_sample, measure
 from fromnoise.evaluation.metrics.class_balance import group_shares
 from fromnoise.evaluation.metrics.frechet import frechet_distance
 from fromnoise.evaluation.metrics.kid import kernel_distance
@@ -20,7 +20,7 @@ from fromnoise.evaluation.metrics.nearest import NearestNeighbours
 from fromnoise.evaluation.metrics.prdc import prdc
 from fromnoise.evaluation.resolve import SampleRequest, image_sources
 from fromnoise.evaluation.result_tables import metrics_table, source_reports
-from fromnoise.evaluation.sources import RealImages
+from fromnoise.evaluation.sources import ModelSource, RealImages
 from fromnoise.evaluation.statistics import Moments
 from fromnoise.model import build
 from fromnoise.utils.device import select_device
@@ -250,3 +250,17 @@ def test_b2_models_with_pseudo_labels_are_evaluated_both_ways(digits, tmp_path):
     assert "stratified held-out real images" in metrics_table(reports).plain()
     row = reports[0].row("frechet")
     assert row is not None and row.json()["error_over"] == "samples"
+
+
+def test_b2_samples_of_a_model_with_classes_are_stratified_by_class(digits):
+    """And so are the real images beside them, in the same numbers. In 0.1 the real images were an i.i.d. sample."""
+    info = DatasetInfo((1, 8, 8), class_names=digits.class_names, fingerprint=digits.fingerprint)
+    model = build(recipes.load("digits", {"sample.steps": 2, "network.width": 8, "network.groups": 4}), info)
+    sampled = ModelSource("model", model, model.recipe.sample, select_device("cpu", "fp32"), 43)
+    reference = RealImages("training images", digits.train)
+    measured = measure([sampled], reference, digits.held_out, PixelFeatures(digits.shape))
+    strata = measured.real_vs_real[0].stats.strata
+    assert sampled.strata is not None and strata is not None
+    assert strata.bincount().tolist() == sampled.strata.bincount().tolist() == [5, 5, 5, 4, 4, 4, 4, 4, 4, 4]
+    many = ModelSource("model", model, model.recipe.sample, select_device("cpu", "fp32"), len(digits.held_out))
+    assert _real_sample(many, digits.held_out, many.count).strata is None  # not enough of each class

@@ -77,14 +77,26 @@ def standard_error(values: Tensor, strata: Tensor | None = None) -> float:
     values, n = values.double(), len(values)
     if strata is None:
         return float(values.std()) / math.sqrt(n)
-    index: Tensor = torch.unique(strata, return_inverse=True)[1]
-    single = index.bincount()[index] == 1
-    index = torch.where(single, int(index.max()) + 1, index)
+    index = stratum_index(strata, n).to(values.device)
     counts = index.bincount().double()
-    means = counts.new_zeros(len(counts)).index_add_(0, index, values) / counts.clamp(min=1)
+    means = counts.new_zeros(len(counts)).index_add_(0, index, values) / counts
     squares = counts.new_zeros(len(counts)).index_add_(0, index, (values - means[index]).square())
     variances = squares / (counts - 1).clamp(min=1)
     return math.sqrt(float((counts * variances).sum())) / n
+
+
+def stratum_index(strata: Tensor | None, n: int) -> Tensor:
+    """Strata numbered from 0 without gaps, int64 (n,); strata of a single sample are joined.
+
+    Args:
+        strata: of each sample, int64 (n,); None for i.i.d. samples, which are one stratum.
+        n: number of samples.
+    """
+    if strata is None:
+        return torch.zeros(n, dtype=torch.int64)
+    index: Tensor = torch.unique(strata, return_inverse=True)[1]
+    single = index.bincount()[index] == 1
+    return torch.unique(torch.where(single, int(index.max()) + 1, index), return_inverse=True)[1]
 
 
 def proportion(hits: Tensor, strata: Tensor | None = None) -> Estimate:

@@ -20,6 +20,7 @@ from fromnoise.evaluation.metrics.class_balance import GroupShare, group_shares,
 from fromnoise.evaluation.metrics.metric import SampleComparison
 from fromnoise.evaluation.metrics.nearest import NEIGHBOURS, NearestNeighbours
 from fromnoise.evaluation.sources import ImageSource, RealImages
+from fromnoise.model import Model
 from fromnoise.utils.errors import UserError
 
 MIN_IMAGES = 10
@@ -140,18 +141,27 @@ def measure(
 
 
 def _real_sample(source: ImageSource, held_out: Images, n: int) -> RealImages:
-    """Held-out images sampled like a source: i.i.d., or with as many images of each of its clusters if possible."""
+    """Held-out images sampled like a source: i.i.d., or with as many images of each of its strata if possible."""
     if source.strata is not None and source.model is not None:
-        labels = source.model.denoiser.pseudo_labels
-        device = labels.centroids.device
-        parts = torch.arange(len(held_out)).split(1000)
-        groups = torch.cat([labels.assign(to_float(held_out.get(part)).to(device)).cpu() for part in parts])
-        try:
-            sizes = source.strata.bincount(minlength=len(labels.weights))
-            return RealImages("stratified held-out images", held_out, groups=groups, sizes=sizes)
-        except ValueError:
-            pass  # a cluster has too few held-out images
+        groups = _strata_of(source.model, held_out)
+        if groups is not None:
+            sizes = source.strata.bincount(minlength=int(groups.max()) + 1)
+            try:
+                return RealImages("stratified held-out images", held_out, groups=groups, sizes=sizes)
+            except ValueError:
+                pass  # a stratum has too few held-out images
     return RealImages("held-out images", held_out, n)
+
+
+def _strata_of(model: Model, images: Images) -> Tensor | None:
+    """Class or pseudo-label of each image, by which a model's samples are stratified, int64 (N,); None if unknown."""
+    labels = model.denoiser.pseudo_labels
+    if labels is None:
+        classes = model.dataset_info.class_names
+        known = classes is not None and images.labels is not None and not images.labels.is_floating_point()
+        return images.labels if known else None
+    parts, device = torch.arange(len(images)).split(1000), labels.centroids.device
+    return torch.cat([labels.assign(to_float(images.get(part)).to(device)).cpu() for part in parts])
 
 
 class _NearestSearch:

@@ -79,15 +79,13 @@ def _source_json(report: SourceReport, group_kind: str) -> dict[str, Any]:
 
 _ERRORS = (
     "± is one standard error: the standard deviation between sets of as many samples of the same model, with the real "
-    "images fixed (for the kernel distance real images are drawn anew too), not between trainings. Of stratified "
-    "samples the errors of kernel, recall and coverage are those of i.i.d. ones, which are too large. "
+    "images fixed (for the kernel distance real images are drawn anew too), not between trainings. "
 )
 _COMPARE = (
     "Compare values only at equal n and with equal features. The row of held-out real images is the value that as many "
-    "real images reach, which no model was trained on; a stratified row holds as many images of each cluster as the "
-    "stratified samples do. Samples of a conditional model cycle through its classes, which lowers the variation of "
-    "their class shares. The kernel distance is unbiased at "
-    "any n, and can be negative by chance for equal distributions."
+    "real images reach, which no model was trained on; a stratified row holds as many images of each class or cluster "
+    "as the stratified samples do. Samples of a conditional model cycle through its classes: they are stratified. The "
+    "kernel distance of i.i.d. samples is unbiased at any n, and can be negative by chance for equal distributions."
 )
 _COPIES = (
     f"A near copy is a sample whose nearest training image is less than {COPY_RATIO:g} times as far away as the next "

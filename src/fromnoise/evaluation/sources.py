@@ -238,6 +238,8 @@ class ModelSource(ImageSource):
         self._stratified = stratified and self._has_pseudo_labels
         if self._stratified:
             self.strata = model.default_labels(torch.arange(count), seed)
+        elif self._label == "all" and model.dataset_info.class_names is not None:
+            self.strata = torch.arange(count) % len(model.dataset_info.class_names)
         self._steps(torch.arange(0))  # raises now, not at the first batch
 
     def batches(self) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fromnoise import checkpoint
 from fromnoise.config import SamplingConfig
 from fromnoise.data import shuffled_indices
 from fromnoise.evaluation.features.select import select_features
-from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
+from fromnoise.evaluation.metrics.frechet import frechet_error, jackknifed_frechet
 from fromnoise.evaluation.metrics.kid import KernelReference
 from fromnoise.evaluation.statistics import Moments, split_moments
 from fromnoise.model import Model
@@ -58,6 +59,8 @@ class SelfEvaluation:
     def __call__(self) -> dict[str, Any]:
         """Sample, measure, and save the weights if the Frechet distance is the lowest so far.
 
+        Classes and pseudo-labels are stratified, so the errors are those of stratified samples.
+
         Returns:
             ``features``, ``frechet`` and ``kernel``, for the key ``evaluation`` of reports.jsonl.
 
@@ -72,9 +75,11 @@ class SelfEvaluation:
         ids = torch.arange(config.samples)
         sampled = sample_steps(model, sampling, loop.compute, ids=ids, label=label, batch=_BATCH)
         images = collect(unless_stopped(sampled, loop.stop_requested)).images
-        features = self._extractor.features(images)
+        features, classes = self._extractor.features(images), model.dataset_info.class_names
+        strata = ids % len(classes) if classes is not None else model.default_labels(ids, 0)  # as they were sampled
         frechet = jackknifed_frechet(split_moments(features), self._moments)
-        kernel = self._kernel.distance(features)
+        frechet = replace(frechet, error=frechet_error(features, Moments.of(features), self._moments, strata))
+        kernel = self._kernel.distance(features, strata)
         result = {"features": self._extractor.name, "frechet": frechet.json(), "kernel": kernel.json()}
         if model.denoiser.pseudo_labels is not None:
             result["pseudo_labels"] = "stratified"  # nearer than i.i.d. samples: not comparable with real images

@@ -83,12 +83,12 @@ def compare_manifolds(real: Manifold, samples: Manifold, strata: Tensor | None =
 
     Returns:
         Values with their standard errors over sets of samples, the real images fixed: precision and density are means
-        over the samples; recall and coverage see ``prdc_errors``, whose errors are those of i.i.d. samples: an upper
-        bound for stratified ones.
+        over the samples; for recall and coverage see ``prdc_errors``.
     """
     inside = torch.zeros(len(samples.vectors), dtype=torch.float64, device=real.vectors.device)
     recalled, covered = [], []
-    coverage_error, recall_error = CoverageError(len(samples.vectors)), RecallError(samples.vectors, samples.k)
+    coverage_error = CoverageError(len(samples.vectors), strata)
+    recall_error = RecallError(samples.vectors, samples.k, strata)
     for start in range(0, len(real.vectors), _BLOCK):
         distances = _distances(real.vectors[start : start + _BLOCK], samples.vectors)
         radii = real.radii[start : start + _BLOCK]

@@ -13,8 +13,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from fromnoise.evaluation.estimate import stratum_index
+
 _NEIGHBOURS = 64  # of a sample, within which its radius in a quarter of the samples is found
 _PERMUTATIONS = 16  # random divisions of the samples into quarters
+_ELEMENTS = 2**21  # of the largest temporary tensor
 _SPLITS = ((0, 1), (0, 2), (0, 3))  # quarters that make up one half; the other two make up the other
 
 
@@ -29,21 +32,23 @@ class CoverageError:
             = E sum_{S not empty} (-1)^(|S| + 1) m_S^2 / M^2
 
     where m_S is the number of balls that hold the set S of samples and no other: the series of 1 - e^(-x), whose terms
-    x^c/c! e^(-n p_(r or s)) are the probabilities that both balls hold the same c samples. For exactly n samples
-    (n d/dn of the expected coverage)^2 / n is subtracted.
+    x^c/c! e^(-n p_(r or s)) are the probabilities that both balls hold the same c samples. For exactly n_h samples of
+    stratum h, n_h (d/dn_h of the expected coverage)^2 is subtracted for each; i.i.d. samples are one stratum.
     """
 
-    def __init__(self, samples: int) -> None:
+    def __init__(self, samples: int, strata: Tensor | None = None) -> None:
         """Start without balls.
 
         Args:
             samples: number of samples, n.
+            strata: of the samples, as of ``standard_error``.
         """
         generator = torch.Generator().manual_seed(0)
         self._hashes = torch.randint(-(2**62), 2**62, (samples,), generator=generator)
-        self._n = samples
+        self._strata = stratum_index(strata, samples)
         self._keys: list[Tensor] = []
         self._sizes: list[Tensor] = []
+        self._only: list[Tensor] = []  # the sample in each ball that holds one
 
     def add_reference(self, holds: Tensor) -> None:
         """Add balls.
@@ -53,7 +58,9 @@ class CoverageError:
         """
         balls, samples = holds.cpu().nonzero(as_tuple=True)
         self._keys.append(torch.zeros(len(holds), dtype=torch.int64).index_add_(0, balls, self._hashes[samples]))
-        self._sizes.append(balls.bincount(minlength=len(holds)))
+        size = balls.bincount(minlength=len(holds))
+        self._sizes.append(size)
+        self._only.append(samples[size[balls] == 1])
 
     def estimate(self) -> float:
         """The standard error."""
@@ -62,7 +69,10 @@ class CoverageError:
         size = torch.zeros(len(counts), dtype=torch.int64)
         size[members] = sizes  # equal within a group
         squares = counts.double().square()
-        single = float((sizes == 1).sum()) ** 2 / self._n
+        only = torch.cat(self._only).bincount(minlength=len(self._strata)).double()  # balls that hold this sample alone
+        in_stratum = self._strata.bincount().double()
+        sums, own = (torch.zeros_like(in_stratum).index_add_(0, self._strata, v) for v in (only, only.square()))
+        single = float(((sums.square() - own) / (in_stratum - 1).clamp(min=1)).sum())  # unbiased for n_h (mean of h)^2
         jackknife = float(squares[size == 1].sum()) - single
         series = float(torch.where(size % 2 == 1, squares, -squares)[size > 0].sum()) - single
         return math.sqrt(max(series, jackknife / 4, 0.0)) / len(sizes)
@@ -74,15 +84,16 @@ class RecallError:
 
     Two halves of the samples are independent, so half the squared difference of their values estimates the variance at
     n/2 without bias; quarters give that at n/4. The variance at n follows by the power law through both, with an
-    exponent between 0 and -1.
+    exponent between 0 and -1. Each subset holds its part of every stratum.
     """
 
-    def __init__(self, samples: Tensor, k: int) -> None:
+    def __init__(self, samples: Tensor, k: int, strata: Tensor | None = None) -> None:
         """Find the neighbours of the samples, and the radius of each in each subset.
 
         Args:
             samples: vectors, (n, D).
             k: rank of the neighbour to which a ball reaches.
+            strata: of the samples, as of ``standard_error``.
         """
         n = len(samples)
         self._count = 0
@@ -95,17 +106,22 @@ class RecallError:
             distances.diagonal(start).fill_(math.inf)
             parts.append(distances.topk(min(_NEIGHBOURS, n - 1), largest=False))
         distances, neighbours = (torch.cat([p[i] for p in parts]).cpu() for i in (0, 1))
-        self._reach = distances[:, -1]
-        generator = torch.Generator().manual_seed(0)
+        generator, index = torch.Generator().manual_seed(0), stratum_index(strata, n)
         members = []
         for _ in range(_PERMUTATIONS):
+            order = torch.randperm(n, generator=generator)
+            order = order[index[order].argsort(stable=True)]  # by stratum, at random within each
             quarter = torch.empty(n, dtype=torch.int64)
-            quarter[torch.randperm(n, generator=generator)] = torch.arange(n) * 4 // n
+            quarter[order] = torch.rand(-(-n // 4), 4, generator=generator).argsort(1).flatten()[:n]
             members += [quarter == q for q in range(4)]
             for one in _SPLITS:
                 half = (quarter == one[0]) | (quarter == one[1])
                 members += [half, ~half]
-        self._radii = torch.stack([_radii(distances, neighbours, member, k) for member in members], 1)  # (n, subsets)
+        member = torch.stack(members, 1)  # (n, subsets)
+        rows = max(1, _ELEMENTS // (member.shape[1] * distances.shape[1]))
+        parts = [_radii(d, i, member, k) for d, i in zip(distances.split(rows), neighbours.split(rows), strict=True)]
+        self._radii = torch.where(member, torch.cat(parts), 0.0)
+        self._reach = self._radii.amax(1)
         self._recalled = torch.zeros(len(members), dtype=torch.float64)
 
     def add_reference(self, distances: Tensor) -> None:
@@ -119,10 +135,11 @@ class RecallError:
             return
         distances = distances.cpu()
         images, samples = (distances < self._reach).nonzero(as_tuple=True)
-        near = distances[images, samples]
-        for subset in range(len(self._recalled)):
-            recalled = images[near < self._radii[samples, subset]]
-            self._recalled[subset] += len(recalled.unique_consecutive())
+        near, subsets = distances[images, samples], len(self._recalled)
+        counts = torch.zeros(len(distances), subsets)  # balls of a subset that hold an image
+        for i, j, d in zip(*(v.split(max(1, _ELEMENTS // subsets)) for v in (images, samples, near)), strict=True):
+            counts.index_add_(0, i, (d[:, None] < self._radii[j]).float())
+        self._recalled += (counts > 0).sum(0)
 
     def estimate(self) -> float:
         """The standard error; nan if a quarter of the samples has not more than k of them."""
@@ -136,14 +153,14 @@ class RecallError:
 
 
 def _radii(distances: Tensor, neighbours: Tensor, member: Tensor, k: int) -> Tensor:
-    """Distance to the k-th nearest other sample of a subset, (n,); 0 for samples outside the subset.
+    """Distance to the k-th nearest other sample of each subset, (b, subsets).
 
     Args:
-        distances: to the nearest samples, ascending, (n, K).
-        neighbours: their indices, (n, K).
-        member: whether a sample belongs to the subset, bool (n,).
+        distances: to the nearest samples, ascending, (b, K).
+        neighbours: their indices, (b, K).
+        member: whether a sample belongs to a subset, bool (n, subsets).
         k: rank; beyond K it is taken as K.
     """
-    inside = member[neighbours]
-    rank = (inside.cumsum(1) < k).sum(1).clamp(max=distances.shape[1] - 1)
-    return torch.where(member, distances.gather(1, rank[:, None])[:, 0], 0.0)
+    counts = member[neighbours].cumsum(1, dtype=torch.int16)  # (b, K, subsets)
+    rank = (counts < k).sum(1).clamp(max=distances.shape[1] - 1)
+    return distances.gather(1, rank)
