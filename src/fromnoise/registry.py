@@ -192,6 +192,15 @@ def import_submodules(package: str, path: Iterable[str]) -> None:
 
 _OTHER_NAMES = {
     "ddpm": "ancestral",
+    "euler_a": "ancestral",
+    "euler-a": "ancestral",
+    "euler_ancestral": "ancestral",
+    "plms": "ipndm",
+    "dpmsolver++": "dpmpp-2m",
+    "dpm-solver": "dpmpp-2m",
+    "dpmpp_2m": "dpmpp-2m",
+    "dpmpp_3m": "dpmpp-3m",
+    "dpmpp_2m_sde": "dpmpp-2m-sde",
     "dpmsolver": "dpmpp-2m",
     "dpm-solver++": "dpmpp-2m",
     "dpm++": "dpmpp-2m",
@@ -212,7 +221,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     other = _OTHER_NAMES.get(name.lower())
     if other is not None and other in known:
         return f": here it is {other!r}."
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    near = difflib.get_close_matches(name.lower(), list(known), 1, 0.5)
     return f": did you mean {near[0]!r}?" if near else "."
 
 

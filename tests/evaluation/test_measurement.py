@@ -18,7 +18,7 @@ from fromnoise.evaluation.metrics.frechet import frechet_distance
 from fromnoise.evaluation.metrics.kid import kernel_distance
 from fromnoise.evaluation.metrics.nearest import NearestNeighbours
 from fromnoise.evaluation.metrics.prdc import prdc
-from fromnoise.evaluation.resolve import SampleRequest, image_sources
+from fromnoise.evaluation.resolve import SampleRequest, image_sources, open_runs
 from fromnoise.evaluation.result_tables import metrics_table, source_reports
 from fromnoise.evaluation.sources import ModelSource, RealImages
 from fromnoise.evaluation.statistics import Moments
@@ -238,7 +238,7 @@ def test_b2_models_with_pseudo_labels_are_evaluated_both_ways(digits, tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(path, model, model.denoiser.state_dict(), {"step": 0})
     request = SampleRequest(40, 0, None, 40, select_device("cpu", "fp32"))
-    sources = image_sources([str(path)], {}, digits, request, False)
+    sources = image_sources([str(path)], open_runs([str(path)], {}), {}, digits, request, False)
     assert [s.name.partition(", ")[2] for s in sources] == ["i.i.d. pseudo-labels", "stratified pseudo-labels"]
     reference = RealImages("training images", digits.train)
     measured = measure(sources, reference, digits.held_out, PixelFeatures(digits.shape))

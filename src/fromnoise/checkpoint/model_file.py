@@ -16,6 +16,7 @@ from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
 from fromnoise.utils.construction import NoInitialValues, limited
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.model_path import check_model_path
 from fromnoise.utils.reading import first_line, printable
 
 
@@ -60,15 +61,13 @@ def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel
         UserError: there is none, the file is damaged, or it was written by a version with another file format.
     """
     path = Path(run)
-    if path.is_dir():
-        if not (path / "model.safetensors").exists():
-            raise UserError(f"{path} holds no model.safetensors: is it a run folder whose training has begun?")
+    if path.is_dir() and (path / "model.safetensors").exists():
         path = path / "model.safetensors"
-    elif not path.exists():
-        raise UserError(f"there is no run folder or model file {str(run)!r}: fromnoise train makes one in runs/")
+    else:
+        check_model_path(path)
     tensors, header = read(path)
     if header.get("kind") != "model":
-        raise UserError(f"{path} is a state for resuming, not a model: use the model.safetensors of the run folder")
+        raise UserError(f"{path} is a state for resuming, not a model: use the model.safetensors of the run directory")
     progress = header.get("progress")
     if not isinstance(progress, dict):
         raise DamagedFile(f"{path}: its header does not describe a model of fromnoise")

@@ -79,7 +79,7 @@ def _read_checked(path: str | Path) -> bytes:
     if start[8:9] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise DamagedFile(
             f"{path} is a pickle or an archive, which can run code when opened: refused; "
-            "fromnoise import FILE --out RUN reads the weights of some"
+            f"fromnoise import {path} --out RUN reads the weights of some"
         )
     if start[8:9] != b"{" or int.from_bytes(start[:8], "little") > _MAX_HEADER:
         raise DamagedFile(f"{path} is damaged or not a safetensors file (its header cannot be read)")
@@ -116,7 +116,10 @@ def _description(path: str | Path, data: bytes) -> str:
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise DamagedFile(f"{path} is damaged or not a safetensors file (its header cannot be read)") from None
     if not found:
-        raise DamagedFile(f"{path} holds weights but was not written by fromnoise (no description in its header)")
+        raise DamagedFile(
+            f"{path} holds weights but was not written by fromnoise: convert it by fromnoise import, or name a run "
+            "directory"
+        )
     return str(meta["fromnoise"])
 
 

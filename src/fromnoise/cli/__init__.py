@@ -6,10 +6,8 @@ Verbs import what they need when they run, so that help is instant.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
-from typing import NoReturn
 
 from fromnoise import __version__
 from fromnoise.cli import (
@@ -24,8 +22,10 @@ from fromnoise.cli import (
     recipes,
     sample,
     show,
+    suggestions,
     train,
 )
+from fromnoise.cli.arguments import Help, Parser
 from fromnoise.cli.environment import set_environment
 from fromnoise.utils.errors import UserError
 
@@ -45,34 +45,7 @@ VERBS = {
 }
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and examples as they were written."""
-
-    def __init__(self, prog: str) -> None:
-        """Wide enough for one option a line."""
-        super().__init__(prog, max_help_position=28, width=min(110, max(80, _columns())))
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        nothing = action.default is None or action.default is False
-        return action.help if nothing else super()._get_help_string(action)
-
-
-def _columns() -> int:
-    try:
-        return os.get_terminal_size().columns
-    except OSError:
-        return 100
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the mistake and the mend, exit with 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def parser(only: str | None = None) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
+def parser(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     """The parser of all verbs, and those of the verbs.
 
     Args:
@@ -87,7 +60,7 @@ def parser(only: str | None = None) -> tuple[Parser, dict[str, argparse.Argument
     )
     top.add_argument("--version", action="version", version=f"fromnoise {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    parsers: dict[str, argparse.ArgumentParser] = {}
+    parsers: dict[str, Parser] = {}
     for name, module in VERBS.items():
         parsers[name] = verbs.add_parser(
             name,
@@ -127,61 +100,23 @@ def _run(argv: list[str]) -> int:
     words, dotted = _dotted(_import_plugins(argv))
     verb = next((w for w in words if not w.startswith("-")), None)
     top, parsers = parser(verb or "")
-    if words and not words[0].startswith("-") and words[0] not in VERBS:
-        near = difflib.get_close_matches(words[0], VERBS, 1, 0.4)
-        top.error(
-            f"there is no verb {words[0]!r}: "
-            + (f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}")
-        )
+    if verb is not None and verb not in VERBS:
+        top.error(suggestions.unknown_verb(verb, list(VERBS)))
+    recipe_keys = verb in RECIPE_VERBS
+    top.check_flags(words, recipe_keys)
+    if dotted and verb is not None and not recipe_keys:
+        parsers[verb].error(suggestions.unknown_key(next(iter(dotted)), verb, parsers[verb].flags()))
     args, unknown = top.parse_known_args(words)
     if unknown:
-        parsers[args.verb].error(_unknown(unknown[0], parsers[args.verb], args.verb))
-    if dotted and args.verb not in RECIPE_VERBS:
-        parsers[args.verb].error(f"{args.verb} takes no recipe keys such as --{next(iter(dotted))}")
+        used = parsers[args.verb]
+        used = next((inner for name, inner in used.subparsers().items() if name in words), used)
+        used.error(suggestions.unexpected_argument(unknown[0], used.positional(), used.flags(), recipe_keys))
     args.words, args.dotted = words, dotted
     return args.run(args)
 
 
 RECIPE_VERBS = ("train", "cluster")
 """Verbs that take recipe keys as ``--section.key value``."""
-OTHER_FLAGS = {
-    "--lr": "--train.lr",
-    "--learning-rate": "--train.lr",
-    "--batch-size": "--batch",
-    "--train-batch-size": "--batch",
-    "--size": "--data.size",
-    "--image-size": "--data.size",
-    "--resolution": "--data.size",
-    "--num-epochs": "--epochs",
-    "--max-steps": "--steps",
-    "--num-steps": "--steps",
-    "--num-inference-steps": "--steps",
-    "--num-samples": "-n",
-    "--count": "-n",
-    "--n": "-n",
-    "--guidance-scale": "--guidance",
-    "--cfg-scale": "--guidance",
-    "--rule": "--sampler",
-    "--scheduler": "--sampler",
-    "--output": "--out",
-    "--output-dir": "--out",
-    "--class": "--label",
-    "--workers": "--data.workers",
-}
-"""Flags of other programs, and ours for them."""
-
-
-def _unknown(word: str, verb: argparse.ArgumentParser, name: str) -> str:
-    """The message for a word that a verb does not understand."""
-    if not word.startswith("-"):
-        return f"unexpected argument {word!r}"
-    flag = word.split("=")[0]
-    known = [s for action in verb._actions for s in action.option_strings]
-    ours = OTHER_FLAGS.get(flag.replace("_", "-").lower())
-    if ours is not None and (ours in known or ("." in ours and name in RECIPE_VERBS)):
-        return f"there is no flag {flag}: use {ours}"
-    near = difflib.get_close_matches(flag, known, 1, 0.6)
-    return f"there is no flag {flag}" + (f": did you mean {near[0]}?" if near else "")
 
 
 def _import_plugins(argv: list[str]) -> list[str]:
@@ -199,6 +134,8 @@ def _import_plugins(argv: list[str]) -> list[str]:
             words.append(word)
             continue
         module = module if equals else next(rest, "")
+        if not module or module.endswith(".py"):
+            raise UserError(f"--plugin {module!r} must be the name of a module, without .py".replace(" ''", ""))
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         try:

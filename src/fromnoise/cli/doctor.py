@@ -36,13 +36,15 @@ def run(args: argparse.Namespace) -> int:
 
     from fromnoise.cli.common import check_minimum, write_json
     from fromnoise.evaluation.doctor import examine_data, examine_run
-    from fromnoise.evaluation.resolve import is_run
+    from fromnoise.evaluation.resolve import check_exists, is_run
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
     check_minimum(("-n", args.count, 0), ("--size", args.size, 1))
     if args.json is not None:
         check_file(args.json, ".json")
+
+    check_exists(args.target)
 
     def log(line: str) -> None:
         print(line, file=sys.stderr)

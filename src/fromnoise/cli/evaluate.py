@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fromnoise.evaluation import resolve
+    from fromnoise.evaluation.features.select import check_features
     from fromnoise.evaluation.sources import ProcessGroup
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file, check_folder
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: choose another --out")
     check_folder(out)
+    check_features(args.features)
     if args.json is not None:
         check_file(args.json, ".json")
     sweep = resolve.parse_sweep(args.sweep)
@@ -98,9 +100,10 @@ def run(args: argparse.Namespace) -> int:
         if main:
             tqdm.write(line, file=sys.stderr)
 
-    data = resolve.real_images(args.sources, args.against, args.size, log)
+    runs = resolve.open_runs(args.sources, sweep, args.label)
+    data = resolve.real_images(runs, args.against, args.size, log)
     request = resolve.SampleRequest(args.count, args.seed, args.label, args.batch, compute, processes)
-    sources = resolve.image_sources(args.sources, sweep, data, request, args.size is not None)
+    sources = resolve.image_sources(args.sources, runs, sweep, data, request, args.size is not None)
     if not main:  # the other processes only sample
         for source in sources:
             for _ in source.batches():

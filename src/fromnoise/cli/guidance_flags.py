@@ -120,6 +120,7 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
 
     from fromnoise import registry
     from fromnoise.config.component import OptionError
+    from fromnoise.config.messages import explain_value
     from fromnoise.model import no_wrapper, with_sampler
     from fromnoise.utils.errors import UserError
 
@@ -133,13 +134,14 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
         config = own.model_copy(update={k: v for k, v in flags.items() if v is not None})
     except ValidationError as e:
         first = e.errors()[0]
-        message = str(first["msg"]).removeprefix("Value error, ")
+        message = explain_value(first)
         if not first["loc"]:
             raise UserError(message) from None
         flag, cause = str(first["loc"][0]), first.get("ctx", {}).get("error")
         if isinstance(cause, OptionError):
             flag, message = cause.key or flag, str(cause)
-        value = "" if flags.get(flag) is None else f" {flags[flag]}"
+        given = flags.get(flag)
+        value = "" if given is None else f" {given:g}" if isinstance(given, float) else f" {given}"
         raise UserError(f"--{flag.replace('_', '-')}{value}: {message}") from None
     kind, options = config.guidance_method.kind, config.guidance_method.options()
     try:  # also where the scale is 1 and the method is not used

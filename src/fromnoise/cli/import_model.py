@@ -8,7 +8,7 @@ from pathlib import Path
 from fromnoise.cli import component_flags
 
 HELP = "import a model of another program"
-EPILOG = """the result is a run folder, which every verb takes. A pickle (.pt, .bin) is read by this verb alone, without
+EPILOG = """the result is a run directory, which every verb takes. A pickle (.pt, .bin) is read by this verb alone, without
 calling the functions that it names.
 
 example:
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument
     add("source", metavar="SOURCE", help="a folder or file with the model")
-    add("--out", metavar="RUN", type=Path, required=True, help="run folder of the imported model, or a .safetensors")
+    add("--out", metavar="RUN", type=Path, required=True, help="run directory of the imported model, or a .safetensors")
     component_flags.add_flags(parser, "importer", "--format", "its format; recognized if left out")
     parser.epilog = f"{component_flags.add_list_of_components('importer')}\n\n{EPILOG}"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from fromnoise.utils.errors import UserError
 
 
-def parse_pair(flag: str, word: str, separator: str) -> tuple[int, int]:
+def parse_pair(flag: str, word: str) -> tuple[int, int]:
     """Parse two whole numbers from 0, such as ``3,5``.
 
     Raises:
         UserError: the word is something else.
     """
-    parts = word.split(separator)
+    parts = word.split(",")
     if len(parts) != 2 or not all(p.strip().isdecimal() for p in parts):
-        raise UserError(f"{flag} {word} is not two whole numbers: write it as 3{separator}5")
+        raise UserError(f"{flag} {word} is not two whole numbers: write it as 3,5")
     return int(parts[0]), int(parts[1])
 
 
@@ -23,7 +23,10 @@ def parse_size(flag: str, word: str) -> tuple[int, int]:
     Raises:
         UserError: the word is something else, or a side is not from 1 to 16384.
     """
-    sides = parse_pair(flag, word if "x" in word else f"{word}x{word}", "x")
+    parts = word.lower().split("x")
+    if len(parts) > 2 or not all(p.strip().isdecimal() for p in parts):
+        raise UserError(f"{flag} {word} is not an image size: write it as 32, or as 32x48 for height x width")
+    sides = int(parts[0]), int(parts[-1])
     if not 1 <= min(sides) <= max(sides) <= 16384:
         raise UserError(f"{flag} {word} is not an image size: use sides from 1 to 16384")
     return sides

@@ -26,8 +26,10 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from fromnoise import config as recipes
-    from fromnoise.utils.files import write_atomic
+    from fromnoise.utils.files import check_file, write_atomic
 
+    if args.json:
+        check_file(Path(args.json), ".json")
     rows = [_row(recipes.load(name)) for name in recipes.names()]
     for r in rows:
         print(f"{r['name']:15} {r['data']:18} {r['size']:>12}  {r['parameters']:>11,} parameters  {r['budget']}")

@@ -30,14 +30,14 @@ LARGEST_COUNT = 10_000_000
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run folder or one .safetensors file")
+    add("model", metavar="RUN", help="a run directory or one .safetensors file")
     add("-n", dest="count", metavar="N", type=int, help="number of samples; 64 if left out, 8 a class of --label all")
     add(
         "--out",
         metavar="PATH",
         type=Path,
         help=".png for a grid, .npz for an array, anything else is a folder of PNGs; "
-        "left out: sampled-SEED.png in the run folder",
+        "left out: sampled-SEED.png in the run directory",
     )
     add("--gif", metavar="FILE", type=Path, help="also the reverse process as a GIF")
     add("--strip", metavar="FILE", type=Path, help="also the reverse process as a strip, a PNG")
@@ -140,7 +140,7 @@ def _check_outputs(args: argparse.Namespace, count: int) -> None:
 
 
 def _numbers(args: argparse.Namespace, model: Model) -> Tensor:
-    """Which pictures to draw, (N,).
+    """The numbers of the samples, (N,).
 
     Raises:
         UserError: a number too large.
@@ -158,5 +158,5 @@ def _numbers(args: argparse.Namespace, model: Model) -> Tensor:
     )
     count = args.count if args.count is not None else each
     if args.first + count > 2**63 - 1:
-        raise UserError(f"--first {args.first} is too large: the numbers of the pictures end at 2^63")
+        raise UserError(f"--first {args.first} is too large: sample numbers end at 2^63")
     return torch.arange(args.first, args.first + count)

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.reporting import image_io
     from fromnoise.utils.files import check_file
 
-    check_minimum(("-n", args.count, 1))
+    check_minimum(("-n", args.count, 1), ("--size", getattr(args, "size", None), 1))
     check_file(args.out, ".png")
     if args.figure == "rate":
         _rate(args)

@@ -24,6 +24,8 @@ import fromnoise.networks
 import fromnoise.optim
 import fromnoise.trackers
 from fromnoise import registry
+from fromnoise.config.messages import explain_value
+from fromnoise.config.other_names import OTHER_KEYS
 
 # imported for the components that they register
 assert fromnoise.diffusion and fromnoise.networks and fromnoise.optim and fromnoise.trackers
@@ -159,9 +161,10 @@ def parse_component(family: str, default: str, value: Any) -> ComponentConfig:
 def _option_error(family: str, kind: str, model: type[ComponentConfig], error: Any) -> OptionError:
     key = ".".join(str(p) for p in error["loc"])
     if error["type"] != "extra_forbidden":
-        return OptionError(key, error["input"], str(error["msg"]).removeprefix("Value error, "))
+        return OptionError(key, error["input"], explain_value(error))
     known = [name for name in model.model_fields if name != "kind"]
-    near = difflib.get_close_matches(key, known, 1, 0.5)
+    other = OTHER_KEYS.get(key, "").rpartition(".")[2]
+    near = [other] if other in known else difflib.get_close_matches(key, known, 1, 0.5)
     what = f"{family.replace('_', ' ')} {kind}"
     hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'no options'}"
     owners = [name for name in registry.names(family) if key in registry.options(family, name)]

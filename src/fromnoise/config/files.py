@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from fromnoise import registry
 from fromnoise.config.component import Component, OptionError
+from fromnoise.config.messages import explain_value, nearest_key
 from fromnoise.config.recipe import BUDGETS, Recipe
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import first_line, read_text
@@ -47,7 +48,21 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     for key, value in (overrides or {}).items():
         set_value(values, key, value)
     _keep_chosen(values, overrides or {})
-    return parse(values)
+    try:
+        return parse(values)
+    except UserError as error:
+        if name.endswith(".toml") and _error_of(parse_toml(text, name)) == str(error):
+            raise UserError(f"{name}: {error}") from None
+        raise
+
+
+def _error_of(values: dict[str, Any]) -> str:
+    """The message of the error of nested values, or the empty string."""
+    try:
+        parse(values)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def parse_toml(text: str, name: str | Path) -> dict[str, Any]:
@@ -65,8 +80,15 @@ def parse_toml(text: str, name: str | Path) -> dict[str, Any]:
 
 
 def _unknown_recipe(name: str) -> str:
-    if Path(name).exists():
-        return f"{name} is not a recipe: to train on your images, use fromnoise train images --data {name}"
+    path = Path(name)
+    if (path / "recipe.toml").exists():
+        return f"{name} is a run directory: to resume it, use fromnoise train {path / 'recipe.toml'} --out {name}"
+    if path.suffix in (".yaml", ".yml", ".json", ".py"):
+        return f"{name} is not a recipe: recipes are .toml files; fromnoise train digits --dry-run prints one"
+    if path.suffix == ".safetensors":
+        return f"{name} is a model, not a recipe: use the recipe.toml of its run directory"
+    if path.exists() or name.split(":")[0] in registry.names("dataset"):
+        return f"{name} is not a recipe: to train on these images, use fromnoise train images --data {name}"
     near = difflib.get_close_matches(name, names(), 1, 0.4)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"no recipe is called {name!r}: {hint}choose from {', '.join(names())}, or name a .toml file"
@@ -165,20 +187,19 @@ def change(recipe: Recipe, values: dict[str, Any]) -> Recipe:
 def _explain(error: Any) -> str:
     """A validation error in one line."""
     where = [str(p) for p in error["loc"]]
-    key, value, message = ".".join(where), error["input"], str(error["msg"]).removeprefix("Value error, ")
+    key, value, message = ".".join(where), error["input"], explain_value(error)
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, OptionError):
         key, value, message = ".".join([key, cause.key] if cause.key else [key]), cause.value, str(cause)
         if cause.unknown:
             return f"unknown key {key} in the recipe: {message}"
     if error["type"] == "extra_forbidden":
-        same = [k for k in keys() if k.split(".")[0] == where[0] and k.split(".")[-1] == where[-1]]
-        near = (
-            same
-            or difflib.get_close_matches(key, keys(), 1, 0.4)
-            or difflib.get_close_matches(where[-1], [k.split(".")[-1] for k in keys()], 1)
+        if isinstance(value, dict) and len(value) == 1:  # an unknown section
+            key = f"{key}.{next(iter(value))}"
+        near = nearest_key(key, keys())
+        return f"unknown key {key} in the recipe: " + (
+            f"did you mean {near}?" if near else f"its sections are {', '.join(Recipe.model_fields)}"
         )
-        return f"unknown key {key} in the recipe" + (f": did you mean {near[0]}?" if near else "")
     return f"{key} = {value!r}: {message}" if key else message
 
 

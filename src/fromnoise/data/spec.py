@@ -51,6 +51,8 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
 
 
 def _open_folder(root: Path, log: Log) -> Splits:
+    if (root / "model.safetensors").exists() and (root / "recipe.toml").exists():
+        raise UserError(f"'{root}' is a run directory, not data: name its data, or a folder of samples in it")
     files = list_files(root)
     images = image_files(files)
     if images:
@@ -100,6 +102,8 @@ def open_splits(name: str, log: Log = default_log) -> Splits:
             splits = open_hub(name.removeprefix("hub:"), log)
         elif path.exists():
             splits = _open_path(path, log)
+        elif "://" in name:
+            raise UserError(f"'{name}' is an address: download it and name the file")
         else:
             hint = (
                 did_you_mean(name, named)

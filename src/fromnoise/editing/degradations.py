@@ -72,4 +72,4 @@ def _downsampling(height: int, width: int, factor: int) -> LinearOperator:
     try:
         return downsampling(height, width, factor)
     except ValueError as e:
-        raise UserError(f"{e}: use a factor that divides both sides") from None
+        raise UserError(f"--upscale {factor}: {e}; use a factor that divides both sides") from None

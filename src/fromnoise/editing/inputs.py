@@ -86,7 +86,7 @@ def place_on_canvas(pixels: Tensor, size: tuple[int, int], at: tuple[int, int] |
     if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
         raise UserError(
             f"an image of {height}x{width} at row {top}, column {left} does not fit on a canvas of {size[0]}x{size[1]}:"
-            " use a larger --size"
+            " use a larger --size, or another --at"
         )
     if (height, width) == size:
         raise UserError(f"the image is as large as the canvas, {height}x{width}: use a larger --size")
@@ -98,6 +98,10 @@ def place_on_canvas(pixels: Tensor, size: tuple[int, int], at: tuple[int, int] |
 
 
 def _open(path: Path) -> Image.Image:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not an image: name a file in it")
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError(f"{path} is empty, not an image: use another file")
     with decoding(path, "an image", "use another file"):
         image = open_encoded(path)
         image.load()

@@ -54,7 +54,7 @@ def examine_run(run: str | Path, compute: ComputeConfig, count: int, log: Log) -
     """
     loaded = load_model(run)
     model, reports = loaded.model, RunDir(loaded.path.parent).read_reports()
-    data = real_images([str(run)], None, None, log)
+    data = real_images({str(run): loaded}, None, None, log)
     checked = CheckedData(open_source(model.recipe.data.source), data)
     findings = [*check_data(checked), *check_reports(reports), *check_loss(reports, model, data)]
     if count and len(data.held_out) < MIN_IMAGES:

@@ -7,10 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from fromnoise import registry
 from fromnoise.checkpoint import LoadedModel, load_model
 from fromnoise.config import Recipe, SamplingConfig, change
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import Data, load
+from fromnoise.data.dataset_info import conditioning_for
+from fromnoise.data.source import did_you_mean
+from fromnoise.data.spec import parse_spec
 from fromnoise.evaluation.sources import (
     ImageSource,
     ModelSource,
@@ -52,11 +58,53 @@ def is_run(name: str) -> bool:
     return path.suffix == ".safetensors" or (path / "recipe.toml").exists() or (path / "model.safetensors").exists()
 
 
-def real_images(names: Sequence[str], against: str | None, size: int | None, log: Callable[[str], None]) -> Data:
-    """The reference images: in the size of the first run, with the split that it was trained with.
+def check_exists(name: str) -> None:
+    """Check that a name is a run, a file or folder, or a data SPEC.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    named = registry.names("dataset")
+    if Path(name).expanduser().exists() or name.startswith("hub:") or parse_spec(name)[0] in named:
+        return
+    if Path(parse_spec(name)[0]).expanduser().exists():
+        return
+    hint = did_you_mean(name, named)
+    if (Path("runs") / name).exists():
+        hint = f"; did you mean {Path('runs') / name}?"
+    raise UserError(f"there is no run directory, image file or data set '{name}'{hint}")
+
+
+def open_runs(
+    names: Sequence[str], sweep: Mapping[str, Sequence[str]], label: str | None = None
+) -> dict[str, LoadedModel]:
+    """The models among some sources, by name.
 
     Args:
         names: of the sources.
+        sweep: as of ``image_sources``.
+        label: class of the samples.
+
+    Raises:
+        UserError: a source does not exist, a model cannot be read, or a value of the sweep or the label is impossible.
+    """
+    for name in names:
+        check_exists(name)
+    runs = {name: load_model(name) for name in names if is_run(name)}
+    for loaded in runs.values():
+        conditioning_for(loaded.model.dataset_info, label, torch.zeros(1, dtype=torch.int64))
+        for values in itertools.product(*sweep.values()):
+            _changed(loaded.model.recipe, dict(zip(sweep, values, strict=True)))
+    return runs
+
+
+def real_images(
+    opened: Mapping[str, LoadedModel], against: str | None, size: int | None, log: Callable[[str], None]
+) -> Data:
+    """The reference images: in the size of the first run, with the split that it was trained with.
+
+    Args:
+        opened: the runs among the sources.
         against: a data SPEC; None for the training data of the runs.
         size: side in pixels, if there is no run.
         log: called with lines for the user.
@@ -64,7 +112,7 @@ def real_images(names: Sequence[str], against: str | None, size: int | None, log
     Raises:
         UserError: there is neither a run nor a SPEC, or the runs were trained on different images.
     """
-    runs = [load_model(name).model for name in names if is_run(name)]
+    runs = [loaded.model for loaded in opened.values()]
     if not runs:
         if against is None:
             raise UserError("no run names the real images: add --against SPEC, for example --against mnist")
@@ -81,12 +129,18 @@ def real_images(names: Sequence[str], against: str | None, size: int | None, log
 
 
 def image_sources(
-    names: Sequence[str], sweep: Mapping[str, Sequence[str]], data: Data, request: SampleRequest, resize: bool
+    names: Sequence[str],
+    runs: Mapping[str, LoadedModel],
+    sweep: Mapping[str, Sequence[str]],
+    data: Data,
+    request: SampleRequest,
+    resize: bool,
 ) -> list[ImageSource]:
     """Sources in the order of their names; each run once for each combination of the sweep.
 
     Args:
         names: run directories, model files, or images.
+        runs: the models among them, as of ``open_runs``.
         sweep: values by key of the recipe's section ``sample``, such as steps or sampler.eta.
         data: the real images.
         request: what is sampled from each model.
@@ -97,8 +151,8 @@ def image_sources(
     """
     out: list[ImageSource] = []
     for name in names:
-        if is_run(name):
-            out += _model_sources(name, load_model(name), sweep, request)
+        if name in runs:
+            out += _model_sources(name, runs[name], sweep, request)
         else:
             out.append(RealImages(name, open_samples(name, data.shape, resize), request.count))
     return out

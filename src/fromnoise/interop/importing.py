@@ -75,7 +75,7 @@ class ImportedModel:
     notes: list[str]
 
     def save(self, path: Path) -> None:
-        """Write the model as a run folder's model.safetensors, or as a file if the path ends so.
+        """Write the model as a run directory's model.safetensors, or as a file if the path ends so.
 
         Raises:
             UserError: it cannot be written.

@@ -135,7 +135,9 @@ class UNet(nn.Module):
         super().__init__()
         hidden_dim = 4 * width if hidden_dim is None else hidden_dim
         blocks_up = blocks + 1 if blocks_up is None else blocks_up
-        _at_least_one(in_channels=in_channels, out_channels=out_channels, width=width, levels=len(multipliers))
+        _at_least_one(in_channels=in_channels, out_channels=out_channels, width=width)
+        if not multipliers:
+            raise ValueError("multipliers=() has no levels; give one number for each level, such as (1, 2)")
         _at_least_one(blocks=blocks, blocks_up=blocks_up, groups=groups, patch=patch, hidden_dim=hidden_dim)
         _at_least_one(multipliers=min(multipliers))
         _divides("groups", groups, "width", width)

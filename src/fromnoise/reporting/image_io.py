@@ -21,6 +21,7 @@ from fromnoise.utils.files import check_file, check_folder, write_atomic
 _BACKGROUND, _TEXT = (255, 255, 255), (40, 40, 40)
 _TILE = 32  # images up to this size are magnified by an integer factor, to at most twice this
 _UNSUPPORTED = {".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".gif", ".zip", ".pt", ".safetensors"}
+_UNSUPPORTED |= {".mp4", ".webm", ".mov", ".avi", ".svg", ".pdf", ".csv", ".json", ".txt", ".h5", ".parquet"}
 
 
 # ---- grids and strips
@@ -164,7 +165,7 @@ def check_writable(path: Path) -> None:
         return check_file(path)
     if suffix in _UNSUPPORTED:
         raise UserError(
-            f"images cannot be saved as {suffix}: use .png for a grid, .npz for an array, or a folder for single files"
+            f"cannot write {path}: images are not saved as {suffix}; use .png for a grid, .npz for an array, or a folder"
         )
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"the folder {path} is not empty: choose another --out")

@@ -138,6 +138,8 @@ def open_regular(path: str | Path) -> BinaryIO:
             os.close(handle)
             raise
     except (OSError, ValueError) as error:  # a ValueError for a null byte
+        if str(path).startswith(("http:/", "https:/")):
+            raise UnreadableFile(path, "it is an address; download the file first") from None
         raise UnreadableFile(path, _reason(error)) from None
 
 

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     channels, height, width = edit.model.dataset_info.shape
     pixels = load_image(args.image, channels)
     canvas_size = parse_size("--size", args.size) if args.size else (height, width)
-    canvas, known = place_on_canvas(pixels, canvas_size, parse_pair("--at", args.at, ",") if args.at else None)
+    canvas, known = place_on_canvas(pixels, canvas_size, parse_pair("--at", args.at) if args.at else None)
     edit_flags.check_size(args, edit, canvas_size)
     operator = Mask(known)
     return edit_flags.finish(args, restore(edit, operator, operator.forward(to_float(canvas)), canvas_size, solver))

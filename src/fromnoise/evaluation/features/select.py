@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from fromnoise.data import Data
@@ -34,6 +35,7 @@ def select_features(
     Raises:
         UserError: the name is unknown, or the extractor is not available.
     """
+    check_features(name)
     name = name or ("self-supervised" if data.class_names is None else "classifier")
     makers: dict[str, Callable[[], FeatureExtractor]] = {
         "classifier": lambda: classifier_features(data, compute=compute, log=log, on_step=on_step),
@@ -42,6 +44,20 @@ def select_features(
         "inception": lambda: inception_features(compute),
         "dinov2": lambda: dinov2_features(compute),
     }
-    if name not in makers:
-        raise UserError(f"unknown features {name!r}: choose from {', '.join(makers)}")
     return makers[name]()
+
+
+NAMES = ("classifier", "self-supervised", "pixels", "inception", "dinov2")
+
+
+def check_features(name: str | None) -> None:
+    """Check the name of features.
+
+    Raises:
+        UserError: it is unknown.
+    """
+    if name is None or name in NAMES:
+        return
+    near = "inception" if name.lower() in ("fid", "kid") else next(iter(difflib.get_close_matches(name, NAMES, 1)), None)
+    hint = f"did you mean {near}? " if near else ""
+    raise UserError(f"--features {name} is unknown: {hint}choose from {', '.join(NAMES)}")
