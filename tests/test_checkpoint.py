@@ -104,7 +104,7 @@ def test_files_that_are_not_models(tmp_path):
     checkpoint.write(path, {"w": torch.zeros(3)}, {"kind": "state"})
     with pytest.raises(UserError, match="state for resuming"):
         checkpoint.load_model(path)
-    with pytest.raises(UserError, match="no run folder or model"):
+    with pytest.raises(UserError, match="no run directory or model"):
         checkpoint.load_model(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"no model\.safetensors"):
         checkpoint.load_model(tmp_path / "..")

@@ -82,7 +82,7 @@ def _trained(folder: Path, *words: str) -> Path:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
-    """A run folder of three steps on the digits. Not to be written to."""
+    """A run directory of three steps on the digits. Not to be written to."""
     return _trained(tmp_path_factory.mktemp("trained"))
 
 

@@ -237,9 +237,9 @@ def test_invalid_images(wrong, run, color_run, image, known):
             ["restore", "--deblur", "1", "--method", "pigdm", "--iterations", "3"],
             ("--iterations does not apply to pigdm", "use mmps or repaint"),
         ),
-        (["restore"], ("--colorize", "--upscale", "--deblur", "required")),
+        (["restore"], ("--colorize", "--upscale", "--deblur", "missing")),
         (["restore", "--deblur", "1", "--upscale", "2"], ("not allowed",)),
-        (["inpaint"], ("--mask", "required")),
+        (["inpaint"], ("--mask", "missing")),
     ],
     ids=lambda v: " ".join(v),
 )

@@ -28,13 +28,6 @@ def test_array_of_objects_is_not_unpickled(wrong, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_missing_run(wrong, tmp_path):
-    """The error names the command that creates one."""
-    wrong("sample", "nowhere", "--out", "x.png", message=("nowhere", "fromnoise train"))
-    (tmp_path / "empty").mkdir()
-    wrong("sample", "empty", "--out", "x.png", message=("empty", "model.safetensors"))
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "run/model.safetensors"])
 def test_pickle_is_refused_without_opening_it(wrong, tmp_path, name):
     """With any suffix."""
@@ -72,64 +65,7 @@ def test_state_is_not_a_model(wrong, run):
     wrong("sample", state, "--out", "x.png", message=("state for resuming", "model.safetensors"))
 
 
-def test_image_is_not_a_model(wrong, run):
-    """The error names the file."""
-    wrong("sample", run / "samples.png", "--out", "x.png", message="samples.png")
-
-
 # ---- sampling
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["-n", "0"], ("-n 0", "at least 1")),
-        (["-n", "-3"], ("-n -3", "at least 1")),
-        (["--batch", "0"], ("--batch 0", "at least 1")),
-        (["--first", "-1"], ("--first -1", "at least 0")),
-        (["--seeds", "3,x"], ("--seeds 3,x", "3,17,204")),
-        (["--seeds", "3", "-n", "5"], ("--seeds", "-n")),
-        (["--size", "0"], ("--size 0", "from 1")),
-        (["--size", "8x8x8"], ("--size 8x8x8",)),
-        (["--first", "99999999999999999999"], ("--first", "too large")),
-        (["--steps", "0"], ("--steps 0", "1")),
-        (["--steps", "5000"], ("5000", "1000")),
-        (["--sampler", "eular"], ("--sampler", "euler", "ddim")),
-        (["--grid", "log"], ("--grid", "log", "uniform")),
-        (["--sampler", "ddim", "--eta", "1.5"], ("--sampler", "eta=1.5")),
-        (["--sampler", "ddim", "--eta", "nan"], ("--sampler", "eta=nan")),
-        (["--sampler", "ancestral", "--variance", "-1"], ("--sampler", "variance=-1")),
-        (["--guidance", "-1"], ("--guidance", "-1")),
-        (["--guidance", "inf"], ("--guidance", "inf")),
-        (["--guidance", "3"], ("--guidance", "labels")),
-        (["--label", "3"], ("without labels", "--label")),
-        (["--label", "all"], ("without labels", "--label")),
-        (["--train.lr", "3"], ("--train.lr",)),
-        (["--sample.steps=3"], ("--sample.steps",)),
-    ],
-    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
-)
-def test_flags_out_of_range(wrong, run, words, message):
-    """Checked before sampling."""
-    wrong("sample", run, "--out", "x.png", *words, message=message)
-
-
-@pytest.mark.parametrize("label", ["ten", "10", "-1", "", "3,,4", "²"])
-def test_unknown_label(wrong, told_run, label):
-    """The error lists the labels of the model."""
-    wrong("sample", told_run, "-n", 2, "--out", "x.png", f"--label={label}", message=("has no label", "0, 1, 2"))
-
-
-@pytest.mark.parametrize("seed", ["x", "1.5"])
-def test_seed_that_is_not_a_number(wrong, run, seed):
-    """Refused by the parser."""
-    wrong("sample", run, "--out", "x.png", "--seed", seed, message=("--seed", seed))
-
-
-@pytest.mark.parametrize("out", ["x.jpg", "x.gif", "x.npy", "x.safetensors"])
-def test_unknown_output_suffix(wrong, run, out):
-    """The error lists the suffixes."""
-    wrong("sample", run, "--out", out, message=(".png for a grid", ".npz", "folder"))
 
 
 def test_unwritable_output(wrong, run, tmp_path):
@@ -149,30 +85,3 @@ def test_unwritable_output(wrong, run, tmp_path):
 
 
 # ---- showing
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["data", "digits", "-n", "0", "--out", "x.png"], "at least 1"),
-        (["data", "digits", "--size", "0", "--out", "x.png"], "0"),
-        (["data", "digits", "--size", "-4", "--out", "x.png"], "-4"),
-        (["data", "digit", "--out", "x.png"], "did you mean 'digits'?"),
-        (["data", "digits:tset", "--out", "x.png"], "tset"),
-        (["data", "digits", "--out", "x.jpg"], ".png"),
-        (["forward", "digit", "--out", "x.png"], "did you mean digits?"),
-        (["forward", "digits", "-n", "-1", "--out", "x.png"], "at least 1"),
-        (["forward", "digits", "--data", "nowhere", "--out", "x.png"], "nowhere"),
-        (["forward", ".", "--out", "x.png"], "model.safetensors"),
-    ],
-    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
-)
-def test_mistakes_of_show(wrong, words, message):
-    """One line each."""
-    wrong("show", *words, message=message)
-
-
-def test_unwritable_json(wrong, tmp_path):
-    """One line."""
-    (tmp_path / "file").write_text("mine")
-    wrong("recipes", "--json", "file/x.json", message="file")

@@ -1,4 +1,4 @@
-"""Wrong inputs that a person would type: exit code 2, one line that names the mistake and the remedy, nothing written."""
+"""Wrong inputs that a person would type: exit code 2, one line with the mistake and the remedy, nothing written."""
 
 from __future__ import annotations
 

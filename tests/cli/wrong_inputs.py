@@ -1,7 +1,7 @@
 """Wrong inputs that a person would type, each with words that the one line of the answer must contain.
 
-``run`` is a run of the digits (1x8x8), ``labeled`` one that is conditional on the class, ``plain`` the model file of the
-first; the other files are made by ``test_wrong_inputs.py``.
+``run`` is a run of the digits (1x8x8), ``labeled`` one that is conditional on the class; the other files are made by
+``test_wrong_inputs.py``.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ KEYS: Cases = {
     "train digits --diffusion.schedule.steps 0": ("diffusion.schedule", "steps", "0"),
     "train digits --diffusion.schedule.steps 2.5": ("diffusion.schedule", "steps", "2.5", "whole number"),
     "train digits --diffusion.schedule linear --diffusion.schedule.beta_end 1": ("beta_end", "1"),
-    "train digits --diffusion.schedule linear --diffusion.schedule.beta_max 0.1": ("beta_max", "did you mean beta_end?"),
+    "train ho2020 --diffusion.schedule.beta_max 0.1": ("beta_max", "did you mean beta_end?"),
     "train digits --diffusion.target epsilon": ("diffusion.target", "epsilon", "here it is 'eps'"),
     "train digits --diffusion.target v_prediction": ("diffusion.target", "v_prediction", "v"),
     "train digits --diffusion.target noise": ("diffusion.target", "noise", "eps"),
@@ -271,6 +271,17 @@ KEYS: Cases = {
     "train digits --sample.grid log": ("sample.grid", "log", "uniform"),
     "train digits --batch.size 8": ("batch.size", "did you mean train.batch?"),
     "train digits --train.lr.first 3": ("train.lr.first", "train.lr is a value"),
+    "train digits --train.optimizer.betas [0.9,nan]": ("train.optimizer", "betas"),
+    "train digits --diffusion.zero_terminal_snr true --diffusion.schedule cosine-continuous": (
+        "zero_terminal_snr",
+        "linear, cosine or sigmoid",
+    ),
+    "train digits --diffusion.zero_terminal_snr true --diffusion.target v --loss.weighting min-snr": (
+        "min-snr",
+        "weighting constant",
+    ),
+    "train digits --diffusion.zero_terminal_snr true --diffusion.target v --sample.grid karras": ("karras", "uniform"),
+    "train digits --loss.objective vlb --diffusion.schedule cosine-continuous": ("vlb", "schedule linear"),
     "train digits --train 3": ("--train", "--train.steps"),
     "sample run --train.lr 3 --out x.png": ("--train.lr", "sample takes no recipe keys"),
     "sample run --sample.steps 3 --out x.png": ("--sample.steps", "use --steps"),
@@ -297,7 +308,7 @@ TOML: dict[str, tuple[str, ...]] = {
     "[train]\nsteps = 5\n[sample]\nsampler = {kind = 'ddim', etaa = 0.5}": ("etaa", "did you mean eta?"),
     "[train]\nsteps = 5\n[sample]\nsampler = ['ddim']": ("sample.sampler", "name of a sampler"),
     "[train]\nsteps = 5\n[network]\nwidth = 'wide'": ("network.width", "whole number"),
-    "{\"train\": {\"steps\": 5}}": ("not valid TOML", "line 1"),
+    '{"train": {"steps": 5}}': ("not valid TOML", "line 1"),
     "train:\n  steps: 5": ("not valid TOML", "line 1"),
 }
 """Text of ``mine.toml``, for ``train mine.toml --data digits``: required words besides the file's name."""
@@ -434,7 +445,7 @@ SAMPLING: Cases = {
     "sample run --classifier run/model.safetensors --label 3 --out x.png": ("model.safetensors", "fromnoise guide"),
     "sample run --autoguide nowhere --out x.png": ("'nowhere'",),
     "sample run --autoguide labeled --out x.png": ("--autoguide labeled", "labels"),
-    "sample run labeled --out x.png": ("unexpected argument 'labeled'", "only RUN"),
+    "sample run labeled --out x.png": ("unexpected argument 'labeled'", "only RUN and flags"),
 }
 
 OTHERS: Cases = {

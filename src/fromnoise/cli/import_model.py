@@ -8,8 +8,8 @@ from pathlib import Path
 from fromnoise.cli import component_flags
 
 HELP = "import a model of another program"
-EPILOG = """the result is a run directory, which every verb takes. A pickle (.pt, .bin) is read by this verb alone, without
-calling the functions that it names.
+EPILOG = """the result is a run directory, which every verb takes. A pickle (.pt, .bin) is read by this verb
+alone, without calling the functions that it names.
 
 example:
   fromnoise import ~/models/ddpm-cifar10-32 --out runs/cifar10"""

@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fromnoise.utils.model_path import is_recipe
-
 OTHER_VERBS = {
     "fit": "train",
     "resume": "train",
@@ -130,6 +128,8 @@ def unknown_verb(word: str, verbs: Sequence[str]) -> str:
     start = f"there is no verb {word!r}"
     if word.lower() in OTHER_VERBS:
         return f"{start}: use fromnoise {OTHER_VERBS[word.lower()]}"
+    from fromnoise.utils.model_path import is_recipe
+
     if is_recipe(word):
         return f"{start}, but a recipe: use fromnoise train {word}"
     if (Path(word) / "model.safetensors").exists():
@@ -238,4 +238,4 @@ def unexpected_argument(word: str, takes: Sequence[str], known: Sequence[str], r
         return f"{start}: write --{key} {value}"
     if "--data" in known:
         return f"{start}: did you mean --data {word}?"
-    return f"{start}: only {' and '.join(takes)} is expected, and flags" if takes else f"{start}: only flags are expected"
+    return f"{start}: only {' and '.join([*takes, 'flags'])} are expected"

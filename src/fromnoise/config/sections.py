@@ -10,7 +10,6 @@ from fromnoise.config.component import Component, Section
 from fromnoise.data.decoding import Resize
 
 
-
 def _no_truth_value(value: Any) -> Any:
     """Refuse true and false, which Python takes for 1 and 0.
 

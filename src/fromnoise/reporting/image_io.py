@@ -165,7 +165,8 @@ def check_writable(path: Path) -> None:
         return check_file(path)
     if suffix in _UNSUPPORTED:
         raise UserError(
-            f"cannot write {path}: images are not saved as {suffix}; use .png for a grid, .npz for an array, or a folder"
+            f"cannot write {path}: images are not saved as {suffix}; "
+            "use .png for a grid, .npz for an array, or a folder"
         )
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"the folder {path} is not empty: choose another --out")

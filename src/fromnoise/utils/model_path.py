@@ -9,7 +9,7 @@ from fromnoise.utils.errors import UserError
 
 NEEDED = "name a run directory or a .safetensors file of fromnoise train"
 _IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-_OTHER = (".txt", ".toml", ".json", ".jsonl", ".csv", ".npz", ".npy", ".zip", ".parquet", ".onnx", ".yaml", ".md", ".py")
+_OTHER = (".txt", ".toml", ".json", ".jsonl", ".csv", ".npz", ".npy", ".zip", ".parquet", ".onnx", ".yaml")
 
 
 def is_recipe(name: str) -> bool:

@@ -58,6 +58,6 @@ def check_features(name: str | None) -> None:
     """
     if name is None or name in NAMES:
         return
-    near = "inception" if name.lower() in ("fid", "kid") else next(iter(difflib.get_close_matches(name, NAMES, 1)), None)
-    hint = f"did you mean {near}? " if near else ""
+    near = ["inception"] if name.lower() in ("fid", "kid") else difflib.get_close_matches(name, NAMES, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(f"--features {name} is unknown: {hint}choose from {', '.join(NAMES)}")
