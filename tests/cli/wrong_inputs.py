@@ -328,9 +328,9 @@ RUNS: Cases = {
     "sample run/recipe.toml --out x.png": ("recipe.toml", "run directory run"),
     "sample run/samples.png --out x.png": ("samples.png", "an image", "run directory"),
     "sample notes.txt --out x.png": ("notes.txt", ".safetensors file"),
-    "sample weights.pt --out x.png": ("weights.pt", "pickle", ".safetensors"),
-    "sample model.ckpt --out x.png": ("model.ckpt", "pickle", ".safetensors"),
-    "sample pytorch_model.bin --out x.png": ("pytorch_model.bin", "pickle", ".safetensors"),
+    "sample weights.pt --out x.png": ("weights.pt", "pickle", "fromnoise import"),
+    "sample model.ckpt --out x.png": ("model.ckpt", "pickle", "fromnoise import"),
+    "sample pytorch_model.bin --out x.png": ("pytorch_model.bin", "pickle", "fromnoise import"),
     "sample diffusers --out x.png": ("diffusers", "a diffusers pipeline", "fromnoise import diffusers"),
     "sample diffusers/unet --out x.png": ("diffusers/unet", "a diffusers model", "fromnoise import diffusers/unet"),
     "sample diffusers/unet/diffusion_pytorch_model.safetensors --out x.png": (
