@@ -16,6 +16,7 @@ from fromnoise.checkpoint.tensor_file import (
     OtherFormat,
     check_run_format,
     read,
+    read_header,
     write,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "model_header",
     "parse_header",
     "read",
+    "read_header",
     "rebuild",
     "save_model",
     "write",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fromnoise.checkpoint.tensor_file import DamagedFile
@@ -12,6 +13,7 @@ from fromnoise.config import Recipe, parse
 from fromnoise.data.dataset import Attribute
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.schedules import MAX_STEPS
+from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import first_line, limits, printable
 
 
@@ -20,8 +22,12 @@ def model_header(recipe: Recipe, dataset_info: DatasetInfo) -> dict[str, Any]:
     return {"recipe": recipe.model_dump(mode="json", exclude_none=True), "dataset": asdict(dataset_info)}
 
 
-def parse_header(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
+def parse_header(header: dict[str, Any], path: str | Path) -> tuple[Recipe, DatasetInfo]:
     """Read what ``model_header`` put into a header.
+
+    Args:
+        header: of a file.
+        path: of the file, for messages.
 
     Raises:
         DamagedFile: the header does not describe a model.
@@ -33,7 +39,9 @@ def parse_header(header: dict[str, Any]) -> tuple[Recipe, DatasetInfo]:
         return parse(header["recipe"]), dataset_info
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f" ({first_line(error)})" if type(error) is ValueError else ""
-        raise DamagedFile(f"the header of this file does not describe a model of fromnoise{reason}") from None
+        raise DamagedFile(f"{path}: its header does not describe a model of fromnoise{reason}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 _LARGEST = {"network": 1 << 16, "diffusion": MAX_STEPS, "loss": MAX_STEPS, "sample": MAX_STEPS, "published": MAX_STEPS}

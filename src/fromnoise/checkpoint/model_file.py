@@ -71,15 +71,13 @@ def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel
     progress = header.get("progress")
     if not isinstance(progress, dict):
         raise DamagedFile(f"{path}: its header does not describe a model of fromnoise")
+    if network is not None and isinstance(header.get("recipe"), dict):
+        header["recipe"]["network"] = "custom"
+    recipe, dataset_info = parse_header(header, path)
     try:
-        if network is not None:
-            header["recipe"]["network"] = "custom"
-        recipe, dataset_info = parse_header(header)
         model = rebuild(recipe, dataset_info, tensors, network)
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
-    except TypeError:
-        raise DamagedFile(f"{path}: its header does not describe a model of fromnoise") from None
     return LoadedModel(model, progress, path)
 
 

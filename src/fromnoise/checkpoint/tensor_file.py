@@ -86,6 +86,19 @@ def _read_checked(path: str | Path) -> bytes:
     return read_bytes(path, limits().checkpoint_bytes)
 
 
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of a file, without reading its tensors and without checking its digest.
+
+    Raises:
+        DamagedFile: the header cannot be read.
+        UnreadableFile: it is not a regular file, or cannot be read.
+    """
+    with open_regular(path) as file:
+        size = file.read(8)
+        data = size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER))
+    return _parse_description(path, _description(path, data))
+
+
 def check_run_format(folder: Path) -> None:
     """Check that the files in a run directory have the format of this version.
 
@@ -97,10 +110,7 @@ def check_run_format(folder: Path) -> None:
     """
     for path in (folder / "model.safetensors", *sorted(folder.glob("state/*.safetensors"), reverse=True)):
         try:
-            with open_regular(path) as file:
-                size = file.read(8)
-                data = size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER))
-            header = _parse_description(path, _description(path, data))
+            header = read_header(path)
         except (OSError, DamagedFile, UnreadableFile):
             continue
         _check_format(path, header)

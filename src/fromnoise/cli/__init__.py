@@ -94,6 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as e:  # a disk that is full, a folder without permission, too many open files
+        name = f"{e.filename}: " if e.filename is not None else ""
+        print(f"fromnoise: {name}{e.strerror or e}", file=sys.stderr)
+        return 2
 
 
 def _run(argv: list[str]) -> int:

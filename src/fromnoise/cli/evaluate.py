@@ -6,7 +6,7 @@ import argparse
 import itertools
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     check_minimum(
         ("-n", args.count, 10), ("--bits", args.bits or None, 2), ("--batch", args.batch, 1), ("--size", args.size, 1)
     )
+    from contextlib import ExitStack
+
     from accelerate import Accelerator
     from tqdm import tqdm
 
@@ -81,11 +83,11 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.evaluation.sources import ProcessGroup
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file, check_folder
+    from fromnoise.utils.locks import is_free, reserved_folder
 
-    out = args.out or _new_folder(args.sources)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty: choose another --out")
-    check_folder(out)
+    if args.out is not None and not is_free(args.out):
+        raise UserError(f"{args.out} is not empty: choose another --out")
+    check_folder(args.out or next(_folders(args.sources)))
     check_features(args.features)
     if args.json is not None:
         check_file(args.json, ".json")
@@ -100,16 +102,19 @@ def run(args: argparse.Namespace) -> int:
         if main:
             tqdm.write(line, file=sys.stderr)
 
-    runs = resolve.open_runs(args.sources, sweep, args.label)
-    data = resolve.real_images(runs, args.against, args.size, log)
-    request = resolve.SampleRequest(args.count, args.seed, args.label, args.batch, compute, processes)
-    sources = resolve.image_sources(args.sources, runs, sweep, data, request, args.size is not None)
-    if not main:  # the other processes only sample
-        for source in sources:
+    with ExitStack() as stack:
+        folders = _folders(args.sources) if args.out is None else [args.out]
+        out = stack.enter_context(reserved_folder(folders)) if main else None
+        runs = resolve.open_runs(args.sources, sweep, args.label)
+        data = resolve.real_images(runs, args.against, args.size, log)
+        request = resolve.SampleRequest(args.count, args.seed, args.label, args.batch, compute, processes)
+        sources = resolve.image_sources(args.sources, runs, sweep, data, request, args.size is not None, log)
+        if out is not None:
+            return _evaluate(args, data, sources, compute, out, log)
+        for source in sources:  # the other processes only sample
             for _ in source.batches():
                 pass
-        return 0
-    return _evaluate(args, data, sources, compute, out, log)
+    return 0
 
 
 def _evaluate(
@@ -184,8 +189,8 @@ def _details(extractor: FeatureExtractor, compute: ComputeConfig) -> tuple[str, 
     )
 
 
-def _new_folder(names: Sequence[str]) -> Path:
-    """The first of evaluation-1, evaluation-2, ... that does not exist, in the first source if that is a run."""
+def _folders(names: Sequence[str]) -> Iterator[Path]:
+    """evaluation-1, evaluation-2, ...: in the first source if that is a run."""
     first = Path(names[0])
     base = first if first.is_dir() and (first / "model.safetensors").exists() else Path()
-    return next(p for i in itertools.count(1) if not (p := base / f"evaluation-{i}").exists())
+    return (base / f"evaluation-{i}" for i in itertools.count(1))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from fromnoise.checkpoint import LoadedModel
+from fromnoise.checkpoint import DamagedFile, LoadedModel
 from fromnoise.clustering.assignments import Assignments
 from fromnoise.clustering.expectation import EStep
 from fromnoise.data import Data, MemoryImages, shuffled_indices
@@ -61,16 +62,50 @@ def assign(
         chosen = chosen[shuffled_indices(len(chosen), seed, range(limit)).sort().values]
     images = MemoryImages(pixels, rows=chosen)
     e_step = EStep.from_model(model, len(names), compute, seed)
-    mixture = loaded.progress.get("mixture")
-    if mixture and mixture["proposal"]:
-        proposal = StepProposal(torch.tensor(mixture["proposal"], dtype=torch.float64))
+    mixture = read_mixture(loaded, len(names), e_step.elbo.steps)
+    even = torch.full((len(names),), 1 / len(names), dtype=torch.float64)
+    weights, probability = mixture if mixture is not None else (even, None)
+    if probability is not None:
+        proposal = StepProposal(probability)
     else:
         proposal = e_step.pilot_proposal(images, model.recipe.clustering.min_time)
-    even = [1 / len(names)] * len(names)
-    weights = torch.tensor(mixture["weights"] if mixture else even, dtype=torch.float64)
-    temperature = model.recipe.clustering.temperature_last if mixture else 1.0
+    temperature = model.recipe.clustering.temperature_last if mixture is not None else 1.0
     q = torch.empty(len(images), len(names), dtype=torch.float64)
     for ids, bounds in e_step.component_bounds(images, proposal, config):
         q[ids] = responsibilities(bounds.nats, weights, temperature)
         on_progress(len(ids))
     return Assignments(rows[chosen], q, names, labels[chosen] if labels is not None else None, data.class_names)
+
+
+def read_mixture(loaded: LoadedModel, clusters: int, steps: int) -> tuple[Tensor, Tensor | None] | None:
+    """The mixture that EM has stored with a model.
+
+    Args:
+        loaded: the model.
+        clusters: number of clusters, Q.
+        steps: number of diffusion steps of the bound, T.
+
+    Returns:
+        Weights of the clusters, float64 (Q,), and probabilities of the diffusion steps, float64 (T,), or None; None
+        for a model that was not trained by EM.
+
+    Raises:
+        DamagedFile: the file describes no mixture of this model.
+    """
+    stored = loaded.progress.get("mixture")
+    if not stored:
+        return None
+    try:
+        weights = torch.tensor(stored["weights"], dtype=torch.float64)
+        proposal = torch.tensor(stored["proposal"], dtype=torch.float64) if stored["proposal"] else None
+        fine = weights.shape == (clusters,) and _is_distribution(weights)
+        fine &= proposal is None or (proposal.shape == (steps,) and _is_distribution(proposal))
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):
+        fine = False
+    if not fine:
+        raise DamagedFile(f"{loaded.path}: its header does not describe a mixture of {clusters} clusters")
+    return weights, proposal
+
+
+def _is_distribution(probability: Tensor) -> bool:
+    return bool(probability.isfinite().all()) and float(probability.min()) >= 0 and float(probability.sum()) > 0

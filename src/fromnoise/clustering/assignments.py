@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fromnoise.utils.csv_cells import escape_cell
 from fromnoise.utils.files import write_atomic
 
 
@@ -32,7 +33,10 @@ class Assignments:
     class_names: tuple[str, ...] | None = None
 
     def csv(self) -> bytes:
-        """A row for each image: index, cluster, probability and, where known, label."""
+        """A row for each image: index, cluster, probability and, where known, label.
+
+        Names that a spreadsheet would evaluate get an apostrophe in front.
+        """
         text = io.StringIO(newline="")
         rows = csv.writer(text, lineterminator="\n")
         labels = self._label_names()
@@ -40,7 +44,8 @@ class Assignments:
         confidence, clusters = self.q.max(1)
         columns = zip(self.index.tolist(), clusters.tolist(), confidence.tolist(), strict=True)
         for n, (index, k, p) in enumerate(columns):
-            rows.writerow([index, self.names[k], f"{p:.6f}", *([labels[n]] if labels is not None else [])])
+            label = [escape_cell(labels[n])] if labels is not None else []
+            rows.writerow([index, escape_cell(self.names[k]), f"{p:.6f}", *label])
         return text.getvalue().encode()
 
     def parquet(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -25,6 +26,7 @@ from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.previews import Previews
+from fromnoise.training.resume import arithmetic, check_state, log_arithmetic, misfit
 from fromnoise.training.run import stop_on_signal
 from fromnoise.training.training_bar import progress_line
 from fromnoise.utils.device import ComputeConfig, select_device
@@ -83,8 +85,23 @@ def fit_mixture(
     Raises:
         UserError: the data, the table, the run directory or the device cannot be used.
     """
-    folder = RunDir(out)
 
+    def notice(line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+
+    with contextlib.closing(RunDir(out, notice)) as folder:
+        return _fit(recipe, folder, limit, given, init, device, precision)
+
+
+def _fit(
+    recipe: Recipe,
+    folder: RunDir,
+    limit: int | None,
+    given: Path | None,
+    init: Tensor | None,
+    device: str | None,
+    precision: str,
+) -> ClusteringResult:
     def log(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
         folder.log(line)
@@ -133,16 +150,22 @@ def _start(
     state = folder.load_state()
     if state is not None:
         tensors, header = state
-        _, saved = checkpoint.parse_header(header)
+        _, saved = checkpoint.parse_header(header, folder.states)
         info = loop.model.dataset_info
-        if (saved.shape, saved.fingerprint, len(tensors["em.q"])) != (info.shape, info.fingerprint, len(images)):
-            raise UserError(f"{folder.path} is a run on other images: choose another --out")
-        loop.resume(tensors, header)
-        em = EM(loop, tensors["em.q"], given)
-        em.resume(tensors, header["em"]["done"])
+        try:
+            if (saved.shape, saved.fingerprint, len(tensors["em.q"])) != (info.shape, info.fingerprint, len(images)):
+                raise UserError(f"{folder.path} is a run on other images: choose another --out")
+            check_state(header, folder, recipe, info, log)
+            loop.resume(tensors, header)
+            em = EM(loop, tensors["em.q"], given)
+            em.resume(tensors, header["em"]["done"])
+            rounds = list(header["em"]["rounds"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise misfit(folder, error) from None
         folder.truncate_reports(loop.progress.step)
         log(f"resuming from step {loop.progress.step:,}")
-        return em, header["em"]["rounds"]
+        log_arithmetic(header, loop, log)
+        return em, rounds
     start = time.monotonic()
     if init is None:
         with _progress_bar(f"initial clusters: {recipe.clustering.init}") as bar:
@@ -167,6 +190,7 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> Non
         tensors, header = loop.state()
         header |= {"em": {"done": em.state.rounds, "rounds": rounds}}
         header |= checkpoint.model_header(loop.model.recipe, loop.model.dataset_info)
+        header |= {"arithmetic": arithmetic(loop.compute, loop.accelerator)}
         folder.save_state(loop.progress.step, tensors | em.tensors(), header)
         mixture = {"weights": em.state.weights.tolist(), "proposal": em.state.proposal.tolist()}
         checkpoint.save_model(

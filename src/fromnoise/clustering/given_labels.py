@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fromnoise.utils.csv_cells import unescape_cell
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import printable, read_text
 
@@ -45,7 +46,7 @@ def read_given_labels(path: Path, images: int, clusters: int) -> GivenLabels:
     text = read_text(path)
     try:
         rows = list(csv.DictReader(text.splitlines()))
-        pairs = [(int(row["index"]), printable(row["label"].strip())) for row in rows]
+        pairs = [(int(row["index"]), printable(unescape_cell(row["label"].strip()))) for row in rows]
     except (KeyError, ValueError, AttributeError, TypeError, csv.Error):
         raise UserError(f"{path} is not a table of labels: it needs the columns index and label") from None
     labels = sorted({label for _, label in pairs})

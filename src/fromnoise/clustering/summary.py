@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -210,7 +209,6 @@ def _mean_image(images: Images, ids: Tensor) -> Tensor:
 
 def _map(result: ClusteringResult) -> Image:
     """A scatter plot of the images, embedded in the plane by t-SNE (van der Maaten and Hinton 2008)."""
-    from PIL.Image import open as open_image
     from sklearn.manifold import TSNE
 
     ids = torch.linspace(0, len(result.q) - 1, min(_MAP_IMAGES, len(result.q))).long()
@@ -225,9 +223,7 @@ def _map(result: ClusteringResult) -> Image:
             axes.scatter(*embedding[members].T, s=6, label=name)
     axes.set(xticks=[], yticks=[])
     axes.legend(markerscale=2, fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return open_image(buffer).convert("RGB")
+    return plots.to_image(figure)
 
 
 def objective_plot(rounds: Sequence[dict[str, Any]], path: Path) -> None:

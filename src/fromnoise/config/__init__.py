@@ -6,7 +6,19 @@ A recipe is a TOML file or the name of a file in ``recipes/``, with values that 
 from __future__ import annotations
 
 from fromnoise.config.component import ComponentConfig, to_config
-from fromnoise.config.files import change, component_keys, difference, flat, get, keys, load, names, parse, to_toml
+from fromnoise.config.files import (
+    change,
+    component_keys,
+    difference,
+    flat,
+    get,
+    keys,
+    load,
+    names,
+    parse,
+    parse_toml,
+    to_toml,
+)
 from fromnoise.config.recipe import BUDGETS, Recipe
 from fromnoise.config.sections import (
     ClusteringConfig,
@@ -41,5 +53,6 @@ __all__ = [
     "load",
     "names",
     "parse",
+    "parse_toml",
     "to_toml",
 ]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fromnoise.data.source import Log
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.files import flushed, sync_folder
 
 _TIMEOUT = 30  # seconds without a byte
 
@@ -47,7 +48,7 @@ def _fetch(remote: RemoteFile, folder: Path) -> str | None:
         try:
             with (
                 urllib.request.urlopen(request, timeout=_TIMEOUT) as response,
-                (folder / remote.name).open("wb") as file,
+                flushed(folder / remote.name) as file,
             ):
                 while block := response.read(1 << 20):
                     digest.update(block)
@@ -112,3 +113,4 @@ def download(
             for item in folder.iterdir():
                 if not (target / item.name).exists():
                     item.rename(target / item.name)
+    sync_folder(cache)

@@ -13,6 +13,7 @@ from fromnoise.diffusion.samplers import DDIM, Ancestral, Sampler
 from fromnoise.diffusion.sampling import initial_noise, sampling_loop, uniform
 from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model import Model
+from fromnoise.pipeline import check_finite
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -154,4 +155,5 @@ def _denoise_along(
     with torch.inference_mode(), compute.autocast():
         for reached in sampling_loop(model.guided(config), step, levels, x, noise, _null_labels(model, x)):
             x = reached.x
+    check_finite(x)
     return x

@@ -53,7 +53,7 @@ def examine_run(run: str | Path, compute: ComputeConfig, count: int, log: Log) -
         UserError: the model or its data cannot be read.
     """
     loaded = load_model(run)
-    model, reports = loaded.model, RunDir(loaded.path.parent).read_reports()
+    model, reports = loaded.model, RunDir(loaded.path.parent, log).read_reports()
     data = real_images({str(run): loaded}, None, None, log)
     checked = CheckedData(open_source(model.recipe.data.source), data)
     findings = [*check_data(checked), *check_reports(reports), *check_loss(reports, model, data)]

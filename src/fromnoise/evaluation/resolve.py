@@ -135,6 +135,7 @@ def image_sources(
     data: Data,
     request: SampleRequest,
     resize: bool,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[ImageSource]:
     """Sources in the order of their names; each run once for each combination of the sweep.
 
@@ -145,6 +146,7 @@ def image_sources(
         data: the real images.
         request: what is sampled from each model.
         resize: whether images of another size may be resized.
+        log: called with lines for the user.
 
     Raises:
         UserError: a source cannot be opened.
@@ -152,17 +154,21 @@ def image_sources(
     out: list[ImageSource] = []
     for name in names:
         if name in runs:
-            out += _model_sources(name, runs[name], sweep, request)
+            out += _model_sources(name, runs[name], sweep, request, log)
         else:
             out.append(RealImages(name, open_samples(name, data.shape, resize), request.count))
     return out
 
 
 def _model_sources(
-    name: str, loaded: LoadedModel, sweep: Mapping[str, Sequence[str]], request: SampleRequest
+    name: str,
+    loaded: LoadedModel,
+    sweep: Mapping[str, Sequence[str]],
+    request: SampleRequest,
+    log: Callable[[str], None],
 ) -> list[ImageSource]:
     request.compute.to_device(loaded.model.denoiser)
-    reports = RunDir(loaded.path.parent).read_reports()
+    reports = RunDir(loaded.path.parent, log).read_reports()
     training = (float(reports[-1]["timing"]["seconds"]), int(reports[-1]["images"])) if reports else None
     out: list[ImageSource] = []
     for values in itertools.product(*sweep.values()):

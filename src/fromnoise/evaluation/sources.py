@@ -16,7 +16,7 @@ from fromnoise.data import Images, Shape, StreamedImages, open_source, shuffled_
 from fromnoise.data.dataset import open_image
 from fromnoise.data.decoding import display_size
 from fromnoise.model import Model
-from fromnoise.pipeline import SampleStep, sample_steps
+from fromnoise.pipeline import SampleStep, check_finite, sample_steps
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -257,7 +257,12 @@ class ModelSource(ImageSource):
     def _sample(self, ids: Tensor) -> Tensor:
         handle = self._model.denoiser.network.register_forward_hook(self._count_evaluations)
         try:
-            return torch.cat([to_uint8(sample.step.x) for sample in self._steps(ids) if sample.last])
+            images = []
+            for sample in self._steps(ids):
+                if sample.last:
+                    check_finite(sample.step.x)
+                    images.append(to_uint8(sample.step.x))
+            return torch.cat(images)
         finally:
             handle.remove()
 

@@ -5,7 +5,7 @@
 
 from fromnoise.pipeline.forward import FORWARD_TIMES, forward_process
 from fromnoise.pipeline.pipeline import Pipeline, label_text
-from fromnoise.pipeline.sampling_run import Samples, SampleStep, SamplingRun, collect, sample_steps
+from fromnoise.pipeline.sampling_run import Samples, SampleStep, SamplingRun, check_finite, collect, sample_steps
 
 __all__ = [
     "FORWARD_TIMES",
@@ -13,6 +13,7 @@ __all__ = [
     "SampleStep",
     "Samples",
     "SamplingRun",
+    "check_finite",
     "collect",
     "forward_process",
     "label_text",

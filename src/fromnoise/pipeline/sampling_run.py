@@ -166,6 +166,19 @@ def sample_steps(
     ).steps(compute, batch)
 
 
+def check_finite(x: Tensor) -> None:
+    """Check that samples (B, C, H, W) are finite: as pixels, infinity and NaN would look like an image.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not bool(x.isfinite().all()):
+        raise UserError(
+            "the samples are not finite, with these weights and this way of sampling: clip (--clip), use more --steps, "
+            "another --sampler or a lower --guidance, or train again with a lower --train.lr"
+        )
+
+
 @dataclass
 class Samples:
     """Finished samples.
@@ -189,6 +202,7 @@ def collect(
     on_step: Callable[[SampleStep], object] = lambda step: None,
     *,
     estimates: bool = False,
+    finite: bool = True,
 ) -> Samples:
     """Run the loop to its end and collect the samples.
 
@@ -197,6 +211,10 @@ def collect(
         frames: number of the first batch's steps to keep, equally spaced, the last among them.
         on_step: called after each step.
         estimates: keep the predictions of x_0 as frames, not the noisy images.
+        finite: check the samples.
+
+    Raises:
+        UserError: as ``check_finite``, if ``finite``.
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []
@@ -211,6 +229,8 @@ def collect(
                 kept.frames.append(sampled.x0 if estimates else sampled.images)
                 kept.times.append(float((step.level_t if estimates else step.level_s).t))
         if sampled.last:
+            if finite:
+                check_finite(sampled.step.x)
             images.append(sampled.images)
             if sampled.cond is not None:
                 labels.append(sampled.cond)

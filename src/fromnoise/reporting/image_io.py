@@ -19,6 +19,7 @@ from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import check_file, check_folder, write_atomic
 
 _BACKGROUND, _TEXT = (255, 255, 255), (40, 40, 40)
+_LONGEST_NAME = 60  # characters of a class name in a grid
 _TILE = 32  # images up to this size are magnified by an integer factor, to at most twice this
 _UNSUPPORTED = {".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".gif", ".zip", ".pt", ".safetensors"}
 _UNSUPPORTED |= {".mp4", ".webm", ".mov", ".avi", ".svg", ".pdf", ".csv", ".json", ".txt", ".h5", ".parquet"}
@@ -54,18 +55,19 @@ def labelled_grid(images: Tensor, labels: Tensor, names: Sequence[str], gap: int
     Args:
         images: uint8 (N, C, H, W).
         labels: class of each image, (N,), an index into ``names``.
-        names: of the classes; a class without images has no row.
+        names: of the classes; a class without images has no row, and a long name is cut.
         gap: white pixels between images.
     """
     classes: list[int] = [int(k) for k in labels.unique()]
     columns = int(torch.bincount(labels).max())
     rows = [grid(images[labels == k], columns, gap) for k in classes]
     font = ImageFont.load_default(12)
-    indent = math.ceil(max(font.getlength(names[k]) for k in classes)) + 8
+    shown = {k: names[k] if len(names[k]) <= _LONGEST_NAME else names[k][: _LONGEST_NAME - 3] + "..." for k in classes}
+    indent = math.ceil(max(font.getlength(name) for name in shown.values())) + 8
     sheet = Image.new("RGB", (indent + rows[0].width, sum(r.height + gap for r in rows) - gap), _BACKGROUND)
     pen, top = ImageDraw.Draw(sheet), 0
     for k, row in zip(classes, rows, strict=True):
-        pen.text((indent - 8, top + row.height / 2), names[k], fill=_TEXT, font=font, anchor="rm")
+        pen.text((indent - 8, top + row.height / 2), shown[k], fill=_TEXT, font=font, anchor="rm")
         sheet.paste(row, (indent, top))
         top += row.height + gap
     return sheet

@@ -36,7 +36,7 @@ class WandB(Tracker):
         from accelerate.tracking import WandBTracker
 
         file = folder / "wandb" / "run-id"
-        known = file.read_text(encoding="utf-8").strip() if step and file.exists() else None
+        known = file.read_text(encoding="utf-8").strip() if step and file.is_file() else None
         tracker = WandBTracker(
             project_of(self.project, folder),
             entity=self.entity,

@@ -150,12 +150,15 @@ def load_classifier(path: Path, model: Model) -> NoiseLevelClassifier:
     tensors, header = checkpoint.read(path)
     if header.get("kind") != _KIND:
         raise UserError(f"{path} is not a classifier of noisy images: train one with fromnoise guide")
-    recipe, info = checkpoint.parse_header(header)
+    recipe, info = checkpoint.parse_header(header, path)
     remedy = "train one for this model with fromnoise guide"
     if info.shape != model.dataset_info.shape or recipe.diffusion != model.recipe.diffusion:
         raise UserError(f"the classifier {path} has another image shape or noise schedule than the model: {remedy}")
     if model.dataset_info.class_names not in (None, info.class_names):
         raise UserError(f"the classifier {path} has other labels than the model: {remedy}")
     classifier = NoiseLevelClassifier(info, model.schedule.steps)
-    classifier.network.load_state_dict(tensors)
+    try:
+        classifier.network.load_state_dict(tensors)
+    except RuntimeError:
+        raise UserError(f"the weights in {path} do not fit a classifier of these images: {remedy}") from None
     return classifier.eval().requires_grad_(False)

@@ -120,5 +120,5 @@ class Previews:
         )
         steps = unless_stopped(steps, stopping)
         if bar is None:
-            return collect(steps)
-        return collect(steps, _GIF_FRAMES, lambda step: bar.update())
+            return collect(steps, finite=False)
+        return collect(steps, _GIF_FRAMES, lambda step: bar.update(), finite=False)

@@ -21,12 +21,12 @@ from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import Model, build
 from fromnoise.run_dir import RunDir
 from fromnoise.training.autosize import autosize, keep_choices
-from fromnoise.training.distributed import check_same_step
 from fromnoise.training.forecast import duration, prepare_budget
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import CHECKPOINT_PART, is_due
 from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
+from fromnoise.training.resume import arithmetic, resume
 from fromnoise.training.self_evaluation import SelfEvaluation
 from fromnoise.training.stopping import Stopped
 from fromnoise.training.threads import restored_threads
@@ -71,7 +71,12 @@ def train(
     compute = select_device(
         str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision
     )
-    with contextlib.closing(RunDir(out)) as run_dir, restored_threads():
+
+    def notice(line: str) -> None:
+        if accelerator.is_main_process:
+            tqdm.write(line, file=sys.stderr)
+
+    with contextlib.closing(RunDir(out, notice)) as run_dir, restored_threads():
         return _train(recipe, run_dir, accelerator, compute, compiled)
 
 
@@ -85,12 +90,12 @@ def _train(
             tqdm.write(line, file=sys.stderr)
             run_dir.log(line)
 
-    if recipe.train.autosize and run_dir.recipe_file.exists():
+    if recipe.train.autosize and run_dir.exists:
         recipe = keep_choices(recipe, run_dir.recipe())
     run_dir.check(recipe)
     tracker_of(recipe)  # a missing package is reported before anything is done
     data = open_data(recipe, log)
-    if recipe.train.autosize and not run_dir.recipe_file.exists():
+    if recipe.train.autosize and not run_dir.exists:
         # measured by the first process, for all
         sized = autosize(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
         recipe = broadcast_object_list([sized])[0]
@@ -123,35 +128,6 @@ def _train(
     # without a signal of its own this process was stopped by another one
     number = (signals or [signal.SIGTERM])[0] if stopped else 0
     return RunResult(run_dir.path, loop.progress.step, number)
-
-
-def resume(loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], None]) -> None:
-    """Load the newest state of the run directory, or fit the pseudo-labels of a new run.
-
-    Raises:
-        UserError: the state is of other images, or the processes read different states.
-    """
-    state = run_dir.load_state()
-    if state is not None:
-        _, saved = checkpoint.parse_header(state[1])
-        now = loop.model.dataset_info
-        for name, before, after in (
-            ("shape", saved.shape, now.shape),
-            ("labels", saved.class_names, now.class_names),
-        ):
-            if before != after:
-                raise UserError(
-                    f"{run_dir.path} was trained on images of {name} {before}, not {after}: choose another --out"
-                )
-        if saved.fingerprint != now.fingerprint:
-            log("the data have changed since this run was started; continuing with the new data")
-        loop.resume(*state)
-        log(f"resuming from step {loop.progress.step:,}")
-    else:
-        loop.fit_pseudo_labels()
-    if loop.accelerator.is_main_process:
-        run_dir.truncate_reports(loop.progress.step)
-    check_same_step(loop.accelerator, loop.compute.device, loop.progress.step)
 
 
 def run_steps(
@@ -190,6 +166,7 @@ def run_steps(
         unwritten.clear()
         tensors, header = loop.state()
         header |= checkpoint.model_header(loop.model.recipe, loop.model.dataset_info)
+        header |= {"arithmetic": arithmetic(loop.compute, loop.accelerator)}
         step = loop.progress.step
         run_dir.save_state(step, tensors, header)
         checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})

@@ -74,7 +74,7 @@ class SelfEvaluation:
         label = "all" if model.dataset_info.class_names is not None else None
         ids = torch.arange(config.samples)
         sampled = sample_steps(model, sampling, loop.compute, ids=ids, label=label, batch=_BATCH)
-        images = collect(unless_stopped(sampled, loop.stop_requested)).images
+        images = collect(unless_stopped(sampled, loop.stop_requested), finite=False).images
         features, classes = self._extractor.features(images), model.dataset_info.class_names
         strata = ids % len(classes) if classes is not None else model.default_labels(ids, 0)  # as they were sampled
         frechet = jackknifed_frechet(split_moments(features), self._moments)
@@ -96,5 +96,5 @@ def _distance_of(path: Path) -> float:
         return float("inf")
     try:
         return float(checkpoint.read(path)[1]["progress"]["evaluation"]["frechet"]["value"])
-    except (UserError, KeyError):
+    except (UserError, KeyError, TypeError, ValueError):
         return float("inf")

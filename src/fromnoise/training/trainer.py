@@ -22,7 +22,8 @@ from fromnoise.run_dir import RunDir
 from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.progress import StepReport
-from fromnoise.training.run import resume, run_steps
+from fromnoise.training.resume import resume
+from fromnoise.training.run import run_steps
 from fromnoise.training.threads import restored_threads
 from fromnoise.training.tracking import tracker_of
 from fromnoise.training.training_bar import TrainingBar

@@ -1,11 +1,33 @@
-"""Atomic writes, and checks whether a path can be written."""
+"""Files that are written, atomically or by appending lines, and checks whether a path can be written."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import secrets
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fromnoise.utils.errors import UserError
+
+TEMPORARY = ".*.tmp"
+"""Pattern of the temporary files of ``write_atomic``, which a killed process leaves."""
+
+
+@contextlib.contextmanager
+def flushed(path: Path) -> Iterator[BinaryIO]:
+    """Create or empty a file for writing; at the end its content is flushed to the disk.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    with open(path, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -14,21 +36,54 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         UserError: the disk is full, or the folder cannot be written; an existing file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        with flushed(temporary) as file:
+            file.write(data)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as e:
-        try:
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
         raise UserError(f"cannot write {path}: {e.strerror}{_unchanged(path)}") from None
+
+
+def append(path: Path, lines: bytes, to_disk: bool = False) -> None:
+    """Append lines to a regular file, all of them or none.
+
+    If the file ends within a line, as a killed process leaves it, the lines begin after it.
+
+    Args:
+        path: of the file, which is created if it does not exist.
+        lines: complete lines.
+        to_disk: flush the file to the disk.
+
+    Raises:
+        OSError: the disk is full, or it is not a regular file that can be written.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0), 0o666)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        size = status.st_size
+        if size:
+            os.lseek(handle, -1, os.SEEK_END)
+            if os.read(handle, 1) != b"\n":
+                lines = b"\n" + lines
+        try:
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            if to_disk:
+                os.fsync(handle)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)
 
 
 def _unchanged(path: Path) -> str:
@@ -38,7 +93,7 @@ def _unchanged(path: Path) -> str:
         return ""
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename survive a power failure, where the system can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

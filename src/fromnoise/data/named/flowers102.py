@@ -14,6 +14,7 @@ from fromnoise.data.image_tree import list_files, open_folder
 from fromnoise.data.named_dataset import DownloadedDataset
 from fromnoise.data.source import Log, Splits
 from fromnoise.registry import register
+from fromnoise.utils.files import write_atomic
 
 FOLDER = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 """Address of the authors' files."""
@@ -44,7 +45,7 @@ def unpack_flowers(folder: Path, split_of: Callable[[int], str]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             content = archive.extractfile(member)
             if content is not None:
-                target.write_bytes(content.read())
+                write_atomic(target, content.read())
     for remote in FILES:
         (folder / remote.name).unlink()
 

@@ -216,5 +216,5 @@ def _load(path: Path, net: convnet.ConvNet) -> float | None:
         tensors, header = checkpoint.read(path)
         net.load_state_dict(tensors)
         return float(header["accuracy"])
-    except (checkpoint.DamagedFile, checkpoint.OtherFormat, RuntimeError, KeyError):
+    except (UserError, RuntimeError, KeyError, TypeError, ValueError):
         return None

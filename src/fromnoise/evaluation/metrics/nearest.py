@@ -70,7 +70,12 @@ class NearestNeighbours:
 
     @property
     def distance_ratios(self) -> Tensor:
-        """Distance to the nearest over the mean distance to the next ones, (Q,); 0 for identical vectors."""
+        """Distance to the nearest over the mean distance to the next ones, (Q,); 0 for identical vectors.
+
+        Infinity if there is no neighbour at all, as in a data set of one image.
+        """
+        if not self.distances.shape[1]:
+            return torch.full((len(self._queries),), math.inf, dtype=torch.float64)
         finite = self.distances.masked_fill(self.distances.isinf(), math.nan)
         nearest, scale = finite[:, 0], finite[:, 1:].nanmean(1)
         return torch.where(nearest <= 1e-6 * scale.nan_to_num(1.0).clamp(min=1e-6), 0.0, nearest / scale)
