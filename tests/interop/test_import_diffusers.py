@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    PNDMScheduler,
+    UNet2DModel,
+    UniPCMultistepScheduler,
+)
 from diffusers.schedulers import scheduling_ddpm, scheduling_dpmsolver_multistep
 from safetensors.torch import load_file, save_file
 from tiny_diffusers import random_unet, save_folder
@@ -17,7 +26,15 @@ import fromnoise as fn
 from fromnoise import interop
 from fromnoise.diffusion.rng import Noise, Stream
 
+WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
+ONE_LEVEL = {"block_out_channels": (8,), "down_block_types": ("AttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
 TIMES = (0, 1, 50, 111, 250, 500, 731, 900, 998, 999)
+
+
+def read_config(component: Any) -> dict[str, Any]:
+    """The options of a component of diffusers, defaults filled in."""
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in component.config.items()}
+    return {k: v for k, v in plain.items() if not k.startswith("_")}
 
 
 @pytest.fixture
@@ -77,10 +94,16 @@ CONFIGURATIONS = {
 
 @pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 @torch.inference_mode()
-def test_the_network_is_theirs(options, saved):
-    """The same output within 1e-5 at ten times, for random weights."""
+def test_the_network_is_theirs(options, saved, tmp_path):
+    """The same output within 1e-5 at ten times, for random weights; exported, they are the same bytes."""
     unet = random_unet(**options)
-    model = interop.import_model(saved(unet, DDPMScheduler())).model
+    folder = saved(unet, DDPMScheduler())
+    model = interop.import_model(folder).model
+    interop.export_model(model, tmp_path / "ours", "diffusers")
+    assert (tmp_path / "ours" / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    assert read_config(UNet2DModel.from_config(UNet2DModel.load_config(tmp_path / "ours" / "unet"))) == read_config(
+        unet
+    )
     x = torch.randn(2, *model.dataset_info.shape)
     cond = torch.tensor([2, 0]) if options.get("num_class_embeds") else None
     for t in TIMES:
@@ -119,11 +142,15 @@ SCHEDULERS = {
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
 @torch.inference_mode()
-def test_the_trajectory_is_theirs(scheduler, saved, monkeypatch):
-    """20 steps from the same noise: every state within 1e-4 of its scale."""
+def test_the_trajectory_is_theirs(scheduler, saved, tmp_path, monkeypatch):
+    """20 steps from the same noise: every state within 1e-4 of its scale; exported, it is the same scheduler."""
     learned = scheduler.config.get("variance_type") == "learned_range"
-    unet = random_unet(out_channels=2 if learned else 1)
+    unet = random_unet(out_channels=2 if learned else 1, **ONE_LEVEL)
     model = interop.import_model(saved(unet, scheduler)).model
+    interop.export_model(model, tmp_path / "ours", "diffusers", {"steps": 20})
+    unused = {"beta_start", "beta_end"} if scheduler.config.beta_schedule == "squaredcos_cap_v2" else set()
+    again = read_config(type(scheduler).from_pretrained(tmp_path / "ours" / "scheduler"))
+    assert {k: v for k, v in read_config(scheduler).items() if k not in unused and again[k] != v} == {}
     pipeline = fn.Pipeline(model, device="cpu", precision="fp32")
     noise = Noise(0, torch.arange(2))
     x = noise.image(pipeline.shape, Stream.START, like=torch.empty(0))

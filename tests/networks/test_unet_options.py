@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     [
         ({"width": 100, "groups": 32}, "groups=32 must divide width=100; the nearest that does is 25"),
         ({"heads": 3}, "heads=3 must divide channels of the attention=16; the nearest that does is 2"),
-        ({"head_dim": 32}, "head_dim=32 must divide channels of the attention=16; the nearest that does is 16"),
+        ({"head_dim": 0}, "head_dim=0 is too small; use 1 or more"),
         ({"attention_resolutions": (0,)}, "attention_resolutions=(0,) must be positive"),
         ({"size": None}, "attention_resolutions=(8,) are in pixels of the images: give their size=(H, W)"),
         ({"attention_residual": "none"}, "attention_residual='none' is not known; use input or normalized"),
@@ -94,6 +94,20 @@ def test_attention_resolutions_need_the_size(size: tuple[int, int], expected: tu
     found = [any("attentions" in name for name, _ in level.named_parameters()) for level in net.down]
     assert tuple(i for i, has_attention in enumerate(found) if has_attention) == expected
     UNet(3, 3, attention_resolutions=(), **options)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(8, [1, 1, 1]), (32, [1, 2, 3]), (64, [2, 4, 6]), (20, [1, 2, 2])])
+def test_heads_of_at_most_a_number_of_channels(width: int, heads: list[int]) -> None:
+    """Widths that 32 does not divide have the largest divisor of their channels below."""
+    options = {
+        "multipliers": (1, 2, 3),
+        "groups": 1,
+        "blocks": 1,
+        "size": (16, 16),
+        "attention_resolutions": (16, 8, 4),
+    }
+    net = UNet(1, 1, width=width, head_dim=32, **options)
+    assert [level.attentions[0].heads for level in net.down] == heads
 
 
 def test_options_and_context() -> None:

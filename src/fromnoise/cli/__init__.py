@@ -17,6 +17,7 @@ from fromnoise.cli import (
     doctor,
     edit,
     evaluate,
+    export,
     guide,
     import_model,
     recipes,
@@ -41,6 +42,7 @@ VERBS = {
     "doctor": doctor,
     "show": show,
     "import": import_model,
+    "export": export,
     "recipes": recipes,
 }
 

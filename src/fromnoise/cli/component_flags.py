@@ -58,6 +58,12 @@ def add_list_of_components(family: str) -> str:
     return "\n".join([f"{family.replace('_', ' ')}s:", *lines])
 
 
+def given_options(args: argparse.Namespace, family: str) -> dict[str, Any]:
+    """The options of a family that were given as flags, by name."""
+    found = {name: getattr(args, f"{family}_{name}", None) for name in options_by_name(family)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def component_from_flags(
     args: argparse.Namespace, family: str, chosen: str | None, own: ComponentConfig, flag: str = ""
 ) -> dict[str, Any] | None:
@@ -76,8 +82,7 @@ def component_from_flags(
     from fromnoise import registry
     from fromnoise.utils.errors import UserError
 
-    given = {name: getattr(args, f"{family}_{name}", None) for name in options_by_name(family)}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = given_options(args, family)
     if chosen is None and not given:
         return None
     kind, flag, title = chosen or own.kind, flag or f"--{family.replace('_', '-')}", family.replace("_", " ")

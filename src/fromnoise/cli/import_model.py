@@ -35,11 +35,7 @@ def run(args: argparse.Namespace) -> int:
     check_out(args.out)
     if pickles.is_pickle(args.source):
         print(pickles.NOTICE.format(path=args.source))
-    options = {
-        name: getattr(args, f"importer_{name}")
-        for name in component_flags.options_by_name("importer")
-        if getattr(args, f"importer_{name}") is not None
-    }
+    options = component_flags.given_options(args, "importer")
     imported = interop.import_model(args.source, args.format, options, read_pickles=True)
     for note in imported.notes:
         print(note)

@@ -17,10 +17,21 @@ keep the foreign names: it is trained, sampled, evaluated and exported like ever
         \"\"\"First line: its help. An Attributes section: its options, which are flags of ``fromnoise import``.\"\"\"
 """
 
+from fromnoise.interop.exporting import Exporter, export_model
 from fromnoise.interop.importing import Imported, ImportedModel, Importer, find, import_model, is_foreign
 from fromnoise.interop.source import Source
 from fromnoise.registry import import_submodules
 
 import_submodules(__name__, __path__)
 
-__all__ = ["Imported", "ImportedModel", "Importer", "Source", "find", "import_model", "is_foreign"]
+__all__ = [
+    "Exporter",
+    "Imported",
+    "ImportedModel",
+    "Importer",
+    "Source",
+    "export_model",
+    "find",
+    "import_model",
+    "is_foreign",
+]

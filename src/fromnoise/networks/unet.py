@@ -113,7 +113,8 @@ class UNet(nn.Module):
             attention_residual: what attention adds its output to: its input, or its normalized input as in the Keras
                 DDPM example
             heads: attention heads
-            head_dim: channels per attention head, instead of a number of heads
+            head_dim: channels per attention head, instead of a number of heads; where it does not divide the channels,
+                their largest divisor below it
             dropout: dropout probability, before the last convolution of each residual block
             groups: groups of each group normalization; must divide the width
             norm_eps: epsilon of the group normalizations
@@ -139,7 +140,7 @@ class UNet(nn.Module):
         if not multipliers:
             raise ValueError("multipliers=() has no levels; give one number for each level, such as (1, 2)")
         _at_least_one(blocks=blocks, blocks_up=blocks_up, groups=groups, patch=patch, hidden_dim=hidden_dim)
-        _at_least_one(multipliers=min(multipliers))
+        _at_least_one(multipliers=min(multipliers), head_dim=1 if head_dim is None else head_dim)
         _divides("groups", groups, "width", width)
         if classes < 0:
             raise ValueError(f"classes={classes} is too small; use 0 for none")
@@ -324,5 +325,4 @@ def _heads(channels: int, heads: int, head_dim: int | None) -> int:
     if head_dim is None:
         _divides("heads", heads, "channels of the attention", channels)
         return heads
-    _divides("head_dim", head_dim, "channels of the attention", channels)
-    return channels // head_dim
+    return channels // next(d for d in range(min(head_dim, channels), 0, -1) if channels % d == 0)

@@ -1,0 +1,34 @@
+"""Export of the network's weights alone, for programs that have the network's code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save
+
+from fromnoise.config import to_toml
+from fromnoise.interop.exporting import Exporter
+from fromnoise.interop.importing import check_out
+from fromnoise.model import Model
+from fromnoise.registry import register
+from fromnoise.utils.errors import UserError
+from fromnoise.utils.files import write_atomic
+
+
+@register("exporter", "safetensors")
+@dataclass(frozen=True)
+class SafetensorsFile(Exporter):
+    """The network's weights alone in one .safetensors file, with the recipe as TOML in its metadata."""
+
+    def check_out(self, out: Path) -> None:
+        """A new file whose name ends in .safetensors."""
+        if out.suffix != ".safetensors":
+            raise UserError(f"{out}: give --out a name that ends in .safetensors")
+        check_out(out)
+
+    def write(self, model: Model, out: Path) -> list[str]:
+        """Write the weights under the names of the network's state dict."""
+        weights = {name: t.detach().cpu().contiguous() for name, t in model.denoiser.network.state_dict().items()}
+        write_atomic(out, save(weights, {"format": "pt", "recipe": to_toml(model.recipe)}))
+        return [f"weights of network {model.recipe.network.kind}; its options are in the metadata, under recipe"]
