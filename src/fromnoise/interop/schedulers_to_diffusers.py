@@ -108,8 +108,8 @@ def _betas(model: Model, name: str) -> dict[str, Any]:
         values["rescale_betas_zero_snr"] = True
     scale = 1000 / kind.steps if kind.kind == "linear" and kind.rescale else 1.0
     literal = kind.kind != "linear" or scale * max(kind.beta_start, kind.beta_end) <= 0.999
-    usual = kind.kind != "cosine" or kind.offset == 0.008
-    if kind.kind in curves and literal and usual:
+    default = kind.kind != "cosine" or kind.offset == 0.008
+    if kind.kind in curves and literal and default:
         values["beta_schedule"] = curves[kind.kind]
         if kind.kind != "cosine":
             values |= {"beta_start": scale * kind.beta_start, "beta_end": scale * kind.beta_end}
