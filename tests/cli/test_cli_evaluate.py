@@ -150,12 +150,13 @@ def test_a_sweep_over_several_runs(right, run, told_run, tmp_path):
 
 
 def test_default_folder_of_the_report(right, run, tmp_path):
-    """A new folder in the run each time."""
+    """A new folder in the run each time; one with content is left alone."""
     shutil.copytree(run, tmp_path / "mine")
     (tmp_path / "mine" / "evaluation-1").mkdir()
+    (tmp_path / "mine" / "evaluation-1" / "notes").write_text("x")
     right("evaluate", "mine", *QUICK, "-n", "12")
     assert (tmp_path / "mine" / "evaluation-2" / "report.html").exists()
-    assert not any((tmp_path / "mine" / "evaluation-1").iterdir())
+    assert [path.name for path in (tmp_path / "mine" / "evaluation-1").iterdir()] == ["notes"]
 
 
 def test_invalid_options(wrong, run, digit_files, tmp_path):

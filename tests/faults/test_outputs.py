@@ -21,6 +21,7 @@ from fromnoise.clustering.given_labels import read_given_labels
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.evaluation.metrics.nearest import NearestNeighbours
 from fromnoise.model import build
+from fromnoise.reporting.documents import BulletList, Code, Figure, Heading, Table, Text, to_html
 from fromnoise.reporting.image_io import labelled_grid
 from fromnoise.utils.csv_cells import escape_cell, unescape_cell
 from fromnoise.utils.errors import UserError
@@ -196,6 +197,22 @@ def test_low_long_class_names_in_a_grid():
     names = ("x" * 1_000_000, "\u00e9\u4e2d\U0001f600")
     sheet = labelled_grid(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), names)
     assert sheet.width < 2000
+
+
+def test_low_names_in_pages_are_text():
+    """A class or a run called like a script is shown, not run: in headings, tables, captions, lists and code."""
+    name = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
+    picture = Image.new("L", (1, 1))
+    blocks = [
+        Heading(name),
+        Text(name),
+        BulletList([name]),
+        Code(name),
+        Table([name], [[name]]),
+        Figure(name, picture, name),
+    ]
+    page = to_html(name, blocks)
+    assert "<script" not in page and "<img src" not in page and page.count("&lt;script&gt;") >= 8
 
 
 def test_low_os_errors_are_one_line(monkeypatch, capsys):
