@@ -15,7 +15,8 @@ from fromnoise.utils.device import ComputeConfig
 
 _MIN_PASSES, _MAX_PASSES = 3, 12  # the fastest pass counts, because others may have been disturbed
 _MIN_SECONDS = 1.5  # short passes are repeated for so long, up to _MAX_PASSES
-_QUICK_SECONDS = 0.5  # duration of a pass of ``quick_estimate``
+_QUICK_SECONDS = 1.0  # duration of a pass of ``quick_estimate``, at most
+_LEAST_ADDED = 0.25  # of the mean duration of an image, where two measurements contradict each other
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class _Trial:
 
 
 def quick_estimate(model: Trainable, compute: ComputeConfig, threads: int | None = None) -> tuple[CostEstimate, int]:
-    """Estimate the cost in a few passes of about half a second, and choose the number of CPU threads.
+    """Estimate the cost in a few passes of about a second, and choose the number of CPU threads.
 
     Args:
         model: a new model; its weights do not change.
@@ -126,19 +127,33 @@ def estimate_cost(
         weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
         activation_bytes = sum(size for address, size in saved_bytes.items() if address not in weights)
         saved_bytes.clear()
+    micro_batch = config.batch // config.accumulate
+    micro_seconds = fastest + (micro_batch - trial.images) * _seconds_per_image(model, trial, fastest)
     optimizer_seconds = _time_optimizer_step(model, compute)
     forward_seconds = seconds_of(trial.sample) / trial.images
     ema = model.recipe.ema
     # weights, gradient and two moments; averages or the best epoch, and the denoiser that samples with them
     copies = 4 + 1 + len(ema.decays) + len(ema.widths) + ema.best_epoch
     weight_bytes = 4 * sum(p.numel() for p in model.module.parameters()) * copies
-    micro_batch = config.batch / config.accumulate
     return CostEstimate(
         parameters=model.parameters,
-        step_seconds=fastest * config.batch / trial.images + optimizer_seconds,
+        step_seconds=micro_seconds * config.accumulate + optimizer_seconds,
         memory_mb=(weight_bytes + activation_bytes * (micro_batch / trial.images)) / 2**20,
         forward_seconds=forward_seconds,
     )
+
+
+def _seconds_per_image(model: Trainable, trial: _Trial, seconds: float) -> float:
+    """What one more image adds to a pass, from the passes of ``trial``, which took ``seconds``, and of half of it.
+
+    A part of a pass does not depend on the number of images: reading the weights and adding to their gradients.
+    """
+    half = trial.images // 2
+    mean = seconds / trial.images
+    if half == 0 or trial.images >= model.recipe.train.batch // model.recipe.train.accumulate:
+        return mean
+    added = (seconds - seconds_of(_Trial(model, trial.compute, half).train)) / (trial.images - half)
+    return min(mean, max(added, _LEAST_ADDED * mean))
 
 
 def _time_optimizer_step(model: Trainable, compute: ComputeConfig) -> float:

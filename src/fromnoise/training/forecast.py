@@ -155,8 +155,8 @@ def prepare_budget(loop: TrainingLoop[Model], log: Callable[[str], None]) -> Non
         warning = forecast.warning(loop.model.recipe, images)
         if warning:
             log(warning)
-    threads = f" with {torch.get_num_threads()} threads" if cpu else ""
-    log(forecast.describe() + threads)
+    count = torch.get_num_threads()
+    log(forecast.describe() + (f" with {count} thread{'s' if count > 1 else ''}" if cpu else ""))
     cuts = measurements.plan.describe_cuts(MeasurementPlan.from_recipe(loop.model.recipe))
     if cuts:
         log(f"within train.evaluation_share {config.evaluation_share:g} of the budget: {cuts}")

@@ -23,7 +23,7 @@ from fromnoise.training.ema import EMA
 from fromnoise.training.held_out import HeldOutLoss
 from fromnoise.training.measurements import Measurements
 from fromnoise.training.optim import OptimizerStep, learning_rate, optimizer_from_config
-from fromnoise.training.progress import StepReport, TrainingProgress, peak_memory
+from fromnoise.training.progress import StepReport, TrainingProgress, timing
 from fromnoise.training.stopping import Stopped
 from fromnoise.training.threads import ThreadTuner
 from fromnoise.training.trainable import M
@@ -156,6 +156,11 @@ class TrainingLoop(Generic[M]):
         """End the loop after the current step, in all processes; measurements are given up."""
         self._stop_requested = True
 
+    def reserve(self, seconds: float) -> None:
+        """End a new run with a budget in minutes earlier, by the duration of what follows the last step."""
+        self.measurements.reserve_more(sync_clock_and_stop(self.accelerator, self.compute.device, seconds, False)[0])
+        self.budget = self.measurements.budget(len(self.data.train))
+
     def stop_requested(self) -> bool:
         """Whether ``stop`` was called in this process."""
         return self._stop_requested
@@ -274,13 +279,8 @@ class TrainingLoop(Generic[M]):
             progress.loss_sum, progress.loss_count = 0.0, 0
         elapsed = time.monotonic() - start_time
         used_here = self.budget_used - self.budget.used(first_step, progress.seconds - elapsed)
-        timing = {
-            "seconds": round(progress.seconds, 2),
-            "images_per_second": round((progress.step - first_step) * config.batch / max(1e-9, elapsed), 2),
-            "remaining_seconds": round(elapsed / max(1e-9, used_here) * (1 - self.budget_used), 1),
-            "memory_mb": round(peak_memory(self.compute.device)),
-            "threads": torch.get_num_threads(),
-        }
+        images_per_second = (progress.step - first_step) * config.batch / max(1e-9, elapsed)
+        remaining_seconds = elapsed / max(1e-9, used_here) * (1 - self.budget_used)
         return StepReport(
             step=progress.step,
             images=progress.step * config.batch,
@@ -291,7 +291,7 @@ class TrainingLoop(Generic[M]):
             rollbacks=progress.rollbacks,
             grad_norm=grad_norm,
             logged=logged,
-            timing=timing,
+            timing=timing(progress.seconds, images_per_second, remaining_seconds, self.compute.device),
             **held_out_losses,
         )
 
@@ -303,7 +303,7 @@ class TrainingLoop(Generic[M]):
             As of ``HeldOutLoss.report``; nothing if the run is asked to stop.
         """
         averaged = self.ema_model().module if self.ema.active else None
-        with self.measurements.overhead.spend("held-out loss"), contextlib.suppress(Stopped):
+        with self.measurements.overhead.spend("held-out evaluation"), contextlib.suppress(Stopped):
             return self.held_out_loss.report(self.model.module.eval(), averaged, self.stop_requested)
         return {}
 

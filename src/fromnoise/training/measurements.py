@@ -35,6 +35,11 @@ class Measurements:
         """Replace the plan and the reserve."""
         self.plan, self.reserve = plan, reserve
 
+    def reserve_more(self, seconds: float) -> None:
+        """End a budget in minutes earlier still, by the duration of a checkpoint."""
+        if self._train.minutes is not None and not self.restored:
+            self.reserve += seconds
+
     def budget(self, images: int) -> Budget:
         """The budget of the recipe without the reserve.
 
@@ -55,7 +60,7 @@ class Measurements:
         if step == 1 and self.plan.at_start:
             return True
         due = is_due(used_before, used_now, self.plan.evaluations)
-        return due and self.overhead.allows("held-out loss", used_now)
+        return due and self.overhead.allows("held-out evaluation", used_now)
 
     # ---- in the header of a training state
 

@@ -37,6 +37,10 @@ class Overhead:
         """Spent so far in this process, in seconds."""
         return sum(self._total.values())
 
+    def describe(self) -> str:
+        """Seconds of each kind in words, each after a comma."""
+        return "".join(f", {seconds:.1f} s for {kind}s" for kind, seconds in self._total.items())
+
     def last(self, kind: str) -> float:
         """Duration of the last one of a kind, in seconds; 0 if there was none."""
         return self._last.get(kind, 0.0)

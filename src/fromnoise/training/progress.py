@@ -33,7 +33,7 @@ class StepReport:
         held_out_loss_raw: the same with the raw weights.
         loss_by_t: ``held_out_loss`` in ten equal bins of t; None for an empty bin.
         timing: numbers that depend on the machine: ``seconds`` of training, ``images_per_second``,
-            ``remaining_seconds`` and ``memory_mb``, the peak memory.
+            ``remaining_seconds``, ``memory_mb``, the peak memory, and ``threads``.
     """
 
     step: int
@@ -81,6 +81,19 @@ class TrainingProgress:
     lr_scale: float = 1.0
     loss_sum: float = 0.0
     loss_count: int = 0
+
+
+def timing(
+    seconds: float, images_per_second: float, remaining_seconds: float, device: torch.device
+) -> dict[str, float]:
+    """The field ``timing`` of a report: what depends on the machine, rounded."""
+    return {
+        "seconds": round(seconds, 2),
+        "images_per_second": round(images_per_second, 2),
+        "remaining_seconds": round(remaining_seconds, 1),
+        "memory_mb": round(peak_memory(device)),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def peak_memory(device: torch.device) -> float:

@@ -177,15 +177,17 @@ def run_steps(
             previews.save_loss_plot()
 
     with contextlib.closing(tracking), TrainingBar(progress if main else False) as bar:
-        start, self_evaluation = time.monotonic(), None
+        self_evaluation, new = None, loop.progress.step == 0
+        if main and new:
+            previews.save_data(loop.model, loop.data)
+            save()
+        start = time.monotonic()
         with contextlib.suppress(Stopped):
             if main and plan.self_evaluations:
                 self_evaluation = SelfEvaluation(loop, run_dir, log)
-        if main and loop.progress.step == 0:
-            previews.save_data(loop.model, loop.data)
-            save()
-            if plan.previews and plan.at_start:
-                save_preview()
+        if main and new and plan.previews and plan.at_start:
+            save_preview()
+        loop.reserve(overhead.last("checkpoint"))  # for the one at the end
         loop.progress.seconds += time.monotonic() - start  # a budget in minutes includes it
         used_before = loop.budget_used
         for report in loop.run():
@@ -219,13 +221,13 @@ def run_steps(
 
 def _finish(loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], None]) -> None:
     """Write the model and the final samples, and print the files of the run."""
-    step = loop.progress.step
+    step, overhead = loop.progress.step, loop.measurements.overhead.describe()
     if _saved_model(run_dir) != (step, loop.model.recipe):
         checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})
     previews = Previews(run_dir, loop.compute)
     previews.save_loss_plot()
     samples = previews.save_final_samples(loop, loop.stop_requested)
-    measured = f", {duration(loop.step_seconds)} of them in steps" if loop.step_seconds else ""
+    measured = f" ({loop.step_seconds:.1f} s in steps{overhead})" if loop.step_seconds else ""
     log(f"trained {step:,} steps in {duration(loop.progress.seconds)}{measured}; files in {run_dir.path}:")
     models, images = ("model.safetensors", "best.safetensors"), (*samples, "forward.png", "loss.png", "samples/")
     for name in (*models, *images, "reports.jsonl", "recipe.toml", "log"):

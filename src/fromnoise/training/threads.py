@@ -116,7 +116,7 @@ class ThreadTuner:
         tried = self._trials.pop(0)
         self._timed = None
         if mean * FASTER < self._mean:
-            self._log(f"{tried} threads instead of {self.count}: {mean:.3g} s a step instead of {self._mean:.3g}")
+            self._log(f"threads: {tried} instead of {self.count}, {mean:.3g} s a step instead of {self._mean:.3g}")
             self.count, self._usual, self._trials = tried, float("inf"), []
         elif not self._trials:
             self._usual = self._mean  # as fast as the machine is now
