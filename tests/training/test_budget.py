@@ -244,6 +244,15 @@ def test_plans_of_other_programs_are_ignored(make):
     assert measurements.restored
 
 
+def test_no_held_out_loss_without_a_plan_of_one(make):
+    """Not after the first step either; the first and the last report are written all the same."""
+    loop = make(steps=3)
+    loop.measurements.set_plan(MeasurementPlan(0, True, 0, 0, 0), 0.0)
+    loop.held_out_loss.report = None  # would raise
+    reports = list(loop.run())
+    assert len(reports) == 3 and reports[-1].logged and all(r.held_out_loss is None for r in reports)
+
+
 def test_parts_of_the_budget():
     """Each of n parts is due once, none of zero."""
     steps = [i / 10 for i in range(11)]

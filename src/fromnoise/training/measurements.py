@@ -57,7 +57,7 @@ class Measurements:
             used_before: fraction of the budget used before the step.
             used_now: fraction used after it.
         """
-        if step == 1 and self.plan.at_start:
+        if step == 1 and self.plan.at_start and self.plan.evaluations:
             return True
         due = is_due(used_before, used_now, self.plan.evaluations)
         return due and self.overhead.allows("held-out evaluation", used_now)
