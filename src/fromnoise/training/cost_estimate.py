@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from fromnoise.training.threads import choose_threads, seconds_of
 from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
 
-_MIN_PASSES, _MAX_PASSES = 3, 12  # the fastest pass counts, because others may have been disturbed
+_MIN_PASSES, _MAX_PASSES = 3, 12  # the median counts: the first prepares, and others may be disturbed
 _MIN_SECONDS = 1.5  # short passes are repeated for so long, up to _MAX_PASSES
 _QUICK_SECONDS = 1.0  # duration of a pass of ``quick_estimate``, at most
 _LEAST_ADDED = 0.25  # of the mean duration of an image, where two measurements contradict each other
@@ -117,18 +118,19 @@ def estimate_cost(
         saved_bytes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
 
-    fastest, elapsed, passes, activation_bytes = float("inf"), 0.0, 0, 0
-    while passes < _MIN_PASSES or (elapsed < min_seconds and passes < _MAX_PASSES):
+    passes: list[float] = []
+    activation_bytes = 0
+    while len(passes) < _MIN_PASSES or (sum(passes) < min_seconds and len(passes) < _MAX_PASSES):
         start = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
             trial.train()
-        seconds = time.perf_counter() - start
-        fastest, elapsed, passes = min(fastest, seconds), elapsed + seconds, passes + 1
+        passes.append(time.perf_counter() - start)
         weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
         activation_bytes = sum(size for address, size in saved_bytes.items() if address not in weights)
         saved_bytes.clear()
     micro_batch = config.batch // config.accumulate
-    micro_seconds = fastest + (micro_batch - trial.images) * _seconds_per_image(model, trial, fastest)
+    seconds = statistics.median(passes)
+    micro_seconds = seconds + (micro_batch - trial.images) * _seconds_per_image(model, trial, seconds)
     optimizer_seconds = _time_optimizer_step(model, compute)
     forward_seconds = seconds_of(trial.sample) / trial.images
     ema = model.recipe.ema
