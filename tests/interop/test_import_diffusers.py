@@ -295,3 +295,21 @@ def test_missing_and_other_files(folder, tmp_path):
         interop.import_model(copy)
     with pytest.raises(fn.UserError, match="not a model that can be imported"):
         interop.import_model(tmp_path)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@torch.inference_mode()
+def test_a_network_of_another_pixel_range(prediction, saved):
+    """A network of images in [0, 1]: our states are its states in the coordinates of [-1, 1]."""
+    scheduler = DDIMScheduler(prediction_type=prediction, clip_sample=False, timestep_spacing="trailing")
+    unet = random_unet(**ONE_LEVEL)
+    model = interop.import_model(saved(unet, scheduler), value_range=(0.0, 1.0)).model
+    pipeline = fn.Pipeline(model, device="cpu", precision="fp32")
+    levels = model.levels(model.recipe.sample.model_copy(update={"steps": 20}))
+    target, noise = model.denoiser.target, Noise(0, torch.arange(2))
+    y = target.scale_input(noise.image(pipeline.shape, Stream.START, like=torch.empty(0)), levels[0])
+    scheduler.set_timesteps(20)
+    for t, step, level in zip(scheduler.timesteps, pipeline.steps(2, steps=20), levels[1:], strict=True):
+        y = scheduler.step(unet(y, t).sample, t, y).prev_sample
+        ours = target.scale_input(step.step.x, level) if level.sigma > 0 else (step.step.x + 1) / 2
+        assert float((ours - y).abs().max() / y.abs().max().clamp(min=1)) < 1e-4, int(t)

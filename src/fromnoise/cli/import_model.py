@@ -22,6 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="a folder or file with the model")
     add("--out", metavar="RUN", type=Path, required=True, help="run directory of the imported model, or a .safetensors")
+    add(
+        "--value-range",
+        metavar="LOW,HIGH",
+        help="smallest and largest pixel value of the images that the network was trained on; -1,1 if left out",
+    )
     component_flags.add_flags(parser, "importer", "--format", "its format; recognized if left out")
     parser.epilog = f"{component_flags.add_list_of_components('importer')}\n\n{EPILOG}"
 
@@ -36,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if pickles.is_pickle(args.source):
         print(pickles.NOTICE.format(path=args.source))
     options = component_flags.given_options(args, "importer")
-    imported = interop.import_model(args.source, args.format, options, read_pickles=True)
+    value_range = parse_range(args.value_range) if args.value_range is not None else (-1.0, 1.0)
+    imported = interop.import_model(args.source, args.format, options, value_range=value_range, read_pickles=True)
     for note in imported.notes:
         print(note)
     imported.save(args.out)
@@ -45,3 +51,20 @@ def run(args: argparse.Namespace) -> int:
     network = model.recipe.network.kind
     print(f"{args.out}: {imported.format}, network {network}, {model.parameters:,} parameters, {shape}")
     return 0
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """Two increasing numbers, separated by a comma.
+
+    Raises:
+        UserError: the text is something else.
+    """
+    from fromnoise.utils.errors import UserError
+
+    try:
+        low, high = map(float, text.split(","))
+        if low < high:
+            return low, high
+    except ValueError:
+        pass
+    raise UserError(f"--value-range {text} must be two increasing numbers: write it as 0,1")

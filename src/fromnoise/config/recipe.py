@@ -119,7 +119,7 @@ class Recipe(Section):
             raise ValueError(
                 "zero_terminal_snr rescales a beta schedule: choose diffusion.schedule linear, cosine or sigmoid"
             )
-        if self.diffusion.target.kind == "eps":
+        if "eps" in (self.diffusion.target.kind, getattr(self.diffusion.target, "target", None)):
             raise ValueError(
                 "with zero_terminal_snr the last step is pure noise, where target eps does not determine x_0: "
                 "choose diffusion.target v or x0"

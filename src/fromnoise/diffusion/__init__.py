@@ -13,6 +13,7 @@ from fromnoise.diffusion import (
     spacings,
     targets,
     time_samplers,
+    value_range,
 )
 from fromnoise.diffusion.denoiser import (
     Denoise,
@@ -116,6 +117,7 @@ __all__ = [
     "spacings",
     "targets",
     "time_samplers",
+    "value_range",
     "velocity",
     "zero_terminal_snr",
 ]

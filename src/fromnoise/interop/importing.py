@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fromnoise import checkpoint, registry
-from fromnoise.config import parse
+from fromnoise.config import Recipe, change, parse
 from fromnoise.config.component import OptionError, parse_component
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.diffusion.schedules import BetaSchedule, zero_terminal_snr
+from fromnoise.diffusion.value_range import TARGETS, ValueRange, schedule_for_range
 from fromnoise.interop.source import Source
 from fromnoise.model import Model
 from fromnoise.utils.errors import UserError
@@ -108,6 +110,7 @@ def import_model(
     format: str | None = None,
     options: dict[str, Any] | None = None,
     *,
+    value_range: tuple[float, float] = (-1.0, 1.0),
     read_pickles: bool = False,
 ) -> ImportedModel:
     """Import a model of another program.
@@ -116,6 +119,7 @@ def import_model(
         path: folder or file.
         format: name of an importer; None is the one that recognizes the source.
         options: of the importer.
+        value_range: smallest and largest pixel value of the images that the network was trained on.
         read_pickles: as of ``Source``.
 
     Raises:
@@ -129,7 +133,7 @@ def import_model(
     importer: Importer = build_importer(name, options or {})
     imported = importer.read(source)
     try:
-        return ImportedModel(_build(imported), name, imported.notes)
+        return ImportedModel(_build(imported, value_range), name, imported.notes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -148,8 +152,8 @@ def build_importer(name: str, options: dict[str, Any]) -> Importer:
         raise UserError(f"import {name}: {where}{error}") from None
 
 
-def _build(imported: Imported) -> Model:
-    """The model of a recipe with the imported weights.
+def _build(imported: Imported, value_range: tuple[float, float]) -> Model:
+    """The model of a recipe with the imported weights, for images in a range.
 
     Raises:
         UserError: the recipe is impossible, the weights do not fit its network, or they are not finite.
@@ -160,7 +164,31 @@ def _build(imported: Imported) -> Model:
     except ValueError as error:
         raise UserError(f"its configuration is impossible: {error}") from None
     tensors = {f"network.{name}": tensor for name, tensor in imported.weights.items()}
-    return checkpoint.rebuild(parse(values), imported.info, tensors)
+    recipe = parse(values)
+    if tuple(value_range) != (-1, 1):
+        recipe = _for_range(recipe, value_range)
+    return checkpoint.rebuild(recipe, imported.info, tensors)
+
+
+def _for_range(recipe: Recipe, value_range: tuple[float, float]) -> Recipe:
+    """The recipe of a network whose images have another range of values: target ``value-range`` and its schedule.
+
+    Raises:
+        UserError: the range is empty, or the schedule or the target allow no other range.
+    """
+    kind = recipe.diffusion.target.kind
+    schedule = registry.build("schedule", recipe.diffusion.schedule.kind, recipe.diffusion.schedule.options())
+    if kind not in TARGETS or not isinstance(schedule, BetaSchedule):
+        raise UserError(f"--value-range needs a beta schedule and target {', '.join(TARGETS)}, not {kind}")
+    if recipe.diffusion.zero_terminal_snr:
+        schedule = zero_terminal_snr(schedule)
+    try:
+        target = ValueRange(*value_range, kind)
+        betas = schedule_for_range(schedule, target).betas.tolist()
+    except ValueError as error:
+        raise UserError(f"--value-range: {error}") from None
+    own = {"kind": "value-range", "low": target.low, "high": target.high, "target": kind}
+    return change(recipe, {"diffusion.target": own, "diffusion.schedule": {"kind": "betas", "betas": betas}})
 
 
 def check_out(path: Path) -> None:
