@@ -36,7 +36,8 @@ def crop_to(x: Tensor, height: int, width: int) -> Tensor:
 
 def ceil_to(side: int, multiple: int) -> int:
     """Round ``side`` up to a multiple of ``multiple``."""
-    return -(-side // multiple) * multiple
+    # no negative number is divided, which ONNX rounds towards zero
+    return (side + multiple - 1) // multiple * multiple
 
 
 def normalize(x: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -242,7 +242,7 @@ class _Attention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if self.memory is not None:
-            memory_k, memory_v = self.memory.to(k.dtype).unsqueeze(1).expand(-1, len(x), -1, -1, -1)
+            memory_k, memory_v = self.memory.to(k.dtype).unsqueeze(1).expand(-1, x.shape[0], -1, -1, -1)
             k, v = torch.cat([memory_k, k], dim=2), torch.cat([memory_v, v], dim=2)
         mixed = linear_attention(q, k, v) if self.linear else F.scaled_dot_product_attention(q, k, v)
         out = self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])

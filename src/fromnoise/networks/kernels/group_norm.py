@@ -48,11 +48,12 @@ def can_fuse(x: Tensor) -> bool:
     """Whether ``fused_group_norm`` supports ``x`` (B, C, H, W), is enabled and compiled.
 
     ``x`` must be float32 or bfloat16 on a CPU in channels_last, with at least as many images as there are threads, and
-    not traced by torch.compile.
+    not traced by torch.compile or an exporter.
     """
     return (
         enabled()
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype in _DEFINES
