@@ -173,7 +173,7 @@ def test_recipe_keys_exist(path):
     known = set(config.keys())
     parts = "|".join({key.split(".")[0] for key in known if "." in key})
     mentioned = re.findall(rf"(?:`|--)((?:{parts})\.[a-z_.]+[a-z_])\b", path.read_text(encoding="utf-8"))
-    unknown = {key for key in mentioned if key not in known and not key.endswith((".png", ".kind"))}
+    unknown = {key for key in mentioned if key not in known and not key.endswith((".png", ".py", ".kind"))}
     assert unknown - {"sample.sampler.damping"} == set(), "the exception is the plug-in of docs/guide/plugins.md"
 
 
