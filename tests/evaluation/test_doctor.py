@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fromnoise import config as recipes
+from fromnoise.config import SamplingConfig
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.schedules import linear
-from fromnoise.diffusion.targets import X0, Eps, V
+from fromnoise.diffusion.targets import EDM, X0, Eps, V
+from fromnoise.diffusion.weightings import ConstantWeighting, MinSNR
 from fromnoise.evaluation.doctor import examine_data, sampling_config
 from fromnoise.evaluation.result_tables import source_reports
-from fromnoise.evaluation.run_checks import check_loss, check_reports, linear_losses, principal_variances
+from fromnoise.evaluation.run_checks import check_loss, check_reports, principal_variances, weighted_linear_loss
+from fromnoise.evaluation.sample_checks import colour_remedy
 from fromnoise.model import build
 
 
@@ -79,6 +85,27 @@ def test_duplicates(examine, images):
     brighter = (images[:60].astype(int) + 1).clip(0, 255).astype(np.uint8)
     assert examine(np.concatenate([images, brighter])) == ["duplicates"]
     assert examine(np.concatenate([images, images[:60]])) == ["duplicates"]
+
+
+def test_few_exact_duplicates(examine, images):
+    """Three copies of one image among 600 others."""
+    assert examine(np.concatenate([images, images[:1], images[:1], images[:1]])) == ["duplicates"]
+
+
+@pytest.mark.slow
+def test_duplicates_of_the_emoji():
+    """Review D6: 13 of the training images are equal to others."""
+    source = Path(os.environ.get("FROMNOISE_DATA", "")) / "emoji_64.zip"
+    if not source.is_file():
+        pytest.skip("there are no emoji here")
+    (finding,) = examine_data(str(source), None, quiet)
+    assert finding.key == "duplicates" and "13 of 3,404" in finding.problem
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_hardly_any_images(examine, images, count):
+    """A single image has no neighbours."""
+    assert examine(images[:count]) == ["few"]
 
 
 def test_held_out_images_in_the_training_images(examine, images):
@@ -171,11 +198,14 @@ def test_linear_denoiser_loss_equals_monte_carlo():
     x = level.noisy(x0, eps)
     # least squares of x0 given x, coordinate by coordinate, at this level
     gain = level.alpha * deviation**2 / (level.alpha**2 * deviation**2 + level.sigma**2)
-    for name, target in (("eps", Eps()), ("x0", X0()), ("v", V())):
+    grid = table.at((torch.arange(256, dtype=torch.float64) + 0.5) / 256)
+    for target in (Eps(), X0(), V(), EDM(0.5)):
         truth = target.target_from(x0, eps, level)
         output = target.target_from(gain * x, level.eps(x, gain * x), level)
-        sampled = float((truth - output).square().mean())
-        assert linear_losses[name](deviation**2, table) == pytest.approx(sampled, rel=0.02), name
+        for weighting in (ConstantWeighting(), MinSNR(5.0)):
+            sampled = float((weighting.weight(level, target) * (truth - output).square()).mean())
+            found = weighted_linear_loss(deviation**2, grid, target, weighting)
+            assert found == pytest.approx(sampled, rel=0.03), (target, weighting)
 
 
 def test_principal_variances():
@@ -195,11 +225,45 @@ def test_loss_above_the_linear_denoiser(digits):
     )
     assert keys(check_loss(reports([1.0]), model, digits)) == ["loss"]
     assert keys(check_loss(reports([0.05]), model, digits)) == []
-    other = build(recipes.load("digits", {"loss.weighting": "min-snr"}), DatasetInfo((1, 8, 8)))
-    assert keys(check_loss(reports([9.0]), other, digits)) == []  # not comparable
+    for changes in ({"loss.weighting": "min-snr"}, {"loss.time_sampler": "lognormal", "diffusion.target": "edm"}):
+        other = build(recipes.load("digits", changes), DatasetInfo((1, 8, 8)))
+        assert keys(check_loss(reports([9.0]), other, digits)) == ["loss"]
+        assert keys(check_loss(reports([0.01]), other, digits)) == []
+    other = build(recipes.load("digits", {"loss.distance": "mae"}), DatasetInfo((1, 8, 8)))
+    assert keys(check_loss(reports([9.0]), other, digits)) == []  # no closed form
+
+
+def test_loss_outside_of_the_range_of_the_recipe(digits):
+    """At the end of the budget, for the recipe as it is; each range names its source."""
+    stated = [recipes.load(name) for name in recipes.names()]
+    assert all(r.loss_source and r.train.minutes is None for r in stated if r.expected_loss is not None)
+    low, high = recipes.load("digits").expected_loss
+
+    def found(loss, steps=600, **changes):
+        model = build(recipes.load("digits", changes), DatasetInfo((1, 8, 8)))
+        return keys(check_loss([{**reports([loss])[0], "step": steps}], model, digits))
+
+    assert found((low + high) / 2) == [] and found(high * 1.01) == found(low * 0.99) == ["loss_range"]
+    assert found(high * 1.01, steps=599) == [] and found(high * 1.01, **{"train.lr": 1e-3}) == []
+    assert found(high * 1.01, **{"train.seed": 3, "sample.steps": 5}) == ["loss_range"]
 
 
 # ---- samples
+
+
+@pytest.mark.parametrize(
+    ("sampling", "named", "not_named"),
+    [
+        ({"clip": True}, "--threshold", ("--clip", "--guidance")),
+        ({"clip": True, "guidance": 3.0}, "--guidance", ("--clip",)),
+        ({"clip": False}, "--clip", ("--guidance",)),
+        ({"clip": False, "threshold": 0.995}, "train longer", ("--clip", "--threshold", "--guidance")),
+    ],
+)
+def test_remedies_for_clipped_samples_are_not_in_use_already(sampling, named, not_named):
+    """Review D6: a run that clips is not told to clip."""
+    remedy = colour_remedy("per", True, SamplingConfig(**sampling))
+    assert named in remedy and not [words for words in not_named if words in remedy.split()]
 
 
 def test_clipped_samples(evaluate, halves):

@@ -10,6 +10,7 @@ HELP = "check a run or a data set for common problems, and suggest remedies"
 _DATA_CHECKS = "value range, blank and unreadable images, number of images, sizes, rare classes, duplicates, leaks"
 _RUN_CHECKS = "dropped steps, lagging EMA, a rising, flat or high loss"
 _SAMPLE_CHECKS = "near copies, near duplicates, class balance, brightness, contrast, colour, clipping"
+_CHECKS = {"data": _DATA_CHECKS, "run": _RUN_CHECKS, "samples": _SAMPLE_CHECKS}
 EPILOG = f"""checks of a data set: {_DATA_CHECKS}.
 checks of a run, besides those of its data: {_RUN_CHECKS};
 and of some samples: {_SAMPLE_CHECKS}.
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from fromnoise.cli.common import check_minimum, write_json
-    from fromnoise.evaluation.doctor import examine_data, examine_run
+    from fromnoise.evaluation.doctor import DATA, examine_data, examine_run
     from fromnoise.evaluation.resolve import check_exists, is_run
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
@@ -49,16 +50,14 @@ def run(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
         print(line, file=sys.stderr)
 
-    checks = [_DATA_CHECKS]
     if is_run(args.target):
-        findings = examine_run(args.target, select_device(args.device, args.precision), args.count, log)
-        checks += [_RUN_CHECKS, *([_SAMPLE_CHECKS] if args.count else [])]
+        findings, made = examine_run(args.target, select_device(args.device, args.precision), args.count, log)
     else:
-        findings = examine_data(args.target, args.size, log)
+        findings, made = examine_data(args.target, args.size, log), (DATA,)
     for finding in findings:
         print(f"{finding.problem}\n    {finding.remedy}")
     if not findings:
-        print(f"No problems found by these checks: {'; '.join(checks)}.")
+        print(f"No problems found by these checks: {'; '.join(_CHECKS[name] for name in made)}.")
     if args.json is not None:
         write_json(args.json, {"target": args.target, "findings": [asdict(f) for f in findings]})
     return 0

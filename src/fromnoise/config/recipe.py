@@ -15,6 +15,7 @@ from fromnoise.config.sections import (
     EMAConfig,
     EvaluationConfig,
     LossConfig,
+    Positive,
     SamplingConfig,
     TrainConfig,
 )
@@ -34,6 +35,10 @@ class Recipe(Section):
     """cost of training, and who measured it"""
     quality: str = ""
     """quality of the samples, and who measured it"""
+    expected_loss: tuple[Positive, Positive] | None = None
+    """range of the held-out loss at the end of the budget, for the recipe as it is"""
+    loss_source: str = ""
+    """who measured expected_loss, and how"""
     data: DataConfig = DataConfig()
     network: Annotated[Any, Component("network", "unet", "network")] = "unet"
     diffusion: DiffusionConfig = DiffusionConfig()

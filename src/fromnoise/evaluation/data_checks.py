@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ _QUERIES = 300  # images in the search for duplicates
 _SEARCHED = 20_000  # training images among which duplicates are searched
 _SIZED = 500  # images in the check of sizes
 _DUPLICATE_RATIO = 0.1  # of the distance to the next neighbours: below it is a duplicate
+_MIN_SURPLUS = 0.001  # of exact duplicates, below which nothing is reported
 _FEW = 500  # training images, below which memorization is likely
 _MIN_RATE = 0.02  # of faulty images, below which nothing is reported
 
@@ -71,7 +74,9 @@ def _few(data: Data) -> Iterator[Finding]:
     if len(data.train) < _FEW:
         yield Finding(
             "few",
-            f"there are only {len(data.train):,} training images, which a network can memorize",
+            "there is only 1 training image, which a network memorizes"
+            if len(data.train) == 1
+            else f"there are only {len(data.train):,} training images, which a network can memorize",
             "add images, set data.flip if mirrored images are valid, raise network.dropout, train for fewer steps, "
             "and look at the near copies in fromnoise evaluate",
         )
@@ -128,21 +133,31 @@ def _classes(data: Data) -> Iterator[Finding]:
 
 def _duplicates(data: Data) -> Iterator[Finding]:
     """Exact and near duplicates among the training images, and held-out images among the training images."""
+    if len(data.train) < 3:  # a ratio needs an image's nearest and a further one
+        return
     pixels, train = PixelFeatures(data.shape), min(_SEARCHED, len(data.train))
     queries, held_out = (pixels.features(_random_images(images, _QUERIES)) for images in (data.train, data.held_out))
     within, leaked = NearestNeighbours(queries, 22), NearestNeighbours(held_out, 21)
     indices = shuffled_indices(len(data.train), 0, range(train))
+    occurrences: Counter[bytes] = Counter()
     for first in range(0, train, 1024):
-        block = pixels.features(data.train.get(indices[first : first + 1024]))
+        images = data.train.get(indices[first : first + 1024])
+        occurrences.update(blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images)
+        block = pixels.features(images)
         within.add_reference(block, first)
         leaked.add_reference(block, first)
     within.drop_nearest()  # the query itself
     duplicates, leaks = (proportion(n.distance_ratios < _DUPLICATE_RATIO).value for n in (within, leaked))
+    repeated = [n for n in occurrences.values() if n > 1]
+    surplus = sum(repeated) - len(repeated)
+    remedy = "remove the duplicates: they are memorized first, and can be in training and held-out images"
     if duplicates > _MIN_RATE:
+        yield Finding("duplicates", f"{duplicates:.1%} of the images have a duplicate or a near duplicate", remedy)
+    elif surplus > _MIN_SURPLUS * train:
         yield Finding(
             "duplicates",
-            f"{duplicates:.1%} of the images have a duplicate or a near duplicate",
-            "remove the duplicates: they are memorized first",
+            f"{sum(repeated):,} of {train:,} training images have exact duplicates: {surplus:,} can be removed",
+            remedy,
         )
     elif leaks > _MIN_RATE:
         yield Finding(

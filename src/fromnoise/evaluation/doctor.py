@@ -22,6 +22,7 @@ from fromnoise.utils.device import ComputeConfig
 
 _MAX_STEPS = 50  # of the samples that are checked
 
+DATA, RUN, SAMPLES = "data", "run", "samples"
 Log = Callable[[str], None]
 
 
@@ -40,7 +41,7 @@ def examine_data(spec: str, size: int | None, log: Log) -> list[Finding]:
     return list(check_data(CheckedData(open_source(spec), data)))
 
 
-def examine_run(run: str | Path, compute: ComputeConfig, count: int, log: Log) -> list[Finding]:
+def examine_run(run: str | Path, compute: ComputeConfig, count: int, log: Log) -> tuple[list[Finding], tuple[str, ...]]:
     """Problems of a run, of its data, and of some samples.
 
     Args:
@@ -49,14 +50,24 @@ def examine_run(run: str | Path, compute: ComputeConfig, count: int, log: Log) -
         count: number of samples, 0 for none.
         log: called with lines for the user.
 
+    Returns:
+        The problems, and the names of the groups of checks that were made.
+
     Raises:
         UserError: the model or its data cannot be read.
     """
     loaded = load_model(run)
     model, reports = loaded.model, RunDir(loaded.path.parent, log).read_reports()
+    if not model.recipe.data.source:
+        log(
+            "the model does not record its training data, so neither data nor samples are checked: fromnoise evaluate "
+            f"{run} --against SPEC compares its samples with images"
+        )
+        return list(check_reports(reports)), (RUN,)
     data = real_images({str(run): loaded}, None, None, log)
     checked = CheckedData(open_source(model.recipe.data.source), data)
     findings = [*check_data(checked), *check_reports(reports), *check_loss(reports, model, data)]
+    checks = (DATA, RUN)
     if count and len(data.held_out) < MIN_IMAGES:
         log(f"no samples are checked: there are only {len(data.held_out)} held-out images to compare with")
     elif count:
@@ -66,7 +77,8 @@ def examine_run(run: str | Path, compute: ComputeConfig, count: int, log: Log) -
         training = RealImages("training images", data.train)
         measurement = measure([source], training, data.held_out, PixelFeatures(data.shape))
         findings += check_samples(measurement.evaluations[0], measurement.real_vs_real[0])
-    return findings
+        checks = (DATA, RUN, SAMPLES)
+    return findings, checks
 
 
 def sampling_config(model: Model) -> SamplingConfig:

@@ -123,6 +123,8 @@ def real_images(
     if against is None and len({run.dataset_info.fingerprint for run in runs}) > 1:
         raise UserError("these runs were trained on different images: add --against SPEC")
     recipe = runs[0].recipe
+    if against is None and not recipe.data.source:
+        raise UserError(f"{next(iter(opened))} does not record its training data: add --against SPEC")
     channels, height, width = runs[0].dataset_info.shape
     changes = {"source": against or recipe.data.source, "size": (height, width), "channels": channels, "labels": False}
     return open_data(recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)}), log)

@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fromnoise import config, registry
+from fromnoise.config import Recipe
 from fromnoise.data import Data, shuffled_indices, to_float
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import NoiseLevel
+from fromnoise.diffusion.targets import Target
+from fromnoise.diffusion.weightings import Weighting
 from fromnoise.evaluation.findings import Finding
 from fromnoise.model import Model
 
@@ -69,32 +73,112 @@ def _loss_curve(losses: Sequence[float]) -> Iterator[Finding]:
 
 
 def check_loss(reports: Reports, model: Model, data: Data) -> Iterator[Finding]:
-    """A held-out loss above that of the best linear denoiser.
+    """A held-out loss above that of the best linear denoiser, or outside of the range that the recipe states.
 
     Args:
         reports: of the run.
         model: its recipe and schedule.
         data: its images.
     """
-    config = model.recipe.loss
     measured = [r["held_out_loss_raw"] for r in reports if r.get("held_out_loss_raw") is not None]
-    target = model.recipe.diffusion.target.kind
-    if (
-        not measured
-        or config.distance.kind != "mse"
-        or config.weighting.kind != "constant"
-        or target not in linear_losses
-    ):
+    if not measured:
         return
-    count = min(_IMAGES, len(data.train))
-    images = data.train.get(shuffled_indices(len(data.train), 0, range(count)))
-    linear = linear_losses[target](principal_variances(images), model.schedule)
-    if measured[-1] > linear:
+    limit = linear_loss(model, data)
+    if limit is not None and measured[-1] > limit:
         yield Finding(
             "loss",
-            f"the held-out loss is {measured[-1]:.4g}, above the {linear:.4g} of the best linear denoiser",
+            f"the held-out loss is {measured[-1]:.4g}, above the {limit:.4g} of the best linear denoiser",
             "train longer; if it does not fall, lower train.lr and look at the images with fromnoise show data",
         )
+        return
+    expected = expected_loss(model.recipe)
+    if expected is None or not _finished(reports, model.recipe, len(data.train)):
+        return
+    low, high = expected
+    if measured[-1] > high:
+        yield Finding(
+            "loss_range",
+            f"the held-out loss is {measured[-1]:.4g}, above the {low:g} to {high:g} of recipe {model.recipe.name} "
+            f"({model.recipe.loss_source})",
+            "look at the images with fromnoise show data, and compare the log with that of another seed",
+        )
+    elif measured[-1] < low:
+        yield Finding(
+            "loss_range",
+            f"the held-out loss is {measured[-1]:.4g}, below the {low:g} to {high:g} of recipe {model.recipe.name} "
+            f"({model.recipe.loss_source})",
+            "check whether held-out images are also training images",
+        )
+
+
+def _finished(reports: Reports, recipe: Recipe, images: int) -> bool:
+    """Whether a budget of steps or epochs is used up."""
+    last, train = reports[-1], recipe.train
+    if train.steps is not None:
+        return last["step"] >= train.steps
+    return train.epochs is not None and last.get("images", 0) >= int(train.epochs) * images
+
+
+_NEUTRAL = ("train.seed", "train.previews", "train.report_every", "train.checkpoint_seconds", "train.checkpoint_steps")
+_NEUTRAL_SECTIONS = (
+    "sample",
+    "published",
+    "evaluation",
+    "clustering",
+    "ema",
+    "about",
+    "cost",
+    "quality",
+    "expected_loss",
+    "loss_source",
+)
+
+
+def expected_loss(recipe: Recipe) -> tuple[float, float] | None:
+    """The range of the held-out loss that a recipe states; None if it states none, or if keys that change it differ."""
+    if recipe.expected_loss is None or recipe.name not in config.names():
+        return None
+    changed = config.difference(recipe, config.load(recipe.name), (*_NEUTRAL, "train.held_out", "train.evaluations"))
+    own = [line.split()[0] for line in changed]
+    return recipe.expected_loss if all(key.split(".")[0] in _NEUTRAL_SECTIONS for key in own) else None
+
+
+def linear_loss(model: Model, data: Data) -> float | None:
+    """Held-out loss of the best linear denoiser of the training images; None where it has no closed form.
+
+    With the variances v of the images along their principal axes, A = alpha^2 and S = sigma^2, the least error in x_0
+    of a linear estimate from x_t is the posterior variance S v / (A v + S) of a Gaussian. Errors in any target are
+    ``snr_weight`` times as large; the loss weights them and averages over the times of the time sampler.
+
+    Args:
+        model: its recipe, schedule and target.
+        data: its images.
+    """
+    recipe, denoiser = model.recipe, model.denoiser
+    plain = recipe.loss.objective.kind == "simple" and recipe.loss.distance.kind == "mse"
+    if not plain or recipe.loss.offset_noise or recipe.loss.time_sampler.kind == "importance" or len(data.train) < 2:
+        return None
+    weighting = registry.build("weighting", recipe.loss.weighting.kind, recipe.loss.weighting.options())
+    times = registry.build("time_sampler", recipe.loss.time_sampler.kind, recipe.loss.time_sampler.options())
+    images = data.train.get(shuffled_indices(len(data.train), 0, range(min(_IMAGES, len(data.train)))))
+    u = (torch.arange(_TIMES, dtype=torch.float64) + 0.5) / _TIMES
+    return weighted_linear_loss(
+        principal_variances(images), model.schedule.at(times.time(u, model.schedule)), denoiser.target, weighting
+    )
+
+
+def weighted_linear_loss(variances: Tensor, level: NoiseLevel, target: Target, weighting: Weighting) -> float:
+    """Mean over noise levels of the weighted squared error of the best linear denoiser.
+
+    Args:
+        variances: float64 (D,) of the images along their principal axes.
+        level: noise levels (T,) of equal probability.
+        target: what the network regresses.
+        weighting: of the loss.
+    """
+    signal, noise = level.alpha.square()[:, None], level.sigma.square()[:, None]
+    error = (noise * variances / (signal * variances + noise)).mean(1)
+    return float((weighting.weight(level, target) * target.snr_weight(level) * error).mean())
 
 
 def principal_variances(images: Tensor) -> Tensor:
@@ -111,30 +195,3 @@ def principal_variances(images: Tensor) -> Tensor:
     if x.shape[1] > _MAX_COVARIANCE:
         return x.square().sum(0) / (len(x) - 1)
     return torch.linalg.eigvalsh(x.T @ x / (len(x) - 1)).clamp(min=0)
-
-
-def _linear_eps(variances: Tensor, schedule: Schedule) -> float:
-    """Mean over t of the least squared error of a linear estimate of eps from x_t: ``A v / (A v + S)`` for variance v.
-
-    A = alpha^2, S = sigma^2: the posterior variance of eps under a Gaussian of the images' mean and covariance.
-    """
-    level = schedule.at((torch.arange(_TIMES, dtype=torch.float64) + 0.5) / _TIMES)
-    signal = level.alpha.square()[:, None] * variances
-    return float((signal / (signal + level.sigma.square()[:, None])).mean())
-
-
-def _linear_x0(variances: Tensor, schedule: Schedule) -> float:
-    """The same for x_0: ``S v / (A v + S)``."""
-    level = schedule.at((torch.arange(_TIMES, dtype=torch.float64) + 0.5) / _TIMES)
-    noise = level.sigma.square()[:, None]
-    return float((noise * variances / (level.alpha.square()[:, None] * variances + noise)).mean())
-
-
-def _linear_v(variances: Tensor, schedule: Schedule) -> float:
-    """The same for v = alpha eps - sigma x_0, whose error given x_t is that of x_0 / sigma: ``v / (A v + S)``."""
-    level = schedule.at((torch.arange(_TIMES, dtype=torch.float64) + 0.5) / _TIMES)
-    return float((variances / (level.alpha.square()[:, None] * variances + level.sigma.square()[:, None])).mean())
-
-
-linear_losses = {"eps": _linear_eps, "x0": _linear_x0, "v": _linear_v}
-"""Loss of the best linear denoiser by target, from the images' variances and the schedule."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from fromnoise.config import SamplingConfig
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.findings import SIGNIFICANT, Finding, exceeds
 from fromnoise.evaluation.measurement import MIRRORED, Evaluation
@@ -77,12 +78,14 @@ def _sum(a: Estimate, b: Estimate) -> Estimate:
 
 def _near_duplicates(evaluation: Evaluation, held_out: Evaluation) -> Iterator[Finding]:
     samples, real = evaluation.near_duplicates.copy_rate, held_out.near_duplicates.copy_rate
+    sampling = evaluation.stats.sampling
+    guidance = "lower --guidance, " if sampling is None or sampling.guidance > 1 else ""
     if exceeds(samples, real):
         yield Finding(
             "near_duplicates",
             f"{samples.value:.1%} of the samples have a near duplicate among the other samples, "
             f"against {real.value:.1%} of held-out images",
-            "the samples lack diversity: lower --guidance, train longer, or train on more images",
+            f"the samples lack diversity: {guidance}train longer, or train on more images",
         )
 
 
@@ -99,24 +102,45 @@ def _class_balance(evaluation: Evaluation) -> Iterator[Finding]:
             yield Finding(status, f"{status} among the samples: {listed}{more}", remedy)
 
 
-_COLOUR_REMEDIES = {
-    "mean": "take more --steps or train longer: the mean brightness is learned late",
-    "contrast": "take more --steps or another sampler, or lower --guidance if it is used",
-    "colourfulness": "take more --steps or train longer, or lower --guidance if colours are too strong",
-    "per": "take more --steps, since with too few a black or white background stays grey; or lower --guidance if too "
-    "many values are clipped",
-}
-
-
 def _colour(evaluation: Evaluation) -> Iterator[Finding]:
-    sampling = evaluation.stats.sampling
     for shift in evaluation.colour_shifts:
         if not shift.direction:
             continue
         kind = shift.name.split()[0]
-        clip = "sample with --clip, " if kind == "mean" and sampling is not None and not sampling.clip else ""
         yield Finding(
             "clipped" if kind == "per" and shift.direction == "high" else "colour",
             f"{shift.name} is {shift.direction}: {shift.samples:.1f}, real {shift.real:.1f} +- {shift.error:.1f}",
-            clip + _COLOUR_REMEDIES[kind],
+            colour_remedy(kind, shift.direction == "high", evaluation.stats.sampling),
         )
+
+
+def colour_remedy(kind: str, high: bool, sampling: SamplingConfig | None) -> str:
+    """What changes a colour statistic.
+
+    Args:
+        kind: first word of its name.
+        high: whether it is too high, otherwise too low.
+        sampling: how the samples were made; None if this is unknown.
+    """
+    clips = sampling is None or sampling.clip or sampling.threshold is not None
+    guided = sampling is None or sampling.guidance > 1
+    advice = []
+    if not clips and (kind == "mean" or (kind == "per" and high)):
+        advice.append("sample with --clip")
+    if high and guided and kind != "mean":
+        advice.append("lower --guidance")
+    if kind == "per" and high:
+        thresholded = sampling is not None and sampling.threshold is not None
+        advice += (
+            [] if thresholded else ["sample with --threshold 0.995, which scales values back in place of clipping"]
+        )
+        advice.append("train longer")
+    elif kind == "per":
+        advice.append("take more --steps, since with too few a black or white background stays grey")
+    elif kind == "mean":
+        advice.append("take more --steps or train longer: the mean brightness is learned late")
+    elif kind == "contrast":
+        advice.append("take more --steps or another sampler")
+    else:
+        advice.append("take more --steps or train longer")
+    return ", or ".join(advice)

@@ -81,14 +81,20 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .5rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th { white-space: normal; overflow-wrap: anywhere; min-width: 4rem; vertical-align: bottom }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
+th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top }
+td span { white-space: nowrap }
+th { overflow-wrap: break-word; vertical-align: bottom; font-size: .8rem }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 7rem }
 thead th { border-bottom: 2px solid #888 }
 table { font-size: .87rem }
 img { max-width: 100%; image-rendering: pixelated }
 figure { margin: 1rem 0 } figcaption { color: #555 }
-pre { background: #f4f4f4; padding: .6rem; overflow-x: auto }
+pre { background: #f4f4f4; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere }
+@media (max-width: 75rem) { img { image-rendering: auto } }
+@media (max-width: 40rem) {
+  table { font-size: .75rem } th { font-size: .7rem } th, td { padding: .2rem .25rem }
+  th:first-child, td:first-child { min-width: 5rem }
+}
 @media (prefers-color-scheme: dark) {
   body { background: #181818; color: #ddd } pre { background: #262626 } th, td { border-color: #444 }
   figcaption { color: #aaa } img { background: #fff }
@@ -125,8 +131,14 @@ def _html(block: Block) -> str:
         source = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
         return f'<figure id="{html.escape(block.name)}">{source}<figcaption>{caption}</figcaption></figure>'
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.head)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in block.rows)
+    rows = "".join("<tr>" + "".join(f"<td>{_cell(c)}</td>" for c in row) + "</tr>" for row in block.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    """A cell whose lines break before its error alone."""
+    value, sign, error = html.escape(text).partition(" ± ")
+    return f"<span>{value}</span> <span>± {error}</span>" if sign else value
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
