@@ -304,7 +304,7 @@ def build(
 def _network(recipe: Recipe, dataset_info: DatasetInfo, schedule: schedules.Schedule) -> nn.Module:
     if recipe.network.kind == CUSTOM:
         raise UserError(
-            "this model has a network of its own, which a file does not contain: load it in Python with "
+            "this model has a custom network, whose code a file does not contain: load it in Python with "
             "fromnoise.load(PATH, network=MyNet())"
         )
     channels, height, width = dataset_info.shape

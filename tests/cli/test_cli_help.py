@@ -59,7 +59,7 @@ def test_every_verb_is_listed(right, verb):
 def test_defaults_are_shown(right):
     """Of every option that has one."""
     shown = " ".join(right("sample", "--help").out.split())
-    for default in ("samples at a time (default: 64)", "depends on (seed, i) only (default: 0)", "(default: auto)"):
+    for default in ("samples per batch (default: 64)", "depends on (seed, i) only (default: 0)", "(default: auto)"):
         assert default in shown
     assert "(default: 6)" in " ".join(right("show", "forward", "--help").out.split())
 

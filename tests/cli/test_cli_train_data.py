@@ -96,7 +96,7 @@ def test_single_image(learn, tmp_path, paint):
     """It is trained on and held out, and the log says so."""
     paint(tmp_path / "some", ["x.png"])
     images, said = learn("some")
-    assert images.shape == (2, 3, 8, 8) and "one image only" in said
+    assert images.shape == (2, 3, 8, 8) and "only one image" in said
 
 
 def test_labels_from_folders(learn, right, tmp_path, paint):

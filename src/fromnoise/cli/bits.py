@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fromnoise.model import Model
 
 HELP = "measure the negative log-likelihood of images under a model, in bits/dim"
-EPILOG = """two methods: the variational bound (ELBO) from sampled steps, and the probability-flow ODE. lower is better.
-both are upper bounds on -log2 p(image) per dimension. the figure of held-out images is the one to report; if training
+EPILOG = """Two methods: the variational bound (ELBO) from sampled steps, and the probability-flow ODE ("flow").
+Lower is better. Both are upper bounds on -log2 p(image) per dimension. Report the value of held-out images; if training
 images need clearly fewer bits, the model has memorized them.
 
 examples:
@@ -37,10 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", metavar="E", type=float, help="use an adaptive ODE solver with this tolerance instead")
     add("--probes", metavar="P", type=int, default=1, help="random sign vectors for each trace estimate")
     add("--plot", metavar="PNG", type=Path, help="plot the terms of the bound by step")
-    add("--json", metavar="FILE", type=Path, help="write the results to this file")
+    add("--json", metavar="FILE", type=Path, help="write the results as JSON")
     add("--seed", metavar="S", type=int, default=0, help="seed of the choice of images and of the noise")
     add("--batch", metavar="B", type=int, default=64, help="images per batch")
-    add("--device", help="cpu, cuda, cuda:1 or mps; the best available by default")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="fp32", help="fp32, bf16 or auto; the flow needs fp32")
 
 
@@ -110,7 +110,7 @@ def _report(results: dict[str, LikelihoodResult], description: list[str], args: 
     from fromnoise.evaluation.likelihood import generalization_gaps
     from fromnoise.reporting import plots
 
-    print("bits/dim, +- one standard error of the mean: other images of the same data, and other noise")
+    print("bits/dim +- one standard error of the mean, over images and noise")
     for line in description:
         print(f"  {line}")
     for name, result in results.items():

@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("target", metavar="RUN_OR_SPEC", help="a run directory, a .safetensors file, or data as train --data takes it")
     add("-n", dest="count", metavar="N", type=int, default=300, help="number of samples of a run; 0 for none")
     add("--size", metavar="S", type=int, help="side in pixels to which images are resized")
-    add("--json", metavar="FILE", type=Path, help="write the findings to this file too")
-    add("--device", help="cpu, cuda, cuda:1 or mps; the best available by default")
+    add("--json", metavar="FILE", type=Path, help="also write the findings as JSON")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
 

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="number of held-out and of training images whose code lengths are compared; 0 for none",
     )
     add("--out", metavar="DIR", type=Path, help="folder of the report; evaluation-1 (2, ...) in the first run")
-    add("--json", metavar="FILE", type=Path, help="write the numbers to this file too")
+    add("--json", metavar="FILE", type=Path, help="also write the numbers as JSON")
     add(
         "--sweep",
         metavar="KEY=A,B",
@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--label", metavar="L", help="class of the samples, by name or number; several with commas; by default all")
     add("--seed", metavar="S", type=int, default=0, help="seed of the samples")
     add("--batch", metavar="B", type=int, default=64, help="samples per batch")
-    add("--device", help="cpu, cuda, cuda:1 or mps; the best available by default")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
 

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="FILE", type=Path, required=True, help="where to write the classifier, .safetensors")
     add("--steps", metavar="N", type=int, default=2000, help="optimizer steps")
     add("--batch", metavar="B", type=int, default=128, help="batch size")
-    add("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest available)")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
 

@@ -17,7 +17,7 @@ EPILOG = "example:\n  fromnoise recipes"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--json", metavar="FILE", help="also as JSON")
+    parser.add_argument("--json", metavar="FILE", help="also write the table as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

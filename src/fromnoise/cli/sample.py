@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fromnoise.model import Model
 
 HELP = "sample images from a trained model"
-EPILOG = """what is left out is taken from the model's own recipe; another sampler comes with its own steps and grid.
+EPILOG = """Defaults are those of the model's recipe; another sampler has its own default steps and grid.
 
 examples:
   fromnoise sample runs/digits -n 100 --out digits.png --gif reverse.gif
@@ -31,17 +31,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
     add("model", metavar="RUN", help="a run directory or one .safetensors file")
-    add("-n", dest="count", metavar="N", type=int, help="number of samples; 64 if left out, 8 a class of --label all")
+    add(
+        "-n",
+        dest="count",
+        metavar="N",
+        type=int,
+        help="number of samples; default: 64, or 8 of each class with --label all",
+    )
     add(
         "--out",
         metavar="PATH",
         type=Path,
         help=".png for a grid, .npz for an array, anything else is a folder of PNGs; "
-        "left out: sampled-SEED.png in the run directory",
+        "default: sampled-SEED.png in the run directory",
     )
-    add("--gif", metavar="FILE", type=Path, help="also the reverse process as a GIF")
-    add("--strip", metavar="FILE", type=Path, help="also the reverse process as a strip, a PNG")
-    add("--as-published", action="store_true", help="sample as the published system does (steps, variance, clipping)")
+    add("--gif", metavar="FILE", type=Path, help="also write the reverse process as a GIF")
+    add("--strip", metavar="FILE", type=Path, help="also write the reverse process as a row of images, a PNG")
+    add(
+        "--as-published",
+        action="store_true",
+        help="use the sampling settings of the publication (steps, variance, clipping)",
+    )
     add("--steps", metavar="K", type=int, help="steps; heun and pc evaluate the network twice in each")
     add(
         "--grid",
@@ -49,12 +59,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="time grid: uniform (trailing), quadratic, logsnr, karras, leading or linspace",
     )
     component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
-    add("--seed", metavar="S", type=int, default=0, help="sample i depends on (seed, i) only")
-    add("--first", metavar="I", type=int, default=0, help="number of the first sample")
-    add("--seeds", metavar="I,J,...", help="only the samples of these numbers, as in 3,17,204")
-    add("--size", metavar="HxW", help="of the samples, if not that of the training images")
-    add("--batch", metavar="B", type=int, default=64, help="samples at a time")
-    add("--device", help="cpu, cuda, cuda:1, mps; the best available if left out")
+    add("--seed", metavar="S", type=int, default=0, help="seed; sample i depends on (seed, i) only")
+    add("--first", metavar="I", type=int, default=0, help="index of the first sample")
+    add("--seeds", metavar="I,J,...", help="indices of the samples, such as 3,17,204")
+    add("--size", metavar="HxW", help="size of the samples; default: that of the training images")
+    add("--batch", metavar="B", type=int, default=64, help="samples per batch")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
     guidance_flags.configure(parser)
     parser.epilog = f"{component_flags.add_list_of_components('sampler')}\n\n{EPILOG}"
@@ -91,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or loaded.path.parent / f"sampled-{args.seed}.png"
     recipe = loaded.model.recipe
     if args.as_published and recipe.published is None:
-        raise UserError(f"--as-published: the recipe {recipe.name} has no published way of sampling: leave it out")
+        raise UserError(f"--as-published: the recipe {recipe.name} states no published sampling settings: leave it out")
     own = recipe.published if args.as_published and recipe.published is not None else recipe.sample
     config = guidance_flags.settings(own, args, "steps", "grid")
     guidance_flags.check_labels(args, loaded.model)

@@ -46,12 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rate = add_figure("rate", "rate against distortion of progressive coding, as a plot and a table", 64)
     for figure in (progressive, shared, rate):
         figure.add_argument("model", metavar="RUN", help="a run directory or a .safetensors file")
-        figure.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best available by default")
+        figure.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     for figure in (progressive, shared):
         figure.add_argument("--steps", metavar="K", type=int, help="sampling steps; those of the recipe by default")
     shared.add_argument("--times", default="1,0.75,0.5,0.25", help="times t in (0, 1] of the shared x_t, with commas")
     rate.add_argument("--data", metavar="SPEC", help="images; the held-out images of the recipe by default")
-    rate.add_argument("--json", metavar="FILE", type=Path, help="write the table to this file")
+    rate.add_argument("--json", metavar="FILE", type=Path, help="also write the table as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--seed", metavar="S", help="seed of the initial weights, the order of the data and the noise")
     add("--batch", metavar="B", help="batch size, over all processes")
     add("--tracker", metavar="NAME", help="show the run in tensorboard, trackio or wandb (default: none)")
-    add("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest available)")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
     add("--compile", action="store_true", help="compile the network with torch.compile: slow to start, faster on GPUs")
     add("--dry-run", action="store_true", help="print the resolved recipe and an estimate of its cost, and exit")

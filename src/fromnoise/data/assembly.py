@@ -134,7 +134,7 @@ class _Decoder:
 def _hold_out(n: int, share: float, seed: int, log: Log) -> tuple[Tensor, Tensor]:
     """Divide ``0 .. n-1`` into training and held-out indices, each in ascending order."""
     if n < 2:
-        log("one image only: it is both trained on and held out")
+        log("there is only one image, which is used for training and as the held-out image")
         return torch.arange(n), torch.arange(n)
     count = min(max(1, round(share * n)), n // 2, _MAX_HELD_OUT)
     held_out = torch.zeros(n, dtype=torch.bool)

@@ -47,7 +47,7 @@ def choose_shape(
         side = min(_DEFAULT_SIDE, median_low(min(s) for s in sizes))
         chosen = side, side
         low, high = (f"{h}x{w}" for h, w in (min(sizes, key=prod), max(sizes, key=prod)))
-        log(f"images from {low} to {high}: cropped to the centre and resized to {side}x{side} (choose with size)")
+        log(f"images from {low} to {high}: cropped to the centre and resized to {side}x{side} (size sets the side)")
     return needed, *chosen
 
 

@@ -79,7 +79,7 @@ def _source_json(report: SourceReport, group_kind: str) -> dict[str, Any]:
 
 _ERRORS = (
     "± is one standard error: the standard deviation between sets of as many samples of the same model, with the real "
-    "images fixed (for the kernel distance real images are drawn anew too), not between trainings. "
+    "images fixed (for the kernel distance the real images are resampled too), not between trainings. "
 )
 _COMPARE = (
     "Compare values only at equal n and with equal features. The row of held-out real images is the value that as many "

@@ -115,7 +115,9 @@ def real_images(
     runs = [loaded.model for loaded in opened.values()]
     if not runs:
         if against is None:
-            raise UserError("no run names the real images: add --against SPEC, for example --against mnist")
+            raise UserError(
+                "no source is a run that names the real images: add --against SPEC, for example --against mnist"
+            )
         return load(against, size=size, log=log)
     shapes = {run.dataset_info.shape for run in runs}
     if len(shapes) > 1:

@@ -26,7 +26,7 @@ class MetricRow:
         real_vs_real: the same for held-out real images ("floor" in JSON); None if it is unknown at this n.
         better: "lower" or "higher"; "" if values near to the real one are better.
         features: feature space in which it was measured.
-        resampled: what is drawn anew in the thought experiment of which the error is the standard deviation.
+        resampled: what is resampled: the error is the standard deviation over such draws.
     """
 
     group: str

@@ -119,7 +119,14 @@ def _finished(reports: Reports, recipe: Recipe, images: int) -> bool:
     return train.epochs is not None and last.get("images", 0) >= int(train.epochs) * images
 
 
-_NEUTRAL = ("train.seed", "train.previews", "train.report_every", "train.checkpoint_seconds", "train.checkpoint_steps")
+_NEUTRAL = tuple(
+    f"train.{key}"
+    for key in (
+        *("seed", "previews", "report_every", "checkpoint_seconds", "checkpoint_steps", "held_out", "evaluations"),
+        *("tracker", "evaluation_share"),
+    )
+)
+"""Keys that do not change the loss at the end of the budget."""
 _NEUTRAL_SECTIONS = (
     "sample",
     "published",
@@ -138,7 +145,7 @@ def expected_loss(recipe: Recipe) -> tuple[float, float] | None:
     """The range of the held-out loss that a recipe states; None if it states none, or if keys that change it differ."""
     if recipe.expected_loss is None or recipe.name not in config.names():
         return None
-    changed = config.difference(recipe, config.load(recipe.name), (*_NEUTRAL, "train.held_out", "train.evaluations"))
+    changed = config.difference(recipe, config.load(recipe.name), _NEUTRAL)
     own = [line.split()[0] for line in changed]
     return recipe.expected_loss if all(key.split(".")[0] in _NEUTRAL_SECTIONS for key in own) else None
 

@@ -107,7 +107,7 @@ class Pipeline:
             ValueError: n below 1, or an unknown sampler or option.
         """
         if n < 1:
-            raise ValueError(f"n={n}: at least one sample must be drawn")
+            raise ValueError(f"n={n}: n must be 1 or more")
         config, own = self._config(sampler, steps, guidance, options)
         return sample_steps(
             self.model,

@@ -92,7 +92,7 @@ class SamplingRun:
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise UserError(
-                        "not even one sample fits in memory: try --device cpu, or a smaller --size"
+                        "one sample does not fit in memory: use --device cpu, or a smaller --size"
                     ) from None
                 torch.cuda.empty_cache()
                 waiting = list(torch.cat([part, *waiting]).split(-(-len(part) // 2)))
@@ -174,7 +174,7 @@ def check_finite(x: Tensor) -> None:
     """
     if not bool(x.isfinite().all()):
         raise UserError(
-            "the samples are not finite, with these weights and this way of sampling: clip (--clip), use more --steps, "
+            "the samples contain values that are not finite: clip (--clip), use more --steps, "
             "another --sampler or a lower --guidance, or train again with a lower --train.lr"
         )
 

@@ -29,17 +29,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--steps", metavar="K", type=int, help="sampling steps from t = 1 to t = 0")
     component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
     add("--grid", metavar="NAME", help="time grid: see fromnoise sample --help")
-    add("--seed", metavar="S", type=int, default=0, help="sample i depends on (seed, i) alone")
+    add("--seed", metavar="S", type=int, default=0, help="seed; sample i depends on (seed, i) only")
     add("--any-size", action="store_true", help="accept an image of another size than the training images")
-    add("--batch", metavar="B", type=int, default=64, help="samples in one batch")
-    add("--device", help="cpu, cuda, cuda:1 or mps; left out: the fastest available")
+    add("--batch", metavar="B", type=int, default=64, help="samples per batch")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
     guidance_flags.configure(parser)
 
 
 def solver_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of the inverse solver."""
-    component_flags.add_flags(parser, "inverse_solver", "--method", "inverse solver (left out: mmps)")
+    component_flags.add_flags(parser, "inverse_solver", "--method", "inverse solver (default: mmps)")
 
 
 def inverse_solver(args: argparse.Namespace) -> InverseSolver:

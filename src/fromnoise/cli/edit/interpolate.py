@@ -29,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--steps", metavar="K", type=int, help="sampling steps from t = 1 to t = 0")
     component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
     add("--grid", metavar="NAME", help="time grid: see fromnoise sample --help")
-    add("--seed", metavar="S", type=int, default=0, help="of the noise")
-    add("--device", help="cpu, cuda, cuda:1 or mps; left out: the fastest available")
+    add("--seed", metavar="S", type=int, default=0, help="seed of the noise")
+    add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,9 +16,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     edit_flags.configure(parser)
     edit_flags.solver_flags(parser)
-    parser.add_argument("--size", metavar="HxW", help="of the extended image; left out: that of the training images")
     parser.add_argument(
-        "--at", metavar="ROW,COLUMN", help="upper left corner of the image in it; left out: the image is centered"
+        "--size", metavar="HxW", help="size of the extended image; default: that of the training images"
+    )
+    parser.add_argument(
+        "--at", metavar="ROW,COLUMN", help="position of the image's upper left corner; default: centered"
     )
 
 

@@ -44,7 +44,7 @@ class Metric(ABC):
         key: name in JSON.
         title: column header in tables.
         better: "lower" or "higher"; "" if values near to that of held-out real images are better.
-        resampled: what is drawn anew in the thought experiment of which the error is the standard deviation.
+        resampled: what is resampled: the error is the standard deviation over such draws.
         passes: cost, as the number of passes over all pairs of vectors that it adds; 0 if its cost is linear in the
             number of images, or if its result is shared with another metric.
     """
