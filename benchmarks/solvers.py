@@ -5,9 +5,10 @@ python benchmarks/solvers.py RUN [-n N] [--many N] [--evaluations 5,10,20] [--sa
 
 All samplers start from the same noise; an evaluation is one call of the network per image (heun and pc make two in a
 step). Distances are to the training images, in the features of a classifier of the same data: the kernel distance
-(KID), whose expectation does not depend on the number of samples, times 1000, and the Frechet distance. From 250
-evaluations on --many samples are taken. Rows are appended to FILE as JSON lines, and rows in FILE are not measured
-again, so that a long measurement can be interrupted.
+(KID), whose expectation does not depend on the number of samples, times 1000, and the Frechet distance. A second table
+has the difference between each sampler's kernel distance and the least one, with the paired standard error over the
+noise, the real images fixed. From 250 evaluations on --many samples are taken. Rows are appended to FILE as JSON lines,
+and rows in FILE are not measured again, so that a long measurement can be interrupted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fromnoise.checkpoint import load_model
 from fromnoise.config import SamplingConfig
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import shuffled_indices
+from fromnoise.evaluation.estimate import standard_error
 from fromnoise.evaluation.features.select import select_features
 from fromnoise.evaluation.metrics.frechet import jackknifed_frechet
 from fromnoise.evaluation.metrics.kid import KernelReference
@@ -92,12 +94,21 @@ class Evaluator:
             "kernel_error": 1000 * kernel.error,
             "frechet": frechet.value,
             "frechet_error": frechet.error,
+            "pseudo_values": [round(1000 * v, 2) for v in self._kernel.pseudo_values(features).tolist()],
         }
 
 
 def cell(row: Row) -> str:
     """A kernel distance with its standard error."""
     return f"{row['kernel']:.1f} +- {row['kernel_error']:.1f}"
+
+
+def paired_cell(row: Row, best: Row) -> str:
+    """Kernel distance of a row minus that of the best one, with the error of the mean paired difference."""
+    if row is best or row["n"] != best["n"] or "pseudo_values" not in row or "pseudo_values" not in best:
+        return "least" if row is best else ""
+    a, b = (torch.tensor(r["pseudo_values"], dtype=torch.float64) for r in (row, best))
+    return f"{row['kernel'] - best['kernel']:.1f} +- {standard_error(a - b):.1f}"
 
 
 def on_main_grid(row: Row) -> bool:
@@ -107,12 +118,20 @@ def on_main_grid(row: Row) -> bool:
 
 def print_tables(rows: list[Row], grids: bool) -> None:
     """Print the tables as Markdown."""
-    counts = sorted({r["evaluations"] for r in rows})
+    counts = sorted({r["evaluations"] for r in rows if on_main_grid(r)})
     print("| sampler | " + " | ".join(map(str, counts)) + " |\n|---" + "|---" * len(counts) + "|")
     for sampler in SAMPLERS:
         by_count = {r["evaluations"]: r for r in rows if on_main_grid(r) and r["sampler"] == sampler}
         cells = [cell(by_count[c]) if c in by_count else "" for c in counts]
         if by_count:
+            print(f"| {sampler} | " + " | ".join(cells) + " |")
+    print("\n| minus the least | " + " | ".join(map(str, counts)) + " |\n|---" + "|---" * len(counts) + "|")
+    main = [r for r in rows if on_main_grid(r)]
+    least = {c: min((r for r in main if r["evaluations"] == c), key=lambda r: r["kernel"]) for c in counts}
+    for sampler in SAMPLERS:
+        mine = {r["evaluations"]: r for r in main if r["sampler"] == sampler}
+        if mine:
+            cells = [paired_cell(mine[c], least[c]) if c in mine else "" for c in counts]
             print(f"| {sampler} | " + " | ".join(cells) + " |")
     if grids:
         title = f"at {', '.join(map(str, GRID_EVALUATIONS))} evaluations"
@@ -156,7 +175,7 @@ def main() -> None:
     evaluator = Evaluator(args.run, args.n)
     print(header(), flush=True)
     for n in (args.n, args.many):
-        print("held-out images", json.dumps(evaluator.held_out(n)), flush=True)
+        print("held-out images", json.dumps(summary(evaluator.held_out(n))), flush=True)
     samplers = args.samplers.split(",")
     wanted = [(s, int(c), GRID.get(s, "logsnr")) for c in args.evaluations.split(",") for s in samplers]
     if args.grids:
@@ -170,11 +189,16 @@ def main() -> None:
         row |= evaluator.samples(config, args.many if count >= MANY_EVALUATIONS else args.n)
         with args.rows.open("a", encoding="utf-8") as out:
             out.write(json.dumps({k: None if v is math.nan else v for k, v in row.items()}) + "\n")
-        print(row, flush=True)
+        print(summary(row), flush=True)
     rows = read(args.rows)
     print_tables(rows, args.grids)
     if args.image:
         plot(rows, evaluator.held_out(args.n), args.image)
+
+
+def summary(row: Row) -> Row:
+    """A row without the values of single samples."""
+    return {key: value for key, value in row.items() if key != "pseudo_values"}
 
 
 def read(path: Path) -> list[Row]:

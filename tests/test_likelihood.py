@@ -108,7 +108,10 @@ def test_failure_of_the_ode_solver(pixels):
 
 
 def test_b10_generalization_gaps():
-    """B10: held-out minus training, with the error of differences where equally many images share their noise."""
+    """B10: held-out minus training, with the error of differences where equally many images share their noise.
+
+    Version 0.1 printed both values without an error of their difference.
+    """
     bound = evaluator().bound(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), None, None)
     held_out, training = (
         LikelihoodResult(bound, torch.tensor([1.0, 3.0])),
@@ -127,7 +130,10 @@ def test_b10_generalization_gaps():
 
 
 def test_b4_offset_noise_in_the_likelihood(pixels):
-    """Another strength gives other numbers, and the output says it."""
+    """Another strength gives other numbers, and the output says it.
+
+    In version 0.1 both had white noise, and equal numbers.
+    """
     plain, offset = evaluator(), evaluator({"loss.offset_noise": 0.5})
     assert not torch.allclose(plain.bound(pixels, None, None).each, offset.bound(pixels, None, None).each, rtol=1e-3)
     assert any("offset noise of strength 0.5" in line for line in offset.description())
@@ -137,7 +143,10 @@ def test_b4_offset_noise_in_the_likelihood(pixels):
 
 
 def test_b4_self_conditioned_models_get_their_own_estimate(pixels):
-    """Two evaluations a step, the second with the first one's estimate."""
+    """Two evaluations a step, the second with the first one's estimate.
+
+    Version 0.1 gave zeros in place of the estimate.
+    """
     found = evaluator({"loss.self_conditioning": True, "network.zero_output": False})
     inputs: list[torch.Tensor] = []
     found.model.denoiser.network.register_forward_hook(lambda net, args, out: inputs.append(args[0]))
@@ -150,7 +159,10 @@ def test_b4_self_conditioned_models_get_their_own_estimate(pixels):
 
 
 def test_b4_pseudo_labels_are_coded_and_used(pixels):
-    """Bits of the label, -log2 p(k) of the image's cluster, plus those of the image given the label."""
+    """Bits of the label, -log2 p(k) of the image's cluster, plus those of the image given the label.
+
+    Version 0.1 measured the null label.
+    """
     found = evaluator({"data.labels": False, "data.pseudo_labels": 3, "network.zero_output": False})
     labels = found.model.denoiser.pseudo_labels
     points = labels.downsample(to_float(pixels))

@@ -171,7 +171,10 @@ def test_encoder_weight_zero_has_no_encoder_term():
 
 
 def test_b6_with_the_encoders_likelihood_the_objective_is_no_bound():
-    """Two unit Gaussians, whose exact posteriors are the encoder's opinion: F exceeds log p(x), by at most log Q."""
+    """Two unit Gaussians, whose exact posteriors are the encoder's opinion: F exceeds log p(x), by at most log Q.
+
+    Version 0.1 called it a lower bound on log p.
+    """
     means, weights = torch.tensor([-2.0, 2.0], dtype=torch.float64), torch.tensor([0.5, 0.5], dtype=torch.float64)
     component = torch.arange(2000) % 2
     x = means[component] + torch.randn(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -211,7 +211,10 @@ def test_time_from_logsnr_inverts_logsnr(table):
 @pytest.mark.parametrize("table", [schedules.linear(1000), schedules.cosine(1000), schedules.sigmoid(1000)])
 @pytest.mark.parametrize("name", registry.names("sampler"))
 def test_b5_every_sampler_works_on_its_default_grid(name, table):
-    """With an exact denoiser and its default steps at most 50, most samples reach a narrow mode of the data."""
+    """With an exact denoiser and its default steps at most 50, most samples reach a narrow mode of the data.
+
+    In version 0.1 all samplers had one grid, on which Heun fails (next test).
+    """
     sampler = registry.build("sampler", name, {}, schedule=table)
     steps = min(sampler.default_steps or 50, 50)
     assert (
@@ -221,7 +224,10 @@ def test_b5_every_sampler_works_on_its_default_grid(name, table):
 
 
 def test_b5_heun_needs_a_grid_in_logsnr():
-    """On the uniform grid of the cosine table its last step is so long that hardly any sample reaches a mode."""
+    """On the uniform grid of the cosine table its last step is so long that hardly any sample reaches a mode.
+
+    Version 0.1 had this grid by default: on digits a classifier was sure of 2 % of the samples, 70 % on logsnr.
+    """
     table = schedules.cosine(1000)
     assert fraction_at_a_mode(Heun(table), uniform(table, 15)) < 0.1
 
@@ -237,7 +243,10 @@ def fraction_at_a_mode(sampler, levels):
 
 
 def test_b8_the_last_value_is_the_estimate_for_first_order_samplers_only():
-    """At s = 0 ancestral and DDIM return x0_hat; a multistep sampler combines it with earlier ones."""
+    """At s = 0 ancestral and DDIM return x0_hat; a multistep sampler combines it with earlier ones.
+
+    Version 0.1 said it of all samplers.
+    """
     true, levels, ids = mixture(), uniform(schedules.linear(1000), 10), torch.arange(20)
     for sampler, first_order in ((DDIM(), True), (Ancestral(0.0), True), (IPNDM(3), False)):
         *_, last = sampling_loop(true, sampler, levels, initial_noise((2,), Noise(0, ids), LIKE), Noise(0, ids))

@@ -149,7 +149,10 @@ def test_a_trained_model_reproduces_the_mean_brightness(monkeypatch):
 
 
 def test_b3_lognormal_times_are_refused_with_zero_terminal_snr():
-    """They never take t = 1, where sampling starts; the line names the remedy."""
+    """They never take t = 1, where sampling starts; the line names the remedy.
+
+    Version 0.1 accepted them.
+    """
     keys = {"diffusion.zero_terminal_snr": True, "diffusion.schedule": "linear", "diffusion.target": "v"}
     keys |= {"sample.grid": "uniform", "loss.weighting": "constant"}
     assert recipes.load("digits", keys | {"loss.time_sampler": "uniform"}).diffusion.zero_terminal_snr
@@ -158,7 +161,10 @@ def test_b3_lognormal_times_are_refused_with_zero_terminal_snr():
 
 
 def test_b8_time_from_logsnr_next_to_the_zero_of_the_table():
-    """A finite log-SNR, also one that rounding puts below the last finite level, is not at t = 1."""
+    """A finite log-SNR, also one that rounding puts below the last finite level, is not at t = 1.
+
+    Version 0.1 jumped to t = 1.
+    """
     table = schedules.zero_terminal_snr(schedules.linear(1000))
     last = table.logsnr(torch.tensor(0.999, dtype=torch.float64))
     for logsnr in (last, last - 1e-9, last - 1e-3):

@@ -216,7 +216,10 @@ def test_statistics_do_not_depend_on_the_batch_size(halves, size):
 
 
 def test_b2_a_fixed_number_of_real_images_of_each_group():
-    """The first of each group in the order of the seed; an error if there are too few."""
+    """The first of each group in the order of the seed; an error if there are too few.
+
+    In version 0.1 real images were always an i.i.d. sample.
+    """
     images = MemoryImages(torch.arange(30, dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 2, 2))
     groups = torch.arange(30) % 3
     source = RealImages("real", images, groups=groups, sizes=torch.tensor([5, 0, 2]))
@@ -228,7 +231,10 @@ def test_b2_a_fixed_number_of_real_images_of_each_group():
 
 
 def test_b2_models_with_pseudo_labels_are_evaluated_both_ways(digits, tmp_path):
-    """Two sources, i.i.d. and stratified; the real images of the second have its numbers of each cluster."""
+    """Two sources, i.i.d. and stratified; the real images of the second have its numbers of each cluster.
+
+    Version 0.1 had stratified samples beside i.i.d. real images: a perfect model of 64 clusters scored 0.47, not 1.0.
+    """
     changes = {"data.labels": False, "data.pseudo_labels": 3, "sample.steps": 2, "network.width": 8}
     recipe = recipes.load("digits", changes | {"network.groups": 4})
     model = build(recipe, DatasetInfo((1, 8, 8), fingerprint=digits.fingerprint))

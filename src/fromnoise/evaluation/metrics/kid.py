@@ -148,6 +148,22 @@ class KernelReference:
         self._features = features.double()
         self._sums = _kernel_sums(self._features, None)
 
+    def pseudo_values(self, x: Tensor) -> Tensor:
+        """Jackknife pseudo-values m V - (m - 1) V_(-i) of a distance V with the real features fixed, (m,).
+
+        The error of the difference of two distances whose i-th samples share their noise is that of the mean difference
+        of their pseudo-values (Miller 1974): it holds the covariance that the two errors do not show.
+
+        Args:
+            x: features of samples, (m, D), m at least 3.
+        """
+        x, y = x.double(), self._features
+        m, n = len(x), len(y)
+        xx, xy = _kernel_sums(x, None), _kernel_sums(x, y)
+        value = xx.total / (m * (m - 1)) - 2 * xy.total / (m * n)
+        without = (xx.total - 2 * xx.row_sums) / ((m - 1) * (m - 2)) - 2 * (xy.total - xy.row_sums) / ((m - 1) * n)
+        return m * value - (m - 1) * without + self._sums.total / (n * (n - 1))
+
     def distance(self, x: Tensor, strata: Tensor | None = None) -> Estimate:
         """See ``kernel_distance``; ``strata`` are those of x, as of ``standard_error``."""
         x, y, yy = x.double(), self._features, self._sums
