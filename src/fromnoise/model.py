@@ -324,7 +324,7 @@ def recipe_of(denoiser: Denoiser, info: DatasetInfo, **values: Any) -> Recipe:
     """The recipe that describes a denoiser made in Python.
 
     Args:
-        denoiser: its network is written down as ``custom`` unless it is a registered one that keeps its options.
+        denoiser: its network is written down as ``custom``, so that ``load`` needs one.
         info: of its images.
         values: further values by dotted key with ``__`` for the dot.
 

@@ -56,6 +56,23 @@ REQUIRED = inspect.Parameter.empty
 """The default of an option that has none."""
 
 
+class UnknownComponent(ValueError):
+    """A name under which nothing is registered.
+
+    Attributes:
+        component: family and name, for a message.
+    """
+
+    def __init__(self, family: str, name: str, known: Iterable[str]) -> None:
+        """Name the nearest of the known names, and how to add one."""
+        family = family.replace("_", " ")
+        super().__init__(
+            f"no {family} is called {_shown(name)}{_nearest(name, known)} Choose from {', '.join(known)}, or for one "
+            "of your own add --plugin MODULE (in Python: import it)"
+        )
+        self.component = f"{family} {_shown(name)}"
+
+
 @dataclass(frozen=True)
 class Option:
     """A parameter of a component that users may set.
@@ -109,13 +126,11 @@ def get(family: str, name: str) -> Callable[..., Any]:
     """The component of a name.
 
     Raises:
-        ValueError: nothing is registered under it; the message names the nearest.
+        UnknownComponent: nothing is registered under it; the message names the nearest.
     """
     known = _COMPONENTS[family]
     if name not in known:
-        raise ValueError(
-            f"no {family.replace('_', ' ')} is called {name!r}{_nearest(name, known)} Choose from {', '.join(known)}"
-        )
+        raise UnknownComponent(family, name, known)
     return known[name]
 
 
@@ -215,6 +230,11 @@ _OTHER_NAMES = {
     "squaredcos_cap_v2": "cosine",
 }
 """Names that other libraries use."""
+
+
+def _shown(name: str) -> str:
+    """A name for a message, shortened."""
+    return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

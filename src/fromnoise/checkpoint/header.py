@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fromnoise.checkpoint.tensor_file import DamagedFile
-from fromnoise.config import Recipe, parse
+from fromnoise.config import MissingComponent, Recipe, parse
 from fromnoise.data.dataset import Attribute
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.schedules import MAX_STEPS
@@ -31,12 +31,18 @@ def parse_header(header: dict[str, Any], path: str | Path) -> tuple[Recipe, Data
 
     Raises:
         DamagedFile: the header does not describe a model.
-        UserError: the recipe has unknown keys or values out of range.
+        UserError: the recipe has unknown keys, values out of range, or components that are not registered.
     """
     try:
         check_numbers(header["recipe"])
         dataset_info = _parse_dataset_info(header["dataset"])
         return parse(header["recipe"]), dataset_info
+    except MissingComponent as missing:
+        also = ", or give load its network" if missing.component.startswith("network") else ""
+        raise UserError(
+            f"it has the {missing.component}, which is not registered: add --plugin MODULE with the module that "
+            f"registers it (in Python: import it first{also})"
+        ) from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f" ({first_line(error)})" if type(error) is ValueError else ""
         raise DamagedFile(f"{path}: its header does not describe a model of fromnoise{reason}") from None

@@ -14,6 +14,7 @@ from fromnoise.cli import (
     assign,
     bits,
     cluster,
+    component_flags,
     doctor,
     edit,
     evaluate,
@@ -73,6 +74,7 @@ def parser(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
         )
         if only is None or name == only:
             module.configure(parsers[name])
+            component_flags.add_option_flags(parsers[name])
         parsers[name].set_defaults(run=module.run)
     return top, parsers
 

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _fit(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
     from fromnoise import config as recipes
-    from fromnoise.cli.train import dotted_values, parse_value
+    from fromnoise.cli.parsing import parse_value
+    from fromnoise.cli.train import dotted_values
     from fromnoise.clustering.fit import fit_mixture
 
     flags = {"minutes": "train.minutes", "steps": "train.steps", "seed": "train.seed"}

@@ -1,13 +1,18 @@
-"""Flags for the options of registered components, made from their constructors.
+"""Flags for the options of registered samplers, guidance and other components, made from their constructors.
 
 ``--sampler ddim --eta 0.5`` chooses a component and sets its options; one that the chosen component does not have is
-refused with the components that have it.
+refused with the components that have it. An option whose flag the verb has already, which a plug-in may add, is
+``--sampler-NAME``.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Callable
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+from fromnoise.cli.parsing import parse_value
 
 if TYPE_CHECKING:
     from fromnoise.config import ComponentConfig
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
 
 def options_by_name(family: str) -> dict[str, list[tuple[str, Option]]]:
     """Each option of a family with the components that have it."""
-    import fromnoise.config  # noqa: F401  registers the components
+    import fromnoise.diffusion  # noqa: F401  registers samplers, guidance and inverse solvers
     from fromnoise import registry
 
     found: dict[str, list[tuple[str, Option]]] = {}
@@ -26,36 +31,77 @@ def options_by_name(family: str) -> dict[str, list[tuple[str, Option]]]:
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser, family: str, flag: str, description: str) -> None:
-    """Declare the flag of a component and those of all options of its family.
+def names(family: str) -> list[str]:
+    """The names of a family's components."""
+    import fromnoise.diffusion  # noqa: F401  registers them
+    from fromnoise import registry
+
+    return registry.names(family)
+
+
+def add_flag(parser: argparse.ArgumentParser, family: str, flag: str, description: str) -> None:
+    """Declare the flag of a component; ``add_option_flags`` then declares those of the options of its family.
 
     Args:
-        parser: takes them.
+        parser: takes it.
         family: as of ``registry.register``.
         flag: of the component, such as ``--sampler``.
         description: its help.
     """
+    options = options_by_name(family)
+    parser.add_argument(flag, metavar="NAME", help=f"{description}: {', '.join(names(family))}")
+    parser.set_defaults(option_flags=(parser.get_default("option_flags") or {}) | {family: dict.fromkeys(options, "")})
+
+
+def add_option_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of the options of all components that a verb takes, after all other flags."""
     from fromnoise import registry
 
-    options = options_by_name(family)
-    parser.add_argument(flag, metavar="NAME", help=f"{description}: {', '.join(registry.names(family))}")
-    for name, owners in options.items():
-        kinds = set(get_args(owners[0][1].type)) or {owners[0][1].type}
-        text = f"{', '.join(owner for owner, _ in owners)}: {owners[0][1].help}".rstrip(".")
-        number = float if float in kinds else int if int in kinds and bool not in kinds else str
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", dest=f"{family}_{name}", metavar=name[0].upper(), type=number, help=text
-        )
+    declared: dict[str, dict[str, str]] = parser.get_default("option_flags") or {}
+    taken = set(parser._option_string_actions)
+    for own in (True, False):  # those of the package first, so that a plug-in renames none of them
+        for family, flags in declared.items():
+            for name, owners in options_by_name(family).items():
+                if own != registry.get(family, owners[0][0]).__module__.startswith("fromnoise."):
+                    continue
+                word = f"--{name.replace('_', '-')}"
+                flags[name] = f"--{family}-{name}".replace("_", "-") if word in taken else word
+                taken.add(flags[name])
+    for family, flags in declared.items():
+        group = parser.add_argument_group(f"options of {_plural(family)}")
+        for name, owners in options_by_name(family).items():
+            group.add_argument(
+                flags[name],
+                dest=f"{family}_{name}",
+                metavar=name[0].upper(),
+                type=_value_parser([option.type for _, option in owners]),
+                help=f"{', '.join(owner for owner, _ in owners)}: {owners[0][1].help}".rstrip(".").replace("%", "%%"),
+            )
+
+
+def _plural(family: str) -> str:
+    return family if family == "guidance" else f"{family.replace('_', ' ')}s"
+
+
+def _value_parser(annotations: list[Any]) -> Callable[[str], Any]:
+    """What makes an option's value of a word: a number, the word, or, for other or several types, a TOML value."""
+    found = set()
+    for annotation in annotations:
+        union = get_origin(annotation) in (Union, UnionType)
+        found |= set(get_args(annotation)) - {type(None)} if union else {annotation}
+    if found <= {int, float}:
+        return float if float in found else int
+    return str if found == {str} else parse_value
 
 
 def add_list_of_components(family: str) -> str:
     """The components of a family with their summaries, for the end of a help text."""
-    import fromnoise.config  # noqa: F401  registers the components
+    import fromnoise.diffusion  # noqa: F401  registers samplers, guidance and inverse solvers
     from fromnoise import registry
 
     width = max(map(len, registry.names(family)), default=0) + 2
     lines = [f"  {name:{width}}{registry.summary(registry.get(family, name))}" for name in registry.names(family)]
-    return "\n".join([f"{family.replace('_', ' ')}s:", *lines])
+    return "\n".join([f"{_plural(family)}:", *lines])
 
 
 def given_options(args: argparse.Namespace, family: str) -> dict[str, Any]:
@@ -71,10 +117,10 @@ def component_from_flags(
 
     Args:
         args: the parsed flags.
-        family: as of ``add_flags``.
+        family: as of ``add_flag``.
         chosen: value of the component's flag, or None.
         own: the component without flags.
-        flag: as of ``add_flags``; left out: ``--family``.
+        flag: as of ``add_flag``; left out: ``--family``.
 
     Raises:
         UserError: an option that the component does not have.
@@ -94,7 +140,7 @@ def component_from_flags(
         if name not in has:
             owners = [owner for owner, _ in options_by_name(family)[name]]
             raise UserError(
-                f"--{name.replace('_', '-')} does not apply to {title} {kind}: "
+                f"{args.option_flags[family][name]} does not apply to {title} {kind}: "
                 f"leave it out, or use {flag} {' or '.join(owners)}"
             )
     return {"kind": kind} | (own.options() if kind == own.kind else {}) | given

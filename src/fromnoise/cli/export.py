@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="RUN", help="a run directory or a .safetensors file")
     add("--out", metavar="PATH", type=Path, required=True, help="new folder or file")
-    component_flags.add_flags(parser, "exporter", "--to", "format")
+    component_flags.add_flag(parser, "exporter", "--to", "format")
     parser.epilog = f"{component_flags.add_list_of_components('exporter')}\n\n{EPILOG}"
 
 

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("guidance").add_argument
     add("--label", metavar="L", help="a class by name or number, several with commas, or all; or age=30,height=1.8")
     add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance; 1 is none")
-    component_flags.add_flags(parser, "guidance", "--guidance-method", "how the scale is applied")
+    component_flags.add_flag(parser, "guidance", "--guidance-method", "how the scale is applied")
     add("--interval", metavar="A,B", help="guide only at times t from A to B, as in 0.2,0.8")
     add("--interval-logsnr", metavar="A,B", help="guide only at these log-SNR, as in --interval-logsnr=-3,5")
     add("--autoguide", metavar="RUN", help="autoguidance by this weaker model: less trained, or smaller")
@@ -137,12 +137,14 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
         message = explain_value(first)
         if not first["loc"]:
             raise UserError(message) from None
-        flag, cause = str(first["loc"][0]), first.get("ctx", {}).get("error")
-        if isinstance(cause, OptionError):
-            flag, message = cause.key or flag, str(cause)
-        given = flags.get(flag)
+        key, cause = str(first["loc"][0]), first.get("ctx", {}).get("error")
+        family = "guidance" if key == "guidance_method" else key
+        given = flags.get(key)
         value = "" if given is None else f" {given:g}" if isinstance(given, float) else f" {given}"
-        raise UserError(f"--{flag.replace('_', '-')}{value}: {message}") from None
+        flag = f"--{key.replace('_', '-')}{value}"
+        if isinstance(cause, OptionError):
+            flag, message = args.option_flags.get(family, {}).get(cause.key.split(".")[0], flag), str(cause)
+        raise UserError(f"{flag}: {message}") from None
     kind, options = config.guidance_method.kind, config.guidance_method.options()
     try:  # also where the scale is 1 and the method is not used
         registry.build("guidance", kind, options, denoise=no_wrapper, scale=1.0)

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="LOW,HIGH",
         help="smallest and largest pixel value of the images that the network was trained on; -1,1 if left out",
     )
-    component_flags.add_flags(parser, "importer", "--format", "its format; recognized if left out")
+    component_flags.add_flag(parser, "importer", "--format", "its format; recognized if left out")
     parser.epilog = f"{component_flags.add_list_of_components('importer')}\n\n{EPILOG}"
 
 

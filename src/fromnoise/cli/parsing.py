@@ -1,8 +1,22 @@
-"""Flags that hold several numbers in one word."""
+"""Words of the command line: values, and flags that hold several numbers in one word."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fromnoise.utils.errors import UserError
+
+
+def parse_value(text: str) -> Any:
+    """Parse a word of the command line: a TOML value, numbers with commas as a list, or else the string itself."""
+    import tomllib
+
+    for candidate in (text.strip(), f"[{text}]" if "," in text else ""):
+        try:
+            return tomllib.loads(f"v = {candidate}")["v"]
+        except (ValueError, RecursionError, KeyError):  # a ValueError also of a number with thousands of digits
+            continue
+    return {"True": True, "False": False}.get(text, text)
 
 
 def parse_pair(flag: str, word: str) -> tuple[int, int]:

@@ -53,12 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="use the sampling settings of the publication (steps, variance, clipping)",
     )
     add("--steps", metavar="K", type=int, help="steps; heun and pc evaluate the network twice in each")
-    add(
-        "--grid",
-        metavar="NAME",
-        help="time grid: uniform (trailing), quadratic, logsnr, karras, leading or linspace",
-    )
-    component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
+    add("--grid", metavar="NAME", help=f"time grid: {', '.join(component_flags.names('grid'))}")
+    component_flags.add_flag(parser, "sampler", "--sampler", "sampler")
     add("--seed", metavar="S", type=int, default=0, help="seed; sample i depends on (seed, i) only")
     add("--first", metavar="I", type=int, default=0, help="index of the first sample")
     add("--seeds", metavar="I,J,...", help="indices of the samples, such as 3,17,204")

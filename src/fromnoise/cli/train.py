@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fromnoise.cli.parsing import parse_value
+
 HELP = "train a diffusion model by a recipe; run the same command again to resume"
 EPILOG = """examples:
   fromnoise train digits
@@ -73,18 +75,6 @@ def dotted_values(dotted: dict[str, str]) -> dict[str, Any]:
         {key for key, (_, default) in keys().items() if isinstance(default, bool)} if "" in dotted.values() else ()
     )
     return {key: True if key in switches and not text else parse_value(text) for key, text in dotted.items()}
-
-
-def parse_value(text: str) -> Any:
-    """Parse a word of the command line: a TOML value, numbers with commas as a list, or else the string itself."""
-    import tomllib
-
-    for candidate in (text.strip(), f"[{text}]" if "," in text else ""):
-        try:
-            return tomllib.loads(f"v = {candidate}")["v"]
-        except (ValueError, RecursionError, KeyError):  # a ValueError also of a number with thousands of digits
-            continue
-    return {"True": True, "False": False}.get(text, text)
 
 
 def _dry_run(recipe: Any, args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fromnoise.config.component import ComponentConfig, to_config
 from fromnoise.config.files import (
+    MissingComponent,
     change,
     component_keys,
     difference,
@@ -42,6 +43,7 @@ __all__ = [
     "EMAConfig",
     "EvaluationConfig",
     "LossConfig",
+    "MissingComponent",
     "Recipe",
     "SamplingConfig",
     "TrainConfig",

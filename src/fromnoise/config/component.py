@@ -93,12 +93,13 @@ class OptionError(ValueError):
     Attributes:
         key: the option, relative to the key of the component; "" for the component itself.
         value: the wrong value.
+        component: family and name, if nothing is registered under the name.
     """
 
-    def __init__(self, key: str, value: Any, message: str, unknown: bool = False) -> None:
+    def __init__(self, key: str, value: Any, message: str, unknown: bool = False, component: str = "") -> None:
         """Store the parts of the message; ``unknown`` if the component has no such option."""
         super().__init__(message)
-        self.key, self.value, self.unknown = key, value, unknown
+        self.key, self.value, self.unknown, self.component = key, value, unknown, component
 
 
 _MODELS: dict[tuple[str, str, Callable[..., Any]], type[ComponentConfig]] = {}
@@ -131,7 +132,7 @@ def _without_tensor(annotation: Any) -> Any:
 
 
 def parse_component(family: str, default: str, value: Any) -> ComponentConfig:
-    """The configuration of a component from its name, from a table, or from itself.
+    """The configuration of a component from its name, from a table, from itself, or from the component.
 
     Raises:
         OptionError: unknown component or option, or a value that the component does not accept.
@@ -140,10 +141,14 @@ def parse_component(family: str, default: str, value: Any) -> ComponentConfig:
         return value
     table = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, dict) else None
     if table is None:
-        raise OptionError("", value, f"give the name of a {family.replace('_', ' ')}, or a table with its options")
+        if registry.name_of(family, value) is None:
+            raise OptionError("", value, f"give the name of a {family.replace('_', ' ')}, or a table with its options")
+        return to_config(family, value)
     kind = table.setdefault("kind", default)
     try:
         model = component_model(family, kind)
+    except registry.UnknownComponent as e:
+        raise OptionError("", kind, str(e), component=e.component) from None
     except ValueError as e:
         raise OptionError("", kind, str(e)) from None
     try:

@@ -94,16 +94,33 @@ def _unknown_recipe(name: str) -> str:
     return f"no recipe is called {name!r}: {hint}choose from {', '.join(names())}, or name a .toml file"
 
 
+class MissingComponent(UserError):
+    """A recipe names a component that is not registered.
+
+    Attributes:
+        component: its family and name; "" if unknown.
+    """
+
+    component = ""
+
+
 def parse(values: dict[str, Any]) -> Recipe:
     """A recipe from nested values.
 
     Raises:
+        MissingComponent: a component is not registered.
         UserError: unknown key or value out of range; the message is one line that names the key.
     """
     try:
         return Recipe.model_validate(values)
     except ValidationError as e:
-        raise UserError(_explain(e.errors()[0])) from None
+        error = e.errors()[0]
+        cause = error.get("ctx", {}).get("error")
+        if isinstance(cause, OptionError) and cause.component:
+            missing = MissingComponent(_explain(error))
+            missing.component = cause.component
+            raise missing from None
+        raise UserError(_explain(error)) from None
 
 
 def component_keys() -> dict[str, Component]:

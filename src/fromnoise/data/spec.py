@@ -28,6 +28,7 @@ from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import decoding
 
 _SPLIT_ORDER = ("train", "validation", "test")
+_PLUGIN = "; --plugin MODULE adds those of a plug-in"
 
 
 def parse_spec(spec: str) -> tuple[str, str | None]:
@@ -65,7 +66,7 @@ def _open_folder(root: Path, log: Log) -> Splits:
                     return candidate.open(root, names, log)
     if not files:
         raise UserError(f"'{root}' is an empty folder; put images into it")
-    raise UserError(f"'{root}' holds no images (found {count_suffixes(files)}); name {describe_formats()}")
+    raise UserError(f"'{root}' holds no images (found {count_suffixes(files)}); name {describe_formats()}{_PLUGIN}")
 
 
 def _open_path(path: Path, log: Log) -> Splits:
@@ -73,7 +74,7 @@ def _open_path(path: Path, log: Log) -> Splits:
         return _open_folder(path, log)
     found = find_format(path.name)
     if found is None:
-        raise UserError(f"'{path}' has none of the registered formats; name {describe_formats()}")
+        raise UserError(f"'{path}' has none of the registered formats; name {describe_formats()}{_PLUGIN}")
     if isinstance(found, Format):
         with decoding(path, found.description or "/".join(found.suffixes)):
             return found.open(path.parent, [path.name], log)
@@ -107,7 +108,7 @@ def open_splits(name: str, log: Log = default_log) -> Splits:
         else:
             hint = (
                 did_you_mean(name, named)
-                or f"; name {describe_formats()}, hub:owner/name, or one of {', '.join(named)}"
+                or f"; name {describe_formats()}, hub:owner/name, or one of {', '.join(named)}{_PLUGIN}"
             )
             raise UserError(f"no data set and no such file: '{name}'{hint}")
     except OSError as error:

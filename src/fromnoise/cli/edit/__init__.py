@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from fromnoise.cli import component_flags
 from fromnoise.cli.edit import inpaint, interpolate, outpaint, restore, vary
 
 HELP = "edit an image with a trained model: inpaint, outpaint, restore, vary, interpolate"
@@ -26,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             formatter_class=parser.formatter_class,
         )
         module.configure(subparser)
+        component_flags.add_option_flags(subparser)
         subparser.set_defaults(edit=module.run)
 
 

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="PATH", type=Path, required=True, help=".png, .npz, or a folder of PNG files")
     add("-n", dest="count", metavar="N", type=int, default=1, help="number of samples")
     add("--steps", metavar="K", type=int, help="sampling steps from t = 1 to t = 0")
-    component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
+    component_flags.add_flag(parser, "sampler", "--sampler", "sampler")
     add("--grid", metavar="NAME", help="time grid: see fromnoise sample --help")
     add("--seed", metavar="S", type=int, default=0, help="seed; sample i depends on (seed, i) only")
     add("--any-size", action="store_true", help="accept an image of another size than the training images")
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def solver_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of the inverse solver."""
-    component_flags.add_flags(parser, "inverse_solver", "--method", "inverse solver (default: mmps)")
+    component_flags.add_flag(parser, "inverse_solver", "--method", "inverse solver (default: mmps)")
 
 
 def inverse_solver(args: argparse.Namespace) -> InverseSolver:

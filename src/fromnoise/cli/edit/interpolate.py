@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--points", metavar="N", type=int, default=9, help="images in a row, including both ends")
     add("--flow", action="store_true", help="encode and decode along the probability flow")
     add("--steps", metavar="K", type=int, help="sampling steps from t = 1 to t = 0")
-    component_flags.add_flags(parser, "sampler", "--sampler", "sampler")
+    component_flags.add_flag(parser, "sampler", "--sampler", "sampler")
     add("--grid", metavar="NAME", help="time grid: see fromnoise sample --help")
     add("--seed", metavar="S", type=int, default=0, help="seed of the noise")
     add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
