@@ -68,7 +68,7 @@ def test_every_flipped_bit_and_truncation_is_detected(tmp_path, model):
                 checkpoint.load_model(path)
     for length in (0, 5, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(checkpoint.DamagedFile, match="m.safetensors"):
+        with pytest.raises(checkpoint.DamagedFile if length else UserError, match="m.safetensors"):
             checkpoint.load_model(path)
     path.write_bytes(content)
     checkpoint.load_model(path)

@@ -185,6 +185,20 @@ def test_low_doctor_on_very_few_images(tmp_path, capsys, count):
     assert "training images" in said.out and "Traceback" not in said.err
 
 
+@pytest.mark.parametrize("header", [{}, {"accuracy": "x"}, {"accuracy": None}, {"accuracy": [1]}])
+def test_low_cached_features(tmp_path, header):
+    """A file of the feature cache with another header, other weights or no content counts as missing."""
+    from fromnoise.evaluation.features import convnet, trained
+
+    net, path = convnet.classifier_network((1, 8, 8), 2), tmp_path / "x.safetensors"
+    checkpoint.write(path, net.state_dict(), {"kind": "classifier"} | header)
+    assert trained._load(path, net) is None
+    checkpoint.write(path, {"w": torch.zeros(2)}, {"kind": "classifier", "accuracy": 0.5})
+    assert trained._load(path, net) is None
+    path.write_bytes(b"")
+    assert trained._load(path, net) is None
+
+
 def test_low_ratio_without_neighbours():
     """Infinity: it is no copy."""
     search = NearestNeighbours(torch.zeros(2, 3))

@@ -401,6 +401,18 @@ def test_c14_state_of_another_recipe(run):
         check_state(state[1], run, recipe(train__lr=0.5), DatasetInfo((1, 8, 8), None, "abc"), print)
 
 
+@pytest.mark.parametrize("progress", [None, 7, {"step": "x"}, {"step": -1}, {"seconds": float("nan")}, {"step": [1]}])
+def test_low_counters_of_a_state(run, progress):
+    """Counters that are no numbers are one line that names the folder."""
+    from fromnoise.training.resume import check_state
+
+    state = run.load_state()
+    assert state is not None
+    header = state[1] | {"progress": progress}
+    with pytest.raises(UserError, match="run/state does not fit this run"):
+        check_state(header, run, recipe(), DatasetInfo((1, 8, 8), None, "abc"), print)
+
+
 @pytest.mark.parametrize("values", [{"recipe": 7}, {"recipe": {"network": {"width": "x"}}}, {"dataset": None}])
 def test_c14_messages_name_the_file(tmp_path, values):
     """A recipe or a description of the data that cannot be read, in a model, a state and a recipe file."""

@@ -116,8 +116,8 @@ class RunDir:
             self.log(line)
 
     def close(self) -> None:
-        """Release the lock."""
-        unlock_folder(self.path, self._lock)
+        """Release the lock, and remove its file."""
+        unlock_folder(self.path, self._lock, remove=True)
         self._lock = None
 
     # ---- the recipe

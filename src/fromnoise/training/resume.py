@@ -69,11 +69,24 @@ def check_state(header: dict[str, Any], run_dir: RunDir, recipe: Recipe, now: Da
     for name, old, new in (("shape", saved.shape, now.shape), ("labels", saved.class_names, now.class_names)):
         if old != new:
             raise UserError(f"{run_dir.path} was trained on images of {name} {old}, not {new}: choose another --out")
+    check_progress(header.get("progress"), run_dir)
     changed = fixed_difference(before, recipe)
     if changed:
         raise UserError(f"the states in {run_dir.states} have another recipe: {changed[0]}; choose another --out")
     if saved.fingerprint != now.fingerprint:
         log("the data have changed since this run was started; continuing with the new data")
+
+
+def check_progress(progress: object, run_dir: RunDir) -> None:
+    """Check that the counters of a state are finite numbers that are not negative.
+
+    Raises:
+        UserError: they are not.
+    """
+    values = progress.values() if isinstance(progress, dict) else ["missing"]
+    for value in values:
+        if not isinstance(value, int | float) or not 0 <= value < 2**63:
+            raise misfit(run_dir, ValueError(f"a counter is {str(value)[:40]}"))
 
 
 def arithmetic(compute: ComputeConfig, accelerator: Accelerator) -> dict[str, str]:

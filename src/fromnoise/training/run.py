@@ -241,7 +241,7 @@ def _saved_model(run_dir: RunDir) -> tuple[int, Recipe] | None:
     try:
         loaded = checkpoint.load_model(run_dir.path)
         return loaded.progress["step"], loaded.model.recipe
-    except UserError:
+    except (UserError, KeyError):
         return None
 
 
