@@ -18,17 +18,14 @@ from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import guidance, losses, samplers, schedules
 from fromnoise.diffusion.denoiser import Denoise, Denoiser
 from fromnoise.diffusion.rng import Noise
-from fromnoise.utils.construction import limited, total_memory
+from fromnoise.utils.construction import limited_by_machine
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import size_text
 
 Wrapper = Callable[[Denoise], Denoise]
 """Wraps a denoiser in guidance."""
 CONTINUOUS_STEPS = 250
 """Sampling steps of a continuous schedule where neither the recipe nor the sampler sets a number."""
-_MOST_TENSORS, _MOST_MODULES = 5_000, 50_000  # of a network; beyond these its construction alone takes minutes
-_MEMORY_PART = 4  # training needs gradients, moments and averages beside the weights
 
 
 def no_wrapper(denoise: Denoise) -> Denoise:
@@ -275,16 +272,7 @@ def build(
     schedule = _component("schedule", recipe.diffusion.schedule)
     if recipe.diffusion.zero_terminal_snr:
         schedule = schedules.zero_terminal_snr(schedule)
-    most = total_memory() / _MEMORY_PART
-    too_large = UserError(
-        f"this network has more than {_MOST_TENSORS:,} tensors, or its weights need more than {size_text(most)}, "
-        "a quarter of this machine's memory: use a smaller network"
-    )
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.device(device),
-        limited(too_large, _MOST_TENSORS, _MOST_MODULES, most),
-    ):
+    with torch.random.fork_rng(devices=[]), torch.device(device), limited_by_machine():
         torch.manual_seed(recipe.train.seed if seed is None else seed)
         if network is None:
             network = _network(recipe, dataset_info, schedule)

@@ -125,7 +125,7 @@ def test_c3_recipe_of_too_many_blocks():
 
 def test_c3_a_quarter_of_the_memory(monkeypatch):
     """The limit of the weights follows the machine; nothing is initialized beyond it."""
-    monkeypatch.setattr("fromnoise.model.total_memory", lambda: 4 * 100_000.0)
+    monkeypatch.setattr("fromnoise.utils.construction.total_memory", lambda: 4 * 100_000.0)
     with pytest.raises(UserError, match="0.0954 MiB"):
         build(recipes.load("digits", TINY | {"network.width": 128}), DatasetInfo((1, 8, 8)))
     build(recipes.load("digits", TINY), DatasetInfo((1, 8, 8)))

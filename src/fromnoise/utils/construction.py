@@ -16,6 +16,11 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
+from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import size_text
+
+_MOST_TENSORS, _MOST_MODULES = 5_000, 50_000  # beyond these the construction alone takes minutes
+_MEMORY_PART = 4  # training needs gradients, moments and averages beside the weights
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -55,6 +60,20 @@ def limited(error: Exception, tensors: int, modules: int, size: float = float("i
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def limited_by_machine() -> contextlib.AbstractContextManager[None]:
+    """Limit a network to a quarter of this machine's memory and to a number of layers that takes seconds to construct.
+
+    Raises:
+        UserError: in the block, for a larger network.
+    """
+    most = total_memory() / _MEMORY_PART
+    too_large = UserError(
+        f"this network has more than {_MOST_TENSORS:,} tensors, or its weights need more than {size_text(most)}, "
+        "a quarter of this machine's memory: use a smaller network"
+    )
+    return limited(too_large, _MOST_TENSORS, _MOST_MODULES, most)
 
 
 class NoInitialValues(TorchFunctionMode):
