@@ -53,6 +53,9 @@ class Section(BaseModel):
 class ComponentConfig(Section):
     """The name of a component, ``kind``, and its options as further attributes."""
 
+    # pydantic looks for docstrings in the source of every loaded module; here the registry has read them
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
     kind: str
 
     def options(self) -> dict[str, Any]:
