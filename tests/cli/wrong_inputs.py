@@ -598,7 +598,31 @@ EDITS: Cases = {
     "edit interpolate run --image photo.png --to other.png --out x.gif": ("x.gif", ".png"),
 }
 
-CASES: Cases = VERBS | FLAGS | VALUES | KEYS | RUNS | SAMPLING | OTHERS | EDITS
+MODELS: Cases = {
+    "import": ("SOURCE is missing", "the model"),
+    "import nowhere": ("--out RUN is missing",),
+    "import nowhere --out r": ("'nowhere'", "name a folder or a file"),
+    "import empty --out r": ("'empty'", "expected a diffusers folder"),
+    "import pictures --out r": ("'pictures'", "expected a diffusers folder"),
+    "import photo.png --out r": ("'photo.png'", "expected a diffusers folder"),
+    "import notes.txt --out r": ("'notes.txt'", "expected a diffusers folder"),
+    "import weights.pt --out r": ("'weights.pt'", "expected a diffusers folder"),
+    "import weights.pt --out full": ("full", "not empty", "--out"),
+    "import weights.pt --out r --format difusers": ("difusers", "did you mean 'diffusers'?"),
+    "import diffusers --to r": ("--to", "use --out"),
+    "export": ("RUN is missing",),
+    "export run": ("--out PATH is missing",),
+    "export run --out r": ("--to diffusers",),
+    "export run --to difusers --out r": ("difusers", "did you mean 'diffusers'?"),
+    "export run --format diffusers --out r": ("--format", "use --to"),
+    "export run --to diffusers --out full": ("full", "not empty", "--out"),
+    "export run --to safetensors --out x.pt": ("x.pt", ".safetensors"),
+    "export nowhere --to diffusers --out r": ("'nowhere'", "fromnoise train"),
+    "export photo.png --to diffusers --out r": ("photo.png", "an image", "run directory"),
+    "train digits --tracker tensorbord": ("train.tracker", "tensorbord", "did you mean 'tensorboard'?"),
+}
+
+CASES: Cases = VERBS | FLAGS | VALUES | KEYS | RUNS | SAMPLING | OTHERS | EDITS | MODELS
 
 AFTER_DATA = {
     "cluster digits -q 3 --given notes.txt",

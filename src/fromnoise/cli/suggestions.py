@@ -98,6 +98,8 @@ OTHER_FLAGS = {
     "strength": ("--depth",),
     "input": ("--image", "--data"),
     "mask_image": ("--mask",),
+    "format": ("--to",),
+    "to": ("use --out",),
     "mixed_precision": ("--precision",),
     "dtype": ("--precision",),
     "fp16": ("use --precision bf16",),
