@@ -313,3 +313,18 @@ def test_two_writers_of_one_file(tmp_path):
     for thread in threads:
         thread.join()
     assert path.read_bytes() in contents and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_c14_library_warns_of_damaged_files(tmp_path):
+    """A trainer in Python that continues a run with a damaged recipe says so by a warning."""
+    import fromnoise as fn
+
+    images = torch.zeros(16, 1, 8, 8, dtype=torch.uint8)
+    options = TINY | {"train.previews": 0, "sample.count": 0, "train.held_out": 4}
+    options = {key.replace(".", "__"): value for key, value in options.items()}
+    options |= {"batch": 4, "out": tmp_path / "run", "device": "cpu", "progress": False}
+    fn.Trainer("digits", images, steps=1, **options).run()
+    (tmp_path / "run" / "recipe.toml").write_bytes(b"\xff")
+    with pytest.warns(UserWarning, match=r"recipe\.toml.*using the recipe that is stored in"):
+        fn.Trainer("digits", images, steps=2, **options).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ class Trainer:
                     bar.update(report)
                     yield report
             return
-        with contextlib.closing(RunDir(self.out)) as run_dir, restored_threads():
+        with contextlib.closing(RunDir(self.out, warnings.warn)) as run_dir, restored_threads():
             run_dir.check(self.recipe)
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator, run_dir.load_state)
             run_dir.open(self.recipe)
