@@ -151,7 +151,7 @@ def test_a_trained_model_reproduces_the_mean_brightness(monkeypatch):
 def test_b3_lognormal_times_are_refused_with_zero_terminal_snr():
     """They never take t = 1, where sampling starts; the line names the remedy.
 
-    Version 0.1 accepted them.
+    Version 0.1 accepts them (loss.times = lognormal).
     """
     keys = {"diffusion.zero_terminal_snr": True, "diffusion.schedule": "linear", "diffusion.target": "v"}
     keys |= {"sample.grid": "uniform", "loss.weighting": "constant"}

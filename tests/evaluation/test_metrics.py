@@ -329,7 +329,7 @@ def test_b1_kernel_error_of_equal_distributions_covers_as_often_as_it_should():
 def test_b1_frechet_error_near_the_real_distribution():
     """Where the first order vanishes a jackknife is too large by a factor of up to 1.4.
 
-    Version 0.1 had that jackknife.
+    Version 0.1 had that jackknife: 1.33 of the deviation here.
     """
     reference = stats(gaussian(4000, 8, 1))
     found = [
