@@ -25,7 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--value-range",
         metavar="LOW,HIGH",
-        help="smallest and largest pixel value of the images that the network was trained on; -1,1 if left out",
+        help="smallest and largest pixel value of the images that the network was trained on; -1,1 if left out; "
+        "a negative LOW is written --value-range=-0.5,0.5",
     )
     component_flags.add_flag(parser, "importer", "--format", "its format; recognized if left out")
     parser.epilog = f"{component_flags.add_list_of_components('importer')}\n\n{EPILOG}"
