@@ -268,6 +268,11 @@ class Machine:
 
     def __init__(self, cores, beside):
         self.threads, self.cores, self.beside, self.busy, self.set_to = cores, cores, beside, False, []
+        self.preemptions = 0
+
+    def tuner(self, count, limit, log=lambda line: None):
+        """A tuner of this machine."""
+        return ThreadTuner(count, limit, log, self.set_threads, lambda: self.preemptions)
 
     def set_threads(self, count):
         self.threads = count
@@ -281,6 +286,7 @@ class Machine:
         total = 0.0
         for _ in range(steps):
             seconds = self.seconds()
+            self.preemptions += round(40 * seconds) if self.busy else 0
             tuner.observe(seconds)
             total += seconds
         return total
@@ -289,15 +295,17 @@ class Machine:
 def test_a_quiet_machine_keeps_its_threads():
     """No trial at all, so that a resumed run equals the uninterrupted one bit for bit."""
     machine = Machine(2, {1: 1.5, 2: 14.0})
-    tuner = ThreadTuner(2, 2, set_threads=machine.set_threads)
-    machine.train(tuner, 2000)
+    machine.train(machine.tuner(2, 2), 2000)
+    assert machine.set_to == [2]
+    machine = Machine(8, {})
+    machine.train(machine.tuner(2, 8), 2000)  # a small network, for which two threads are the fastest
     assert machine.set_to == [2]
 
 
 def test_threads_follow_the_load():
     """Fewer beside other processes, and all again when these have ended; trials cost little."""
     machine, log = Machine(2, {1: 1.5, 2: 14.0}), []
-    tuner = ThreadTuner(2, 2, log.append, machine.set_threads)
+    tuner = machine.tuner(2, 2, log.append)
     machine.train(tuner, 100)
     machine.busy = True
     machine.train(tuner, 40)
@@ -312,7 +320,7 @@ def test_threads_follow_the_load():
 def test_a_slow_machine_is_not_tried_for_ever():
     """Where fewer threads do not help, one trial is enough until the speed changes again."""
     machine = Machine(2, {1: 5.0, 2: 4.0})
-    tuner = ThreadTuner(2, 2, set_threads=machine.set_threads)
+    tuner = machine.tuner(2, 2)
     machine.train(tuner, 50)
     machine.busy = True
     machine.train(tuner, 1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import MeasurementCosts, MeasurementPlan, allowance
 from fromnoise.training.optim import Budget
 from fromnoise.training.overhead import Overhead
-from fromnoise.training.threads import ThreadTuner
+from fromnoise.training.threads import ThreadTuner, contended, preemptions
 
 _STEPS_AFTER_WARMUP = 300  # rule of thumb: with fewer, no recipe of ours gives recognizable samples
 _TIME_CONSTANTS = 3  # of an average without warm-up: the initial weights then have a share of 5 %
@@ -135,9 +136,11 @@ def prepare_budget(loop: TrainingLoop[Model], log: Callable[[str], None]) -> Non
     if accelerator.is_main_process:
         trial = loop.model.with_module(copy.deepcopy(loop.model.module))
         threads = config.threads if cpu and config.threads is not None else None if alone else limit
+        before, start = preemptions(), time.monotonic()
         cost, count = quick_estimate(trial, loop.compute, threads)
+        busy = contended(preemptions() - before, time.monotonic() - start)
         if cpu and alone and config.threads is None:
-            loop.tuner = ThreadTuner(count, limit, log)
+            loop.tuner = ThreadTuner(count, limit, log, contended=busy)
     elif config.threads is not None and cpu:
         torch.set_num_threads(config.threads)
     cost = broadcast_object_list([cost])[0]

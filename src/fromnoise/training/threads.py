@@ -13,6 +13,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 FASTER = 1.25
 """A number of threads replaces the present one if it is this many times faster."""
 _SLOWER = 1.5  # slower than usual by this factor starts a trial
@@ -21,6 +26,7 @@ _TRIAL_STEPS, _TRIAL_SECONDS = 2, 0.1  # timed steps of a trial, at least, after
 _HOPELESS = 3.0  # a trial ends when a step takes this many times as long as with the present number
 _PAUSE_SECONDS = 20.0  # between two trials, at least
 _PAUSE_FACTOR = 30.0  # trials take about 1/30 of the time
+_CONTENDED = 10.0  # involuntary context switches a second that show other busy processes
 
 
 def choose_threads(seconds_with: Callable[[int], float], limit: int) -> int:
@@ -43,8 +49,20 @@ def choose_threads(seconds_with: Callable[[int], float], limit: int) -> int:
     return best
 
 
+def preemptions() -> int:
+    """How often the cores were taken from this process so far; 0 where the system does not count it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource is not None else 0
+
+
+def contended(switches: int, seconds: float) -> bool:
+    """Whether so many preemptions in so many seconds show other busy processes."""
+    return switches > _CONTENDED * seconds
+
+
 class ThreadTuner:
-    """Tries other numbers of threads in real training steps, when these become slower and now and then.
+    """Tries other numbers of threads in real training steps, when these become slower and when other processes end.
+
+    On a machine without other busy processes nothing is tried, so that a resumed run equals the uninterrupted one.
 
     Attributes:
         count: the number of threads in use.
@@ -57,6 +75,8 @@ class ThreadTuner:
         limit: int,
         log: Callable[[str], None] = lambda line: None,
         set_threads: Callable[[int], object] = torch.set_num_threads,
+        count_preemptions: Callable[[], int] = preemptions,
+        contended: bool = False,
     ) -> None:
         """Set the number of threads.
 
@@ -65,7 +85,11 @@ class ThreadTuner:
             limit: the largest number; equal to 1: nothing is tried.
             log: receives a line when the number changes.
             set_threads: sets the number.
+            count_preemptions: as ``preemptions``.
+            contended: whether other processes were busy when ``count`` was chosen.
         """
+        self._count_preemptions, self._preemptions = count_preemptions, count_preemptions()
+        self._contended = contended  # since the last trial
         self.count, self.limit, self._log, self._set_threads = count, limit, log, set_threads
         self._usual = float("inf")  # least mean of a block with this number
         self._mean = float("inf")  # of the last block
@@ -87,6 +111,8 @@ class ThreadTuner:
         self._block.append(seconds)
         if len(self._block) < _BLOCK_STEPS or sum(self._block) < _BLOCK_SECONDS:
             return
+        before, self._preemptions = self._preemptions, self._count_preemptions()
+        self._contended |= contended(self._preemptions - before, sum(self._block))
         self._mean = sum(self._block) / len(self._block)
         self._block.clear()
         self._usual = min(self._usual, self._mean)
@@ -94,13 +120,13 @@ class ThreadTuner:
         rested = self._since_trial > _PAUSE_FACTOR * self._trial_seconds
         if rested and self._slow_blocks >= 2:
             self._start_trials()
-        elif rested and self.count < self.limit and self._since_trial > _PAUSE_SECONDS:
+        elif rested and self._contended and self.count < self.limit and self._since_trial > _PAUSE_SECONDS:
             self._start_trials()
 
     def _start_trials(self) -> None:
         half, double = self.count // 2, min(self.limit, 2 * self.count)
         self._trials = [n for n in (half, double) if n >= 1 and n != self.count]
-        self._timed, self._trial_seconds, self._since_trial = None, 0.0, 0.0
+        self._timed, self._trial_seconds, self._since_trial, self._contended = None, 0.0, 0.0, False
         self._set_threads(self._trials[0])
 
     def _observe_trial(self, seconds: float) -> None:
@@ -120,7 +146,7 @@ class ThreadTuner:
             self.count, self._usual, self._trials = tried, float("inf"), []
         elif not self._trials:
             self._usual = self._mean  # as fast as the machine is now
-        self._slow_blocks = 0
+        self._slow_blocks, self._preemptions = 0, self._count_preemptions()
         self._set_threads(self._trials[0] if self._trials else self.count)
 
 
