@@ -79,9 +79,12 @@ def test_a_folder_that_is_no_run(wrong, tmp_path, small):
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00"], ids=["no TOML", "no text"])
-def test_a_run_whose_recipe_is_broken(wrong, tmp_path, run, small, content):
-    """Its recipe is named."""
+def test_a_run_whose_recipe_is_broken(right, wrong, tmp_path, run, small, content):
+    """It is read from the newest state (review C14); without a state the file is named."""
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "recipe.toml").write_bytes(content)
     words = ["train", "digits", "--steps", "3", "--out", "run", *small]
+    assert "recipe.toml" in right(*words).err
+    shutil.rmtree(tmp_path / "run" / "state")
+    (tmp_path / "run" / "recipe.toml").write_bytes(content)
     wrong(*words, message="recipe.toml", notes=True)

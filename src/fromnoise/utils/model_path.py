@@ -35,7 +35,7 @@ def check_model_path(path: Path) -> None:
             raise UserError(f"{path} is {kind}, not a model: name the run directory {_relative(run)}")
         raise UserError(f"{path} is {kind}, not a model: {NEEDED}")
     if path.is_file() and path.stat().st_size == 0:
-        raise UserError(f"{path} is empty: copy it again, or {NEEDED}")
+        raise UserError(f"{path} is damaged: it is empty; copy it again, or {NEEDED}")
 
 
 def _folder(path: Path) -> str:
