@@ -101,6 +101,8 @@ def modules(package: str) -> list[str]:
         return [f"fromnoise.{package}"]
     names = []
     for path in sorted(base.rglob("*.py")):
+        if not (path.parent / "__init__.py").exists():
+            continue  # a program that is copied, no module
         parts = path.relative_to(SOURCE.parent).with_suffix("").parts
         names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     return sorted(set(names), key=lambda name: name.split("."))

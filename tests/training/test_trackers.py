@@ -76,6 +76,7 @@ def test_tensorboard_reads_what_was_measured(tiny: dict, tmp_path: Path) -> None
     assert b"network.width = 8" in text.tensor_proto.string_val[0]
 
 
+@pytest.mark.slow
 def test_trackio_reads_what_was_measured(tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """trackio's interface has the same numbers, and the recipe as configuration."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported
