@@ -96,7 +96,7 @@ def quick_estimate(model: Trainable, compute: ComputeConfig, threads: int | None
         limit = torch.get_num_threads()
         threads = choose_threads(seconds_with, limit) if compute.device.type == "cpu" else limit
     torch.set_num_threads(threads)
-    return estimate_cost(model, compute, trial.images, min_seconds=0.0), threads
+    return estimate_cost(model, compute, trial.images, min_seconds=_QUICK_SECONDS / 2), threads
 
 
 def estimate_cost(
@@ -132,7 +132,7 @@ def estimate_cost(
     seconds = statistics.median(passes)
     micro_seconds = seconds + (micro_batch - trial.images) * _seconds_per_image(model, trial, seconds)
     optimizer_seconds = _time_optimizer_step(model, compute)
-    forward_seconds = seconds_of(trial.sample) / trial.images
+    forward_seconds = seconds_of(trial.sample, 3) / trial.images
     ema = model.recipe.ema
     # weights, gradient and two moments; averages or the best epoch, and the denoiser that samples with them
     copies = 4 + 1 + len(ema.decays) + len(ema.widths) + ema.best_epoch

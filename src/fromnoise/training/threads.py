@@ -1,13 +1,14 @@
 """The number of CPU threads of training, which follows the measured speed.
 
 Each parallel operation waits for its slowest thread. Beside other busy processes one of the threads is always
-descheduled, so that several threads can be many times slower than one. The sum over a
+descheduled, so that several threads can be slower than one (docs/results/busy-machine.md). The sum over a
 batch depends on the number of threads in its last digits; ``train.threads`` fixes the number.
 """
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -160,9 +161,12 @@ def restored_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Duration of the second of two calls: the first prepares what depends on the number of threads."""
+def seconds_of(work: Callable[[], object], times: int = 1) -> float:
+    """Median duration of ``times`` calls, after one that prepares what depends on the number of threads."""
     work()
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
