@@ -29,7 +29,7 @@ from fromnoise.cli import (
 )
 from fromnoise.cli.arguments import Help, Parser
 from fromnoise.cli.environment import set_environment
-from fromnoise.utils.errors import UserError
+from fromnoise.utils.errors import UserError, one_line
 
 VERBS = {
     "train": train,
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as e:
-        print(f"fromnoise: {e}", file=sys.stderr)
+        print(one_line(f"fromnoise: {e}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fromnoise: interrupted", file=sys.stderr)
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except OSError as e:  # a disk that is full, a folder without permission, too many open files
         name = f"{e.filename}: " if e.filename is not None else ""
-        print(f"fromnoise: {name}{e.strerror or e}", file=sys.stderr)
+        print(one_line(f"fromnoise: {name}{e.strerror or e}"), file=sys.stderr)
         return 2
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fromnoise.cli import suggestions
+from fromnoise.utils.errors import one_line
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -31,15 +32,16 @@ def _columns() -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line; flags are written in full."""
+    """Reports a mistake in one line; flags are written in full, whole numbers have 64 bits."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """As of ``argparse.ArgumentParser``, without abbreviations of flags."""
         super().__init__(*args, allow_abbrev=False, **options)
+        self.register("type", int, _parse_int)
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and the remedy, exit with 2."""
-        self.exit(2, f"{self.prog}: {_reworded(message, self)} (see {self.prog} --help)\n")
+        self.exit(2, one_line(f"{self.prog}: {_reworded(message, self)}") + f" (see {self.prog} --help)\n")
 
     def flags(self) -> list[str]:
         """Every flag that the parser declares."""
@@ -89,6 +91,19 @@ class Parser(argparse.ArgumentParser):
         return flag in self._option_string_actions or (word[1] != "-" and word[:2] in self._option_string_actions)
 
 
+def _parse_int(text: str) -> int:
+    """An integer of 64 bits.
+
+    Raises:
+        ArgumentTypeError: it is larger.
+        ValueError: it is something else.
+    """
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is too large")
+    return number
+
+
 _TYPES = {"int": "a whole number", "float": "a number"}
 
 
@@ -97,6 +112,8 @@ def _reworded(message: str, parser: Parser) -> str:
     if found := re.fullmatch(r"argument (\S+): invalid (\w+) value: (.*)", message, re.DOTALL):
         flag, kind, value = found.groups()
         return f"{flag} {value} is not {_TYPES.get(kind, kind)}"
+    if found := re.fullmatch(r"argument (\S+): (\S+ is too large)", message):
+        return f"{found[1]} {found[2]}"
     if found := re.fullmatch(r"argument (\S+): not allowed with argument (\S+)", message):
         return f"{found[1]} is not allowed with {found[2]}: leave one of them out"
     if found := re.fullmatch(r"argument (\S+): expected one argument", message):

@@ -235,7 +235,8 @@ def objective_plot(rounds: Sequence[dict[str, Any]], path: Path) -> None:
     figure, (axes,) = plots.figure()
     if rounds:
         values = [r["objective"]["value"] for r in rounds]
-        errors = [r["change"]["error"] if r["change"] else 0.0 for r in rounds]
+        # the first round has no change, and the change of a single image no error
+        errors = [(r["change"]["error"] if r["change"] else None) or 0.0 for r in rounds]
         axes.errorbar([r["number"] for r in rounds], values, errors, marker="o", markersize=4, capsize=3)
     axes.set(xlabel="round", ylabel="nats per image", title="EM objective")
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -96,7 +96,11 @@ def open_folder(root: Path, names: Sequence[str], log: Log, files: Sequence[str]
         UserError: the label table cannot be parsed.
     """
     return arrange(
-        root, FolderSource, names, log, find_label_table(files, lambda f: read_bytes(root / f, limits().text_bytes))
+        root,
+        FolderSource,
+        names,
+        log,
+        find_label_table(root, files, lambda f: read_bytes(root / f, limits().text_bytes)),
     )
 
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fromnoise.utils.reading import decoding
@@ -61,11 +61,12 @@ class LabelTable:
         return next((values[end] for end in ends if end in values), None)
 
 
-def find_label_table(files: Sequence[str], read: Callable[[str], bytes]) -> LabelTable | None:
+def find_label_table(root: Path, files: Sequence[str], read: Callable[[str], bytes]) -> LabelTable | None:
     """Read the label table among the files of a data set; of several, the one nearest to the root.
 
     Args:
-        files: paths, ``/``-separated.
+        root: the folder or archive, for messages.
+        files: paths in it, ``/``-separated.
         read: returns the content of a file.
 
     Raises:
@@ -75,7 +76,7 @@ def find_label_table(files: Sequence[str], read: Callable[[str], bytes]) -> Labe
     if not tables:
         return None
     name = min(tables, key=lambda f: (f.count("/"), TABLE_NAMES.index(PurePosixPath(f).name.lower())))
-    with decoding(name, "a label table", "correct or remove it"):
+    with decoding(root / name, "a label table", "correct or remove it"):
         text = read(name).decode("utf-8-sig")
         rows = _parse_json(json.loads(text)) if name.lower().endswith(".json") else _parse_csv(text)
         return _make_table(name, rows)

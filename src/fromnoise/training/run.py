@@ -210,10 +210,10 @@ def run_steps(
             save_due = time.monotonic() - last_save > max(config.checkpoint_seconds, rarest)
             save_due |= config.checkpoint_steps is not None and report.step % config.checkpoint_steps == 0
             stable = not loop.progress.dropped_in_a_row  # after a non-finite step the weights may be bad
+            if preview_due:  # before the state, so that a run that is killed in between makes it again
+                save_preview()
             if loop.stopping or loop.budget_used >= 1 or (stable and save_due):
                 save()
-            if preview_due:
-                save_preview()
             yield report
         if main and saved_step != loop.progress.step:
             save()  # the run was asked to stop after its last report

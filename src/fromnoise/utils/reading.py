@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from fromnoise.utils.errors import UserError
+from fromnoise.utils.errors import UserError, printable
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -103,18 +103,6 @@ def _positive(name: str) -> float | None:
     if not 0 < value < 1e15:
         raise UserError(f"{name}={printable(text)} must be a positive number")
     return value
-
-
-def printable(text: str) -> str:
-    """A text as one line that is safe to print: control characters and bytes that are not UTF-8 become escapes."""
-    if text.isprintable():
-        return text
-    shown = text.translate(_BYTES)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
-
-
-_BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
-"""Python represents the bytes of a file name that are not UTF-8 by these code points."""
 
 
 def size_text(size: float) -> str:

@@ -77,7 +77,7 @@ def open_zip(path: Path, log: Log) -> Splits:
         with zipfile.ZipFile(raw) as archive:
             files = [f for f in archive.namelist() if not f.endswith("/") and not any(map(is_hidden, f.split("/")))]
             files.sort()
-            table = find_label_table(files, lambda name: _read_member(archive, name, limits().text_bytes))
+            table = find_label_table(path, files, lambda name: _read_member(archive, name, limits().text_bytes))
     names = image_files(files)
     if not names:
         found = f" (found {count_suffixes(files)})" if files else ": it is empty"
