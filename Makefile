@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow test-long check docs bench-gpu
+.PHONY: install demo test test-slow test-long test-faults test-faults-long check docs bench-gpu
 install: .venv/installed
 
 # With a GPU: take torch's build for it first (pip install torch into .venv), or leave out -c constraints.txt.
@@ -17,13 +17,20 @@ demo: install
 	$(BIN)/fromnoise train digits
 
 test: install
-	$(BIN)/python -m pytest -q -n auto -m "not slow and not long and not gpu"
+	$(BIN)/python -m pytest -q -n auto -m "not slow and not long and not gpu and not campaign"
 
 test-slow: install
 	$(BIN)/python -m pytest -q -n auto --durations=10 -m "slow and not long and not gpu"
 
 test-long: install
-	$(BIN)/python -m pytest -q --durations=10 -m "long and not gpu"
+	$(BIN)/python -m pytest -q --durations=10 -m "long and not gpu and not campaign"
+
+# FROMNOISE_FAULT_SEED and FROMNOISE_FAULT_COUNT choose other cases and their number: docs/results/faults.md.
+test-faults: install
+	$(BIN)/python -m pytest -q -n 2 -m "campaign and not long" tests/faults
+
+test-faults-long: install
+	$(BIN)/python -m pytest -q --timeout=0 -m "campaign and long" tests/faults
 
 check: install
 	$(BIN)/ruff check .
