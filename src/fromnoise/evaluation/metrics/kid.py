@@ -195,7 +195,7 @@ def kernel_distance(x: Tensor, y: Tensor, limit: int = 10_000) -> Estimate:
     term alone is the error of equal distributions. Below 4.5 of these the jackknife's noise is as large as what it
     measures and goes with the value (correlation 0.9): its errors would be a quarter too large, and intervals of two
     would always hold the expectation (800 simulated draws). There the error is 1.15 errors of equal distributions,
-    with which two errors cover 0.93 to 0.98 between equal and distant distributions (``benchmarks/error_coverage.py``).
+    with which two errors cover 0.94 to 0.98 of the draws in ``benchmarks/error_coverage.py``.
 
     Args:
         x: (N, D).
