@@ -113,6 +113,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("images", {"network.heads": 4, "network.head_dim": None}, {}, "network.head_dim"),
     ("digits", {"network.blocks_up": 3}, {}, "network.blocks_up = 3"),
     ("digits", {"data.pseudo_labels": 4}, {}, "pseudo-labels"),
+    ("digits", {"diffusion.learned_variance": True, "loss.objective": "hybrid"}, {}, "--sampler ancestral"),
     ("digits", {"loss.self_conditioning": True}, {}, "self-conditioning"),
     ("digits", {"diffusion.target": "edm"}, {}, "diffusion.target = edm"),
     ("digits", {"loss.offset_noise": 0.1}, {}, "loss.offset_noise"),

@@ -66,6 +66,11 @@ def write_scheduler(model: Model, config: SamplingConfig) -> SchedulerFile:
             "give --guidance 1 to export the model without it"
         )
     name, notes = _KINDS[config.sampler.kind], []
+    if model.denoiser.learned_variance and name != "DDPMScheduler":
+        raise UserError(
+            f"diffusion.learned_variance: diffusers' {name} does not take a predicted variance of any number of "
+            "channels; give --sampler ancestral"
+        )
     steps = model.steps(config)
     values = {"prediction_type": names[target], **_betas(model, name), **_grid(model, config, name)}
     call = f"num_inference_steps={steps}"
