@@ -59,7 +59,7 @@ def train(recipe_name: str, data: str | None, threads: int | None) -> None:
         print(time.monotonic(), torch.get_num_threads(), flush=True)
         return report(self, *args)
 
-    loop.TrainingLoop._report = reported
+    loop.TrainingLoop._report = reported  # pyright: ignore[reportAttributeAccessIssue]
     with tempfile.TemporaryDirectory() as folder:
         train_run(recipe, Path(folder) / "run", device="cpu")
 
