@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,10 +150,12 @@ def test_wandb_writes_offline(tiny: dict, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(tiny, tmp_path / "run", "wandb", project="digits")
     [file] = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    records, deadline = [], time.monotonic() + 60
+    while not any(record.HasField("exit") for record in records) and time.monotonic() < deadline:
+        time.sleep(0.1)  # W&B's own process writes the file, now and then after the run is closed
+        records = [wandb_internal_pb2.Record.FromString(data) for data in wandb_records(file.read_bytes())]
     recorded: dict[str, dict[int, float]] = {}
-    for data in wandb_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in records:
         items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
         for name in SCALARS.keys() & items.keys():
             recorded.setdefault(name, {})[items["_step"]] = items[name]
@@ -164,7 +167,7 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
     """The records of a .wandb file: 7 bytes, then LevelDB's log of 32 KiB blocks with records (crc, length, type)."""
     position, parts = 7, b""
     while position + 7 <= len(data):
-        if (left := -position % 32768) < 7:
+        if 0 < (left := -position % 32768) < 7:
             position += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, position)
