@@ -56,6 +56,7 @@ HOSTILE = {
     "pseudo_labels": {"recipe.data.pseudo_labels": 10**9, "recipe.data.labels": False},
     "height": {"dataset.shape": [1, 10**9, 8]},
     "channels": {"dataset.shape": [10**9, 8, 8]},
+    "side": {"dataset.shape": [1, 8, 65536]},  # header case 83 of the fault campaign, seed 1
     "negative": {"dataset.shape": [1, -8, 8]},
     "fraction": {"dataset.shape": [1, 8.5, 8]},
     "words": {"dataset.shape": "888"},

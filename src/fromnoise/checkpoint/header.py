@@ -16,6 +16,8 @@ from fromnoise.diffusion.schedules import MAX_STEPS
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import first_line, limits, printable
 
+_MAX_SIDE = 16384  # pixels, as of data.size
+
 
 def model_header(recipe: Recipe, dataset_info: DatasetInfo) -> dict[str, Any]:
     """Describe a model in a header: its recipe and its data."""
@@ -82,7 +84,8 @@ def _parse_dataset_info(values: dict[str, Any]) -> DatasetInfo:
         Exception: it is not one.
     """
     channels, height, width = (operator.index(side) for side in values["shape"])
-    if min(channels, height, width) < 1 or channels > 1024 or height * width > limits().pixels:
+    too_large = channels > 1024 or max(height, width) > _MAX_SIDE or height * width > limits().pixels
+    if min(channels, height, width) < 1 or too_large:
         raise ValueError(f"images of {channels}x{height}x{width}")
     names, attributes = values["class_names"], values.get("attributes")
     class_names = tuple(_printable(name) for name in names) if names is not None else None
