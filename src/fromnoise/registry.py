@@ -234,6 +234,7 @@ _OTHER_NAMES = {
 
 def _shown(name: str) -> str:
     """A name for a message, shortened."""
+    name = str(name)  # a file may hold another type
     return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 

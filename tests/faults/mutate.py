@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import json
@@ -105,9 +106,10 @@ def mutate_nested(rng: random.Random, value: Any, most: int = 2) -> Any:
         if way < 0.15:
             del parent[key]
         elif way < 0.2:
-            parent[key] = nested(rng.choice((10, 300)))
+            parent[key] = nested(rng.choice((10, 100)))
         elif way < 0.3:
-            parent[key] = rng.choice([v for p in parents for v in (p.values() if isinstance(p, dict) else p)])
+            values = [v for p in parents for v in (p.values() if isinstance(p, dict) else p)]
+            parent[key] = copy.deepcopy(rng.choice(values))
         elif way < 0.4 and isinstance(parent, dict):
             parent[rng.choice(ODD_TEXT)] = rng.choice(ODD_VALUES)
         elif way < 0.6 and isinstance(parent[key], (int, float)):

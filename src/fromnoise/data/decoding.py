@@ -116,7 +116,10 @@ def display_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
     height, width = image.height, image.width
     # Pillow applies the orientation of TIFF itself, and would decode a whole PNG to find a tag behind the pixels
     tagged = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-    tags = image.getexif() if tagged else {}
+    try:
+        tags = image.getexif() if tagged else {}
+    except Exception:  # damaged tags can make Pillow raise anything
+        tags = {}
     return (width, height) if tags.get(_ORIENTATION) in (5, 6, 7, 8) else (height, width)
 
 
