@@ -130,7 +130,7 @@ def get(family: str, name: str) -> Callable[..., Any]:
     """
     known = _COMPONENTS[family]
     if name not in known:
-        raise UnknownComponent(family, name, known)
+        raise UnknownComponent(family, str(name), known)  # a file may hold another type
     return known[name]
 
 
@@ -234,7 +234,6 @@ _OTHER_NAMES = {
 
 def _shown(name: str) -> str:
     """A name for a message, shortened."""
-    name = str(name)  # a file may hold another type
     return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
