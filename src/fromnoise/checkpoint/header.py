@@ -42,8 +42,8 @@ def parse_header(header: dict[str, Any], path: str | Path) -> tuple[Recipe, Data
     except MissingComponent as missing:
         also = ", or give load its network" if missing.component.startswith("network") else ""
         raise UserError(
-            f"{path}: it has the {missing.component}, which is not registered: add --plugin MODULE with the module that "
-            f"registers it (in Python: import it first{also})"
+            f"{path}: it has the {missing.component}, which is not registered: add --plugin MODULE with the module "
+            f"that registers it (in Python: import it first{also})"
         ) from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f" ({first_line(error)})" if type(error) is ValueError else ""
