@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -103,6 +104,8 @@ def test_step_proposals():
     better = StepProposal.importance(pilot, 40)
     assert float(better.probability.sum()) == pytest.approx(1) and float(better.probability.min()) >= 0.1 / 40
     assert float(better.probability[0]) > 10 / 40  # the decoder term is the largest
+    equal = StepProposal.importance(dataclasses.replace(pilot, nats=torch.zeros_like(pilot.nats)), 40)
+    assert torch.equal(equal.probability, StepProposal.uniform(40).probability)
 
 
 def test_estimates_do_not_depend_on_the_batch():

@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
         ({"attention_resolutions": (0,)}, "attention_resolutions=(0,) must be positive"),
         ({"size": None}, "attention_resolutions=(8,) are in pixels of the images: give their size=(H, W)"),
         ({"attention_residual": "none"}, "attention_residual='none' is not known; use input or normalized"),
-        ({"multipliers": ()}, "levels=0"),
+        ({"multipliers": ()}, "multipliers=() has no levels"),
         ({"multipliers": (1, 0)}, "multipliers=0"),
         ({"blocks": 0}, "blocks=0"),
         ({"blocks_up": 0}, "blocks_up=0"),

@@ -67,6 +67,8 @@ class StepProposal:
             steps: T.
             bins: geometric bins of k in which L^2 is averaged; the terms change fastest near k = 1.
             uniform_fraction: of the probability, spread over all steps, so that none has probability 0.
+
+        If all terms of the pilot are 0, every step has the same probability.
         """
         starts = geometric_bins(steps, bins)
         total, count = (torch.zeros(len(starts), dtype=torch.float64) for _ in range(2))
@@ -75,6 +77,8 @@ class StepProposal:
         count.index_add_(0, index, torch.ones_like(index, dtype=torch.float64))
         root = (total / count).sqrt()
         root = torch.where(count > 0, root, root[count > 0].mean())[bin_index(torch.arange(1, steps + 1), starts)]
+        if not root.sum() > 0:  # the conditions of a new network make no difference: all terms are 0
+            return StepProposal.uniform(steps)
         return StepProposal((1 - uniform_fraction) * root / root.sum() + uniform_fraction / steps)
 
     def restricted(self, steps: Tensor) -> StepProposal:
