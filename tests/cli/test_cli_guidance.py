@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from calling import call
 
 from fromnoise import config as recipes
 from fromnoise.checkpoint import save_model
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
+from fromnoise.training import noisy_classifier
 
 EXACTLY = ["--precision", "fp32", "--steps", "6", "-n", "4", "--no-clip", "--sampler", "ddim", "--eta", "0"]
 
@@ -107,3 +114,20 @@ def test_autoguidance_by_an_incompatible_model(wrong, run, told_run):
 def test_value_out_of_range(wrong, told_run, words, message):
     """The message names the flag as it was typed."""
     wrong("sample", told_run, "--out", "x.png", *words, message=message)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_training_of_a_classifier(told_run, tmp_path, monkeypatch, number):
+    """Nothing is written; the exit code is 128 + the signal's number."""
+    train = noisy_classifier.train_classifier
+
+    def interrupted(*args: Any, **options: Any) -> Iterator[noisy_classifier.ClassifierStep]:
+        for step in train(*args, **options):
+            if step.step == 2:
+                os.kill(os.getpid(), number)
+            yield step
+
+    monkeypatch.setattr(noisy_classifier, "train_classifier", interrupted)
+    said = call("guide", told_run, "--out", tmp_path / "guide.safetensors", "--steps", 10**6, "--batch", 8)
+    assert said.code == 128 + number and "stopped at step 2; nothing was written" in said.err
+    assert not list(tmp_path.glob("guide*"))

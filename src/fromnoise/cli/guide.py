@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 HELP = "train a classifier of noisy images, for classifier guidance of a model"
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.checkpoint import load_model
     from fromnoise.config.recipe_data import open_data
     from fromnoise.training.noisy_classifier import build_classifier, save_classifier, train_classifier
+    from fromnoise.training.run import stop_on_signal
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
@@ -46,10 +48,14 @@ def run(args: argparse.Namespace) -> int:
     compute = select_device(args.device, args.precision)
     losses: list[float] = []
     steps = train_classifier(classifier, model, data, compute, steps=args.steps, batch=args.batch)
-    with tqdm(steps, total=args.steps, unit="step") as bar:
+    # a flag, because Python drops a KeyboardInterrupt that is raised in a callback of another library
+    with stop_on_signal(lambda: None) as signals, tqdm(steps, total=args.steps, unit="step") as bar:
         for step in bar:
             losses = [*losses[-99:], step.loss]
             bar.set_description_str(f"loss {sum(losses) / len(losses):.4f}", refresh=False)
+            if signals and step.step < args.steps:
+                tqdm.write(f"stopped at step {step.step:,}; nothing was written", file=sys.stderr)
+                return 128 + signals[0]
     save_classifier(args.out, classifier, model)
     print(f"{args.steps} steps, loss {sum(losses) / len(losses):.4f}: {args.out}")
     return 0
