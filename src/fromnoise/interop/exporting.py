@@ -6,10 +6,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from fromnoise import registry
-from fromnoise.config.component import OptionError, parse_component
+from fromnoise.interop.options import build_with_options
 from fromnoise.model import Model
-from fromnoise.utils.errors import UserError
 
 
 class Exporter(ABC):
@@ -45,12 +43,7 @@ def build_exporter(name: str, options: dict[str, Any]) -> Exporter:
     Raises:
         UserError: an unknown exporter, option or value.
     """
-    try:
-        chosen = parse_component("exporter", name, {"kind": name, **options})
-        return registry.build("exporter", name, chosen.options())
-    except (OptionError, ValueError) as error:
-        where = f"--{error.key.replace('_', '-')}: " if isinstance(error, OptionError) and error.key else ""
-        raise UserError(f"export to {name}: {where}{error}") from None
+    return build_with_options("exporter", "export to", name, options)
 
 
 def export_model(model: Model, out: str | Path, to: str, options: dict[str, Any] | None = None) -> list[str]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fromnoise import checkpoint, registry
 from fromnoise.config import Recipe, change, parse
-from fromnoise.config.component import OptionError, parse_component
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.schedules import BetaSchedule, zero_terminal_snr
 from fromnoise.diffusion.value_range import TARGETS, ValueRange, schedule_for_range
+from fromnoise.interop.options import build_with_options
 from fromnoise.interop.source import Source
 from fromnoise.model import Model
 from fromnoise.utils.errors import UserError
@@ -130,26 +130,12 @@ def import_model(
     if name is None:
         titles = [registry.get("importer", n).title for n in registry.names("importer")]  # pyright: ignore[reportFunctionMemberAccess]
         raise UserError(f"'{path}' is not a model that can be imported: expected {', '.join(titles)}")
-    importer: Importer = build_importer(name, options or {})
+    importer: Importer = build_with_options("importer", "import", name, options or {})
     imported = importer.read(source)
     try:
         return ImportedModel(_build(imported, value_range), name, imported.notes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def build_importer(name: str, options: dict[str, Any]) -> Importer:
-    """An importer from its options.
-
-    Raises:
-        UserError: an unknown importer, option or value.
-    """
-    try:
-        chosen = parse_component("importer", name, {"kind": name, **options})
-        return registry.build("importer", name, chosen.options())
-    except (OptionError, ValueError) as error:
-        where = f"--{error.key.replace('_', '-')}: " if isinstance(error, OptionError) and error.key else ""
-        raise UserError(f"import {name}: {where}{error}") from None
 
 
 def _build(imported: Imported, value_range: tuple[float, float]) -> Model:

@@ -27,6 +27,22 @@ class TrackedRun(ABC):
         """Write what is left."""
 
 
+class AccelerateRun(TrackedRun):
+    """A run in one of accelerate's trackers, which differ in how they take images."""
+
+    def __init__(self, tracker: Any) -> None:
+        """Record by a tracker that was started."""
+        self._tracker = tracker
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """As of ``TrackedRun``."""
+        self._tracker.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """As of ``TrackedRun``."""
+        self._tracker.finish()
+
+
 class Tracker(ABC):
     """The options of a tracker, and how to open a run in it.
 

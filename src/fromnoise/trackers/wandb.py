@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fromnoise.registry import register
-from fromnoise.trackers.base import TrackedRun, Tracker, plain, project_of
+from fromnoise.trackers.base import AccelerateRun, TrackedRun, Tracker, plain, project_of
 
 
 @register("tracker", "wandb")
@@ -53,15 +53,6 @@ class WandB(Tracker):
         return _Run(tracker)
 
 
-class _Run(TrackedRun):
-    def __init__(self, tracker: Any) -> None:
-        self._tracker = tracker
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self._tracker.log(dict(values), step=step)
-
+class _Run(AccelerateRun):
     def log_image(self, name: str, image: np.ndarray, step: int) -> None:
         self._tracker.log_images({name: [image]}, step=step)
-
-    def close(self) -> None:
-        self._tracker.finish()
