@@ -1,4 +1,4 @@
-"""From a recipe to objects: the denoiser, its training loss, and everything that sampling needs."""
+"""A diffusion model: the denoiser, its training loss, and everything that sampling needs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise import registry
-from fromnoise.config import Recipe, SamplingConfig, change, parse, to_config
-from fromnoise.config.component import CUSTOM, ComponentConfig
+from fromnoise.config import Recipe, SamplingConfig
+from fromnoise.config.component import ComponentConfig
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pixels import to_float
-from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import guidance, losses, samplers, schedules
 from fromnoise.diffusion.denoiser import Denoise, Denoiser
 from fromnoise.diffusion.rng import Noise
-from fromnoise.utils.construction import limited_by_machine
+from fromnoise.model.component import component
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -86,18 +85,18 @@ class Model:
         """The training loss that the recipe names."""
         config = self.recipe.loss
         distance = registry.get("distance", config.distance.kind)
-        objective = _component(
+        objective = component(
             "objective",
             config.objective,
             distance=distance,
-            weighting=_component("weighting", config.weighting),
+            weighting=component("weighting", config.weighting),
             schedule=self.schedule,
             variance=self.variance(self.recipe.sample),
         )
         return losses.DiffusionLoss(
             self.denoiser,
             objective,
-            _component("time_sampler", config.time_sampler, timesteps=self.schedule.steps or 1000),
+            component("time_sampler", config.time_sampler, timesteps=self.schedule.steps or 1000),
             seed=self.recipe.train.seed,
             offset_noise=config.offset_noise,
             label_dropout=config.label_dropout,
@@ -115,7 +114,7 @@ class Model:
         Raises:
             UserError: it needs more steps.
         """
-        sampler = _component("sampler", config.sampler, schedule=self.schedule)
+        sampler = component("sampler", config.sampler, schedule=self.schedule)
         steps = self.steps(config)
         if steps < sampler.min_steps:
             raise UserError(
@@ -177,7 +176,7 @@ class Model:
         plain: Denoise = self.denoiser if conditional else guidance.Unconditional(self.denoiser)
         denoise = plain
         if config.guidance != 1:
-            denoise = _component("guidance", config.guidance_method, denoise=denoise, scale=config.guidance)
+            denoise = component("guidance", config.guidance_method, denoise=denoise, scale=config.guidance)
         denoise = wrap(denoise)
         span = config.interval_logsnr
         if config.interval is not None:
@@ -236,112 +235,3 @@ def with_sampler(config: SamplingConfig, sampler: str | dict[str, Any] | Compone
     if kind != config.sampler.kind:
         changed |= {"steps": None, "grid": None}
     return SamplingConfig.model_validate(config.model_dump() | changed)
-
-
-def _component(family: str, config: ComponentConfig, **context: Any) -> Any:
-    """Build a component of a recipe.
-
-    Raises:
-        UserError: its constructor refuses an option.
-    """
-    try:
-        return registry.build(family, config.kind, config.options(), **context)
-    except ValueError as e:
-        raise UserError(f"{family.replace('_', ' ')} {config.kind}: {e}") from None
-
-
-def build(
-    recipe: Recipe,
-    dataset_info: DatasetInfo,
-    seed: int | None = None,
-    device: str = "cpu",
-    network: nn.Module | None = None,
-) -> Model:
-    """Make the model that a recipe describes, with fresh weights.
-
-    Args:
-        recipe: every choice.
-        dataset_info: shape and labels of the data.
-        seed: of the initial weights; None is that of the recipe.
-        device: where the weights are made; "meta" makes none, for counting.
-        network: a module to use in place of the recipe's network.
-
-    Raises:
-        UserError: the choices do not work together.
-    """
-    schedule = _component("schedule", recipe.diffusion.schedule)
-    if recipe.diffusion.zero_terminal_snr:
-        schedule = schedules.zero_terminal_snr(schedule)
-    with torch.random.fork_rng(devices=[]), torch.device(device), limited_by_machine():
-        torch.manual_seed(recipe.train.seed if seed is None else seed)
-        if network is None:
-            network = _network(recipe, dataset_info, schedule)
-        pseudo_labels = PseudoLabels(recipe.pseudo_labels, dataset_info.shape) if recipe.pseudo_labels else None
-    denoiser = Denoiser(
-        network,
-        schedule,
-        _component("target", recipe.diffusion.target, schedule=schedule),
-        self_conditioning=recipe.loss.self_conditioning,
-        self_conditioning_clip=recipe.loss.self_conditioning_clip,
-        learned_variance=recipe.diffusion.learned_variance,
-        pseudo_labels=pseudo_labels,
-    )
-    return Model(recipe, dataset_info, denoiser)
-
-
-def _network(recipe: Recipe, dataset_info: DatasetInfo, schedule: schedules.Schedule) -> nn.Module:
-    if recipe.network.kind == CUSTOM:
-        raise UserError(
-            "this model has a custom network, whose code a file does not contain: load it in Python with "
-            "fromnoise.load(PATH, network=MyNet())"
-        )
-    channels, height, width = dataset_info.shape
-    return _component(
-        "network",
-        recipe.network,
-        in_channels=channels * (2 if recipe.loss.self_conditioning else 1),
-        out_channels=channels * (2 if recipe.diffusion.learned_variance else 1),
-        size=(height, width),
-        classes=len(dataset_info.class_names) if dataset_info.class_names else recipe.pseudo_labels,
-        attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
-        timesteps=schedule.steps or 1000,
-    )
-
-
-def recipe_of(denoiser: Denoiser, info: DatasetInfo, **values: Any) -> Recipe:
-    """The recipe that describes a denoiser made in Python.
-
-    Args:
-        denoiser: its network is written down as ``custom``, so that ``load`` needs one.
-        info: of its images.
-        values: further values by dotted key with ``__`` for the dot.
-
-    Raises:
-        ValueError: its schedule or target is not registered.
-        UserError: a value is out of range.
-    """
-    schedule = denoiser.schedule
-    try:
-        written = to_config("schedule", schedule)
-    except ValueError:
-        if not isinstance(schedule, schedules.BetaSchedule):
-            raise
-        written = {"kind": "betas", "betas": schedule.betas.tolist()}
-    recipe = parse(
-        {
-            "network": "custom",
-            "data": {"source": "", "labels": info.class_names is not None},
-            "diffusion": {
-                "schedule": written,
-                "target": to_config("target", denoiser.target),
-                "learned_variance": denoiser.learned_variance,
-            },
-            "loss": {
-                "objective": "hybrid" if denoiser.learned_variance else "simple",
-                "self_conditioning": denoiser.self_conditioning,
-                "self_conditioning_clip": denoiser.self_conditioning_clip,
-            },
-            "sample": {"sampler": "dpmpp-2m", "steps": min(20, schedule.steps or 20)},
-        }
-    )
-    return change(recipe, {key.replace("__", "."): value for key, value in values.items()})

@@ -1,0 +1,116 @@
+"""From a recipe to a model, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fromnoise.config import Recipe, change, parse, to_config
+from fromnoise.config.component import CUSTOM
+from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.data.pseudo_labels import PseudoLabels
+from fromnoise.diffusion import schedules
+from fromnoise.diffusion.denoiser import Denoiser
+from fromnoise.model.component import component
+from fromnoise.model.model import Model
+from fromnoise.utils.construction import limited_by_machine
+from fromnoise.utils.errors import UserError
+
+
+def build(
+    recipe: Recipe,
+    dataset_info: DatasetInfo,
+    seed: int | None = None,
+    device: str = "cpu",
+    network: nn.Module | None = None,
+) -> Model:
+    """Make the model that a recipe describes, with fresh weights.
+
+    Args:
+        recipe: every choice.
+        dataset_info: shape and labels of the data.
+        seed: of the initial weights; None is that of the recipe.
+        device: where the weights are made; "meta" makes none, for counting.
+        network: a module to use in place of the recipe's network.
+
+    Raises:
+        UserError: the choices do not work together.
+    """
+    schedule = component("schedule", recipe.diffusion.schedule)
+    if recipe.diffusion.zero_terminal_snr:
+        schedule = schedules.zero_terminal_snr(schedule)
+    with torch.random.fork_rng(devices=[]), torch.device(device), limited_by_machine():
+        torch.manual_seed(recipe.train.seed if seed is None else seed)
+        if network is None:
+            network = _network(recipe, dataset_info, schedule)
+        pseudo_labels = PseudoLabels(recipe.pseudo_labels, dataset_info.shape) if recipe.pseudo_labels else None
+    denoiser = Denoiser(
+        network,
+        schedule,
+        component("target", recipe.diffusion.target, schedule=schedule),
+        self_conditioning=recipe.loss.self_conditioning,
+        self_conditioning_clip=recipe.loss.self_conditioning_clip,
+        learned_variance=recipe.diffusion.learned_variance,
+        pseudo_labels=pseudo_labels,
+    )
+    return Model(recipe, dataset_info, denoiser)
+
+
+def _network(recipe: Recipe, dataset_info: DatasetInfo, schedule: schedules.Schedule) -> nn.Module:
+    if recipe.network.kind == CUSTOM:
+        raise UserError(
+            "this model has a custom network, whose code a file does not contain: load it in Python with "
+            "fromnoise.load(PATH, network=MyNet())"
+        )
+    channels, height, width = dataset_info.shape
+    return component(
+        "network",
+        recipe.network,
+        in_channels=channels * (2 if recipe.loss.self_conditioning else 1),
+        out_channels=channels * (2 if recipe.diffusion.learned_variance else 1),
+        size=(height, width),
+        classes=len(dataset_info.class_names) if dataset_info.class_names else recipe.pseudo_labels,
+        attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
+        timesteps=schedule.steps or 1000,
+    )
+
+
+def recipe_of(denoiser: Denoiser, info: DatasetInfo, **values: Any) -> Recipe:
+    """The recipe that describes a denoiser made in Python.
+
+    Args:
+        denoiser: its network is written down as ``custom``, so that ``load`` needs one.
+        info: of its images.
+        values: further values by dotted key with ``__`` for the dot.
+
+    Raises:
+        ValueError: its schedule or target is not registered.
+        UserError: a value is out of range.
+    """
+    schedule = denoiser.schedule
+    try:
+        written = to_config("schedule", schedule)
+    except ValueError:
+        if not isinstance(schedule, schedules.BetaSchedule):
+            raise
+        written = {"kind": "betas", "betas": schedule.betas.tolist()}
+    recipe = parse(
+        {
+            "network": "custom",
+            "data": {"source": "", "labels": info.class_names is not None},
+            "diffusion": {
+                "schedule": written,
+                "target": to_config("target", denoiser.target),
+                "learned_variance": denoiser.learned_variance,
+            },
+            "loss": {
+                "objective": "hybrid" if denoiser.learned_variance else "simple",
+                "self_conditioning": denoiser.self_conditioning,
+                "self_conditioning_clip": denoiser.self_conditioning_clip,
+            },
+            "sample": {"sampler": "dpmpp-2m", "steps": min(20, schedule.steps or 20)},
+        }
+    )
+    return change(recipe, {key.replace("__", "."): value for key, value in values.items()})
