@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+COMPARED := denoising-diffusion-pytorch smalldiffusion k-diffusion azula torchsde trampoline
+
 .PHONY: install demo test test-slow test-long test-faults test-faults-long check docs bench-gpu
 install: .venv/installed
 
@@ -9,8 +11,8 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	# a test compares with it; its requirement torchvision is not needed for that
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps denoising-diffusion-pytorch
+	# tests compare with them; what they require besides (torchvision and others) is not needed for that
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(COMPARED)
 	touch $@
 
 demo: install

@@ -1,4 +1,4 @@
-"""Every line of docs/guide/migration.md runs: ours in all tables, theirs where their package is installed."""
+"""Every line of docs/guide/migration.md runs in both columns, theirs where their package is installed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import fromnoise as fn
-from foreign_packages import import_lucidrains
+from foreign_packages import import_foreign, import_lucidrains
 from fromnoise import cli
+from fromnoise.diffusion import NoiseLevel, sampling_loop
+from fromnoise.diffusion.rng import Noise
+from fromnoise.diffusion.sampling import karras, uniform
 
 PAGE = (Path(__file__).parents[1] / "docs" / "guide" / "migration.md").read_text(encoding="utf-8")
 
@@ -79,11 +83,11 @@ def test_diffusers(folder: Path) -> None:
         n: getattr(diffusers, n) for n in re.findall(r"\b\w+(?:Model|Scheduler|Pipeline)\b", PAGE) if n != "EMAModel"
     }
     theirs = run([left for left, _ in rows], classes | common() | {"EMAModel": EMAModel})
-    ours = run([right for _, right in rows], common())
-    torch.testing.assert_close(ours["x"], theirs["x"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours["v"], theirs["v"], atol=1e-5, rtol=0)
-    assert ours["images"].shape == (4, 1, 16, 16) and (folder / "ours.safetensors").exists()
-    network, loaded = theirs["network"].eval(), ours["model"].model.denoiser.network
+    own = run([right for _, right in rows], common())
+    torch.testing.assert_close(own["x"], theirs["x"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(own["v"], theirs["v"], atol=1e-5, rtol=0)
+    assert own["images"].shape == (4, 1, 16, 16) and (folder / "ours.safetensors").exists()
+    network, loaded = theirs["network"].eval(), own["model"].model.denoiser.network
     with torch.no_grad():
         expected = network(theirs["x"], theirs["t"]).sample
         torch.testing.assert_close(loaded(theirs["x"], theirs["t"].float()), expected, atol=1e-5, rtol=0)
@@ -94,16 +98,104 @@ def test_lucidrains(folder: Path) -> None:
     rows = tables()["denoising-diffusion-pytorch"]
     package = import_lucidrains()
     run([left for left, _ in rows if "rainer" not in left], vars(package) | common())
-    ours = run([right for _, right in rows], common())
-    assert ours["samples"].shape == (4, 1, 16, 16)
+    own = run([right for _, right in rows], common())
+    assert own["samples"].shape == (4, 1, 16, 16)
     assert fn.load("runs/theirs").model.schedule.steps == 20
 
 
-@pytest.mark.parametrize("library", ["smalldiffusion", "k-diffusion", "azula"])
-def test_ours(library: str, folder: Path) -> None:
-    """Our column; the model is a trained one."""
-    names = common()
-    lines = ["network = fn.networks.UNet(1, 1, size=(16, 16), width=8, multipliers=(1, 2), groups=4)"]
-    lines += ["model = fn.Trainer(fn.Denoiser(network, fn.schedules.linear(1000)), x0, batch=4, steps=1).run()"]
-    run([*lines, *(small(right) for _, right in tables()[library])], names)
-    assert names["x"].shape == (4, 1, 16, 16) and names["x"].dtype == torch.uint8
+class Plain(nn.Module):
+    """A network that ignores the time, with the signature of every library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, *time: object, **options: object) -> Tensor:
+        return self.conv(x)
+
+
+def ours(library: str, **names: Any) -> dict[str, Any]:
+    """Run our column, with a network and a model that was trained by a step."""
+    start = ["network = fn.networks.UNet(1, 1, size=(16, 16), width=8, multipliers=(1, 2), groups=4)"]
+    start += ["model = fn.Trainer(fn.Denoiser(network, fn.schedules.linear(1000)), x0, batch=4, steps=1).run()"]
+    rows = [small(right) for _, right in tables()[library]]
+    found = run([*start, *rows], common() | names)
+    assert found["x"].shape == (4, 1, 16, 16) and found["x"].dtype == torch.uint8
+    return found
+
+
+def trajectory(denoiser: fn.Denoiser, sampler: Any, levels: list[NoiseLevel], x: Tensor) -> list[Tensor]:
+    """Our samples after each step, over alpha, as libraries write them that add sigma times noise to images."""
+    noise = Noise(0, torch.arange(len(x)))
+    with torch.no_grad():
+        steps = list(sampling_loop(denoiser, sampler, levels, (levels[0].alpha * x).float(), noise))
+    return [step.x / float(step.level_s.alpha) for step in steps]
+
+
+def test_smalldiffusion(folder: Path) -> None:
+    """Both columns; sigmas and DDIM steps are the same."""
+    package = import_foreign("smalldiffusion")
+    loader = torch.utils.data.DataLoader(common()["x0"][:4], batch_size=4)  # type: ignore[arg-type]
+    theirs = run([left for left, _ in tables()["smalldiffusion"]], vars(package) | common() | {"loader": loader})
+    assert theirs["x"].shape == (4, 1, 16, 16)
+    denoiser = fn.Denoiser(Plain(), ours("smalldiffusion")["denoiser"].schedule)
+    schedule = denoiser.schedule
+    levels = [schedule.at(k / 1000) for k in range(1, 1001)]
+    sigmas = torch.stack([level.sigma / level.alpha for level in levels]).float()
+    torch.testing.assert_close(theirs["schedule"].sigmas, sigmas, rtol=1e-3, atol=0)
+
+    class Model(nn.Module, package.ModelMixin):
+        input_dims = (1, 16, 16)
+
+        def forward(self, x: Tensor, sigma: Tensor, cond: None = None) -> Tensor:
+            level = schedule.at(schedule.time_from_logsnr(-2 * sigma.double().log()))
+            return level.eps(x * level.alpha, denoiser((x * level.alpha).float(), level).x0).float()
+
+    x = 100 * torch.randn(4, 1, 16, 16)
+    expected = list(package.samples(Model(), theirs["schedule"].sample_sigmas(5), gam=1, xt=x))
+    found = trajectory(denoiser, fn.samplers.DDIM(), uniform(schedule, 5), x)
+    for ended, other in zip(found[:-1], expected[:-1], strict=True):  # the last ends at the first noise level there
+        torch.testing.assert_close(ended, other, rtol=1e-3, atol=1e-2)
+
+
+def test_k_diffusion(folder: Path) -> None:
+    """Both columns; noise levels, denoiser, and Euler, Heun and DPM-Solver++ steps are the same."""
+    package = import_foreign("k_diffusion")
+    network, x = Plain(), 80 * torch.randn(4, 1, 16, 16)
+    names = {"K": package, "inner_model": network, "x": x, "sigma": torch.rand(16) + 0.1}
+    theirs = run([left for left, _ in tables()["k-diffusion"]], common() | names)
+    found = ours("k-diffusion")
+    denoiser = fn.Denoiser(network, found["denoiser"].schedule, found["denoiser"].target)
+    levels = karras(denoiser.schedule, 5, **{k: v for k, v in found["grid"].items() if k != "kind"})
+    ratios = torch.stack([level.sigma / level.alpha for level in levels])
+    torch.testing.assert_close(theirs["sigmas"], ratios.float(), rtol=1e-5, atol=0)
+    for name, sampler in (
+        ("euler", fn.samplers.Euler()),
+        ("heun", fn.samplers.Heun()),
+        ("dpmpp_2m", fn.samplers.DPMSolverPP()),
+    ):
+        function = getattr(package.sampling, f"sample_{name}")
+        expected = function(theirs["model"], x, theirs["sigmas"], disable=True)
+        torch.testing.assert_close(trajectory(denoiser, sampler, levels, x)[-1], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_azula(folder: Path) -> None:
+    """Both columns; the noise levels are close, and at theirs the denoiser and the DDIM steps are the same."""
+    package = import_foreign("azula")
+    names = {n: getattr(m, n) for m in (package.noise, package.denoise, package.sample) for n in m.__all__}
+    network = Plain()
+    theirs = run([left for left, _ in tables()["azula"]], common() | names | {"backbone": network})
+    assert theirs["x"].shape == (4, 1, 16, 16)
+    found = ours("azula")
+    denoiser = fn.Denoiser(network, found["denoiser"].schedule, found["denoiser"].target)
+    times = torch.linspace(0.1, 1, 10, dtype=torch.float64)
+    alpha, sigma = theirs["schedule"](times)
+    torch.testing.assert_close(denoiser.schedule.logsnr(times), 2 * (alpha / sigma).log(), rtol=0.01, atol=0.03)
+    pairs = [theirs["schedule"](t) for t in torch.linspace(1, 0, 6, dtype=torch.float64)]
+    levels = [NoiseLevel(torch.tensor(0.5), a, s, 2 * (a / s).log()) for a, s in pairs]
+    x = torch.randn(4, 1, 16, 16)
+    with torch.no_grad():
+        expected = names["DDIMSampler"](theirs["denoiser"], steps=5, silent=True)(x)
+    last = trajectory(denoiser, fn.samplers.DDIM(), levels, x / float(levels[0].alpha))[-1]
+    torch.testing.assert_close(last, expected, rtol=1e-3, atol=1e-3)
