@@ -138,6 +138,25 @@ def test_image_files(right, digit_files, tmp_path):
     assert first["copies_pixels"]["value"] == 1
 
 
+def test_models_and_samples_of_other_programs_beside_a_run(right, wrong, run, digit_files, tmp_path):
+    """One table with an error in each cell; the run's data are the reference though a folder of diffusers is first."""
+    right("export", run, "--to", "diffusers", "--out", "theirs")
+    output = right(
+        *("evaluate", "theirs", run, digit_files / "a.npz", digit_files / "pngs"),
+        *(*QUICK, "--bits", "4", "-n", "20", "--json", "x.json", "--out", "report"),
+    )
+    plain = json.loads((tmp_path / "x.json").read_text())
+    first, second, *files = plain["evaluations"]
+    assert plain["reference_n"] == 1707 and [e["n"] for e in plain["evaluations"]] == [20] * 4
+    assert (first["cost"]["nfe"], second["cost"]["nfe"]) == (20, 2) and [e["cost"] for e in files] == [None, None]
+    assert "bits_gap" in second and "bits_gap" not in first and "theirs does not record its training data" in output.err
+    rows = [line for line in output.out.splitlines() if " ± " in line]
+    names = ["theirs", str(run), str(digit_files / "a.npz"), str(digit_files / "pngs")]
+    assert len(rows) >= 5 and all(row.strip().startswith(name) for row, name in zip(rows, names, strict=False))
+    assert all("held-out real images" in row for row in rows[4:])
+    wrong("evaluate", "theirs", message=("does not record its training data", "--against SPEC"))
+
+
 def test_a_sweep_over_several_runs(right, run, told_run, tmp_path):
     """Each run with each combination, with its own cost."""
     right(

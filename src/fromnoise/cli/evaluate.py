@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fromnoise.checkpoint import LoadedModel
     from fromnoise.data import Data
     from fromnoise.evaluation.features.extractor import FeatureExtractor
     from fromnoise.evaluation.sources import ImageSource
     from fromnoise.utils.device import ComputeConfig
 
 HELP = "evaluate models or samples against real images: distances, near copies, class balance, cost"
-EPILOG = """each SOURCE is a run directory, a .safetensors file, or image files of any program: a folder, .zip or .npz.
+EPILOG = """each SOURCE is a run directory, a .safetensors file, a model of another program such as a diffusers folder,
+or image files of any program: a folder, .zip or .npz. All are rows of one table.
 every metric is reported with its standard error, its sample size n, and the same metric of held-out real images.
 
 examples:
   fromnoise evaluate runs/digits
-  fromnoise evaluate runs/a runs/b others.npz --against mnist -n 5000 --out comparison
+  fromnoise evaluate runs/a runs/b ddpm-folder others.npz --against mnist -n 5000 --out comparison
   fromnoise evaluate runs/a --sweep steps=5,10,20,50 --sweep sampler=ddim,unipc -n 1000
   torchrun --nproc_per_node 8 -m fromnoise evaluate runs/a --against cifar10 -n 50000 --features inception"""
 
@@ -32,7 +34,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("sources", metavar="SOURCE", nargs="+", help="a run directory, a .safetensors file, or image files")
+    add("sources", metavar="SOURCE", nargs="+", help="a run, a model of another program, or image files")
     add("--against", metavar="SPEC", help="real images; the training data of the runs by default")
     add("-n", dest="count", metavar="N", type=int, default=2000, help="number of samples of each source")
     add(
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         folders = _folders(args.sources) if args.out is None else [args.out]
         out = stack.enter_context(reserved_folder(folders)) if main else None
-        runs = resolve.open_runs(args.sources, sweep, args.label)
+        runs = resolve.open_runs(args.sources, sweep, args.label, _open_foreign)
         data = resolve.real_images(runs, args.against, args.size, log)
         request = resolve.SampleRequest(args.count, args.seed, args.label, args.batch, compute, processes)
         sources = resolve.image_sources(args.sources, runs, sweep, data, request, args.size is not None, log)
@@ -115,6 +117,16 @@ def run(args: argparse.Namespace) -> int:
             for _ in source.batches():
                 pass
     return 0
+
+
+def _open_foreign(name: str) -> LoadedModel | None:
+    """A model of another program that is read without opening a pickle."""
+    from fromnoise import interop
+    from fromnoise.checkpoint import LoadedModel
+
+    if not interop.is_foreign(name):
+        return None
+    return LoadedModel(interop.import_model(name).model, {}, Path(name) / "model.safetensors")
 
 
 def _evaluate(

@@ -14,7 +14,7 @@ from fromnoise.data import Data
 from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.likelihood import LikelihoodEvaluator, random_subset
-from fromnoise.evaluation.sources import ImageSource
+from fromnoise.evaluation.sources import ImageSource, first_with_data
 from fromnoise.model import Model
 from fromnoise.utils.device import ComputeConfig
 
@@ -45,14 +45,18 @@ def comparable_models(sources: Sequence[ImageSource], data: Data, log: Log) -> d
 
     Args:
         sources: of which some have models.
-        data: the real images, split as the recipe of the first model says.
+        data: the real images, split as the recipe of the first model that records its data says.
         log: called with a line for each model that is left out.
     """
     known = [(s.name, s.model) for s in sources if s.model is not None]
-    out = {}
+    if not known:
+        return {}
+    out, split = {}, _split(first_with_data([model for _, model in known]))
     for name, model in known:
-        if model.dataset_info.fingerprint == data.fingerprint and _split(model) == _split(known[0][1]):
+        if model.dataset_info.fingerprint == data.fingerprint and _split(model) == split:
             out[name] = model
+        elif not model.recipe.data.source:
+            log(f"{name} does not record its training data: its bits/dim are not compared")
         else:
             log(f"{name} was trained on other images or with another split: its bits/dim are not compared")
     return out

@@ -22,6 +22,7 @@ from fromnoise.evaluation.sources import (
     ModelSource,
     ProcessGroup,
     RealImages,
+    first_with_data,
     has_pseudo_labels,
     open_samples,
 )
@@ -75,8 +76,16 @@ def check_exists(name: str) -> None:
     raise UserError(f"there is no run directory, image file or data set '{name}'{hint}")
 
 
+def no_foreign_model(name: str) -> LoadedModel | None:
+    """No model of another program."""
+    return None
+
+
 def open_runs(
-    names: Sequence[str], sweep: Mapping[str, Sequence[str]], label: str | None = None
+    names: Sequence[str],
+    sweep: Mapping[str, Sequence[str]],
+    label: str | None = None,
+    open_foreign: Callable[[str], LoadedModel | None] = no_foreign_model,
 ) -> dict[str, LoadedModel]:
     """The models among some sources, by name.
 
@@ -84,13 +93,18 @@ def open_runs(
         names: of the sources.
         sweep: as of ``image_sources``.
         label: class of the samples.
+        open_foreign: the model of another program, if a name is one.
 
     Raises:
         UserError: a source does not exist, a model cannot be read, or a value of the sweep or the label is impossible.
     """
     for name in names:
         check_exists(name)
-    runs = {name: load_model(name) for name in names if is_run(name)}
+    runs: dict[str, LoadedModel] = {}
+    for name in names:
+        loaded = open_foreign(name) or (load_model(name) if is_run(name) else None)
+        if loaded is not None:
+            runs[name] = loaded
     for loaded in runs.values():
         conditioning_for(loaded.model.dataset_info, label, torch.zeros(1, dtype=torch.int64))
         for values in itertools.product(*sweep.values()):
@@ -101,7 +115,7 @@ def open_runs(
 def real_images(
     opened: Mapping[str, LoadedModel], against: str | None, size: int | None, log: Callable[[str], None]
 ) -> Data:
-    """The reference images: in the size of the first run, with the split that it was trained with.
+    """The reference images: in the size of the runs, with the split of the first that records its training data.
 
     Args:
         opened: the runs among the sources.
@@ -122,9 +136,9 @@ def real_images(
     shapes = {run.dataset_info.shape for run in runs}
     if len(shapes) > 1:
         raise UserError("these runs have images of different shapes: evaluate them one by one")
-    if against is None and len({run.dataset_info.fingerprint for run in runs}) > 1:
+    if against is None and len({run.dataset_info.fingerprint for run in runs if run.recipe.data.source}) > 1:
         raise UserError("these runs were trained on different images: add --against SPEC")
-    recipe = runs[0].recipe
+    recipe = first_with_data(runs).recipe
     if against is None and not recipe.data.source:
         raise UserError(f"{next(iter(opened))} does not record its training data: add --against SPEC")
     channels, height, width = runs[0].dataset_info.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -185,6 +185,11 @@ class ProcessGroup:
     rank: int = 0
     world: int = 1
     gather: Callable[[Tensor], Tensor] = lambda batch: batch
+
+
+def first_with_data(models: Sequence[Model]) -> Model:
+    """The model whose recipe says which images are real: the first that records its training data, or the first."""
+    return next((model for model in models if model.recipe.data.source), models[0])
 
 
 def has_pseudo_labels(model: Model) -> bool:
