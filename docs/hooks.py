@@ -26,6 +26,7 @@ SOURCE = ROOT / "src" / "fromnoise"
 FAMILIES = {
     "schedule": "Noise schedules",
     "target": "Targets of the network",
+    "noise_conditioning": "Time inputs of the network",
     "distance": "Distances of the loss",
     "weighting": "Loss weightings",
     "objective": "Training objectives",

@@ -32,6 +32,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 CONTEXT: dict[str, tuple[str, ...]] = {
     "schedule": (),
     "target": ("schedule",),
+    "noise_conditioning": ("timesteps",),
     "distance": ("a", "b"),
     "weighting": (),
     "objective": ("distance", "weighting", "schedule", "variance"),

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromnoise.diffusion import schedules
+from fromnoise.diffusion import KarrasSchedule, schedules
 
 TABLES = {"linear": schedules.linear, "cosine": schedules.cosine, "sigmoid": schedules.sigmoid}
 ANY = [
@@ -20,6 +20,7 @@ ANY = [
     schedules.cosine(50),
     schedules.sigmoid(200),
     schedules.ContinuousCosine(),
+    KarrasSchedule(),
 ]
 
 
@@ -68,7 +69,7 @@ def test_small_tables(steps):
         assert 0 < float(table.at(1.0).sigma) <= 1
 
 
-@pytest.mark.parametrize("table", ANY, ids=["linear 1000", "linear 10", "cosine", "sigmoid", "continuous"])
+@pytest.mark.parametrize("table", ANY, ids=["linear 1000", "linear 10", "cosine", "sigmoid", "continuous", "karras"])
 @given(pair=st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)))
 @settings(max_examples=40, deadline=None)
 def test_snr_decreases_and_variance_is_preserved(table, pair):

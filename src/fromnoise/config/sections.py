@@ -95,6 +95,9 @@ class DiffusionConfig(Section):
 
     schedule: Annotated[Any, Component("schedule", "linear", "noise schedule")] = "linear"
     target: Annotated[Any, Component("target", "eps", "what the network regresses")] = "eps"
+    noise_conditioning: Annotated[Any, Component("noise_conditioning", "timestep", "the network's time input")] = (
+        "timestep"
+    )
     zero_terminal_snr: bool = False
     """rescale the betas to zero terminal SNR, for true black and true white (Lin et al. 2024)"""
     learned_variance: bool = False

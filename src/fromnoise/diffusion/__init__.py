@@ -6,8 +6,10 @@ Imports torch and ``fromnoise.registry`` only.
 from fromnoise.diffusion import (
     beta_curves,
     inverse,
+    karras_schedule,
     likelihood,
     losses,
+    noise_conditioning,
     sampling,
     schedules,
     spacings,
@@ -18,9 +20,7 @@ from fromnoise.diffusion import (
 from fromnoise.diffusion.denoiser import (
     Denoise,
     Denoiser,
-    NoiseConditioning,
     Prediction,
-    TimestepConditioning,
     null_condition,
     score,
     velocity,
@@ -34,7 +34,9 @@ from fromnoise.diffusion.guidance import (
     Threshold,
     Unconditional,
 )
+from fromnoise.diffusion.karras_schedule import KarrasSchedule
 from fromnoise.diffusion.losses import VLB, DiffusionLoss, Hybrid, Regression
+from fromnoise.diffusion.noise_conditioning import LogSigmaConditioning, NoiseConditioning, TimestepConditioning
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.samplers import (
     DDIM,
@@ -79,6 +81,8 @@ __all__ = [
     "Hybrid",
     "Importance",
     "IntervalGuidance",
+    "KarrasSchedule",
+    "LogSigmaConditioning",
     "LogNormal",
     "MinSNR",
     "Noise",
@@ -107,8 +111,10 @@ __all__ = [
     "beta_curves",
     "initial_noise",
     "inverse",
+    "karras_schedule",
     "likelihood",
     "losses",
+    "noise_conditioning",
     "null_condition",
     "sampling",
     "sampling_loop",

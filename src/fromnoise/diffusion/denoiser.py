@@ -6,7 +6,6 @@ A network is any ``nn.Module(x, t, cond)``; the meaning of its output (``Target`
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fromnoise.diffusion.noise_conditioning import NoiseConditioning, TimestepConditioning
 from fromnoise.diffusion.schedules import NoiseLevel, Schedule
 from fromnoise.diffusion.targets import Eps, Target
 
@@ -49,30 +49,6 @@ Denoise = Callable[[Tensor, NoiseLevel, Tensor | None, Tensor | None], Predictio
 def null_condition(cond: Tensor) -> Tensor:
     """The null condition, shaped as ``cond``: -1 in place of classes, NaN in place of attributes."""
     return torch.full_like(cond, torch.nan if cond.is_floating_point() else -1)
-
-
-class NoiseConditioning(ABC):
-    """The network's time input."""
-
-    @abstractmethod
-    def value(self, level: NoiseLevel) -> Tensor:
-        """The network's time input at ``level``, float64, shape of ``level.t``."""
-
-
-class TimestepConditioning(NoiseConditioning):
-    """The timestep as the original numbers it: 0 for k = 1, up to T - 1."""
-
-    def __init__(self, steps: int) -> None:
-        """Count timesteps.
-
-        Args:
-            steps: T, the number of timesteps between t = 0 and t = 1.
-        """
-        self.steps = steps
-
-    def value(self, level: NoiseLevel) -> Tensor:
-        """T t - 1."""
-        return level.t * self.steps - 1
 
 
 class Denoiser(nn.Module):

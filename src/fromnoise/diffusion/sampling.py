@@ -101,7 +101,7 @@ def _between_ends(
     """Levels whose log-SNR ``place(high, low, u)`` gives for u in [0, 1], between those of t = 1 and the first step."""
     if steps < 1:
         return uniform(schedule, steps)  # raises the error
-    ends = schedule.logsnr(torch.tensor([1.0, 1 / (schedule.steps or 1000)], dtype=torch.float64))
+    ends = schedule.logsnr(torch.tensor([1.0, schedule.first_time], dtype=torch.float64))
     if not bool(torch.isfinite(ends).all()):
         raise ValueError("the log-SNR of a zero terminal SNR schedule is infinite at t = 1: choose grid uniform")
     u = torch.linspace(0, 1, steps, dtype=torch.float64)

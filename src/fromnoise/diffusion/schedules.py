@@ -62,6 +62,11 @@ class Schedule(ABC):
     def steps(self) -> int | None:
         """T of a beta schedule; None for a continuous schedule."""
 
+    @property
+    def first_time(self) -> float:
+        """The smallest time of a grid between the ends of the schedule: 1/T, with T = 1000 if it is continuous."""
+        return 1 / (self.steps or 1000)
+
     @abstractmethod
     def logsnr(self, t: Tensor) -> Tensor:
         """log(alpha^2 / sigma^2) at the times ``t``, float64, any shape; decreasing, +inf at 0."""  # noqa: D403

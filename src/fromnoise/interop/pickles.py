@@ -18,6 +18,11 @@ NOTICE = (
     "calls nothing else that the file names"
 )
 """Said before a pickle is read."""
+_SAVE = "Save the weights alone with the program that wrote it: torch.save(model.state_dict(), PATH)"
+_SAVE_EDM = (
+    'Save the weights alone, in the folder of NVlabs/edm: python -c "import pickle, torch; '
+    "torch.save(pickle.load(open('{path}', 'rb'))['ema'].state_dict(), '{out}')\""
+)
 
 
 def is_pickle(path: str | Path) -> bool:
@@ -64,7 +69,7 @@ def read_pickle(path: str | Path) -> Any:
                 raise
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
             calls = f"calls {found.group(1)}" if found else "may call anything"
-            raise UserError(
-                f"{path} is a pickle that {calls}: nothing was read. Save the weights alone with the program that "
-                "wrote it: torch.save(model.state_dict(), PATH)"
-            ) from None
+            remedy = _SAVE
+            if found and found.group(1).startswith(("torch_utils.", "dnnlib.")):
+                remedy = _SAVE_EDM.format(path=path, out=Path(path).with_suffix(".pt"))
+            raise UserError(f"{path} is a pickle that {calls}: nothing was read. {remedy}") from None

@@ -53,6 +53,10 @@ class Tensors:
         """Whether a tensor is there and not used yet."""
         return name in self._left
 
+    def names(self) -> list[str]:
+        """The names of the tensors that are not used yet."""
+        return list(self._left)
+
     def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
         """The shape of a tensor.
 

@@ -12,12 +12,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fromnoise.config import SamplingConfig
+from fromnoise.interop.adm_to_diffusers import adm_config
 from fromnoise.interop.diffusers_folder import SCHEDULER, WEIGHTS
 from fromnoise.interop.exporting import Exporter
 from fromnoise.interop.importing import check_out
 from fromnoise.interop.schedulers_to_diffusers import write_scheduler
 from fromnoise.interop.unet_to_diffusers import unet2d_config, unet2d_weights
 from fromnoise.model import Model, with_sampler
+from fromnoise.networks.adm_unet import ADMUNet
 from fromnoise.networks.diffusers_unet import DiffusersUNet
 from fromnoise.networks.unet import UNet
 from fromnoise.registry import register
@@ -104,7 +106,10 @@ def _check_model(model: Model) -> None:
     Raises:
         UserError: with the reason.
     """
+    conditioning = model.recipe.diffusion.noise_conditioning
+    as_step = conditioning.kind == "timestep" and conditioning.options() == {"rescale_to": None}
     reasons = {
+        f"noise conditioning {conditioning.kind} other than the timestep: diffusers passes that": not as_step,
         "pseudo-labels: diffusers has no clusters to sample from": model.denoiser.pseudo_labels is not None,
         "attributes: diffusers has classes alone": model.dataset_info.attributes is not None,
         "self-conditioning: diffusers' pipelines do not pass the last estimate": model.denoiser.self_conditioning,
@@ -139,6 +144,8 @@ def _network(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
         values = {name: value for name, value in options.options().items() if name != "null_class"}
         values["mid_block_type"] = None if values["mid_block_type"] == "none" else values["mid_block_type"]
         config, weights = config | values, dict(network.state_dict())
+    elif isinstance(network, ADMUNet) and options.kind == "adm":
+        config, weights = config | adm_config(network, options), dict(network.state_dict())
     elif isinstance(network, UNet) and options.kind == "unet":
         config, weights = config | unet2d_config(network, options), unet2d_weights(network, options.blocks)  # pyright: ignore[reportAttributeAccessIssue]
     else:
@@ -157,7 +164,7 @@ def _bake_class(model: Model, config: dict[str, Any], weights: dict[str, Tensor]
     index = model.dataset_info.class_index(label)
     network = model.denoiser.network
     row = index + 1
-    if isinstance(network, DiffusersUNet):
+    if isinstance(network, DiffusersUNet | ADMUNet):
         row = index + (network.null_class is not None and index >= network.null_class)
     bias = "time_embedding.linear_2.bias"
     weights[bias] = weights[bias] + weights.pop(_CLASS_EMBEDDING)[row]

@@ -50,6 +50,9 @@ def build(
         network,
         schedule,
         component("target", recipe.diffusion.target, schedule=schedule),
+        noise_conditioning=component(
+            "noise_conditioning", recipe.diffusion.noise_conditioning, timesteps=schedule.steps or 1000
+        ),
         self_conditioning=recipe.loss.self_conditioning,
         self_conditioning_clip=recipe.loss.self_conditioning_clip,
         learned_variance=recipe.diffusion.learned_variance,
@@ -86,7 +89,7 @@ def recipe_of(denoiser: Denoiser, info: DatasetInfo, **values: Any) -> Recipe:
         values: further values by dotted key with ``__`` for the dot.
 
     Raises:
-        ValueError: its schedule or target is not registered.
+        ValueError: its schedule, target or noise conditioning is not registered.
         UserError: a value is out of range.
     """
     schedule = denoiser.schedule
@@ -103,6 +106,7 @@ def recipe_of(denoiser: Denoiser, info: DatasetInfo, **values: Any) -> Recipe:
             "diffusion": {
                 "schedule": written,
                 "target": to_config("target", denoiser.target),
+                "noise_conditioning": to_config("noise_conditioning", denoiser.noise_conditioning),
                 "learned_variance": denoiser.learned_variance,
             },
             "loss": {

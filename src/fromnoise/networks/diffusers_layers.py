@@ -1,4 +1,4 @@
-"""Layers of the network ``diffusers``; the names of their parts are those of the library's weights."""
+"""Layers of the networks ``diffusers`` and ``adm``; the names of their parts are those of the weights of diffusers."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class BlockOptions:
         activation: key of ``ACTIVATIONS``.
         scale_shift: the time embedding scales and shifts after the second normalization, instead of being added.
         head_dim: channels of an attention head; None for a single head.
+        heads: number of attention heads, in place of ``head_dim``.
+        group_channels: channels of a group, at least: a normalization of fewer channels has fewer groups.
     """
 
     time_dim: int
@@ -43,6 +45,12 @@ class BlockOptions:
     activation: str
     scale_shift: bool
     head_dim: int | None
+    heads: int | None = None
+    group_channels: int = 1
+
+    def groups_for(self, channels: int) -> int:
+        """Groups of a normalization of so many channels."""
+        return max(1, min(self.groups, channels // self.group_channels))
 
 
 class ResnetBlock(nn.Module):
@@ -59,6 +67,7 @@ class ResnetBlock(nn.Module):
         *,
         scale: float = 1.0,
         resample: Callable[[Tensor], Tensor] | None = None,
+        project: bool = False,
     ) -> None:
         """Build the block.
 
@@ -68,17 +77,19 @@ class ResnetBlock(nn.Module):
             options: shared by all blocks.
             scale: the output is divided by it.
             resample: change of resolution.
+            project: a 1x1 convolution on the shortcut in any case.
         """
         super().__init__()
         self.options, self.scale, self.resample = options, scale, resample
         self.activation = ACTIVATIONS[options.activation]
-        self.norm1 = nn.GroupNorm(options.groups, ins, options.eps)
+        self.norm1 = nn.GroupNorm(options.groups_for(ins), ins, options.eps)
         self.conv1 = nn.Conv2d(ins, outs, 3, padding=1)
         self.time_emb_proj = nn.Linear(options.time_dim, 2 * outs if options.scale_shift else outs)
-        self.norm2 = nn.GroupNorm(options.groups, outs, options.eps)
+        self.norm2 = nn.GroupNorm(options.groups_for(outs), outs, options.eps)
         self.dropout = nn.Dropout(options.dropout)
         self.conv2 = nn.Conv2d(outs, outs, 3, padding=1)
-        self.conv_shortcut = nn.Identity() if ins == outs else nn.Conv2d(ins, outs, 1)
+        same = ins == outs and not project
+        self.conv_shortcut = nn.Identity() if same else nn.Conv2d(ins, outs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map (B, ins, H, W) and the activated time embedding, (B, time_dim), to (B, outs, H', W')."""
@@ -125,10 +136,14 @@ class AttentionLayer(nn.Module):
             scale: the output is divided by it.
 
         Raises:
-            ValueError: a head has more channels than the layer.
+            ValueError: a head has more channels than the layer, or the heads do not divide them.
         """
         super().__init__()
+        if options.heads is not None and channels % options.heads:
+            raise ValueError(f"heads={options.heads} must divide the {channels} channels of an attention")
         head_dim = options.head_dim or channels
+        if options.heads is not None:
+            head_dim = channels // options.heads
         if head_dim > channels:
             raise ValueError(f"attention_head_dim={head_dim} is more than the {channels} channels of an attention")
         self.heads, self.scale = channels // head_dim, scale

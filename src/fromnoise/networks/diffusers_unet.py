@@ -32,7 +32,7 @@ from fromnoise.networks.diffusers_layers import (
     pool_pixels,
     repeat_pixels,
 )
-from fromnoise.networks.embeddings import AttributeEmbedding
+from fromnoise.networks.embeddings import AttributeEmbedding, add_class
 from fromnoise.networks.layers import ceil_to, crop_to, norm_act, pad_to
 from fromnoise.registry import register
 
@@ -238,18 +238,7 @@ class DiffusersUNet(nn.Module):
         embedding = linear2(F.silu(linear1(features.to(dtype))))
         if self.attributes is not None:
             return embedding + self.attributes(cond, len(t)).to(dtype)
-        if self.class_embedding is None:
-            if cond is not None:
-                raise ValueError("this network is unconditional: call it without cond")
-            return embedding
-        if self.null_class is None:
-            if cond is None or bool((cond < 0).any()):
-                raise ValueError("this network has no embedding for no class: give a class to every image")
-            return embedding + self.class_embedding(cond)
-        if cond is None:
-            return embedding + self.class_embedding.weight[self.null_class]
-        rows = torch.where(cond < 0, self.null_class, cond + (cond >= self.null_class))
-        return embedding + self.class_embedding(rows)
+        return add_class(embedding, cond, self.class_embedding, self.null_class)
 
 
 def sinusoids(t: Tensor, dim: int, shift: float, flip: bool) -> Tensor:

@@ -136,6 +136,34 @@ def add_condition(
     return embedding
 
 
+def add_class(embedding: Tensor, cond: Tensor | None, table: nn.Embedding | None, null_class: int | None) -> Tensor:
+    """Add the embedding of a class, from a table whose row of no class is anywhere or missing.
+
+    Args:
+        embedding: (B, D).
+        cond: (B,) int64 class indices, -1 for no class; or None.
+        table: a row per class, and that of no class; None if the network has no classes.
+        null_class: row of no class; None if there is none.
+
+    Returns:
+        (B, D).
+
+    Raises:
+        ValueError: ``cond`` is given, but there are no classes; or a class is not, and no row stands for it.
+    """
+    if table is None:
+        if cond is not None:
+            raise ValueError("this network is unconditional: call it without cond")
+        return embedding
+    if null_class is None:
+        if cond is None or bool((cond < 0).any()):
+            raise ValueError("this network has no embedding for no class: give a class to every image")
+        return embedding + table(cond)
+    if cond is None:
+        return embedding + table.weight[null_class]
+    return embedding + table(torch.where(cond < 0, null_class, cond + (cond >= null_class)))
+
+
 class PositionEmbedding(nn.Module):
     """Embedding of the pixel coordinates, added to the features: a linear map of sinusoids along both axes.
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fromnoise import checkpoint
 from fromnoise.data import Batch, BatchStream, Data, to_float
 from fromnoise.data.dataset_info import DatasetInfo
-from fromnoise.diffusion.denoiser import TimestepConditioning
+from fromnoise.diffusion.noise_conditioning import TimestepConditioning
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model import Model
