@@ -25,7 +25,7 @@ ROWS = (
     {"run_dir"},
     {"editing", "evaluation", "interop"},
     {"training"},
-    {"clustering", "api"},
+    {"clustering", "api", "web"},
     {"cli"},
     {"__main__"},
 )

@@ -26,6 +26,7 @@ from fromnoise.cli import (
     show,
     suggestions,
     train,
+    web,
 )
 from fromnoise.cli.arguments import Help, Parser
 from fromnoise.cli.environment import set_environment
@@ -45,6 +46,7 @@ VERBS = {
     "import": import_model,
     "export": export,
     "recipes": recipes,
+    "web": web,
 }
 
 

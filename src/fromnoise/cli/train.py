@@ -80,42 +80,14 @@ def dotted_values(dotted: dict[str, str]) -> dict[str, Any]:
 def _dry_run(recipe: Any, args: argparse.Namespace) -> int:
     """Print the recipe as TOML with an estimate of time and memory; nothing is written."""
     from fromnoise.config import to_toml
-    from fromnoise.config.recipe_data import dataset_info, open_data
-    from fromnoise.model import build
-    from fromnoise.training.autosize import autosize
-    from fromnoise.training.cost_estimate import estimate_cost, quick_estimate
-    from fromnoise.training.forecast import Forecast
-    from fromnoise.training.measurement_plan import MeasurementPlan
-    from fromnoise.training.optim import Budget
-    from fromnoise.training.threads import restored_threads
+    from fromnoise.training.dry_run import dry_run
     from fromnoise.utils.device import select_device
 
     def log(line: str) -> None:
         print(f"# {line}", file=sys.stderr)
 
-    compute = select_device(args.device, args.precision)
-    data = open_data(recipe, log)
-    info = dataset_info(recipe, data)
-    if recipe.train.autosize:
-        recipe = autosize(recipe, info, len(data.train), compute, log)
-    model = build(recipe, info)
-    with restored_threads():
-        cost, _ = quick_estimate(model, compute, recipe.train.threads)
-        if cost.step_seconds < 5:  # fast enough to measure a whole micro-batch, which is more accurate
-            cost = estimate_cost(model, compute, images=recipe.train.batch // recipe.train.accumulate)
-        computed_on = compute.describe()
-    forecast = Forecast.of(model, Budget.from_config(recipe.train, len(data.train)), len(data.held_out), cost)
-    print(to_toml(recipe), end="")
-    print(f"\n# {cost.parameters:,} trainable parameters; images {'x'.join(map(str, data.shape))}")
-    print(f"# {len(data.train):,} training images, {len(data.held_out):,} held out")
-    print(f"# {forecast.describe()} on {computed_on}")
-    plan = forecast.plan
-    print(
-        f"# about {plan.seconds(forecast.costs):.0f} s of it for {plan.evaluations} held-out losses, {plan.previews} "
-        f"previews and {plan.final_samples} final samples"
-    )
-    notes = forecast.warning(recipe, len(data.train)), plan.describe_cuts(MeasurementPlan.from_recipe(recipe))
-    for note in filter(None, notes):
-        print(f"# {note}")
-    print(f"# about {cost.memory_mb:,.0f} MB of memory for the network")
+    expected = dry_run(recipe, select_device(args.device, args.precision), log)
+    print(to_toml(expected.recipe))
+    for line in expected.lines:
+        print(f"# {line}")
     return 0

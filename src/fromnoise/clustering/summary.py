@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,14 @@ from fromnoise.data import Images
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.reporting import image_io, plots
 from fromnoise.reporting.documents import Block, Code, Figure, Heading, Table, Text, write_document
+from fromnoise.utils.csv_cells import escape_cell
+from fromnoise.utils.files import write_atomic
 
 _COLUMNS = 8  # images of each kind in a row
 _MAP_IMAGES = 2000
 _PERPLEXITY = 30.0
+MAP_COLUMNS = 50
+"""Images in a row of map_images.png."""
 
 
 def assignments_of(result: ClusteringResult) -> Assignments:
@@ -59,6 +65,8 @@ def write_summary(result: ClusteringResult, out: Path, command: str) -> list[Pat
     for path in paths:
         table.write(path)
     objective_plot(result.rounds, out / "objective.png")
+    ids, embedding = _embedding(result)
+    paths += _write_map(result, ids, embedding, out)
     blocks: list[Block] = [
         Heading(f"{len(table.index):,} images in {len(table.names)} clusters", 1),
         Code(command),
@@ -82,7 +90,7 @@ def write_summary(result: ClusteringResult, out: Path, command: str) -> list[Pat
         Heading("Map"),
         Figure(
             "map",
-            _map(result),
+            _map(result, ids, embedding),
             f"t-SNE of the first principal components of up to {_MAP_IMAGES:,} images, coloured by cluster.",
         ),
         Heading("Rounds"),
@@ -207,14 +215,35 @@ def _mean_image(images: Images, ids: Tensor) -> Tensor:
     return (total / len(ids)).round().to(torch.uint8)
 
 
-def _map(result: ClusteringResult) -> Image:
-    """A scatter plot of the images, embedded in the plane by t-SNE (van der Maaten and Hinton 2008)."""
+def _embedding(result: ClusteringResult) -> tuple[Tensor, np.ndarray]:
+    """Some images, (M,), and their places in the plane, (M, 2), by t-SNE (van der Maaten and Hinton 2008)."""
     from sklearn.manifold import TSNE
 
     ids = torch.linspace(0, len(result.q) - 1, min(_MAP_IMAGES, len(result.q))).long()
     points = principal_components(flat_pixels(result.task.data.train, ids), 30).numpy()
     perplexity = min(_PERPLEXITY, max(1.0, (len(points) - 1) / 4))
-    embedding = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+    return ids, TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+
+
+def _write_map(result: ClusteringResult, ids: Tensor, embedding: np.ndarray, out: Path) -> list[Path]:
+    """Write the map for other programs: map.csv, and its images in the same order as rows of map_images.png."""
+    names: tuple[str, ...] = result.model.dataset_info.class_names or ()
+    confidence, clusters = result.q[ids].max(1)
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["index", "x", "y", "cluster", "probability"])
+    for i, (index, place) in enumerate(zip(result.task.index[ids].tolist(), embedding.tolist(), strict=True)):
+        name = escape_cell(names[int(clusters[i])])
+        rows.writerow([index, *(f"{v:.3f}" for v in place), name, f"{float(confidence[i]):.4f}"])
+    table, sheet = out / "map.csv", out / "map_images.png"
+    write_atomic(table, text.getvalue().encode())
+    images = image_io.grid(result.task.data.train.get(ids), MAP_COLUMNS, gap=0, scale=1)
+    image_io.save(images, sheet)
+    return [table, sheet]
+
+
+def _map(result: ClusteringResult, ids: Tensor, embedding: np.ndarray) -> Image:
+    """A scatter plot of the images."""
     figure, (axes,) = plots.figure(width=7, height=6)
     clusters = result.q[ids].argmax(1).numpy()
     for k, name in enumerate(result.model.dataset_info.class_names or ()):

@@ -108,7 +108,7 @@ class Pipeline:
         """
         if n < 1:
             raise ValueError(f"n={n}: n must be 1 or more")
-        config, own = self._config(sampler, steps, guidance, options)
+        config, own = self.sampling_config(sampler, steps, guidance, options)
         return sample_steps(
             self.model,
             config,
@@ -145,7 +145,7 @@ class Pipeline:
             options: as of ``steps``.
         """
         steps = self.steps(n, **options)
-        config, own = self._config(
+        config, own = self.sampling_config(
             options.get("sampler"), options.get("steps"), options.get("guidance"), _sampling_keys(options)
         )
         total = math.ceil(n / options.get("batch", 64)) * (len(self.model.levels(config, own)) - 1)
@@ -160,16 +160,20 @@ class Pipeline:
         """
         checkpoint.save_model(path, self.model, self.denoiser.state_dict(), {"step": 0})
 
-    def _config(
+    def sampling_config(
         self,
-        sampler: str | dict[str, Any] | Sampler | None,
-        steps: int | None,
-        guidance: float | None,
-        options: dict[str, Any],
+        sampler: str | dict[str, Any] | Sampler | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[SamplingConfig, Sampler | None]:
-        """The sampling configuration, and the sampler if it is an object."""
+        """The sampling configuration that arguments of ``steps`` describe, and the sampler if it is an object.
+
+        Raises:
+            ValueError: an unknown sampler or option, or a value out of range.
+        """
         config, own = self.recipe.sample, sampler if isinstance(sampler, Sampler) else None
-        changed = {k: v for k, v in {"steps": steps, "guidance": guidance}.items() if v is not None} | options
+        changed = {k: v for k, v in {"steps": steps, "guidance": guidance}.items() if v is not None} | (options or {})
         try:
             if own is not None:
                 config = config.model_copy(update={"steps": None, "grid": None})

@@ -255,16 +255,20 @@ class RunDir:
             self._notice(f"{self.reports}: {found.notice}")
         return found
 
-    def write_reports(self, lines: list[dict[str, Any]]) -> None:
-        """Append lines to reports.jsonl, and flush them to the disk.
+    def write_reports(self, lines: list[dict[str, Any]], to_disk: bool = True) -> None:
+        """Append lines to reports.jsonl.
+
+        Args:
+            lines: may be empty, to flush only.
+            to_disk: flush all lines to the disk.
 
         Raises:
             UserError: the disk is full.
         """
-        if not lines:
+        if not lines and not (to_disk and self.reports.exists()):
             return
         try:
-            reports.append_reports(self.reports, lines)
+            reports.append_reports(self.reports, lines, to_disk)
         except OSError as e:
             raise UserError(f"cannot write {self.reports}: {e.strerror}") from None
 

@@ -94,13 +94,18 @@ def write_reports(path: Path, reports: list[dict[str, Any]]) -> None:
     write_atomic(path, _lines(reports))
 
 
-def append_reports(path: Path, reports: list[dict[str, Any]]) -> None:
-    """Append reports, and flush them to the disk.
+def append_reports(path: Path, reports: list[dict[str, Any]], to_disk: bool = True) -> None:
+    """Append reports.
+
+    Args:
+        path: of the file.
+        reports: its new lines.
+        to_disk: flush all lines of the file to the disk.
 
     Raises:
         OSError: as ``append``.
     """
-    append(path, _lines(reports), to_disk=True)
+    append(path, _lines(reports), to_disk=to_disk)
 
 
 def _lines(reports: list[dict[str, Any]]) -> bytes:

@@ -35,6 +35,8 @@ from fromnoise.training.training_bar import TrainingBar
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
 
+_REPORT_SECONDS = 1.0  # between two times that reports are written, at least
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -153,6 +155,7 @@ def run_steps(
     tracking = Tracking(loop.model.recipe if main else None, run_dir.path, loop.progress.step, log)
     unwritten: list[dict[str, Any]] = []
     last_save, saved_step = time.monotonic(), loop.progress.step
+    last_written = last_save
 
     def save() -> None:
         nonlocal last_save, saved_step
@@ -203,6 +206,10 @@ def run_steps(
             if report.logged or evaluation:
                 unwritten.append(report.to_json() | evaluation)
                 tracking.report(report, evaluation.get("evaluation"))
+                if time.monotonic() - last_written > _REPORT_SECONDS:  # to be watched; flushed with the next state
+                    run_dir.write_reports(unwritten, to_disk=False)
+                    unwritten.clear()
+                    last_written = time.monotonic()
             preview_due = is_due(used_before, used, plan.previews) and overhead.allows("preview", used)
             used_before = used
             # checkpoints that take long are rarer, so that they take a small part of the time

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -43,7 +45,41 @@ def lock_folder(folder: Path) -> int | None:
     except OSError:  # some network file systems have no locks
         os.close(handle)
         return None
+    with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
     return handle
+
+
+def lock_holder(folder: Path) -> int | None:
+    """The process on this machine that holds the lock of a directory.
+
+    Returns:
+        Its number; None if no process holds the lock, or one of another machine does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        number, _, machine = os.read(handle, 400).decode(errors="replace").strip().partition(" ")
+        if machine != socket.gethostname() or not number.isdecimal():
+            return None
+        os.kill(int(number), 0)  # first, so that the lock of a process that has ended is not touched
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(number)
+    except (OSError, OverflowError):
+        return None
+    finally:
+        os.close(handle)
+    return None
 
 
 def unlock_folder(folder: Path, handle: int | None, remove: bool = False) -> None:

@@ -1,0 +1,23 @@
+"""The jobs of the computing process, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import fromnoise.diffusion  # noqa: F401  registers samplers, guidance and inverse solvers
+from fromnoise.web.compute import drawing, editing, images, models, training
+
+JOBS: dict[str, Callable[..., None]] = {
+    "choices": training.choices,
+    "describe": models.describe,
+    "draw": drawing.draw,
+    "edit": editing.edit,
+    "forward": drawing.forward,
+    "inspect": training.inspect,
+    "nearest": images.nearest,
+    "save": drawing.save,
+    "store_image": images.store_image,
+    "store_mask": images.store_mask,
+    "store_sample": images.store_sample,
+}
+"""Each takes ``send`` and the values of the job."""

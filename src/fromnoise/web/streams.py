@@ -1,0 +1,118 @@
+"""Answers that grow: drawings step by step, checks of data, and the state of all runs.
+
+A stream of the computing process is passed on as it comes: lines of JSON, each followed by as many bytes as its key
+``bytes`` says. Nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from fromnoise.utils.errors import UserError, one_line
+from fromnoise.web.actions import fields_of, run_of
+from fromnoise.web.app import Site, site_of
+from fromnoise.web.requests import EditRequest, SamplingRequest, TrainRequest, sample_command, shell
+from fromnoise.web.run_state import run_state
+from fromnoise.web.worker import Answer, Worker
+
+INTERVAL = 1.0
+"""Seconds between two looks at the runs."""
+_SILENT = 15  # looks without a change after which a comment keeps the connection open
+
+
+def _stream(worker: Worker, op: str, command: str, values: dict[str, Any]) -> StreamingResponse:
+    """Pass on the answers of a job, after a first one with the command line that does the same."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield _encoded(({"event": "command", "command": command, "bytes": 0}, b""))
+        try:
+            async with contextlib.aclosing(worker.stream(op, **values)) as answers:
+                async for answer in answers:
+                    yield _encoded(answer)
+        except UserError as error:
+            yield _encoded(({"event": "error", "message": one_line(str(error)), "bytes": 0}, b""))
+
+    return StreamingResponse(body(), media_type="application/octet-stream")
+
+
+def _encoded(answer: Answer) -> bytes:
+    header, content = answer
+    return json.dumps(header).encode() + b"\n" + content
+
+
+async def draw(request: Request) -> Response:
+    """Sample, step by step."""
+    site, run = run_of(request)
+    wanted = SamplingRequest.parse(await fields_of(request))
+    command = shell(sample_command(run, wanted))
+    return _stream(site.drawing, "draw", command, {"run": str(run), "sampling": wanted.to_json()})
+
+
+async def forward(request: Request) -> Response:
+    """Noise a drawing again, level by level."""
+    site, run = run_of(request)
+    wanted = SamplingRequest.parse(await fields_of(request))
+    command = shell(sample_command(run, wanted))
+    return _stream(site.drawing, "forward", command, {"run": str(run), "sampling": wanted.to_json()})
+
+
+async def nearest(request: Request) -> Response:
+    """The training images that are nearest to the samples of a drawing."""
+    site, run = run_of(request)
+    wanted = SamplingRequest.parse(await fields_of(request))
+    command = shell(["evaluate", *sample_command(run, wanted)[1:2]])
+    return _stream(site.drawing, "nearest", command, {"run": str(run), "sampling": wanted.to_json()})
+
+
+async def edit(request: Request) -> Response:
+    """Edit an image, step by step."""
+    site, run = run_of(request)
+    wanted = EditRequest.parse(await fields_of(request))
+    for name in wanted.files():
+        site.folders.file(run, name)
+    return _stream(site.drawing, "edit", shell(wanted.command(run)), {"run": str(run), "request": wanted.to_json()})
+
+
+async def inspect(request: Request) -> Response:
+    """What a training would be."""
+    site = site_of(request)
+    fields = await fields_of(request)
+    wanted = TrainRequest.parse(fields, site.folders.data_sets())
+    name = fields.text("name") or wanted.recipe
+    command = shell(wanted.command(site.folders.new_run(name)))
+    values = {"recipe": wanted.recipe, "overrides": wanted.overrides()}
+    return _stream(site.inspecting, "inspect", command, values)
+
+
+async def events(request: Request) -> Response:
+    """The states of all runs, whenever one has changed, as server-sent events."""
+    site = site_of(request)
+
+    async def body() -> AsyncIterator[bytes]:
+        last, silent = "", 0
+        while not site.closing:
+            states = json.dumps(await asyncio.to_thread(states_of, site))
+            if states != last:
+                last, silent = states, 0
+                yield f"data: {states}\n\n".encode()
+            elif (silent := silent + 1) % _SILENT == 0:
+                yield b": still here\n\n"
+            await asyncio.sleep(INTERVAL)
+
+    return StreamingResponse(body(), media_type="text/event-stream")
+
+
+def states_of(site: Site) -> dict[str, Any]:
+    """The states of all runs, of those that are about to start, and why started ones failed."""
+    return {
+        "runs": [run_state(path).to_json() for path in site.folders.runs()],
+        "starting": site.processes.starting(),
+        "failures": site.processes.failures(),
+    }

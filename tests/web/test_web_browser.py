@@ -1,0 +1,279 @@
+"""A person at the web interface: a real browser (Debian's chromium), driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import SMALL, fromnoise
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
+PATIENCE = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """One browser for all tests."""
+    with sync_api.sync_playwright() as playwright:
+        sync_api.expect.set_options(timeout=PATIENCE)
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with runs of a labelled model and its evaluation, and a clustering."""
+    folder = tmp_path_factory.mktemp("browser")
+    fromnoise("train", "digits", "--steps", "40", "--out", folder / "runs" / "a", *SMALL, "--train.previews", "3")
+    labelled = ["--data.labels", "true", "--train.seed", "1"]
+    fromnoise("train", "digits", "--steps", "10", "--out", folder / "runs" / "b", *SMALL, *labelled)
+    fromnoise("evaluate", folder / "runs" / "a", "-n", "20", "--features", "pixels", "--bits", "0")
+    network = [word for word in SMALL if not word.startswith("--sample")]
+    cluster = ["--steps", "4", "-n", "60", "--out", folder / "runs" / "clusters", *SMALL[: len(network)]]
+    fromnoise("cluster", "digits", "-q", "3", *cluster, "--clustering.rounds", "1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place) -> Iterator[str]:
+    """The address of a server of that folder, and of an empty one beside it."""
+    yield from serve(place, "runs")
+
+
+def serve(place: Path, runs: str) -> Iterator[str]:
+    """``fromnoise web RUNS`` in a process of its own: its address."""
+    command = [sys.executable, "-m", "fromnoise", "web", runs, "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        process.stdout.close()
+
+
+@pytest.fixture
+def page(browser, server) -> Iterator[object]:
+    """A new page, which fails on errors of its modules and on requests to elsewhere."""
+    yield from watched(browser, server)
+
+
+def watched(browser, server: str, **options: object) -> Iterator[object]:
+    """A page whose errors and foreign requests fail the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, base_url=server, **options)
+    opened = context.new_page()
+    opened.set_default_timeout(PATIENCE)
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    opened.on("request", lambda r: None if r.url.startswith((server, "blob:")) else problems.append(r.url))
+    yield opened
+    context.close()
+    assert problems == []
+
+
+def canvas(page, selector: str) -> np.ndarray:
+    """The pixels of a canvas, uint8 (H, W, 4)."""
+    script = """c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height);
+        return [d.height, d.width, Array.from(d.data)] }"""
+    height, width, values = page.eval_on_selector(selector, script)
+    return np.array(values, np.uint8).reshape(height, width, 4)
+
+
+def sampled(page) -> None:
+    """Wait for the end of a drawing."""
+    page.locator("#state", has_text=re.compile(r"\d s$")).wait_for()
+
+
+def test_from_nothing_to_a_trained_run_in_three_clicks(browser, tmp_path):
+    """An empty folder; new run, start; previews appear, the page of the run opens, and the run ends."""
+    for address in serve(tmp_path, "runs"):
+        for page in watched(browser, address):
+            page.goto("/")
+            assert "There are no runs yet" in page.inner_text("main")
+            page.click("text=New run >> nth=0")
+            page.wait_for_selector("#findings li:has-text('none'), #findings li:has-text(':')")
+            assert "600 steps" in page.inner_text("#cost")
+            page.fill("#amount", "6")
+            page.select_option("#budget", "steps")
+            page.click("text=Start training")
+            page.wait_for_url("**/run/digits")
+            page.locator("#status", has_text="finished").wait_for()
+            page.wait_for_selector("#preview-image[src*='step_']")
+            assert page.locator(".gallery img").count() >= 3
+            page.goto("/")
+            assert page.locator(".card .status").inner_text() == "finished"
+
+
+def test_sample_scrub_and_compare_samplers(page, place, tmp_path):
+    """Two samplers beside each other; the slider shows earlier steps within 50 ms; the command draws the same."""
+    page.goto("/run/a/draw")
+    page.wait_for_selector("#sampler option[value=ddim]", state="attached")
+    page.select_option("#sampler", "ddim")
+    page.select_option("#beside", "sampler:heun")
+    page.fill("#steps", "8")
+    page.fill("#n", "4")
+    page.click("#go")
+    sampled(page)
+    assert page.locator(".panel").count() == 2
+    last, other = canvas(page, ".panel:nth-child(1) canvas"), canvas(page, ".panel:nth-child(2) canvas")
+    assert last.shape == (17, 17, 4) and not np.array_equal(last, other)
+    words = page.inner_text("#command").split()
+    words[words.index("--out") + 1] = str(tmp_path / "a.npz")
+    here = os.getcwd()
+    os.chdir(place)
+    try:
+        fromnoise(*words[1:])
+    finally:
+        os.chdir(here)
+    images = np.load(tmp_path / "a.npz")["images"][:, 0]
+    assert np.array_equal(last[:8, :8, 0], images[0]) and np.array_equal(last[9:, 9:, 0], images[3])
+    times = page.evaluate("""() => { const s = document.getElementById('time'), t = [];
+        for (let i = 0; i < 8; i++) { const b = performance.now(); s.value = i; s.dispatchEvent(new Event('input'));
+        t.push(performance.now() - b) } return t }""")
+    assert max(times) < 50
+    page.focus("#time")
+    for _ in range(7):
+        page.keyboard.press("ArrowLeft")
+    assert not np.array_equal(canvas(page, ".panel:nth-child(1) canvas"), last)
+    assert float(page.inner_text("#time-value")) > 0.8
+    page.check("input[name=kind][value=x0]")
+    page.check("input[name=process][value=forward]")
+    sampled(page)
+    page.reload()  # the address draws the same
+    sampled(page)
+    assert np.array_equal(canvas(page, ".panel:nth-child(1) canvas"), last)
+
+
+def test_paint_and_inpaint(page, place):
+    """A sample, a stroke of the mouse, undo, keys, and the painted pixels alone change."""
+    page.goto("/run/a/edit")
+    page.wait_for_selector("#sampler option[value=ddim]", state="attached")
+    page.click("#take")
+    sync_api.expect(page.locator("#kept")).to_have_value(re.compile("^image-"))
+    before = canvas(page, "#canvas")
+    page.fill("#radius", "0")
+    page.dispatch_event("#radius", "input")
+    box = page.locator("#canvas").bounding_box()
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 4, box["y"] + 2, steps=4)
+    page.mouse.up()
+    assert (canvas(page, "#canvas") != before).any(2).sum() == 8
+    page.click("#undo")
+    assert np.array_equal(canvas(page, "#canvas"), before)
+    page.focus("#canvas")
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    page.fill("#steps", "6")
+    page.fill("#n", "1")
+    page.click("#go")
+    sampled(page)
+    result = canvas(page, ".panel canvas")[..., 0]
+    changed = {tuple(place) for place in np.argwhere(result != before[..., 0]).tolist()}
+    assert changed <= {(4, 4), (4, 5)}
+    masks = list((place / "runs" / "a" / "edits").glob("mask-*.png"))
+    assert [int((np.asarray(Image.open(m)) == 255).sum()) for m in masks] == [2]
+
+
+def test_interpolate_and_vary(page):
+    """Two samples become the ends of a slider."""
+    page.goto("/run/a/edit")
+    page.wait_for_selector("#sampler option[value=ddim]", state="attached")
+    for seed in ("7", "8"):
+        page.fill("#random", seed)
+        shown = page.locator("#kept option").count()
+        page.click("#take")
+        sync_api.expect(page.locator("#kept option")).to_have_count(shown + 1)
+    page.select_option("#edit-kind", "interpolate")
+    page.select_option("#to", index=2)
+    page.fill("#steps", "4")
+    page.click("#go")
+    sampled(page)
+    first = canvas(page, ".panel canvas")
+    page.fill("#point", "8")
+    assert not np.array_equal(canvas(page, ".panel canvas"), first)
+    page.select_option("#edit-kind", "vary")
+    page.click("#go")
+    sampled(page)
+
+
+def test_compare_runs_and_open_a_report(page):
+    """Marked on their cards: curves over each other, samples of one seed; then the report of an evaluation."""
+    page.goto("/")
+    page.check(".card[data-run=a] input")
+    page.check(".card[data-run=b] input")
+    page.click("text=Compare the marked runs")
+    page.wait_for_selector("#curves canvas")
+    page.fill("#n", "4")
+    page.fill("#steps", "3")
+    page.click("text=Sample from each")
+    page.wait_for_selector("#scrubber:not([hidden])")
+    assert page.locator(".panel").count() == 2
+    page.goto("/run/a")
+    page.wait_for_selector("#loss canvas")
+    page.click("text=evaluation-1")
+    assert "Samples against" in page.inner_text("h1")
+
+
+def test_cluster_map(page):
+    """Arrow keys go from image to image; a cluster can be hidden."""
+    page.goto("/run/clusters")
+    page.click("text=Cluster map")
+    page.wait_for_selector("#legend label")
+    assert page.locator("#legend label").count() <= 3
+    full = canvas(page, "#map")
+    page.focus("#map")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#caption").startswith("image ")
+    assert canvas(page, "#image").shape == (8, 8, 4)
+    page.uncheck("#legend label >> nth=0")
+    assert (canvas(page, "#map") != full).any()
+
+
+PAGES = (
+    "/",
+    "/new",
+    "/run/a",
+    "/run/a/draw?n=9&steps=4",
+    "/run/a/edit",
+    "/compare?run=a&run=b",
+    "/run/clusters/clusters",
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessibility(browser, server, scheme):
+    """axe-core finds no serious fault, at 1280 and at 390 pixels; nothing is wider than the window."""
+    axe = os.environ.get("FROMNOISE_AXE")
+    if axe is None or not Path(axe).is_file():
+        pytest.skip("set FROMNOISE_AXE to axe.min.js of axe-core (npm pack axe-core)")
+    source = Path(axe).read_text()
+    for page in watched(browser, server, color_scheme=scheme, bypass_csp=True):
+        for path in PAGES:
+            page.goto(path)
+            page.wait_for_timeout(300)
+            for width in (1280, 390):
+                page.set_viewport_size({"width": width, "height": 900})
+                page.wait_for_timeout(250)
+                page.evaluate(source)
+                faults = page.evaluate("""async () => (await axe.run()).violations
+                    .filter(v => ['serious', 'critical'].includes(v.impact))
+                    .map(v => [v.id, v.nodes.map(n => n.html.slice(0, 120))])""")
+                assert faults == [], (path, width)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
