@@ -10,9 +10,11 @@ import pytest
 
 import fromnoise
 from fromnoise.cli import VERBS
+from fromnoise.cli.data import TASKS
 from fromnoise.cli.edit import EDITS
 
 HELPS = [[], *([verb] for verb in VERBS), ["show", "data"], ["show", "forward"], *(["edit", t] for t in EDITS)]
+HELPS += [["data", t] for t in TASKS]
 
 
 def quickest(words: list[str], limit: float, tries: int = 3) -> float:

@@ -161,6 +161,7 @@ FILES: dict[str, Generator] = {
     "npy": _data_file("npy", "x.npy"),
     "npz": _data_file("npz", "x.npz"),
     "zip": _data_file("zip", "x.zip"),
+    "tar": _data_file("tar", "x.tar"),
     "parquet": _data_file("parquet", "x.parquet"),
     "csv": labels_csv,
     "toml": recipe_toml,

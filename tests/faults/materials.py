@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -69,6 +70,17 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
     return buffer.getvalue()
 
 
+def tarred(members: dict[str, bytes]) -> bytes:
+    """Files in a .tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
 def parquet(columns: dict[str, list]) -> bytes:
     """Columns as a parquet file."""
     import pyarrow as pa
@@ -77,6 +89,11 @@ def parquet(columns: dict[str, list]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
+
+
+def _sample(i: int, name: str, data: bytes) -> dict[str, bytes]:
+    """An image with its label as members of a shard."""
+    return {f"{i:04d}.png": data, f"{i:04d}.cls": name.split("/")[0].encode()}
 
 
 def valid_files() -> dict[str, bytes]:
@@ -96,6 +113,7 @@ def valid_files() -> dict[str, bytes]:
         "x.npy": npy(images),
         "x.npz": zipped({"images.npy": npy(images), "labels.npy": npy(kinds)}),
         "x.zip": zipped(pngs),
+        "x.tar": tarred({k: v for i, (n, d) in enumerate(pngs.items()) for k, v in _sample(i, n, d).items()}),
         "x.parquet": parquet({"image": rows, "label": kinds.tolist()}),
         "labels.csv": b"file,label,age\n0.png,cat,3\n1.png,dog,4.5\n2.png,cat,1\n",
         "given.csv": b"index,label\n0,a\n3,b\n5,a\n",

@@ -8,12 +8,13 @@ import io
 import json
 import random
 import struct
+import tarfile
 import zipfile
 import zlib
 from typing import Any
 
 import numpy as np
-from materials import idx, npy, parquet, pictures, zipped
+from materials import idx, npy, parquet, pictures, tarred, zipped
 
 INTEGERS = (0, 1, -1, 7, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1, -(2**63), 10**30)
 ODD_TEXT = (
@@ -177,6 +178,28 @@ def odd_zip(rng: random.Random, data: bytes) -> bytes:
     return zipped(members, rng.choice((0, 8, 8, 12, 14)))
 
 
+def odd_tar(rng: random.Random, data: bytes) -> bytes:
+    """An archive whose headers are changed and have right checksums, or whose members are odd."""
+    if rng.random() < 0.4:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            members = {m.name: data[m.offset_data : m.offset_data + m.size] for m in archive.getmembers()}
+        name = rng.choice(list(members))
+        odd = rng.choice((mutate_bytes(rng, members[name]), b"", b"9" * 2000, b'{"label": [1]}', b"[" * 3000))
+        names = ("../x.png", "/x.png", "é.png", "x.json", "0000.json", "labels.csv", "0000.npy", "a/" * 40 + "x.png")
+        members[rng.choice((name, *names))] = odd
+        return tarred(members)
+    out = bytearray(data)
+    headers = [at for at in range(0, len(out), 512) if out[at + 257 : at + 262] == b"ustar"]
+    for at in rng.sample(headers, rng.randint(1, 3)):
+        kinds = (156, rng.choice((b"x", b"g", b"L", b"K", b"1", b"2", b"3", b"5", b"6", b"S", b"7", b"z")))
+        sizes = (b"\x80" + b"\xff" * 11, b"\xff" * 12, b"77777777777\0", b"not octal\0  ", bytes(12), b"00000000001\0")
+        place, new = rng.choice((kinds, (124, rng.choice(sizes)), (0, rng.choice((b"\0", b"\xff", b"/", b"..")) * 50)))
+        out[at + place : at + place + len(new)] = new
+        out[at + 148 : at + 156] = b" " * 8
+        out[at + 148 : at + 156] = b"%06o\0 " % sum(out[at : at + 512])
+    return bytes(out)
+
+
 def odd_npz(rng: random.Random, data: bytes) -> bytes:
     """An archive of odd arrays."""
     if rng.random() < 0.3:
@@ -254,6 +277,7 @@ ODD_CONTENT = {
     "x.npy": odd_npy,
     "x.npz": odd_npz,
     "x.zip": odd_zip,
+    "x.tar": odd_tar,
     "x.parquet": odd_parquet,
 }
 """By the name of the valid file; formats that are not here are damaged as bytes or text only."""

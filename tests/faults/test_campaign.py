@@ -10,7 +10,7 @@ import pytest
 
 HERE = Path(__file__).parent
 PARTS = {
-    "files": ["idx", "idx.gz", "npy", "npz", "zip", "parquet", "csv", "png", "jpg", "toml"],
+    "files": ["idx", "idx.gz", "npy", "npz", "zip", "tar", "parquet", "csv", "png", "jpg", "toml"],
     "runs": ["header", "safetensors", "jsonl"],
     "commands": ["command"],
 }

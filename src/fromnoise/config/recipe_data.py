@@ -33,6 +33,7 @@ def open_data(recipe: Recipe, log: Callable[[str], None]) -> Data:
         memory_limit=int(d.memory_gb * 2**30),
         workers=d.workers,
         attributes=d.attributes,
+        skip_damaged=d.skip_damaged,
         log=log,
     )
     if d.labels and data.class_names is None:

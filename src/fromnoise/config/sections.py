@@ -88,6 +88,8 @@ class DataConfig(Section):
     """number of threads that decode images while training; 0 for one per core, at most 8"""
     memory_gb: Positive = 4.0
     """memory in GiB for decoded images; larger data sets are decoded while training"""
+    skip_damaged: bool = False
+    """leave out shards that are missing or damaged, instead of refusing the data"""
 
 
 class DiffusionConfig(Section):

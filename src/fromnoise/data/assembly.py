@@ -20,7 +20,6 @@ from fromnoise.data.image_shape import choose_shape
 from fromnoise.data.shuffling import permutation
 from fromnoise.data.source import Log, Source
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import UnreadableFile
 
 _MAX_HELD_OUT = 10_000  # enough to measure a loss to 1 %
 _DECODED_TOGETHER = 64  # images that a thread decodes before it reports
@@ -59,8 +58,8 @@ def labels_of(source: Source) -> Tensor | None:
     """Class of each image, int64 (N,); None unless every image has one."""
     if source.class_names is None:
         return None
-    labels = [source.label(i) for i in range(len(source))]
-    return None if None in labels else torch.tensor(labels, dtype=torch.int64)
+    codes = source.label_codes()
+    return None if (codes < 0).any() else torch.from_numpy(codes)
 
 
 def _attributes_of(source: Source) -> Tensor | None:
@@ -92,6 +91,7 @@ class _Decoder:
     def _decode_rows(self, source: Source, rows: range, out: np.ndarray) -> dict[int, str]:
         """Decode into ``out``; return the reason for each image that cannot be read."""
         reasons = {}
+        source.prefetch(rows)
         for i in rows:
             image = decode(source, i, self._shape, self._resize)
             if isinstance(image, np.ndarray):
@@ -153,12 +153,8 @@ def _fingerprint(parts: Sequence[_Part], shape: Shape, resize: Resize) -> str:
             for rows in part.rows.split(_HASHED_TOGETHER):
                 sha.update(part.pixels[rows].numpy().tobytes())
             continue
-        for i in range(len(part.source)):
-            try:
-                size = part.source.file_size(i)
-            except (OSError, UnreadableFile):
-                size = -1
-            sha.update(f"{part.source.name(i)}\0{size}\n".encode(errors="surrogateescape"))
+        for block in part.source.identity():
+            sha.update(block)
     return sha.hexdigest()[:16]
 
 

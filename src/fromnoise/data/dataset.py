@@ -140,6 +140,7 @@ class StreamedImages(Images):
         """See ``Images``."""
         if len(indices) == 0:
             return torch.empty((0, *self.shape), dtype=torch.uint8), indices
+        self._source.prefetch(self._rows[indices].tolist())
         images, used = zip(*map(self._read_or_next, indices.tolist()), strict=True)
         return torch.from_numpy(np.stack(images)), torch.tensor(used, dtype=torch.int64)
 

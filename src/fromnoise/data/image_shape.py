@@ -56,7 +56,9 @@ def _examine(sources: Sequence[Source], title: str, channels: int | None) -> tup
     sizes: list[tuple[int, int]] = []
     needed, first_error = channels or 0, ""
     for source in sources:
-        for i in np.unique(np.linspace(0, len(source) - 1, min(len(source), _EXAMINED)).astype(int)).tolist():
+        examined = np.unique(np.linspace(0, len(source) - 1, min(len(source), _EXAMINED)).astype(int)).tolist()
+        source.prefetch(examined)
+        for i in examined:
             try:
                 with open_image(source, i) as image:
                     size = display_size(image)

@@ -78,6 +78,11 @@ class FolderSource(ImageFiles):
         check_regular(path, limits().image_bytes)
         return self._format(i).read(path)
 
+    def encoded(self, i: int) -> tuple[str, bytes]:
+        """See ``Source``."""
+        path = self._root / self._names[i]
+        return path.suffix.lower(), read_bytes(path, limits().image_bytes)
+
     def file_size(self, i: int) -> int:
         """Bytes of the file."""
         return (self._root / self._names[i]).stat().st_size
@@ -104,7 +109,7 @@ def open_folder(root: Path, names: Sequence[str], log: Log, files: Sequence[str]
     )
 
 
-T = TypeVar("T", bound=ImageFiles)
+T = TypeVar("T", bound=Source)
 
 
 def arrange(root: Path, make: Callable[..., T], names: Sequence[str], log: Log, table: LabelTable | None) -> Splits:
@@ -112,7 +117,7 @@ def arrange(root: Path, make: Callable[..., T], names: Sequence[str], log: Log, 
 
     Args:
         root: folder or archive.
-        make: the subclass of ``ImageFiles``.
+        make: a subclass of ``ImageFiles``, or a function that takes the same arguments.
         names: the image files.
         log: takes a line if files are left out, or if a label table is used.
         table: the label table.

@@ -22,7 +22,8 @@ from fromnoise.utils.reading import decoding
 TABLE_NAMES = ("labels.csv", "labels.json", "attributes.csv", "attributes.json", "metadata.csv", "dataset.json")
 """Names that a label table can have, the preferred one first."""
 _FILE_COLUMNS = ("file_name", "file", "filename", "image", "path", "name")
-_LABEL_COLUMNS = ("label", "class", "category", "labels")
+LABEL_COLUMNS = ("label", "class", "category", "labels")
+"""Names of the column of classes."""
 
 Row = Mapping[str, Any]
 V = TypeVar("V")
@@ -112,11 +113,11 @@ def _parse_json(content: Any) -> Mapping[str, Row]:
 
 def _make_table(name: str, rows: Mapping[str, Row]) -> LabelTable:
     columns = list(dict.fromkeys(c for row in rows.values() for c in row))
-    label = next((c for n in _LABEL_COLUMNS for c in columns if c.strip().lower() == n), None)
+    label = next((c for n in LABEL_COLUMNS for c in columns if c.strip().lower() == n), None)
     numeric = [c for c in columns if c != label and _all_numbers([row.get(c) for row in rows.values()])]
     labels: dict[str, int | str] = {}
     if label is not None:
-        labels = {file: _class(row[label]) for file, row in rows.items() if row.get(label) not in (None, "")}
+        labels = {file: parse_class(row[label]) for file, row in rows.items() if row.get(label) not in (None, "")}
     attributes: dict[str, tuple[float, ...]] = {}
     for file, row in rows.items():
         if numeric and all(row.get(c) not in (None, "") for c in numeric):
@@ -124,7 +125,8 @@ def _make_table(name: str, rows: Mapping[str, Row]) -> LabelTable:
     return LabelTable(name, tuple(c.strip() for c in numeric), labels, attributes)
 
 
-def _class(value: Any) -> int | str:
+def parse_class(value: Any) -> int | str:
+    """A class as a whole number if it is one, otherwise as a word."""
     return int(value) if _is_integer(value) else str(value)
 
 

@@ -9,10 +9,10 @@ from fromnoise.data.source import Log, Source, default_log, select_split
 from fromnoise.data.spec import open_splits, parse_spec
 
 
-def _select_sources(spec: str, log: Log) -> tuple[Source, Source | None, str]:
+def _select_sources(spec: str, log: Log, skip_damaged: bool) -> tuple[Source, Source | None, str]:
     """Source to train on; source to hold out and its name, if the data set has a split for it."""
     name, split = parse_spec(spec)
-    splits = open_splits(name, log)
+    splits = open_splits(name, log, skip_damaged)
     if split is not None or "train" not in splits:
         return select_split(splits, split, spec), None, ""
     train = splits["train"]
@@ -36,6 +36,7 @@ def load(
     memory_limit: int = 4 << 30,
     workers: int = 0,
     attributes: bool = False,
+    skip_damaged: bool = False,
     log: Log = default_log,
     on_progress: OnProgress | None = None,
 ) -> Data:
@@ -55,13 +56,14 @@ def load(
         memory_limit: bytes of pixels that are kept in memory; a larger data set is decoded on demand.
         workers: threads that decode; 0 for one per core, up to 8.
         attributes: use the numbers in a table beside the images (see ``label_table``) instead of classes.
+        skip_damaged: leave out shards that are missing or damaged, instead of refusing.
         log: takes lines that say what was chosen and what was left out.
         on_progress: called as images are decoded into memory.
 
     Raises:
         UserError: the data are not available, no image can be read, or they cannot be brought to the shape.
     """
-    train, held_out, held_out_name = _select_sources(spec, log)
+    train, held_out, held_out_name = _select_sources(spec, log, skip_damaged)
     return assemble(
         train,
         f"'{spec}'",

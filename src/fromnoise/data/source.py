@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import difflib
 import logging
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import final
 
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import printable
+from fromnoise.utils.reading import UnreadableFile, printable
 
 Log = Callable[[str], None]
 """Takes one line of text for the user."""
@@ -28,6 +29,7 @@ _SPLIT_NAMES = {
 }
 SPLITS = {alias: split for split, aliases in _SPLIT_NAMES.items() for alias in aliases}
 """Names that folders and files give to splits, each with the one name that this package uses."""
+_SPLIT_NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(SPLITS)})(?![a-z0-9])")
 
 
 class Source(ABC):
@@ -35,6 +37,8 @@ class Source(ABC):
 
     attribute_names: tuple[str, ...] = ()
     """Names of the numbers that ``attribute_values`` returns."""
+    damaged: tuple[str, ...] = ()
+    """Files of the data set that are missing or damaged, each with the reason; their images are not among these."""
 
     def __init__(self, class_names: tuple[str, ...] | None = None, labels: Sequence[int | None] | None = None) -> None:
         """Store the classes.
@@ -53,6 +57,31 @@ class Source(ABC):
     def attribute_values(self, i: int) -> tuple[float, ...] | None:
         """Attributes of image ``i``; None if they are unknown."""
         return None
+
+    def label_codes(self) -> np.ndarray:
+        """Class of each image, int64 (N,); -1 where it is unknown."""
+        labels = (self.label(i) for i in range(len(self)))
+        return np.fromiter((-1 if label is None else label for label in labels), np.int64, len(self))
+
+    def identity(self) -> Iterator[bytes]:
+        """Bytes that change when the files do: their names and sizes."""
+        for i in range(len(self)):
+            try:
+                size = self.file_size(i)
+            except (OSError, UnreadableFile):
+                size = -1
+            yield f"{self.name(i)}\0{size}\n".encode(errors="surrogateescape")
+
+    def encoded(self, i: int) -> tuple[str, bytes] | None:
+        """Suffix and content of the file of image ``i``; None if the images are not stored as files.
+
+        Raises:
+            Exception: the file cannot be read.
+        """
+        return None
+
+    def prefetch(self, rows: Sequence[int]) -> None:  # noqa: B027  only remote files need it
+        """Fetch the files of images that are read next, if they are far away."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -103,6 +132,29 @@ class ConcatSource(Source):
         source, j = self._locate(i)
         return None if self.class_names is None else source.label(j)
 
+    def label_codes(self) -> np.ndarray:
+        """See ``Source``."""
+        return np.concatenate([source.label_codes() for source in self._sources])
+
+    def identity(self) -> Iterator[bytes]:
+        """See ``Source``."""
+        for source in self._sources:
+            yield from source.identity()
+
+    def encoded(self, i: int) -> tuple[str, bytes] | None:
+        """See ``Source``."""
+        source, j = self._locate(i)
+        return source.encoded(j)
+
+    def prefetch(self, rows: Sequence[int]) -> None:
+        """See ``Source``."""
+        by_source: dict[int, list[int]] = {}
+        for i in rows:
+            number = bisect.bisect_right(self._ends, i)
+            by_source.setdefault(number, []).append(i - (self._ends[number - 1] if number else 0))
+        for number, chosen in by_source.items():
+            self._sources[number].prefetch(chosen)
+
     def attribute_values(self, i: int) -> tuple[float, ...] | None:
         """See ``Source``."""
         source, j = self._locate(i)
@@ -150,6 +202,17 @@ def encode_labels(
     return class_names, {
         name: [None if label is None else index.get(label) for label in split] for name, split in labels.items()
     }
+
+
+def group_by_split(names: Sequence[str]) -> dict[str, list[str]]:
+    """Group files by the split in their names or folders; all in one group if a name has none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        found = _SPLIT_NAME.findall(name.lower())
+        if not found:
+            return {"all": list(names)}
+        groups.setdefault(SPLITS[found[-1]], []).append(name)
+    return groups
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

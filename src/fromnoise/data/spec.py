@@ -4,9 +4,12 @@
 ``digits``, ``mnist``, ...      a registered data set (``data/named/``)
 ``hub:owner/name[/config]``     a data set of the Hugging Face hub
 a folder                        image files; sub-folders are classes, or splits and then classes, or labels
-                                are in a labels.csv beside the images (``label_table``); or parquet or IDX files
-a file                          of a registered format (``data/formats/``): .zip, .npz, .npy, .parquet, IDX,
+                                are in a labels.csv beside the images (``label_table``); or .tar shards, parquet or
+                                IDX files
+a file                          of a registered format (``data/formats/``): .zip, .npz, .npy, .tar, .parquet, IDX,
                                 or an image
+``name-{000000..000012}.tar``   several shards or parquet files; ``folder/*.tar`` too
+``s3://...``, ``http://...``    shards in an object store (``shards/remote``)
 ==============================  ======================================================================
 
 ``SPEC:split`` is one split of it: train, validation (val), test, a name of its own, or all.
@@ -14,6 +17,7 @@ a file                          of a registered format (``data/formats/``): .zip
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import fromnoise.data.formats
@@ -23,6 +27,9 @@ from fromnoise.data.format import Format, all_formats, describe_formats, find_fo
 from fromnoise.data.hub import open_hub
 from fromnoise.data.image_tree import count_suffixes, list_files, open_folder
 from fromnoise.data.named_dataset import open_named
+from fromnoise.data.shards.manifest import problem_list
+from fromnoise.data.shards.patterns import is_pattern, local_files
+from fromnoise.data.shards.remote import open_remote
 from fromnoise.data.source import Log, Source, Splits, default_log, did_you_mean, select_split
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import decoding
@@ -81,18 +88,31 @@ def _open_path(path: Path, log: Log) -> Splits:
     return open_folder(path.parent, [path.name], log)
 
 
-def open_splits(name: str, log: Log = default_log) -> Splits:
+def _open_pattern(name: str, log: Log) -> Splits:
+    """Open the files of a pattern as one data set."""
+    paths = [Path(file) for file in local_files(os.path.expanduser(name))]
+    found = find_format(paths[0].name)
+    if not isinstance(found, Format) or not found.several_files or not all(found.matches(p.name) for p in paths):
+        raise UserError(f"'{name}' must name files of one format that has shards: .tar or .parquet")
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    with decoding(root, found.description or "/".join(found.suffixes)):
+        return found.open(root, [path.relative_to(root).as_posix() for path in paths], log)
+
+
+def open_splits(name: str, log: Log = default_log, skip_damaged: bool = False) -> Splits:
     """Open a data set.
 
     Args:
         name: a SPEC without its split.
         log: takes lines that say what was chosen or left out.
+        skip_damaged: leave out shards that are missing or damaged, instead of refusing.
 
     Returns:
         Its splits, ``train``, ``validation`` and ``test`` first; or ``{"all": ...}``.
 
     Raises:
-        UserError: there is no such data set, it cannot be read, or it holds no images.
+        UserError: there is no such data set, it cannot be read, it holds no images, or shards of it are missing or
+            damaged.
     """
     path = Path(name).expanduser()
     named = registry.names("dataset")
@@ -104,7 +124,9 @@ def open_splits(name: str, log: Log = default_log) -> Splits:
         elif path.exists():
             splits = _open_path(path, log)
         elif "://" in name:
-            raise UserError(f"'{name}' is an address: download it and name the file")
+            splits = open_remote(name, log)
+        elif is_pattern(name):
+            splits = _open_pattern(name, log)
         else:
             hint = (
                 did_you_mean(name, named)
@@ -113,20 +135,29 @@ def open_splits(name: str, log: Log = default_log) -> Splits:
             raise UserError(f"no data set and no such file: '{name}'{hint}")
     except OSError as error:
         raise UserError(f"cannot read '{error.filename or name}': {error.strerror or error}") from None
+    damaged = list(dict.fromkeys(word for source in splits.values() for word in source.damaged))
+    if damaged and not skip_damaged:
+        raise UserError(
+            f"{len(damaged)} shards of '{name}' are missing or damaged: {problem_list(damaged)}. Restore them, or "
+            "leave them out with --data.skip_damaged true"
+        )
+    if damaged:
+        log(f"left out {len(damaged)} shards that are missing or damaged: {problem_list(damaged)}")
     order = {split: i for i, split in enumerate(_SPLIT_ORDER)}
     return {s: splits[s] for s in sorted(splits, key=lambda s: order.get(s, len(order)))}
 
 
-def open_source(spec: str, split: str | None = None, log: Log = default_log) -> Source:
+def open_source(spec: str, split: str | None = None, log: Log = default_log, skip_damaged: bool = False) -> Source:
     """Open a data set, or one split of it.
 
     Args:
         spec: a SPEC; its own ``:split``, if any, takes precedence over ``split``.
         split: a split; None or ``all`` for the whole data set.
         log: takes lines that say what was chosen or left out.
+        skip_damaged: see ``open_splits``.
 
     Raises:
         UserError: there is no such data set or split, it cannot be read, or it holds no images.
     """
     name, own = parse_spec(spec)
-    return select_split(open_splits(name, log), own or split, spec)
+    return select_split(open_splits(name, log, skip_damaged), own or split, spec)

@@ -14,7 +14,7 @@ from PIL import Image
 from fromnoise.data.decoding import open_encoded
 from fromnoise.data.source import Source, Splits, encode_labels
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import printable
+from fromnoise.utils.reading import limits, printable, read_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +23,7 @@ IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 """Names of image columns that are preferred to others."""
 LABEL_COLUMNS = ("label", "labels", "class", "class_id", "fine_label", "category", "target", "y")
 """Names of label columns."""
+_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}  # of formats whose names are no suffixes
 
 
 @final
@@ -78,6 +79,15 @@ class TableSource(Source):
         """Open the encoded image; it is decoded when the pixels are used."""
         content = self._content(i)
         return open_encoded(content if isinstance(content, Path) else io.BytesIO(content))
+
+    def encoded(self, i: int) -> tuple[str, bytes]:
+        """See ``Source``."""
+        content = self._content(i)
+        if isinstance(content, Path):
+            return content.suffix.lower(), read_bytes(content, limits().image_bytes)
+        with open_encoded(io.BytesIO(content)) as image:
+            kind = str(image.format)
+        return f".{_SUFFIXES.get(kind, kind.lower())}", content
 
     def name(self, i: int) -> str:
         """Number of the row."""

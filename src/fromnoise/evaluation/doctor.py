@@ -64,8 +64,8 @@ def examine_run(run: str | Path, compute: ComputeConfig, count: int, log: Log) -
             f"{run} --against SPEC compares its samples with images"
         )
         return list(check_reports(reports)), (RUN,)
-    data = real_images({str(run): loaded}, None, None, log)
-    checked = CheckedData(open_source(model.recipe.data.source), data)
+    data, config = real_images({str(run): loaded}, None, None, log), model.recipe.data
+    checked = CheckedData(open_source(config.source, skip_damaged=config.skip_damaged), data)
     findings = [*check_data(checked), *check_reports(reports), *check_loss(reports, model, data)]
     checks = (DATA, RUN)
     if count and len(data.held_out) < MIN_IMAGES:

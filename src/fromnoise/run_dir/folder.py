@@ -24,7 +24,7 @@ _TRAIN_KEYS = (
 )
 _CHANGEABLE_KEYS = (
     *(f"train.{key}" for key in (*BUDGETS, *_TRAIN_KEYS)),
-    *("train.tracker", "data.workers", "data.memory_gb", "name", "about", "cost", "quality"),
+    *("train.tracker", "data.workers", "data.memory_gb", "data.skip_damaged", "name", "about", "cost", "quality"),
     *("expected_loss", "loss_source"),
 )  # keys of the recipe that a resumed run may change
 _CHANGEABLE_SECTIONS = ("sample.", "evaluation.", "train.tracker.")

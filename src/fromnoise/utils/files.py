@@ -93,6 +93,23 @@ def _unchanged(path: Path) -> str:
         return ""
 
 
+def private_folder(path: Path) -> Path:
+    """Create a folder that only this user can change, with its parents.
+
+    Raises:
+        OSError: it is a link or no folder, belongs to another user, or others can write in it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise OSError(f"{path} is a link or a file, not a folder: remove it")
+    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        raise OSError(f"{path} belongs to another user, or others can write in it: remove it")
+    return path
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename survive a power failure, where the system can."""
     if os.name == "posix":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ from typing import IO, BinaryIO, final
 
 import numpy as np
 
-from fromnoise.data.arrays import array_splits
+from fromnoise.data.arrays import array_splits, channels_last
 from fromnoise.data.format import Format
 from fromnoise.data.source import SPLITS, Log, Splits
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import check_expansion, check_member, decoding, open_regular
+from fromnoise.utils.reading import check_expansion, check_member, check_pixels, decoding, open_regular
 
 
 @register("format", "npz")
@@ -59,21 +60,53 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UnreadableFile: it is damaged, or unpacks to too much.
     """
-    arrays: dict[str, np.ndarray] = {}
     with decoding(path, ".npz"), open_regular(path) as raw:
         if raw.read(6) == b"\x93NUMPY":
             raise UserError(f"'{path}' is not a .npz file; name it .npy if it holds one array")
-        size = os.fstat(raw.fileno()).st_size
-        with zipfile.ZipFile(raw) as archive:
-            members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
-            check_expansion(path, size, sum(m.file_size for m in members))
-            for member in members:
-                check_member(member)
-                with archive.open(member) as file:
-                    _check_header(file, member.file_size)
-                with archive.open(member) as file:
-                    arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+        return npz_arrays(path, raw, os.fstat(raw.fileno()).st_size)
+
+
+def npz_arrays(path: str | Path, raw: BinaryIO, size: int) -> dict[str, np.ndarray]:
+    """Read the arrays of an open .npz file, within the limits of unpacked bytes; nothing is unpickled.
+
+    Args:
+        path: of the file, for messages.
+        raw: the file.
+        size: its bytes.
+
+    Raises:
+        Exception: it is damaged, or unpacks to too much.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    with zipfile.ZipFile(raw) as archive:
+        members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+        check_expansion(path, size, sum(m.file_size for m in members))
+        for member in members:
+            check_member(member)
+            with archive.open(member) as file:
+                _check_header(file, member.file_size)
+            with archive.open(member) as file:
+                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
     return arrays
+
+
+def read_npy_image(content: bytes) -> np.ndarray:
+    """Read one image from the content of a .npy file.
+
+    Returns:
+        uint8 (H, W) or (H, W, C); truth values become 0 and 255.
+
+    Raises:
+        ValueError: it is damaged, or no image of bytes.
+    """
+    _check_header(io.BytesIO(content), len(content))
+    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype not in (np.uint8, np.bool_):
+        raise ValueError(f"its array has shape {array.shape} and type {array.dtype}, not bytes of shape (H, W, C)")
+    if array.ndim == 3 and not channels_last(array.shape):
+        array = array.transpose(1, 2, 0)
+    check_pixels(*array.shape[:2])
+    return array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
 
 
 def _check_header(file: BinaryIO | IO[bytes], size: int) -> None:

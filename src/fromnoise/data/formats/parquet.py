@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 from fromnoise.data.format import Format
-from fromnoise.data.source import SPLITS, Log, Splits
+from fromnoise.data.source import Log, Splits, group_by_split
 from fromnoise.data.tables import find_columns, table_splits
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
@@ -19,7 +18,6 @@ MEMORY_LIMIT = 2 << 30
 """Bytes of parquet files that are read into memory; larger ones are read from a mapped copy in the cache of
 `datasets`."""
 _COUNTED_TOGETHER = 64  # rows
-_SPLIT_NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(SPLITS)})(?![a-z0-9])")
 
 
 @register("format", "parquet")
@@ -33,17 +31,6 @@ class ParquetFile(Format):
     def open(self, root: Path, names: Sequence[str], log: Log) -> Splits:
         """See ``Format``."""
         return open_parquet(root, names, log)
-
-
-def _group_by_split(names: Sequence[str]) -> dict[str, list[str]]:
-    """Group files by the split in their names or folders; all in one group if a name has none."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        found = _SPLIT_NAME.findall(name.lower())
-        if not found:
-            return {"all": list(names)}
-        groups.setdefault(SPLITS[found[-1]], []).append(name)
-    return groups
 
 
 def open_parquet(root: Path, names: Sequence[str], log: Log, class_names: tuple[str, ...] | None = None) -> Splits:
@@ -65,7 +52,7 @@ def open_parquet(root: Path, names: Sequence[str], log: Log, class_names: tuple[
         raise UserError("parquet files need pyarrow; run pip install datasets") from None
     title = names[0] if len(names) == 1 else root.name
     paths: dict[str, list[Any]] = {
-        s: [str(root / name) for name in group] for s, group in _group_by_split(names).items()
+        s: [str(root / name) for name in group] for s, group in group_by_split(names).items()
     }
     with decoding(title, "parquet", "download it again"):
         for name in names:

@@ -6,7 +6,7 @@ import io
 import threading
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import final
 
 import numpy as np
@@ -40,9 +40,13 @@ class ZipSource(ImageFiles):
 
     def read(self, i: int) -> Image.Image | np.ndarray:
         """Unpack the file; Pillow decodes it when the pixels are used."""
+        return self._format(i).read(io.BytesIO(self.encoded(i)[1]))
+
+    def encoded(self, i: int) -> tuple[str, bytes]:
+        """See ``Source``."""
         with self._lock:
             content = _read_member(self._archive, self._names[i], limits().image_bytes)
-        return self._format(i).read(io.BytesIO(content))
+        return PurePosixPath(self._names[i]).suffix.lower(), content
 
     def file_size(self, i: int) -> int:
         """Bytes of the unpacked file."""

@@ -1,0 +1,3 @@
+"""Shards: data sets in .tar files of the WebDataset layout, read by position, packed, checked and fetched."""
+
+from __future__ import annotations
