@@ -86,8 +86,8 @@ class OpenAI(Importer):
         network, weights = self._network(source, tensors)
         classes = None
         if "label_emb.weight" in tensors:
+            classes = tuple(str(c) for c in range(tensors.shape("label_emb.weight", 2)[0]))
             weights.classes(tensors.take("label_emb.weight"))
-            classes = tuple(str(c) for c in range(len(weights.found["class_embedding.weight"])))
         tensors.finish()
         halves = any(not t.dtype.is_floating_point or t.dtype.itemsize < 4 for t in unet.values())
         attended = [level for level, present in enumerate(network["attention"]) if present]
