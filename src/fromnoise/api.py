@@ -15,14 +15,14 @@ def load(source: str | Path, *, network: nn.Module | None = None, device: str | 
     """Load a model to sample from.
 
     Args:
-        source: a run directory, a .safetensors file, or a model of another program that ``fromnoise import`` reads
-            without opening a pickle, such as a diffusers folder.
+        source: a run directory, a .safetensors file, ``hub:owner/name[@revision]``, or a model of another program that
+            ``fromnoise import`` reads without opening a pickle, such as a diffusers folder.
         network: the module whose weights the file holds, for a model with a network of its own; a file never names
             code to import.
         device: "cpu", "cuda", "cuda:1" or "mps"; None is the best available.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it needs ``network``.
+        UserError: there is no such file or repository, it is damaged, or it needs ``network``.
     """
     if network is None and interop.is_foreign(source):
         return Pipeline(interop.import_model(source).model, device=device)

@@ -29,6 +29,7 @@ ALLOWED = {
     ("interop/pickles.py", "zipfile.ZipFile"): "after open_regular or check_regular",
     ("interop/pickles.py", "torch.load"): "after check_regular, with weights_only=True, by the verb import alone",
     ("interop/to_onnx.py", ".read_bytes"): "a program of the package, and the network that torch has just written",
+    ("interop/to_diffusers.py", ".read_bytes"): "files of the package",
     ("interop/onnx_runner/sample.py", ".read_text"): "a program that runs without fromnoise, on its own files",
     ("trackers/wandb.py", ".read_text"): "the id that it has written, if that is a regular file",
     ("cli/__init__.py", "os.open"): "/dev/null",

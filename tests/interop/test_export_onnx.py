@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
 import sys
+import venv
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,13 +34,13 @@ from fromnoise.utils.errors import UserError
 SMALL = {"network.width": 8, "network.groups": 4}
 
 
-def runner() -> ModuleType:
-    """sample.py as a module."""
-    spec = importlib.util.spec_from_file_location("onnx_sample", RUNNER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def runner(name: str = "sample") -> ModuleType:
+    """sample.py or noise.py as a module."""
+    sys.path.insert(0, str(RUNNER))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(RUNNER))
 
 
 def perturbed(recipe: Any, info: DatasetInfo) -> Model:
@@ -160,7 +162,8 @@ def test_samples_without_torch(tmp_path: Path) -> None:
     model = small("digits", sample__steps=5)
     export_model(model, tmp_path / "out", "onnx", {"sampler": "dpmpp-2m", "steps": 4})
     blocker = "import sys; sys.modules['torch'] = sys.modules['fromnoise'] = None\n"
-    program = f"{blocker}import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    program = f"{blocker}import runpy; del sys.argv[0]; sys.path.insert(0, sys.argv[0].removesuffix('sample.py'))"
+    program += "; runpy.run_path(sys.argv[0], run_name='__main__')"
     words = [str(tmp_path / "out" / "sample.py"), "-n", "3", "--seed", "7", "--out", str(tmp_path / "s.npz")]
     subprocess.run(
         [sys.executable, "-c", program, *words],
@@ -170,14 +173,35 @@ def test_samples_without_torch(tmp_path: Path) -> None:
     drawn = np.load(tmp_path / "s.npz")["images"].astype(int)
     ours = fn.Pipeline(model, device="cpu", precision="fp32").sample(3, sampler="dpmpp-2m", steps=4, seed=7)
     assert np.abs(drawn - ours.numpy()).max() <= 1 and drawn.std() > 10
-    source = (tmp_path / "out" / "sample.py").read_text()
-    assert {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import", "from"))} == {
-        "argparse",
-        "json",
-        "pathlib",
-        "numpy",
-        "onnxruntime",
-    }
+    lines = [line for name in ("sample.py", "noise.py") for line in (tmp_path / "out" / name).read_text().splitlines()]
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import", "from"))}
+    assert imported == {"argparse", "json", "pathlib", "numpy", "onnxruntime", "noise"}
+
+
+@pytest.mark.slow
+def test_samples_in_a_clean_environment(tmp_path: Path) -> None:
+    """A new virtual environment with numpy and onnxruntime alone, where torch is not installed: the same images."""
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    wanted = [f"{name}=={metadata.version(name)}" for name in ("numpy", "onnxruntime")]
+    installed = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if installed.returncode:
+        pytest.skip(f"no package index: {installed.stderr.splitlines()[-1:]}")
+    missing = subprocess.run([python, "-c", "import torch"], env=environment, capture_output=True, text=True)
+    assert "No module named 'torch'" in missing.stderr
+    model = small("digits", sample__steps=5)
+    export_model(model, tmp_path / "out", "onnx")
+    words = ["-n", "3", "--seed", "7", "--out", str(tmp_path / "s.npz")]
+    subprocess.run([python, str(tmp_path / "out" / "sample.py"), *words], check=True, env=environment)
+    drawn = np.load(tmp_path / "s.npz")["images"].astype(int)
+    ours = fn.Pipeline(model, device="cpu", precision="fp32").sample(3, seed=7)
+    assert np.abs(drawn - ours.numpy()).max() <= 1 and drawn.std() > 10
 
 
 def test_runner_draws_our_random_numbers() -> None:
@@ -185,7 +209,7 @@ def test_runner_draws_our_random_numbers() -> None:
     for seed in (0, -1, 2**40 + 3):
         ids = torch.tensor([0, 1, 2**35 + 7])
         ours = Noise(seed, ids).normal((3, 5, 7), Stream.STEP, 48, like=torch.zeros(0)).flatten(1)
-        theirs = runner().normal(seed, ids.numpy(), int(Stream.STEP), 48, 105)
+        theirs = runner("noise").normal(seed, ids.numpy(), int(Stream.STEP), 48, 105)
         np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-6)
 
 

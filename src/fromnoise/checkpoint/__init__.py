@@ -17,6 +17,7 @@ from fromnoise.checkpoint.tensor_file import (
     check_run_format,
     read,
     read_header,
+    serialize,
     write,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "read_header",
     "rebuild",
     "save_model",
+    "serialize",
     "write",
 ]

@@ -16,6 +16,7 @@ from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import Model, build
 from fromnoise.utils.construction import NoInitialValues, limited
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.hub import is_hub, open_repository
 from fromnoise.utils.model_path import check_model_path
 from fromnoise.utils.reading import first_line, printable
 
@@ -43,24 +44,32 @@ class LoadedModel:
         model: on the CPU, in evaluation mode.
         progress: of its training.
         path: of the file.
+        from_hub: whether it was downloaded, so that ``path`` is in a cache.
     """
 
     model: Model
     progress: dict[str, Any]
     path: Path
+    from_hub: bool = False
+
+    @property
+    def results(self) -> Path:
+        """The folder for results of the model: beside its file, or the current one for a model of the hub."""
+        return Path() if self.from_hub else self.path.parent
 
 
 def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel:
     """Load the model of a run directory or of one .safetensors file, on the CPU, ready to sample.
 
     Args:
-        run: the run directory or the file.
+        run: the run directory, the file, or ``hub:owner/name[@revision]``, which is downloaded.
         network: a module for the weights, in place of the one that the file describes.
 
     Raises:
         UserError: there is none, the file is damaged, or it was written by a version with another file format.
     """
-    path = Path(run)
+    from_hub = is_hub(run)
+    path = _downloaded(run) if from_hub else Path(run)
     if path.is_dir() and (path / "model.safetensors").exists():
         path = path / "model.safetensors"
     else:
@@ -78,7 +87,23 @@ def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel
         model = rebuild(recipe, dataset_info, tensors, network)
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
-    return LoadedModel(model, progress, path)
+    return LoadedModel(model, progress, path, from_hub)
+
+
+def _downloaded(run: str | Path) -> Path:
+    """The folder of a run of the hub.
+
+    Raises:
+        UserError: it cannot be downloaded, or is no run of fromnoise.
+    """
+    repository = open_repository(run)
+    if not repository.is_run:
+        raise UserError(
+            f"{repository.name} has no recipe.toml of fromnoise: fromnoise import {repository.name} --out RUN reads "
+            "repositories of diffusers"
+        )
+    repository.fetch("model.safetensors")
+    return repository.folder
 
 
 def rebuild(

@@ -37,11 +37,33 @@ def write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) 
     Raises:
         UserError: as ``write_atomic``.
     """
+    write_atomic(Path(path), serialize(tensors, header))
+
+
+def serialize(tensors: dict[str, Tensor], header: dict[str, Any], metadata: dict[str, str] | None = None) -> bytes:
+    """The content of a file of tensors and a JSON header, with a digest of both.
+
+    Args:
+        tensors: by name.
+        header: JSON values.
+        metadata: text for other programs, which the digest leaves out.
+    """
     tensors = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     text = json.dumps({"digest": _NO_DIGEST, "format": FORMAT, "version": __version__, **header}, sort_keys=True)
     text = text.replace(_NO_DIGEST, _digest(tensors, text), 1)
     # one key of metadata: safetensors writes several in an order that changes from run to run
-    write_atomic(Path(path), serialize_safetensors(tensors, {"fromnoise": text}))
+    content = serialize_safetensors(tensors, {"fromnoise": text})
+    return content if not metadata else _with_metadata(content, metadata)
+
+
+def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file with further metadata; the positions of its tensors count from the end of its header."""
+    size = int.from_bytes(content[:8], "little")
+    head = json.loads(content[8 : 8 + size])
+    head["__metadata__"] |= metadata
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

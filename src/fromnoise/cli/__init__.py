@@ -22,6 +22,7 @@ from fromnoise.cli import (
     export,
     guide,
     import_model,
+    push,
     recipes,
     sample,
     show,
@@ -47,6 +48,7 @@ VERBS = {
     "data": data,
     "import": import_model,
     "export": export,
+    "push": push,
     "recipes": recipes,
     "web": web,
 }

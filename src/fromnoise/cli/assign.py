@@ -25,7 +25,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name")
     add("data", metavar="SPEC", help="the images; SPEC:split selects a split")
     add("-n", dest="limit", metavar="N", type=int, help="number of images, selected by the seed; default: all")
     add(

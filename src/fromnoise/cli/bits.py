@@ -28,7 +28,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name")
     add("--data", metavar="SPEC", help="images; those of the model's recipe by default")
     add("-n", dest="count", metavar="N", type=int, default=256, help="held-out and training images for the bound")
     add("--bound-steps", metavar="S", default="32", help="sampled steps of the bound per image, or all")

@@ -34,7 +34,9 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("sources", metavar="SOURCE", nargs="+", help="a run, a model of another program, or image files")
+    add(
+        "sources", metavar="SOURCE", nargs="+", help="a run, hub:owner/name, a model of another program, or image files"
+    )
     add("--against", metavar="SPEC", help="real images; the training data of the runs by default")
     add("-n", dest="count", metavar="N", type=int, default=2000, help="number of samples of each source")
     add(

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     import fromnoise.interop  # noqa: F401  registers the exporters
 
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name")
     add("--out", metavar="PATH", type=Path, required=True, help="new folder or file")
     component_flags.add_flag(parser, "exporter", "--to", "format")
     parser.epilog = f"{component_flags.add_list_of_components('exporter')}\n\n{EPILOG}"

@@ -15,7 +15,7 @@ EPILOG = """example:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name")
     add("--data", metavar="SPEC", help="labeled data (default: the data of the run)")
     add("--out", metavar="FILE", type=Path, required=True, help="where to write the classifier, .safetensors")
     add("--steps", metavar="N", type=int, default=2000, help="optimizer steps")

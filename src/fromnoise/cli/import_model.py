@@ -11,8 +11,9 @@ HELP = "import a model of another program"
 EPILOG = """the result is a run directory, which every verb takes. A pickle (.pt, .bin) is read by this verb
 alone, without calling the functions that it names.
 
-example:
-  fromnoise import ~/models/ddpm-cifar10-32 --out runs/cifar10"""
+examples:
+  fromnoise import ~/models/ddpm-cifar10-32 --out runs/cifar10
+  fromnoise import hub:google/ddpm-cifar10-32 --out runs/cifar10"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     import fromnoise.interop  # noqa: F401  registers the importers
 
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="a folder or file with the model")
+    add("source", metavar="SOURCE", help="a folder or file with the model, or hub:owner/name")
     add("--out", metavar="RUN", type=Path, required=True, help="run directory of the imported model, or a .safetensors")
     add(
         "--value-range",
@@ -35,15 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import."""
     from fromnoise import interop
-    from fromnoise.interop import pickles
     from fromnoise.interop.importing import check_out
 
     check_out(args.out)
-    if pickles.is_pickle(args.source):
-        print(pickles.NOTICE.format(path=args.source))
     options = component_flags.given_options(args, "importer")
     value_range = parse_range(args.value_range) if args.value_range is not None else (-1.0, 1.0)
-    imported = interop.import_model(args.source, args.format, options, value_range=value_range, read_pickles=True)
+    imported = interop.import_model(
+        args.source, args.format, options, value_range=value_range, read_pickles=True, on_notice=print
+    )
     for note in imported.notes:
         print(note)
     imported.save(args.out)

@@ -30,7 +30,7 @@ LARGEST_COUNT = 10_000_000
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run directory or one .safetensors file")
+    add("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name")
     add(
         "-n",
         dest="count",
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         if path is not None:
             check_file(path, ending)
     loaded = load_model(args.model)
-    out = args.out or loaded.path.parent / f"sampled-{args.seed}.png"
+    out = args.out or loaded.results / f"sampled-{args.seed}.png"
     recipe = loaded.model.recipe
     if args.as_published and recipe.published is None:
         raise UserError(f"--as-published: the recipe {recipe.name} states no published sampling settings: leave it out")

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shared = add_figure("shared", "samples that share x_t", 8)
     rate = add_figure("rate", "rate against distortion of progressive coding, as a plot and a table", 64)
     for figure in (progressive, shared, rate):
-        figure.add_argument("model", metavar="RUN", help="a run directory or a .safetensors file")
+        figure.add_argument("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name")
         figure.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     for figure in (progressive, shared):
         figure.add_argument("--steps", metavar="K", type=int, help="sampling steps; those of the recipe by default")
@@ -88,9 +88,10 @@ def _forward(args: argparse.Namespace) -> Image:
     from fromnoise.model import build
     from fromnoise.pipeline import forward_process
     from fromnoise.reporting import image_io
+    from fromnoise.utils.hub import is_hub
 
     path = Path(args.source)
-    is_run = path.is_dir() or path.suffix == ".safetensors"
+    is_run = path.is_dir() or path.suffix == ".safetensors" or is_hub(path)
     recipe = load_model(path).model.recipe if is_run else recipes.load(args.source)
     if args.data:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": args.data})})

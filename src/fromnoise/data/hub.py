@@ -22,7 +22,7 @@ def open_hub(name: str, log: Log) -> Splits:
     try:
         import datasets
     except ImportError:
-        raise UserError("data sets of the hub need the package datasets; run pip install datasets") from None
+        raise UserError("data sets of the hub need the package datasets: pip install 'fromnoise[datasets]'") from None
     if not name.strip("/"):
         raise UserError("'hub:' names no data set; write hub:owner/name, as in hub:ylecun/mnist")
     repo, config = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:]) or None

@@ -30,6 +30,7 @@ from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.hub import has_repository, is_hub, open_repository
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ class SampleRequest:
 
 
 def is_run(name: str) -> bool:
-    """Whether a name is a run directory or a model file, as opposed to images."""
+    """Whether a name is a run directory, a model file or a model of the hub, as opposed to images."""
     path = Path(name)
+    if is_hub(name):
+        return has_repository(name) and open_repository(name).is_run
     return path.suffix == ".safetensors" or (path / "recipe.toml").exists() or (path / "model.safetensors").exists()
 
 
@@ -102,6 +105,8 @@ def open_runs(
         check_exists(name)
     runs: dict[str, LoadedModel] = {}
     for name in names:
+        if is_hub(name) and not has_repository(name):
+            continue  # a data set
         loaded = open_foreign(name) or (load_model(name) if is_run(name) else None)
         if loaded is not None:
             runs[name] = loaded

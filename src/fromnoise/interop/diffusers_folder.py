@@ -6,6 +6,7 @@ The network becomes network ``diffusers``, whose weights keep their names, so th
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -22,10 +23,13 @@ from fromnoise.networks.diffusers_layers import ACTIVATIONS
 from fromnoise.networks.diffusers_unet import DownBlock, UpBlock
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import printable
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = Path("scheduler", "scheduler_config.json")
-_VARIANTS = (WEIGHTS, "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.safetensors")
+_STEM = "diffusion_pytorch_model"
+_VARIANTS = ("", ".fp16", ".non_ema")
+_MAX_FILES = 1000
 _WIDEST = 1 << 16  # channels, layers, classes
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(\.)")
@@ -52,19 +56,22 @@ class DiffusersFolder(Importer):
 
     @classmethod
     def recognizes(cls, source: Source) -> bool:
-        """A folder with a pipeline's index, a network in ``unet/``, or a network's configuration and weights."""
-        network = source.has("config.json") and any(source.path.glob("diffusion_pytorch_model*"))
-        return source.has("model_index.json") or source.has("unet/config.json") or network
+        """A folder with a pipeline's index, a network in ``unet/``, or a network's configuration."""
+        if source.has("model_index.json") or source.has("unet/config.json"):
+            return True
+        try:
+            return source.has("config.json") and "_class_name" in source.json("config.json")
+        except UserError:
+            return any(source.path.glob(f"{_STEM}*"))
 
     def read(self, source: Source) -> Imported:
         """Read a pipeline or a network."""
-        if source.has("model_index.json"):
-            _check_index(source)
+        index = _check_index(source) if source.has("model_index.json") else {}
         folder = source.path / "unet" if source.has("unet") else source.path
         config = ForeignConfig(str(folder / "config.json"), read_json(folder / "config.json"))
         scheduler = self._scheduler(source)
-        network, info = self._network(config, scheduler.diffusion["learned_variance"])
-        weights, notes = _weights(folder)
+        network, info = self._network(config, scheduler.diffusion["learned_variance"], index)
+        weights, notes = _weights(source, folder)
         recipe: dict[str, Any] = {
             "network": network,
             "diffusion": scheduler.diffusion,
@@ -77,7 +84,8 @@ class DiffusersFolder(Importer):
         return Imported(recipe, info, weights, [*scheduler.notes, *notes, *unread])
 
     def _scheduler(self, source: Source) -> Scheduler:
-        path = Path(self.scheduler) if self.scheduler is not None else source.path / SCHEDULER
+        path = source.path / (SCHEDULER.name if source.has(SCHEDULER.name) else SCHEDULER)
+        path = path if self.scheduler is None else Path(self.scheduler)
         if not path.exists() and self.scheduler is None:
             found = read_scheduler(ForeignConfig("scheduler", {"_class_name": "DDPMScheduler"}), default_sampling=True)
             note = "no scheduler: 1000 linear betas from 1e-4 to 0.02 and prediction_type epsilon are assumed"
@@ -89,7 +97,9 @@ class DiffusersFolder(Importer):
             hint = "" if self.sampling == "default" else "; or use --sampling default for fromnoise's sampler"
             raise UserError(f"{error}{hint}") from None
 
-    def _network(self, config: ForeignConfig, learned_variance: bool) -> tuple[dict[str, Any], DatasetInfo]:
+    def _network(
+        self, config: ForeignConfig, learned_variance: bool, index: dict[str, Any]
+    ) -> tuple[dict[str, Any], DatasetInfo]:
         """The options of network ``diffusers``, and the shape and the classes of its data."""
         config.choice("_class_name", "UNet2DModel", ("UNet2DModel",))
         channels = config.integer("in_channels", 3, 1, 1024)
@@ -98,9 +108,12 @@ class DiffusersFolder(Importer):
             raise config.refuse("out_channels", f"{outputs} for in_channels = {channels} and this variance_type")
         config.choice("class_embed_type", None, (None,))
         rows = config.optional_integer("num_class_embeds", 1, _WIDEST)
-        if self.null_class is not None and (rows is None or not 0 <= self.null_class < rows or rows < 2):
-            raise UserError(f"--null-class {self.null_class} is no row of {config.name}: num_class_embeds = {rows}")
-        classes = None if rows is None else tuple(str(c) for c in range(rows - (self.null_class is not None)))
+        null = self.null_class
+        if null is None and type(index.get("null_class")) is int:  # of a pipeline that fromnoise exported
+            null = index["null_class"]
+        if null is not None and (rows is None or not 0 <= null < rows or rows < 2):
+            raise UserError(f"--null-class {null} is no row of {config.name}: num_class_embeds = {rows}")
+        classes = None if rows is None else _class_names(index, rows - (null is not None))
         levels = config.many("block_out_channels", (224, 448, 672, 896), int, 64)
         table = config.optional_integer("num_train_timesteps", 1, _WIDEST)
         return {
@@ -130,7 +143,7 @@ class DiffusersFolder(Importer):
             "resnet_time_scale_shift": config.choice("resnet_time_scale_shift", "default", ("default", "scale_shift")),
             "add_attention": config.flag("add_attention", True),
             "num_train_timesteps": table,
-            "null_class": self.null_class,
+            "null_class": null,
         }, DatasetInfo((channels, *self._size(config)), classes)
 
     def _size(self, config: ForeignConfig) -> tuple[int, int]:
@@ -168,8 +181,18 @@ def _head_dim(config: ForeignConfig) -> int | None:
     return config.optional_integer("attention_head_dim", 1, _WIDEST)
 
 
-def _check_index(source: Source) -> None:
-    """Check that a pipeline consists of a UNet2DModel and a scheduler.
+def _class_names(index: dict[str, Any], count: int) -> tuple[str, ...]:
+    """The names of the classes in a pipeline's ``id2label``, or their numbers."""
+    named = index.get("id2label")
+    numbers = tuple(map(str, range(count)))
+    if not isinstance(named, dict) or set(named) != set(numbers):
+        return numbers
+    names = tuple(printable(str(named[number]))[:200] for number in numbers)
+    return names if len(set(names)) == count else numbers
+
+
+def _check_index(source: Source) -> dict[str, Any]:
+    """The index of a pipeline of a UNet2DModel and a scheduler.
 
     Raises:
         UserError: it has other parts.
@@ -179,26 +202,32 @@ def _check_index(source: Source) -> None:
     other = sorted(set(parts) - {"unet", "scheduler"})
     if other:
         raise UserError(
-            f"{source.path} is a pipeline with {', '.join(other)[:80]}, which fromnoise does not have: "
+            f"{source.name} is a pipeline with {', '.join(other)[:80]}, which fromnoise does not have: "
             "pipelines of a UNet2DModel and a scheduler can be imported"
         )
-    if parts.get("unet", ["diffusers", "UNet2DModel"])[-1] != "UNet2DModel":
-        raise UserError(f"{source.path}: its unet is a {str(parts['unet'][-1])[:60]!r}; UNet2DModel can be imported")
+    if parts.get("unet", ["diffusers", "UNet2DModel"])[-1:] != ["UNet2DModel"]:
+        raise UserError(f"{source.name}: its unet is a {str(parts['unet'])[-60:]!r}; UNet2DModel can be imported")
+    return index
 
 
-def _weights(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+def _weights(source: Source, folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The weights in float32 by the names of today's versions, and what was converted.
 
     Raises:
         UserError: there are none.
     """
-    path = next((folder / name for name in _VARIANTS if (folder / name).exists()), None)
-    if path is None:
-        found = next(iter(sorted(p.name for p in folder.glob("diffusion_pytorch_model*"))), None)
-        hint = f"it has {found}; save it with safe_serialization=True, in one file" if found else "it is not complete"
-        raise UserError(f"{folder} has no {WEIGHTS}: {hint}")
-    notes: list[str] = [] if path.name == WEIGHTS else [f"weights of {path.name}"]
-    tensors = read_safetensors(path)
+    inside = "unet/" if folder != source.path else ""
+    name = _find(source, folder, inside, "safetensors")
+    if name is None and source.read_pickles:
+        name = _find(source, folder, inside, "bin")
+    if name is None:
+        found = next(iter(sorted(p.name for p in folder.glob(f"{_STEM}*"))), None)
+        hint = "it is not complete"
+        if not source.read_pickles:
+            hint = f"{f'it has {found}; ' if found else ''}pickles (.bin) are read by fromnoise import alone"
+        raise UserError(f"{source.name} has no {inside}{WEIGHTS}: {hint}")
+    notes = [] if name == WEIGHTS else [f"weights of {name}"]
+    tensors = dict(_tensors(source, folder, inside, name))
     if any(_OLD_NAME.search(name) for name in tensors):
         notes.append("attention weights renamed, as diffusers does: query, key, value, proj_attn to to_q, to_k, ...")
     kinds = {str(t.dtype).removeprefix("torch.") for t in tensors.values()} - {"float32"}
@@ -207,3 +236,53 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     return {
         _OLD_NAME.sub(lambda m: m[1] + _OLD_NAMES[m[2]] + m[3], n): t.to(torch.float32) for n, t in tensors.items()
     }, notes
+
+
+def _find(source: Source, folder: Path, inside: str, suffix: str) -> str | None:
+    """Name of the file with the weights, or of the index of several; None if there is none."""
+    names = [f"{_STEM}{variant}.{suffix}" for variant in _VARIANTS]
+    for name in (*names, *(f"{_STEM}.{suffix}.index{variant}.json" for variant in _VARIANTS)):
+        source.fetch(inside + name)
+        if (folder / name).exists():
+            return name
+    return None
+
+
+def _tensors(source: Source, folder: Path, inside: str, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file, or of all files of an index.
+
+    Raises:
+        UserError: a file is missing, damaged or holds something else.
+    """
+    read: Callable[[Path], Any] = source.pickle_of if ".bin" in name else read_safetensors
+    files = {name: None} if not name.endswith(".json") else _files_of_index(folder / name)
+    source.fetch(*(inside + file for file in files))
+    for file, wanted in files.items():
+        held = read(folder / file)
+        if not isinstance(held, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in held.items()):
+            raise UserError(f"{folder / file} holds something else than the weights of a network")
+        missing = (wanted or set()) - set(held)
+        if missing:
+            raise UserError(f"{folder / file} has no {printable(min(missing))}, which {name} places there")
+        yield from ((k, v) for k, v in held.items() if wanted is None or k in wanted)
+
+
+def _files_of_index(path: Path) -> dict[str, set[str]]:
+    """The names of the tensors in each file of an index.
+
+    Raises:
+        UserError: it is damaged, or names something else than files beside it.
+    """
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise UserError(f"{path} has no weight_map: download it again")
+    files: dict[str, set[str]] = {}
+    for tensor, file in places.items():
+        if not isinstance(file, str) or not re.fullmatch(rf"{_STEM}[\w.-]*\.(safetensors|bin)", file):
+            raise UserError(f"{path}: {printable(str(file))[:60]!r} is no name of a file of weights beside it")
+        files.setdefault(file, set()).add(tensor)
+    if len(files) > _MAX_FILES:
+        raise UserError(f"{path} names {len(files):,} files: at most {_MAX_FILES:,} are read")
+    if path.name.startswith(WEIGHTS) != all(file.endswith(".safetensors") for file in files):
+        raise UserError(f"{path} names files of another kind than its own name")
+    return files

@@ -6,8 +6,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from fromnoise.config import SamplingConfig
 from fromnoise.interop.options import build_with_options
-from fromnoise.model import Model
+from fromnoise.model import Model, with_sampler
+from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import first_line
 
 
 class Exporter(ABC):
@@ -35,6 +40,41 @@ class Exporter(ABC):
         Raises:
             UserError: the model cannot be expressed exactly in the format; the message says why.
         """
+
+
+def sampling_with(config: SamplingConfig, sampler: str | None, **values: Any) -> SamplingConfig:
+    """A sampling configuration with the options of an exporter.
+
+    Args:
+        config: of the recipe.
+        sampler: name of another sampler; None keeps that of the recipe.
+        values: further keys; None keeps those of the recipe.
+
+    Raises:
+        UserError: there is no such sampler, or a value is out of range.
+    """
+    changed = {key: value for key, value in values.items() if value is not None}
+    try:
+        config = config if sampler is None else with_sampler(config, sampler)
+        return SamplingConfig.model_validate(config.model_dump() | changed)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"][:1])) or "sampler"
+        reason = first_line(ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")))
+        raise UserError(f"--{key}: {reason}") from None
+
+
+def unwritten_guidance(config: SamplingConfig) -> str | None:
+    """What of the guidance an exported loop does not do; None if it does all.
+
+    An exported loop has the scale of classifier-free guidance alone.
+    """
+    if config.guidance == 1:
+        return None
+    if (config.interval or config.interval_logsnr) is not None:
+        return "a guidance interval"
+    if config.guidance_method.kind != "classifier-free" or config.guidance_method.rescale != 0:
+        return f"guidance {config.guidance_method.kind} with options"
+    return None
 
 
 def build_exporter(name: str, options: dict[str, Any]) -> Exporter:

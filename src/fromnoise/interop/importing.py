@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from fromnoise.interop.source import Source
 from fromnoise.model import Model
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import check_file, check_folder
+from fromnoise.utils.hub import is_hub, open_repository
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,13 @@ def find(source: Source) -> str | None:
 
 
 def is_foreign(path: str | Path) -> bool:
-    """Whether a path is a model of another program that is read without opening a pickle."""
+    """Whether a path or a repository is a model of another program that is read without opening a pickle.
+
+    Raises:
+        UserError: the repository cannot be read.
+    """
+    if is_hub(path):
+        return not open_repository(path).is_run
     folder = Path(path)
     if not folder.exists() or (folder / "model.safetensors").exists():
         return False
@@ -112,20 +120,22 @@ def import_model(
     *,
     value_range: tuple[float, float] = (-1.0, 1.0),
     read_pickles: bool = False,
+    on_notice: Callable[[str], object] = lambda line: None,
 ) -> ImportedModel:
     """Import a model of another program.
 
     Args:
-        path: folder or file.
+        path: folder or file, or ``hub:owner/name[@revision]``.
         format: name of an importer; None is the one that recognizes the source.
         options: of the importer.
         value_range: smallest and largest pixel value of the images that the network was trained on.
         read_pickles: as of ``Source``.
+        on_notice: as of ``Source``.
 
     Raises:
         UserError: no importer recognizes it, or it cannot be imported; the message says why.
     """
-    source = Source(path, read_pickles)
+    source = Source(path, read_pickles, on_notice)
     name = format or find(source)
     if name is None:
         titles = [registry.get("importer", n).title for n in registry.names("importer")]  # pyright: ignore[reportFunctionMemberAccess]

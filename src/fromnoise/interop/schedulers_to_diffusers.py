@@ -32,13 +32,15 @@ class SchedulerFile:
     Attributes:
         class_name: of the scheduler.
         config: its options.
-        call: arguments with which a pipeline draws as fromnoise does; empty if no pipeline takes the scheduler.
+        steps: with which it draws as fromnoise does.
+        step_options: arguments of its ``step``.
         notes: what its user must know.
     """
 
     class_name: str
     config: dict[str, Any]
-    call: str
+    steps: int
+    step_options: dict[str, Any]
     notes: list[str]
 
 
@@ -60,11 +62,6 @@ def write_scheduler(model: Model, config: SamplingConfig) -> SchedulerFile:
     for key, value in (("loss.offset_noise", recipe.loss.offset_noise), ("sample.truncation", config.truncation)):
         if value:
             raise UserError(f"{key} = {value}: diffusers' pipelines draw plain Gaussian noise, so images would differ")
-    if config.guidance != 1:
-        raise UserError(
-            f"sample.guidance = {config.guidance:g}: a pipeline of diffusers for a UNet2DModel has no guidance; "
-            "give --guidance 1 to export the model without it"
-        )
     name, notes = _KINDS[config.sampler.kind], []
     if model.denoiser.learned_variance and name != "DDPMScheduler":
         raise UserError(
@@ -73,7 +70,7 @@ def write_scheduler(model: Model, config: SamplingConfig) -> SchedulerFile:
         )
     steps = model.steps(config)
     values = {"prediction_type": names[target], **_betas(model, name), **_grid(model, config, name)}
-    call = f"num_inference_steps={steps}"
+    step_options: dict[str, Any] = {}
     if name == "DDPMScheduler":
         values |= _ddpm(model, config)
         last = int(round(float(model.levels(config)[-2].t) * values["num_train_timesteps"]))
@@ -81,21 +78,17 @@ def write_scheduler(model: Model, config: SamplingConfig) -> SchedulerFile:
             notes.append("diffusers adds noise to the result, as its last step is not from t = 0; fromnoise does not")
     elif name == "DDIMScheduler":
         values |= {"clip_sample": config.clip and config.threshold is None, **_threshold(config)}
-        call += f", eta={getattr(config.sampler, 'eta', 0.0):g}"
-        call += ", use_clipped_model_output=True" if config.clip or config.threshold is not None else ""
+        step_options["eta"] = getattr(config.sampler, "eta", 0.0)
+        if config.clip or config.threshold is not None:
+            step_options["use_clipped_model_output"] = True
     else:
         clipped = {"thresholding": config.clip, "sample_max_value": 1.0}  # a threshold of 1 is clipping
         values |= clipped | _threshold(config)
         if name == "UniPCMultistepScheduler":
             values["solver_order"] = getattr(config.sampler, "order", 2)
-            call = ""
-            notes.append(
-                "diffusers' pipelines of a UNet2DModel cannot call UniPCMultistepScheduler: call scheduler.step in a "
-                f"loop after scheduler.set_timesteps({steps}), or export with --sampler dpmpp-2m"
-            )
         elif config.sampler.kind.endswith("sde"):
             values["algorithm_type"] = "sde-dpmsolver++"
-    return SchedulerFile(name, values, call, notes)
+    return SchedulerFile(name, values, steps, step_options, notes)
 
 
 def _betas(model: Model, name: str) -> dict[str, Any]:

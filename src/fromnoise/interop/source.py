@@ -1,8 +1,9 @@
-"""Where a foreign model lies: a folder or a file, read once and within limits."""
+"""Where a foreign model lies: a folder, a file or a repository of the hub, read once and within limits."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
-from fromnoise.interop.pickles import is_pickle, read_pickle
+from fromnoise.interop.pickles import NOTICE, is_pickle, read_pickle
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.hub import is_hub, open_repository
 from fromnoise.utils.reading import decoding, limits, read_bytes, read_text
 
 MAX_CONFIG = 16 << 20
@@ -19,26 +21,44 @@ MAX_CONFIG = 16 << 20
 
 
 class Source:
-    """A folder or a file with a foreign model.
+    """A folder or a file with a foreign model, or a repository of the hub.
 
     Attributes:
-        path: of it.
+        path: of it; for a repository, the folder of its small files, to which ``fetch`` adds.
+        name: for messages.
         read_pickles: whether a pickle may be read, with ``weights_only=True``: ``fromnoise import`` alone does.
     """
 
-    def __init__(self, path: str | Path, read_pickles: bool = False) -> None:
-        """Name the source; nothing is read.
+    def __init__(
+        self,
+        path: str | Path,
+        read_pickles: bool = False,
+        on_notice: Callable[[str], object] = lambda line: None,
+    ) -> None:
+        """Name the source; of a repository the small files are downloaded.
 
         Args:
-            path: of it.
+            path: of it, or ``hub:owner/name[@revision]``.
             read_pickles: as above.
+            on_notice: called with the sentence that is said before a pickle is read.
 
         Raises:
-            UserError: there is nothing at the path.
+            UserError: there is nothing at the path, or the repository cannot be read.
         """
-        self.path, self.read_pickles = Path(path), read_pickles
+        self._repository = open_repository(path) if is_hub(path) else None
+        self.path = self._repository.folder if self._repository is not None else Path(path)
+        self.name, self.read_pickles, self._on_notice = str(path), read_pickles, on_notice
         if not self.path.exists():
             raise UserError(f"there is no model at '{path}': name a folder or a file")
+
+    def fetch(self, *patterns: str) -> None:
+        """Download the files of a repository that match; those of a folder are here.
+
+        Raises:
+            UserError: the hub cannot be reached.
+        """
+        if self._repository is not None:
+            self._repository.fetch(*patterns)
 
     def has(self, name: str) -> bool:
         """Whether the folder has a file or folder of this name."""
@@ -64,9 +84,18 @@ class Source:
         Raises:
             UserError: it calls functions, is damaged, or may not be read.
         """
+        return self.pickle_of(self.path)
+
+    def pickle_of(self, path: Path) -> Any:
+        """What a pickle in the source holds.
+
+        Raises:
+            UserError: it calls functions, is damaged, or may not be read.
+        """
         if not self.read_pickles:
-            raise UserError(f"{self.path} is a pickle: make a run folder of it with fromnoise import")
-        return read_pickle(self.path)
+            raise UserError(f"{path} is a pickle: make a run folder of it with fromnoise import")
+        self._on_notice(NOTICE.format(path=path))
+        return read_pickle(path)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Export to a folder that DDPMPipeline or DDIMPipeline of diffusers opens."""
+"""Export to a folder that diffusers opens: by a stock pipeline, or by one that the folder carries if need be."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from fromnoise.config import SamplingConfig
 from fromnoise.interop.adm_to_diffusers import adm_config
 from fromnoise.interop.diffusers_folder import SCHEDULER, WEIGHTS
-from fromnoise.interop.exporting import Exporter
+from fromnoise.interop.exporting import Exporter, sampling_with, unwritten_guidance
 from fromnoise.interop.importing import check_out
-from fromnoise.interop.schedulers_to_diffusers import write_scheduler
+from fromnoise.interop.schedulers_to_diffusers import SchedulerFile, write_scheduler
 from fromnoise.interop.unet_to_diffusers import unet2d_config, unet2d_weights
-from fromnoise.model import Model, with_sampler
+from fromnoise.model import Model
 from fromnoise.networks.adm_unet import ADMUNet
 from fromnoise.networks.diffusers_unet import DiffusersUNet
+from fromnoise.networks.layers import ceil_to
 from fromnoise.networks.unet import UNet
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
@@ -29,18 +28,38 @@ from fromnoise.utils.files import write_atomic
 _VERSION = "0.42.1"
 """The version of diffusers with which the tests compare."""
 _CLASS_EMBEDDING = "class_embedding.weight"
+FILES = Path(__file__).parent / "diffusers_files"
+"""The files of Python that a folder carries where diffusers' own classes are not enough."""
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The network of a folder.
+
+    Attributes:
+        config: options of its UNet2DModel.
+        weights: of that.
+        changes: options of ``FromnoiseNetwork``, which has the UNet2DModel within; empty for the UNet2DModel alone.
+    """
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    changes: dict[str, Any]
 
 
 @register("exporter", "diffusers")
 @dataclass(frozen=True)
 class DiffusersExport(Exporter):
-    """A folder for DDPMPipeline or DDIMPipeline of diffusers, which then draws the same images from the same noise.
+    """A folder for diffusers, which then draws the same images from the same noise.
+
+    DDPMPipeline or DDIMPipeline opens it; a folder with classes, guidance, sampler unipc, or a network that UNet2DModel
+    does not have carries a pipeline of its own.
 
     Attributes:
-        label: class whose images the folder draws, for a conditional model; left out: its network takes class_labels
+        label: class whose images the folder draws, for a conditional model; left out: its pipeline takes class_labels
         sampler: sampler of the scheduler; left out: that of the recipe
         steps: number of steps that the scheduler is checked for; left out: that of the recipe or the sampler
-        guidance: 1 exports a model whose recipe samples with guidance without it
+        guidance: guidance scale, for a conditional model without label; left out: that of the recipe
     """
 
     label: str | None = None
@@ -55,53 +74,81 @@ class DiffusersExport(Exporter):
             raise UserError(f"{out}: give --out the name of a folder")
 
     def write(self, model: Model, out: Path) -> list[str]:
-        """Write the index, the network and the scheduler."""
+        """Write the index, the network, the scheduler, and the files of Python that they need."""
         _check_model(model)
-        config, weights = _network(model)
-        notes = []
-        if model.dataset_info.class_names is not None:
-            if self.label is not None:
-                _bake_class(model, config, weights, self.label)
-            else:
-                first = "row 0 is no class, row c + 1 is class c" if isinstance(model.denoiser.network, UNet) else ""
-                notes.append(
-                    "the pipelines of diffusers pass no classes: call the unet with class_labels"
-                    f"{f' ({first})' if first else ''}, or export one class with --label"
-                )
-        elif self.label is not None:
-            raise UserError("this model has no classes: leave out --label")
-        scheduler = write_scheduler(model, self._sampling(model))
-        pipeline = "DDIMPipeline" if scheduler.class_name == "DDIMScheduler" else "DDPMPipeline"
-        index = {
-            "_class_name": pipeline,
+        sampling = sampling_with(model.recipe.sample, self.sampler, steps=self.steps, guidance=self.guidance)
+        classes = model.dataset_info.class_names if self.label is None else None
+        if sampling.guidance != 1 and classes is None:
+            reason = "one class" if self.label is not None else "a model without classes"
+            raise UserError(f"guidance {sampling.guidance:g} does not apply to {reason}: give --guidance 1")
+        refused = unwritten_guidance(sampling)
+        if refused is not None:
+            raise UserError(f"a pipeline of diffusers does not have {refused}: give --guidance 1, or change sample.*")
+        network = _network(model)
+        if self.label is not None:
+            _bake_class(model, network, self.label)
+        scheduler = write_scheduler(model, sampling)
+        stock = classes is None and not network.changes and scheduler.class_name != "UniPCMultistepScheduler"
+        _write_network(out / "unet", network, model.dataset_info.shape)
+        _write_json(out / SCHEDULER, {"_class_name": scheduler.class_name, **scheduler.config})
+        index: dict[str, Any] = {
             "_diffusers_version": _VERSION,
             "scheduler": ["diffusers", scheduler.class_name],
-            "unet": ["diffusers", "UNet2DModel"],
+            "unet": ["fromnoise_network", "FromnoiseNetwork"] if network.changes else ["diffusers", "UNet2DModel"],
         }
-        weights = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
-        write_atomic(out / "unet" / WEIGHTS, save(weights, {"format": "pt"}))
-        _write_json(out / "unet" / "config.json", {"_class_name": "UNet2DModel", **config})
-        _write_json(out / SCHEDULER, {"_class_name": scheduler.class_name, **scheduler.config})
+        if stock:
+            index["_class_name"] = "DDIMPipeline" if scheduler.class_name == "DDIMScheduler" else "DDPMPipeline"
+            arguments = {"num_inference_steps": scheduler.steps, **scheduler.step_options}
+            call = f'{index["_class_name"]}.from_pretrained("{out}")({_call(arguments)})'
+            notes = [f"draws as fromnoise does, in float32: {call}"]
+        else:
+            index |= _own_pipeline(model, classes, sampling.guidance, scheduler)
+            write_atomic(out / "pipeline.py", (FILES / "pipeline.py").read_bytes())
+            notes = _notes_of_own_pipeline(model, out, classes, bool(network.changes))
         _write_json(out / "model_index.json", index)
-        if scheduler.call:
-            call = f'{pipeline}.from_pretrained("{out}")({scheduler.call})'
-            notes.append(f"draws as fromnoise does, in float32: {call}")
         return [*scheduler.notes, *notes]
 
-    def _sampling(self, model: Model) -> SamplingConfig:
-        """The sampling of the recipe with the options."""
-        config = model.recipe.sample
-        changed = {k: v for k, v in (("steps", self.steps), ("guidance", self.guidance)) if v is not None}
-        try:
-            if self.sampler is not None:
-                config = with_sampler(config, self.sampler)
-            return config.model_copy(update=changed)
-        except ValidationError as error:
-            raise UserError(f"--sampler, --steps: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+def _call(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in arguments.items())
+
+
+def _own_pipeline(
+    model: Model, classes: tuple[str, ...] | None, guidance: float, scheduler: SchedulerFile
+) -> dict[str, Any]:
+    """The arguments of ``FromnoisePipeline``, in the index; no lists, which diffusers takes for parts of the pipeline.
+
+    Raises:
+        UserError: guidance of a network that cannot leave out the class.
+    """
+    null = _null_row(model) if classes is not None else None
+    if guidance != 1 and null is None:
+        raise UserError("guidance needs a network that was trained with images without a class: give --guidance 1")
+    return {
+        "_class_name": ["pipeline", "FromnoisePipeline"],
+        "id2label": None if classes is None else {str(i): name for i, name in enumerate(classes)},
+        "null_class": null,
+        "guidance_scale": guidance,
+        "steps": scheduler.steps,
+        "step_options": scheduler.step_options,
+    }
+
+
+def _notes_of_own_pipeline(model: Model, out: Path, classes: tuple[str, ...] | None, network: bool) -> list[str]:
+    """How the folder is called, and which code that runs."""
+    arguments: dict[str, Any] = {"batch_size": 4}
+    if classes is not None:
+        arguments["class_labels"] = [classes[0]]
+    files = "pipeline.py and unet/fromnoise_network.py" if network else "pipeline.py"
+    return [
+        f"trust_remote_code runs {files} of this folder, which you can read",
+        "draws as fromnoise does, in float32: "
+        f'DiffusionPipeline.from_pretrained("{out}", trust_remote_code=True)({_call(arguments)})',
+    ]
 
 
 def _check_model(model: Model) -> None:
-    """Refuse what no UNet2DModel does.
+    """Refuse what no pipeline of diffusers does.
 
     Raises:
         UserError: with the reason.
@@ -117,58 +164,78 @@ def _check_model(model: Model) -> None:
     reason = next((text for text, true in reasons.items() if true), None)
     if reason is not None:
         raise UserError(f"this model cannot be exported to diffusers; it has {reason}")
-    multiple = getattr(model.denoiser.network, "multiple", 1)
-    height, width = model.dataset_info.shape[1:]
-    if height % multiple or width % multiple:
-        raise UserError(
-            f"diffusers' UNet2DModel does not pad {height}x{width} pixels to multiples of {multiple}: "
-            "train with --data.size of such sides"
-        )
 
 
-def _network(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and weights of the UNet2DModel.
+def _network(model: Model) -> _Network:
+    """The network in diffusers' terms.
 
     Raises:
-        UserError: the network has no counterpart.
+        UserError: it has no counterpart.
     """
     network, options = model.denoiser.network, model.recipe.network
-    channels, height, width = model.dataset_info.shape
-    config: dict[str, Any] = {
-        "_diffusers_version": _VERSION,
-        "sample_size": height if height == width else [height, width],
-        "in_channels": channels,
-        "out_channels": channels * (2 if model.denoiser.learned_variance else 1),
-    }
     if isinstance(network, DiffusersUNet) and options.kind == "diffusers":
         values = {name: value for name, value in options.options().items() if name != "null_class"}
         values["mid_block_type"] = None if values["mid_block_type"] == "none" else values["mid_block_type"]
-        config, weights = config | values, dict(network.state_dict())
+        config, changes, weights = values, {}, dict(network.state_dict())
     elif isinstance(network, ADMUNet) and options.kind == "adm":
-        config, weights = config | adm_config(network, options), dict(network.state_dict())
+        config, changes, weights = adm_config(network, options), {}, dict(network.state_dict())
     elif isinstance(network, UNet) and options.kind == "unet":
-        config, weights = config | unet2d_config(network, options), unet2d_weights(network, options.blocks)  # pyright: ignore[reportAttributeAccessIssue]
+        config, changes = unet2d_config(network, options)
+        weights = unet2d_weights(network, options.blocks)  # pyright: ignore[reportAttributeAccessIssue]
     else:
         raise UserError(f"network {options.kind} has no counterpart in diffusers: export it --to safetensors")
+    channels, height, width = model.dataset_info.shape
+    patch, multiple = changes.get("patch", 1), network.multiple
+    if height % multiple or width % multiple:
+        changes["multiple"] = multiple
+    channels *= patch**2
+    config = {
+        "sample_size": _sides(ceil_to(height, multiple) // patch, ceil_to(width, multiple) // patch),
+        "in_channels": channels,
+        "out_channels": channels * (2 if model.denoiser.learned_variance else 1),
+    } | config
     if _CLASS_EMBEDDING in weights:
         config["num_class_embeds"] = len(weights[_CLASS_EMBEDDING])
-    return config, weights
+    return _Network(config, weights, changes)
 
 
-def _bake_class(model: Model, config: dict[str, Any], weights: dict[str, Tensor], label: str) -> None:
+def _null_row(model: Model) -> int | None:
+    """The row of the class embedding that stands for no class: 0 of the U-Net; of imported ones any, or none."""
+    return getattr(model.denoiser.network, "null_class", 0)
+
+
+def _sides(height: int, width: int) -> int | list[int]:
+    return height if height == width else [height, width]
+
+
+def _bake_class(model: Model, network: _Network, label: str) -> None:
     """Add the embedding of a class to the bias of the time embedding: an unconditional network for one class.
 
     Raises:
         UserError: there is no such class.
     """
+    if model.dataset_info.class_names is None:
+        raise UserError("this model has no classes: leave out --label")
     index = model.dataset_info.class_index(label)
-    network = model.denoiser.network
-    row = index + 1
-    if isinstance(network, DiffusersUNet | ADMUNet):
-        row = index + (network.null_class is not None and index >= network.null_class)
+    null = _null_row(model)
+    row = index + (null is not None and index >= null)
     bias = "time_embedding.linear_2.bias"
-    weights[bias] = weights[bias] + weights.pop(_CLASS_EMBEDDING)[row]
-    del config["num_class_embeds"]
+    network.weights[bias] = network.weights[bias] + network.weights.pop(_CLASS_EMBEDDING)[row]
+    del network.config["num_class_embeds"]
+
+
+def _write_network(folder: Path, network: _Network, shape: tuple[int, int, int]) -> None:
+    """Write configuration and weights; a changed network with the file of its class."""
+    config = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION, **network.config}
+    prefix = ""
+    if network.changes:
+        prefix = "unet."
+        own = {"options": network.config, "sample_size": _sides(*shape[1:]), "in_channels": shape[0]}
+        config = {"_class_name": "FromnoiseNetwork", "_diffusers_version": _VERSION, **own, **network.changes}
+        write_atomic(folder / "fromnoise_network.py", (FILES / "fromnoise_network.py").read_bytes())
+    weights = {prefix + name: t.detach().cpu().contiguous() for name, t in network.weights.items()}
+    write_atomic(folder / WEIGHTS, save(weights, {"format": "pt"}))
+    _write_json(folder / "config.json", config)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

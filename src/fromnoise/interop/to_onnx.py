@@ -16,24 +16,24 @@ from torch import Tensor, nn
 
 from fromnoise.config import SamplingConfig
 from fromnoise.diffusion.denoiser import Denoiser
-from fromnoise.interop.exporting import Exporter
+from fromnoise.interop.exporting import Exporter, sampling_with, unwritten_guidance
 from fromnoise.interop.importing import check_out
 from fromnoise.interop.step_coefficients import NotLinear, prediction_coefficients, step_coefficients
-from fromnoise.model import Model, with_sampler
+from fromnoise.model import Model
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
 from fromnoise.utils.reading import first_line
 
 _OPSET = 17
-RUNNER = Path(__file__).parent / "onnx_runner" / "sample.py"
-"""The program that samples, copied beside the model."""
+RUNNER = Path(__file__).parent / "onnx_runner"
+"""The program that samples, and its random numbers, which are copied beside the model."""
 
 
 @register("exporter", "onnx")
 @dataclass(frozen=True)
 class OnnxExport(Exporter):
-    """A folder with model.onnx, steps.json and sample.py, which samples with onnxruntime and numpy alone.
+    """A folder with model.onnx, steps.json, and sample.py, which samples with onnxruntime and numpy alone.
 
     Attributes:
         sampler: sampler whose steps are written; left out: that of the recipe
@@ -52,31 +52,22 @@ class OnnxExport(Exporter):
             raise UserError(f"{out}: give --out the name of a folder")
 
     def write(self, model: Model, out: Path) -> list[str]:
-        """Write the three files."""
+        """Write the four files."""
         if importlib.util.find_spec("onnx") is None:
             raise UserError("export to onnx needs the package onnx: pip install 'fromnoise[onnx]'")
-        steps = step_numbers(model, self._config(model))
+        config = sampling_with(model.recipe.sample, self.sampler, steps=self.steps, guidance=self.guidance)
+        steps = step_numbers(model, config)
         network = onnx_bytes(model)
         write_atomic(out / "model.onnx", network)
         write_atomic(out / "steps.json", (json.dumps(steps, indent=1, allow_nan=False) + "\n").encode())
-        write_atomic(out / "sample.py", RUNNER.read_bytes())
+        for name in ("sample.py", "noise.py"):
+            write_atomic(out / name, (RUNNER / name).read_bytes())
         height, width = model.dataset_info.shape[1:]
         return [
             f"network for batches of any size and images of {height}x{width} pixels; "
             f"{len(steps['steps'])} steps of sampler {steps['sampler']}",
             f"pip install onnxruntime numpy && python {out / 'sample.py'} -n 16 --out samples.npz",
         ]
-
-    def _config(self, model: Model) -> SamplingConfig:
-        """The recipe's sampling with the options."""
-        config = model.recipe.sample
-        if self.sampler is not None:
-            try:
-                config = with_sampler(config, self.sampler)
-            except ValueError as error:
-                raise UserError(f"--sampler {self.sampler}: {first_line(error)}") from None
-        changed = {"steps": self.steps, "guidance": self.guidance}
-        return config.model_copy(update={name: value for name, value in changed.items() if value is not None})
 
 
 def step_numbers(model: Model, config: SamplingConfig) -> dict[str, Any]:
@@ -93,10 +84,8 @@ def step_numbers(model: Model, config: SamplingConfig) -> dict[str, Any]:
     refused = {
         "sample.threshold": config.threshold is not None,
         "sample.truncation": config.truncation is not None,
-        "a guidance interval": config.guidance != 1 and (config.interval or config.interval_logsnr) is not None,
-        f"guidance {config.guidance_method.kind} with options": config.guidance != 1
-        and (config.guidance_method.kind != "classifier-free" or config.guidance_method.rescale != 0),
         "a learned variance": model.denoiser.learned_variance and getattr(sampler, "variance", 0) is None,
+        (guidance := unwritten_guidance(config)) or "": guidance is not None,
     }
     for what in (name for name, used in refused.items() if used):
         raise UserError(f"export to onnx: {what} is not written: export with --sampler ddim or --guidance 1")

@@ -19,12 +19,15 @@ from fromnoise.utils.errors import UserError
 _RESIDUAL = {"norm1": "norm1", "conv1": "conv1", "time": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
 
 
-def unet2d_config(network: UNet, options: ComponentConfig) -> dict[str, Any]:
+def unet2d_config(network: UNet, options: ComponentConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of the UNet2DModel that computes the same function, but for the sizes and the classes.
 
     Args:
         network: the U-Net.
         options: of the recipe, from which it was built.
+
+    Returns:
+        Options of the UNet2DModel, and those of ``diffusers_files/fromnoise_network.py`` where it is not enough.
 
     Raises:
         UserError: there is none; the message says why.
@@ -33,23 +36,25 @@ def unet2d_config(network: UNet, options: ComponentConfig) -> dict[str, Any]:
     blocks_up = o.blocks + 1 if o.blocks_up is None else o.blocks_up
     attentions = [m for m in network.modules() if isinstance(m, Attention)]
     one_head = all(m.heads == 1 for m in attentions)
-    head_dims = sorted({m.qkv.in_features // m.heads for m in attentions})
+    head_dims = {m.qkv.in_features // m.heads for m in attentions}
     impossible = {
-        f"network.patch = {o.patch}: it has no pixel-unshuffle": o.patch > 1,
         "network.positions: it has no embedding of the pixel coordinates": o.positions,
-        "network.attention_residual = normalized: its attention adds to the input": o.attention_residual != "input",
         f"network.upsampling = {o.upsampling}: it has nearest neighbour alone": o.upsampling != "nearest",
-        f"network.time_dim = {o.time_dim}: its sinusoids are as many as channels, {o.width}": (
-            o.time_dim not in (None, o.width)
-        ),
         f"network.blocks_up = {blocks_up}: it has {o.blocks + 1} at most": blocks_up > o.blocks + 1,
-        f"attention heads of {' and '.join(map(str, head_dims))} channels: all its heads have the same number; "
-        "train with network.head_dim instead of heads": len(head_dims) > 1 and not one_head,
         "attributes: it has classes alone": network.attributes is not None,
     }
     reason = next((text for text, true in impossible.items() if true), None)
     if reason is not None:
         raise UserError(f"diffusers' UNet2DModel cannot express {reason}")
+    changes: dict[str, Any] = {}
+    if o.patch > 1:
+        changes["patch"] = o.patch
+    if o.time_dim not in (None, o.width):
+        changes["time_channels"] = o.time_dim
+    if o.attention_residual == "normalized" and attentions:
+        changes["normalized_residual"] = True
+    if len(head_dims) > 1 and not one_head:
+        changes["heads"] = {str(m.qkv.in_features): m.heads for m in attentions}
     attention = [isinstance(level.attentions[0], Attention) for level in network.down]  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
     return {
         "block_out_channels": [o.width * m for m in o.multipliers],
@@ -57,7 +62,7 @@ def unet2d_config(network: UNet, options: ComponentConfig) -> dict[str, Any]:
         "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
         "layers_per_block": o.blocks,
         "add_attention": isinstance(network.middle[1], Attention),
-        "attention_head_dim": None if one_head else head_dims[0],
+        "attention_head_dim": None if one_head or "heads" in changes else min(head_dims),
         "norm_num_groups": o.groups,
         "attn_norm_num_groups": o.groups,
         "norm_eps": o.norm_eps,
@@ -67,7 +72,7 @@ def unet2d_config(network: UNet, options: ComponentConfig) -> dict[str, Any]:
         "flip_sin_to_cos": False,
         "freq_shift": 1,
         "downsample_padding": 0,
-    }
+    }, changes
 
 
 def unet2d_weights(network: UNet, blocks: int) -> dict[str, Tensor]:

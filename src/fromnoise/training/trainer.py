@@ -158,6 +158,7 @@ def open_model(model: Denoiser | Recipe | str, images: Any, labels: Any = None, 
     else:
         d = recipe.data
         data = as_data(images, labels=labels, size=d.size, channels=d.channels, holdout=d.holdout)
+        recipe = change(recipe, {"data.source": str(images) if isinstance(images, str | Path) else ""})
         if labels is not None:
             recipe = change(recipe, {"data.labels": True})
     return build(recipe, dataset_info(recipe, data)), data

@@ -22,7 +22,7 @@ DEFAULT_SOLVER = "mmps"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of all subcommands but ``interpolate``."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name")
     add("--image", metavar="FILE", type=Path, required=True, help="the image to edit")
     add("--out", metavar="PATH", type=Path, required=True, help=".png, .npz, or a folder of PNG files")
     add("-n", dest="count", metavar="N", type=int, default=1, help="number of samples")

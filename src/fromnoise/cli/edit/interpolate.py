@@ -19,7 +19,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run directory or a .safetensors file")
+    add("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name")
     add("--image", metavar="FILE", type=Path, required=True, help="the first image")
     add("--to", metavar="FILE", type=Path, required=True, help="the last image, of the same size")
     add("--out", metavar="PNG", type=Path, required=True, help="the grid of images")

@@ -43,13 +43,11 @@ def open_parquet(root: Path, names: Sequence[str], log: Log, class_names: tuple[
         class_names: names of the classes, used if the files do not have them.
 
     Raises:
-        UserError: a file is damaged, pyarrow is missing, or no column can hold images.
+        UserError: a file is damaged, no column can hold images, or the files are large and datasets is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UserError("parquet files need pyarrow; run pip install datasets") from None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     title = names[0] if len(names) == 1 else root.name
     paths: dict[str, list[Any]] = {
         s: [str(root / name) for name in group] for s, group in group_by_split(names).items()
@@ -66,8 +64,13 @@ def open_parquet(root: Path, names: Sequence[str], log: Log, class_names: tuple[
                 s: pa.concat_tables([pq.read_table(p, columns=wanted) for p in group]) for s, group in paths.items()
             }
         else:
-            from datasets import Dataset
-
+            try:
+                from datasets import Dataset
+            except ImportError:
+                raise UserError(
+                    f"{title} is larger than {MEMORY_LIMIT >> 30} GiB, which needs the package datasets: "
+                    "pip install 'fromnoise[datasets]'"
+                ) from None
             log(f"{title}: larger than {MEMORY_LIMIT >> 30} GiB, copied once to a file that can be read row by row")
             mapped = {s: Dataset.from_parquet(list(group), columns=wanted) for s, group in paths.items()}
             tables = {s: part.data.table for s, part in mapped.items()}
