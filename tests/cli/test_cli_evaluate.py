@@ -154,6 +154,8 @@ def test_models_and_samples_of_other_programs_beside_a_run(right, wrong, run, di
     names = ["theirs", str(run), str(digit_files / "a.npz"), str(digit_files / "pngs")]
     assert len(rows) >= 5 and all(row.strip().startswith(name) for row, name in zip(rows, names, strict=False))
     assert all("held-out real images" in row for row in rows[4:])
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pt")
+    wrong("evaluate", "model.pt", "--against", "digits", message=("pickle", "fromnoise import model.pt --out RUN"))
     wrong("evaluate", "theirs", message=("does not record its training data", "--against SPEC"))
 
 

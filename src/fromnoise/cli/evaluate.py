@@ -122,10 +122,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open_foreign(name: str) -> LoadedModel | None:
-    """A model of another program that is read without opening a pickle."""
+    """A model of another program that is read without opening a pickle.
+
+    Raises:
+        UserError: it is a pickle.
+    """
     from fromnoise import interop
     from fromnoise.checkpoint import LoadedModel
+    from fromnoise.interop.pickles import is_pickle
+    from fromnoise.utils.errors import UserError
 
+    if is_pickle(name):
+        raise UserError(f"{name} is a pickle: make a run of it with fromnoise import {name} --out RUN, and evaluate that")
     if not interop.is_foreign(name):
         return None
     return LoadedModel(interop.import_model(name).model, {}, Path(name) / "model.safetensors")
