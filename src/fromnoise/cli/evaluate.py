@@ -133,7 +133,7 @@ def _open_foreign(name: str) -> LoadedModel | None:
     from fromnoise.utils.errors import UserError
 
     if is_pickle(name):
-        raise UserError(f"{name} is a pickle: make a run of it with fromnoise import {name} --out RUN, and evaluate that")
+        raise UserError(f"{name} is a pickle: make a run of it with fromnoise import {name} --out RUN")
     if not interop.is_foreign(name):
         return None
     return LoadedModel(interop.import_model(name).model, {}, Path(name) / "model.safetensors")
