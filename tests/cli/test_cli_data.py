@@ -38,5 +38,6 @@ def test_pack_as_a_recipe_says(right, wrong, tmp_path):
     assert json.loads((tmp_path / "s" / "index.json").read_text())["settings"]["size"] == [64, 64]
     wrong("data", "pack", "x.npy", "--out", "t", "--recipe", "flowers", "--size", 8, message=("--recipe", "--size"))
     wrong("data", "pack", "x.npy", "--out", "s", "--size", 8, message=("another size", "--out"))
+    wrong("data", "pack", "x.npy", "--out", "s3://bucket/s", message=("s3:/bucket/s", "this machine"))
     wrong("data", "verify", "x.npy", message="index.json")
     wrong("data", "pack", "x.npy", "--out", "t", "--shard-mb", 0, message="--shard-mb")

@@ -193,7 +193,7 @@ def test_limit_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def get(name: str) -> Path:
         time.sleep(0.01)
-        return cache.get(name, 100, lambda file: written.append(name) or file.write(bytes(100)))
+        return cache.get(name, 100, lambda path: written.append(name) or path.write_bytes(bytes(100)))
 
     first = get("a")
     get("b"), get("a"), get("c")
@@ -209,8 +209,8 @@ def test_interrupted_fetch_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     """A file is there whole or not at all."""
     cache = ShardCache()
 
-    def fail(file: Any) -> None:
-        file.write(b"half")
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

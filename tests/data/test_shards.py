@@ -261,6 +261,20 @@ def test_damaged_image_in_a_shard_is_left_out_and_named(tmp_path: Path, lines: l
     assert any("x.tar/5.png (not an image)" in line and "x.tar/6.npy (its array" in line for line in lines)
 
 
+def test_arrays_of_one_header(tmp_path: Path) -> None:
+    """The second image of a header is read like the first; one that is cut, or has another layout, is not mixed up."""
+    images = random_images(3, 6, 7, 3)
+    arrays = [images[0], images[1], images[2].transpose(2, 0, 1), np.asfortranarray(images[0]), images[1] > 99]
+    contents = [*map(npy, arrays), npy(images[2])[:-1]] * 2
+    source = open_source(str(write_tar(tmp_path / "x.tar", {f"{i}.npy": c for i, c in enumerate(contents)})))
+    expected = [images[0], images[1], images[2], images[0], np.where(images[1] > 99, 255, 0)] * 2
+    places = [*range(5), *range(6, 11)]
+    assert all(np.array_equal(image(source, i), e) for i, e in zip(places, expected, strict=True))
+    for i in (5, 11):
+        with pytest.raises(ValueError, match=r"."):
+            source.read(i)
+
+
 def test_shard_that_becomes_shorter_stops_the_run(tmp_path: Path) -> None:
     """Its images are not replaced by others, as a single damaged image is."""
     write_shards(tmp_path, random_images(8))

@@ -7,6 +7,7 @@ environment variables raise them.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import zipfile
@@ -171,6 +172,14 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
         except MemoryError:
             raise UnreadableFile(path, "it does not fit in memory") from None
     return content
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Digest of the rest of an open file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def check_size(path: str | Path, size: int, limit: int) -> None:

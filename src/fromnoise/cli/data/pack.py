@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from fromnoise.cli.common import check_minimum
@@ -26,9 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="RECIPE", help="take size, channels and filter from this recipe")
     parser.add_argument(
         "--encoding",
-        choices=("keep", "png", "npy"),
-        default="keep",
-        help="keep files as they are (arrays as png), or png, or npy, which is read fastest",
+        choices=("auto", "png", "npy"),
+        default="auto",
+        help="files as they are, arrays and resized images as npy (fast) up to 64x64 and png above; or all of one kind",
     )
     parser.add_argument("--shard-mb", metavar="MB", type=int, default=256, help="size of a shard in MiB")
     parser.add_argument("--workers", metavar="N", type=int, default=0, help="threads; 0 for one per core, at most 8")
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError("--recipe says size and channels: leave out --size and --channels")
         data = recipes.load(args.recipe).data
         settings = PackSettings(data.size, data.channels, data.resize, args.encoding, args.shard_mb << 20)
+    if re.match(r"\w+:/", str(args.out)):  # a path has one slash of two
+        raise UserError(f"--out {args.out} must be a folder of this machine: pack there, then copy it to the store")
     check_folder(args.out)
     name, split = parse_spec(args.spec)
     splits = open_splits(name, print, args.skip_damaged)

@@ -19,6 +19,8 @@ from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import check_expansion, check_member, check_pixels, decoding, open_regular
 
+_KNOWN_HEADERS = 1000  # of .npy files with one image each
+
 
 @register("format", "npz")
 @final
@@ -90,23 +92,42 @@ def npz_arrays(path: str | Path, raw: BinaryIO, size: int) -> dict[str, np.ndarr
     return arrays
 
 
-def read_npy_image(content: bytes) -> np.ndarray:
-    """Read one image from the content of a .npy file.
+class NpyImages:
+    """Reads images from the contents of .npy files, of which many have the same header."""
 
-    Returns:
-        uint8 (H, W) or (H, W, C); truth values become 0 and 255.
+    def __init__(self) -> None:
+        """No header is known."""
+        self._shapes: dict[bytes, tuple[int, ...]] = {}
 
-    Raises:
-        ValueError: it is damaged, or no image of bytes.
-    """
-    _check_header(io.BytesIO(content), len(content))
-    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype not in (np.uint8, np.bool_):
-        raise ValueError(f"its array has shape {array.shape} and type {array.dtype}, not bytes of shape (H, W, C)")
-    if array.ndim == 3 and not channels_last(array.shape):
-        array = array.transpose(1, 2, 0)
-    check_pixels(*array.shape[:2])
-    return array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
+    def read(self, content: bytes) -> np.ndarray:
+        """Read one image.
+
+        Returns:
+            uint8 (H, W) or (H, W, C); truth values become 0 and 255.
+
+        Raises:
+            ValueError: it is damaged, or no image of bytes.
+        """
+        start = 10 + int.from_bytes(content[8:10], "little")
+        shape = self._shapes.get(content[:start])
+        if shape is not None:
+            return _last_channels(np.frombuffer(content, np.uint8, prod(shape), start).reshape(shape))
+        _check_header(io.BytesIO(content), len(content))
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        if array.ndim not in (2, 3) or 0 in array.shape or array.dtype not in (np.uint8, np.bool_):
+            raise ValueError(f"its array has shape {array.shape} and type {array.dtype}, not bytes of shape (H, W, C)")
+        image = _last_channels(array)
+        check_pixels(*image.shape[:2])
+        if array.dtype == np.bool_:
+            return image.astype(np.uint8) * 255
+        if array.flags.c_contiguous and content[6:8] == b"\x01\0" and len(self._shapes) < _KNOWN_HEADERS:
+            self._shapes[content[:start]] = array.shape
+        return image
+
+
+def _last_channels(array: np.ndarray) -> np.ndarray:
+    """An image (H, W), (H, W, C) or (C, H, W) with the channels last."""
+    return array.transpose(1, 2, 0) if array.ndim == 3 and not channels_last(array.shape) else array
 
 
 def _check_header(file: BinaryIO | IO[bytes], size: int) -> None:

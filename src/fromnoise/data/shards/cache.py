@@ -10,12 +10,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from fromnoise.data.download import cache_folder
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.files import flushed, private_folder
+from fromnoise.utils.files import private_folder
 from fromnoise.utils.locks import lock_folder, unlock_folder
+from fromnoise.utils.reading import open_regular
 
 CACHE_GB = "FROMNOISE_CACHE_GB"
 """Environment variable: the most GiB of remote shards that are kept on the disk."""
@@ -24,8 +24,8 @@ _SPARED = 0.1  # part of the free disk that is not used
 _STALE = 24 * 3600.0  # seconds after which the file of a killed process is removed
 _POLL = 0.2  # seconds between looks at a lock
 
-Write = Callable[[BinaryIO], None]
-"""Writes the content of a shard into a file."""
+Fetch = Callable[[Path], None]
+"""Writes the content of a shard to a path."""
 
 
 def cache_limit() -> int:
@@ -67,13 +67,13 @@ class ShardCache:
         free = shutil.disk_usage(self._folder).free
         return needed <= min(self._limit, kept + int((1 - _SPARED) * free))
 
-    def get(self, identity: str, size: int, write: Write) -> Path:
+    def get(self, identity: str, size: int, fetch: Fetch) -> Path:
         """The file of an identity; it is fetched by one process, for which the others wait.
 
         Args:
             identity: address, size and digest or time of change.
             size: its bytes.
-            write: fetches it, and raises an exception if it is incomplete.
+            fetch: fetches it to a path, and raises an exception if it is incomplete.
 
         Raises:
             UserError: the disk is full.
@@ -88,8 +88,9 @@ class ShardCache:
             self._make_room(size)
             temporary = self._folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
             try:
-                with flushed(temporary) as file:
-                    write(file)
+                fetch(temporary)
+                with open_regular(temporary) as file:
+                    os.fsync(file.fileno())
                 os.replace(temporary, path)
             except OSError as error:
                 raise UserError(

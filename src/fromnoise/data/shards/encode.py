@@ -21,8 +21,11 @@ from fromnoise.utils.reading import UnreadableFile
 
 _TOGETHER = 64  # images that a thread encodes before it returns them
 
-ImageEncoding = Literal["keep", "png", "npy"]
-"""How images are stored: as they are where they are files, otherwise losslessly compressed or as arrays."""
+_SMALL = 64 * 64  # pixels up to which an array is as small in a .tar file as a PNG, or not much larger
+
+ImageEncoding = Literal["auto", "png", "npy"]
+"""``auto`` keeps files as they are; arrays and resized images become .npy files up to 64x64 pixels, which are read
+several times as fast, and larger ones PNG."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,12 @@ def encode_image(
 ) -> EncodedImage:
     """Encode an image of a source.
 
-    PNG holds grey and RGB images, and RGBA ones of files; arrays of other channels become .npy files.
+    PNG holds grey and RGB images, and RGBA ones of files; arrays of other channels are .npy files in any encoding.
 
     Args:
         source: the images.
         row: which.
-        encoding: how it is stored.
+        encoding: as of ``ImageEncoding``.
         shape: channels, height and width to which it is converted; None keeps those that it has.
         resize: filter.
 
@@ -60,7 +63,7 @@ def encode_image(
         UserError: the channels cannot be converted.
     """
     try:
-        if encoding == "keep" and shape is None:
+        if encoding == "auto" and shape is None:
             stored = source.encoded(row)
             if stored is not None:
                 return EncodedImage(row, *stored)
@@ -74,7 +77,8 @@ def encode_image(
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
         return EncodedImage(row, error=decode_error(error))
-    if encoding == "npy" or not (len(pixels) in (1, 3) or alpha):
+    small = encoding == "auto" and height * width <= _SMALL and not alpha
+    if encoding == "npy" or small or not (len(pixels) in (1, 3) or alpha):
         return EncodedImage(row, ".npy", _npy(pixels))
     return EncodedImage(row, ".png", _png(pixels))
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from fromnoise.data.shards.patterns import expand_braces
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import UnreadableFile, check_size, first_line, limits
+from fromnoise.utils.reading import UnreadableFile, check_size, first_line, limits, open_regular, sha256_of
 
 _TRIES = 5  # of each request
 _FIRST_PAUSE = 0.5  # seconds, doubled after each failed try
-_BLOCK = 1 << 20
 _PERMANENT = (PermissionError, NotADirectoryError, IsADirectoryError, NotImplementedError)
 
 T = TypeVar("T")
@@ -102,31 +102,23 @@ class ObjectFolder:
         """
         return self.attempt(lambda: self._fs.info(self.path(name)), name)
 
-    def copy(self, name: str, file: BinaryIO, size: int, sha256: str) -> None:
-        """Write the content of a file into another, and check it.
+    def copy(self, name: str, path: Path, size: int, sha256: str) -> None:
+        """Write the content of a file to a path, and check it.
 
         Raises:
             UnreadableFile: it has another size or digest.
             UserError: it cannot be reached.
         """
-
-        def request() -> str:
-            digest = hashlib.sha256()
-            file.seek(0)
-            file.truncate()
-            with self._fs.open(self.path(name), "rb", block_size=_BLOCK, cache_type="readahead") as source:
-                while block := source.read(_BLOCK):
-                    digest.update(block)
-                    file.write(block)
-            return digest.hexdigest()
-
         try:
-            found = self.attempt(request, name)
+            self.attempt(lambda: self._fs.get_file(self.path(name), str(path)), name)
         except FileNotFoundError:
             raise UnreadableFile(f"{self.url}/{name}", "it is gone") from None
-        if file.tell() != size or (sha256 and found != sha256):
-            reason = f"{file.tell():,} of {size:,} bytes" if file.tell() != size else "another digest than in the list"
-            raise UnreadableFile(f"{self.url}/{name}", f"it has {reason}")
+        with open_regular(path) as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != size:
+                raise UnreadableFile(f"{self.url}/{name}", f"it has {found:,} of {size:,} bytes")
+            if sha256 and sha256_of(file) != sha256:
+                raise UnreadableFile(f"{self.url}/{name}", "it has another digest than in the list")
 
     def parts(self, requests: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Fetch parts (name, offset, size) together; those that fail are requested again.
@@ -153,6 +145,11 @@ class ObjectFolder:
         except FileNotFoundError as error:
             raise UserError(f"a shard of '{self.url}' is gone ({error}): {again}") from None
         for i, (name, _, size) in enumerate(requests):
-            if len(found[i]) != size:
+            if len(found[i]) > size:
+                raise UserError(
+                    f"'{self.url}' cannot be read in parts, as a set that is larger than the cache must be: raise "
+                    "FROMNOISE_CACHE_GB"
+                )
+            if len(found[i]) < size:
                 raise UserError(f"'{self.url}/{name}' has become shorter since it was indexed: {again}")
         return [bytes(found[i]) for i in range(len(requests))]

@@ -39,14 +39,14 @@ class PackSettings:
             ``load``.
         channels: of the images; None keeps them, or with ``size`` is as of ``load``.
         resize: filter.
-        encoding: how images are stored.
+        encoding: of the images.
         shard_bytes: of a shard; it ends with the image that reaches them.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
     resize: Resize = "lanczos"
-    encoding: ImageEncoding = "keep"
+    encoding: ImageEncoding = "auto"
     shard_bytes: int = 256 << 20
 
 

@@ -76,6 +76,8 @@ def open_remote(url: str, log: Log) -> Splits:
 class RemoteStore(Store):
     """Shards in an object store, kept in the cache or read in parts."""
 
+    is_remote = True
+
     def __init__(self, remote: ObjectFolder, names: Sequence[str], manifest: Manifest | None, log: Log) -> None:
         """Look up the shards.
 
@@ -152,7 +154,7 @@ class RemoteStore(Store):
         shard, size = self._known[k], self._sizes[k] or 0
         sha256 = shard.sha256 if shard is not None else ""
         return self._cache.get(
-            self._versions[k], size, lambda file: self._remote.copy(self.names[k], file, size, sha256)
+            self._versions[k], size, lambda path: self._remote.copy(self.names[k], path, size, sha256)
         )
 
     def prefetch(self, parts: Sequence[tuple[int, int, int]]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, final
 
@@ -12,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fromnoise.data.format import ImageFormat, image_format
-from fromnoise.data.formats.numpy_files import read_npy_image
+from fromnoise.data.formats.numpy_files import NpyImages
 from fromnoise.data.image_tree import arrange
 from fromnoise.data.label_table import LabelTable, find_label_table
 from fromnoise.data.shards.index import ShardIndex, merge_labels
@@ -48,21 +50,20 @@ class ShardSource(Source):
         """
         super().__init__(class_names)
         self._store, self._indices, self._table = store, indices, table
-        counts = [len(index) for index in indices.values()]
-        self._shard = np.repeat(np.array(list(indices), dtype=np.int32), counts)
-        self._row = np.concatenate([np.arange(n, dtype=np.int64) for n in counts] or [np.empty(0, np.int64)])
-        if chosen is not None:
-            self._shard, self._row = self._shard[chosen], self._row[chosen]
-        self._codes = codes if codes is not None else np.full(len(self._row), -1)
+        self._numbers = list(indices)
+        self._ends = list(accumulate(len(index) for index in indices.values()))
+        self._chosen, self._length = chosen, self._ends[-1] if chosen is None else len(chosen)
+        self._codes = np.full(self._length, -1) if codes is None else codes
         names = {index.attribute_names for index in indices.values() if len(index)}
         self.attribute_names = next(iter(names)) if len(names) == 1 else ()
         if table is not None:
             self.attribute_names = table.attribute_names
         self._formats: dict[str, ImageFormat | None] = {}
+        self._npy, self._largest = NpyImages(), limits().image_bytes
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self._row)
+        return self._length
 
     def label(self, i: int) -> int | None:
         """See ``Source``."""
@@ -76,36 +77,42 @@ class ShardSource(Source):
         """See ``Source``."""
         if self._table is not None:
             return self._table.attribute_values(self._member(i))
-        values = self._index(i).attributes
-        row = None if values is None else values[self._row[i]]
-        return None if row is None or np.isnan(row).any() else tuple(row.tolist())
+        shard, row = self._locate(i)
+        values = self._indices[shard].attributes
+        return None if values is None or np.isnan(values[row]).any() else tuple(values[row].tolist())
 
-    def _index(self, i: int) -> ShardIndex:
-        return self._indices[int(self._shard[i])]
+    def _locate(self, i: int) -> tuple[int, int]:
+        """Number of the shard, and of the image in it."""
+        place = i if self._chosen is None else int(self._chosen[i])
+        at = bisect.bisect_right(self._ends, place)
+        return self._numbers[at], place - (self._ends[at - 1] if at else 0)
 
     def _member(self, i: int) -> str:
-        return self._index(i).name(int(self._row[i]))
+        shard, row = self._locate(i)
+        return self._indices[shard].name(row)
 
     def _part(self, i: int) -> tuple[int, int, int]:
-        index, row = self._index(i), int(self._row[i])
-        return int(self._shard[i]), int(index.offsets[row]), int(index.sizes[row])
+        shard, row = self._locate(i)
+        index = self._indices[shard]
+        return shard, int(index.offsets[row]), int(index.sizes[row])
 
     def prefetch(self, rows: Sequence[int]) -> None:
         """See ``Source``."""
-        self._store.prefetch([part for part in map(self._part, rows) if part[2] <= limits().image_bytes])
+        if self._store.is_remote:
+            self._store.prefetch([part for part in map(self._part, rows) if part[2] <= self._largest])
 
     def encoded(self, i: int) -> tuple[str, bytes]:
         """See ``Source``."""
         shard, offset, size = self._part(i)
         name = self._member(i)
-        check_size(name, size, limits().image_bytes)
+        check_size(name, size, self._largest)
         return "." + name.rpartition(".")[2].lower(), self._store.read(shard, offset, size)
 
     def read(self, i: int) -> Image.Image | np.ndarray:
         """Read the file; Pillow decodes it when the pixels are used."""
         suffix, content = self.encoded(i)
         if suffix == ".npy":
-            return read_npy_image(content)
+            return self._npy.read(content)
         if suffix not in self._formats:
             self._formats[suffix] = image_format(f"x{suffix}")
         found = self._formats[suffix]
@@ -115,7 +122,7 @@ class ShardSource(Source):
 
     def name(self, i: int) -> str:
         """Shard and path in it."""
-        return f"{self._store.names[int(self._shard[i])]}/{self._member(i)}"
+        return f"{self._store.names[self._locate(i)[0]]}/{self._member(i)}"
 
     def file_size(self, i: int) -> int:
         """Bytes of the file in the shard."""
@@ -123,8 +130,7 @@ class ShardSource(Source):
 
     def identity(self) -> Iterator[bytes]:
         """Names and sizes of the files, as arrays."""
-        yield self._shard.tobytes()
-        yield self._row.tobytes()
+        yield b"" if self._chosen is None else self._chosen.tobytes()
         for k, index in self._indices.items():
             yield self._store.names[k].encode("utf-8", "surrogateescape")
             yield index.name_bytes

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import BinaryIO, ClassVar, final
 
 from fromnoise.data.download import cache_folder
 from fromnoise.data.formats.numpy_files import read_npz
@@ -30,8 +30,10 @@ class Store(ABC):
     Attributes:
         names: of the shards, in order.
         manifest: the list beside them; None if there is none.
+        is_remote: whether ``prefetch`` does anything.
     """
 
+    is_remote: ClassVar[bool] = False
     names: tuple[str, ...]
     manifest: Manifest | None
 
@@ -185,14 +187,15 @@ class LocalStore(Store):
             manifest: the list beside them.
             log: takes a line if indexing takes long.
         """
-        self.root, self.names, self.manifest, self._log = root, tuple(names), manifest, log
+        self._root, self.names, self.manifest, self._log = root, tuple(names), manifest, log
         self._known = {s.name: s for s in manifest.shards} if manifest is not None else {}
-        self._open = OpenFiles(lambda k: self.root / self.names[k])
+        self._paths = [root / name for name in names]
+        self._open = OpenFiles(self._paths.__getitem__)
         self._indexing = 0.0  # seconds
 
     def index(self, k: int) -> ShardIndex:
         """See ``Store``."""
-        name, path = self.names[k], self.root / self.names[k]
+        name, path = self.names[k], self._paths[k]
         with open_regular(path) as file:
             status = os.fstat(file.fileno())
         known = self._known.get(name)
@@ -214,12 +217,12 @@ class LocalStore(Store):
             found = scan(file, path, size)
         before, self._indexing = self._indexing, self._indexing + time.monotonic() - begin
         if before < _ANNOUNCED <= self._indexing:
-            self._log(f"'{self.root}': indexing the shards, once")
+            self._log(f"'{self._root}': indexing the shards, once")
         return found
 
     def read(self, k: int, offset: int, size: int) -> bytes:
         """See ``Store``."""
-        return self._open.read(k, self.root / self.names[k], offset, size)
+        return self._open.read(k, self._paths[k], offset, size)
 
 
 def scan(file: BinaryIO, name: str | Path, size: int) -> ShardIndex:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,7 @@ from pathlib import Path
 from fromnoise.data.shards.index import index_tar
 from fromnoise.data.shards.manifest import LIST_NAME, Manifest, Shard, check_complete, parse_manifest
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import UnreadableFile, first_line, limits, open_regular, read_bytes
-
-_BLOCK = 1 << 20
+from fromnoise.utils.reading import UnreadableFile, first_line, limits, open_regular, read_bytes, sha256_of
 
 
 def verify(folder: Path, on_shard: Callable[[int, int], object] | None = None) -> tuple[Manifest, list[str]]:
@@ -45,16 +42,14 @@ def verify(folder: Path, on_shard: Callable[[int, int], object] | None = None) -
 
 def _problem(path: Path, shard: Shard) -> str:
     """What is wrong with a shard; empty if nothing is."""
-    digest = hashlib.sha256()
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if shard.size is not None and size != shard.size:
                 return f"{size:,} of {shard.size:,} bytes"
-            while shard.sha256 and (block := file.read(_BLOCK)):
-                digest.update(block)
             if shard.sha256:
-                return "" if digest.hexdigest() == shard.sha256 else "another digest than in the list"
+                digest = sha256_of(file)
+                return "" if digest == shard.sha256 else "another digest than in the list"
             count = len(index_tar(file, size))  # the list of another program has no digests
             return "" if shard.images in (None, count) else f"{count:,} of {shard.images:,} images"
     except UnreadableFile as error:
