@@ -18,7 +18,7 @@ from fromnoise.web import report_lines
 from fromnoise.web.app import Site, site_of
 from fromnoise.web.fields import Fields
 from fromnoise.web.folders import FILE_TYPES, NotFound
-from fromnoise.web.requests import SamplingRequest, TrainRequest, continue_command, sample_command, shell
+from fromnoise.web.requests import SamplingRequest, TrainRequest, continue_command, shell, shown_path
 from fromnoise.web.run_state import previews, recipe_values
 
 UPLOADS = "edits"
@@ -57,12 +57,13 @@ async def describe(request: Request) -> Response:
 
 
 async def choices(request: Request) -> Response:
-    """Recipes and data sets."""
+    """Recipes, data sets, and the names that are taken."""
     site = site_of(request)
     if site.choices is None:
         site.choices, _ = await site.inspecting.result("choices")
-    named = await asyncio.to_thread(site.folders.data_sets)
-    return JSONResponse({**site.choices, "folders": list(named)})
+    folders = await asyncio.to_thread(site.folders.data_sets)
+    runs = [path.name for path in site.folders.runs()]
+    return JSONResponse({**site.choices, "folders": list(folders), "runs": runs})
 
 
 async def curves(request: Request) -> Response:
@@ -80,7 +81,7 @@ async def start(request: Request) -> Response:
     if out.exists():
         raise UserError(f"there is a run {out.name} already: choose another name, or continue it")
     words = wanted.command(out)
-    site.processes.start(out.name, words)
+    await asyncio.to_thread(site.processes.train, out.name, words)
     return JSONResponse({"run": out.name, "command": shell(words)})
 
 
@@ -97,15 +98,17 @@ async def continue_run(request: Request) -> Response:
     if "clustering" in recipe_values(run) and (run / "assignments.csv").exists():
         raise UserError(f"{run.name} is a clustering: continue it by the command fromnoise cluster")
     words = continue_command(run)
-    site.processes.start(run.name, words)
+    await asyncio.to_thread(site.processes.train, run.name, words)
     return JSONResponse({"run": run.name, "command": shell(words)})
 
 
-async def draw_command(request: Request) -> Response:
-    """The command line that makes a drawing."""
-    _, run = run_of(request)
-    wanted = SamplingRequest.parse(await fields_of(request))
-    return JSONResponse({"command": shell(sample_command(run, wanted))})
+async def evaluate(request: Request) -> Response:
+    """Evaluate a run: its report appears in its folder."""
+    site, run = run_of(request)
+    count = (await fields_of(request)).integer("n", 500, 10, 100_000)
+    words = ["evaluate", shown_path(run), "-n", str(count)]
+    site.processes.evaluate(run.name, words)
+    return JSONResponse({"run": run.name, "command": shell(words)})
 
 
 async def save_drawing(request: Request) -> Response:

@@ -88,7 +88,6 @@ def create_app(site: Site) -> Guard:
         Route("/run/{run}/draw", pages.draw),
         Route("/run/{run}/samples.{kind}", actions.save_drawing),
         Route("/api/run/{run}/describe", actions.describe),
-        Route("/api/run/{run}/command", actions.draw_command, methods=["POST"]),
         Route("/api/run/{run}/draw", streams.draw, methods=["POST"]),
         Route("/api/run/{run}/forward", streams.forward, methods=["POST"]),
     ]
@@ -108,6 +107,7 @@ def create_app(site: Site) -> Guard:
             Route("/api/start", actions.start, methods=["POST"]),
             Route("/api/run/{run}/curves", actions.curves),
             Route("/api/run/{run}/stop", actions.stop, methods=["POST"]),
+            Route("/api/run/{run}/evaluate", actions.evaluate, methods=["POST"]),
             Route("/api/run/{run}/continue", actions.continue_run, methods=["POST"]),
             Route("/api/run/{run}/edit", streams.edit, methods=["POST"]),
             Route("/api/run/{run}/nearest", streams.nearest, methods=["POST"]),

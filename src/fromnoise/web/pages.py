@@ -11,12 +11,12 @@ from fromnoise.utils.reading import limits, read_bytes
 from fromnoise.web.actions import run_of
 from fromnoise.web.app import site_of
 from fromnoise.web.folders import NotFound
-from fromnoise.web.requests import EDITS, continue_command, shell, shown_path
-from fromnoise.web.run_state import last_lines, previews, run_state
+from fromnoise.web.requests import EDITS, cluster_command, continue_command, shell, shown_path
+from fromnoise.web.run_state import last_lines, previews, recipe_values, run_state
 from fromnoise.web.streams import states_of
 
 _REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
-_SHOWN_FILES = ("samples.png", "reverse.png", "forward.png", "loss.png")
+_SHOWN_FILES = ("samples.png", "reverse.png", "forward.png")
 
 
 async def runs(request: Request) -> Response:
@@ -86,7 +86,7 @@ async def clusters(request: Request) -> Response:
     site, path = run_of(request)
     if not (path / "map.csv").is_file():
         raise NotFound(f"{path.name} has no map of clusters")
-    command = shell(["cluster", "SPEC", "-q", "10", "--out", shown_path(path)])
+    command = shell(cluster_command(path, recipe_values(path)))
     return site.page("clusters.html", title=f"Clusters of {path.name}", run=path.name, command=command)
 
 

@@ -110,9 +110,10 @@ async def events(request: Request) -> Response:
 
 
 def states_of(site: Site) -> dict[str, Any]:
-    """The states of all runs, of those that are about to start, and why started ones failed."""
+    """The states of all runs, which are about to start or evaluated, and why started commands failed."""
     return {
         "runs": [run_state(path).to_json() for path in site.folders.runs()],
         "starting": site.processes.starting(),
+        "evaluating": site.processes.evaluating(),
         "failures": site.processes.failures(),
     }

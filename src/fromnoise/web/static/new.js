@@ -5,7 +5,7 @@ import { Grid } from "/static/frames.js";
 const form = document.getElementById("new"), element = (id) => document.getElementById(id);
 const grid = new Grid(element("images"));
 element("images").removeAttribute("tabindex");
-let recipes = [], checking = null, named = false;
+let recipes = [], checking = null, named = false, taken = new Set();
 
 function lines(list, texts) {
   list.replaceChildren(...texts.map((text) => {
@@ -57,9 +57,15 @@ async function check() {
 function describeRecipe() {
   const recipe = recipes.find((r) => r.name === form.elements.recipe.value);
   if (!recipe) return;
-  element("recipe-help").textContent = `${recipe.about}. Cost: ${recipe.cost}. Quality: ${recipe.quality}`;
+  element("recipe-help").textContent = `Recipe: ${recipe.about}. Cost: ${recipe.cost}. Quality: ${recipe.quality}`;
   element("amount").placeholder = `${recipe.amount} ${recipe.budget}`;
-  if (!named) form.elements.name.value = recipe.name;
+  if (!named) form.elements.name.value = freeName(recipe.name);
+}
+
+/** A name that no run has. */
+function freeName(name) {
+  if (!taken.has(name)) return name;
+  for (let i = 2; ; i++) if (!taken.has(`${name}-${i}`)) return `${name}-${i}`;
 }
 
 form.elements.name.addEventListener("input", () => { named = true; });
@@ -101,6 +107,7 @@ async function open() {
   try {
     const choices = await getJSON("/api/choices");
     recipes = choices.recipes;
+    taken = new Set(choices.runs);
     const data = element("data"), recipe = element("recipe");
     data.replaceChildren();
     addOptions(data, [...choices.folders, ...choices.data]);

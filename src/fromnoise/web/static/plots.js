@@ -1,7 +1,10 @@
 // Curves by uPlot (MIT, static/uplot), in the colors of the page.
 import uPlot from "/static/uplot/uPlot.esm.js";
 
-const COLORS = ["#4c6ef5", "#e8590c", "#2b8a3e", "#c2255c", "#0b7285", "#862e9c", "#a87400", "#495057"];
+const COLORS = [
+  "#4c6ef5", "#e8590c", "#2b8a3e", "#c2255c", "#0b7285", "#862e9c", "#a87400", "#495057",
+  "#15aabf", "#f06595", "#74b816", "#7048e8", "#d9480f", "#087f5b", "#8b5e34", "#1864ab",
+];
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 

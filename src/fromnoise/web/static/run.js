@@ -1,10 +1,10 @@
 // One run: its curves and previews while it trains, stop and continue.
-import { getJSON, numbersOf, postJSON, runPath, showError, watchRuns } from "/static/page.js";
+import { getJSON, numbersOf, postJSON, runPath, showCommand, showError, watchRuns } from "/static/page.js";
 import { onResize, plotCurves } from "/static/plots.js";
 
 const root = document.getElementById("run"), run = root.dataset.run;
 const element = (id) => document.getElementById(id);
-let previews = element("previews").dataset.files.split(" ").filter(Boolean), curves = null, last = null;
+let evaluating = false, previews = element("previews").dataset.files.split(" ").filter(Boolean), curves = null, last = null;
 
 function drawCurves() {
   if (!curves) return;
@@ -70,18 +70,24 @@ watchRuns((states) => {
   const failure = states.failures[run];
   if (failure) showError(failure);
   if (!state) return;
+  const evaluated = states.evaluating.includes(run);
+  if (evaluating && !evaluated && !failure) return location.reload();  // its report
+  evaluating = evaluated;
+  element("evaluating").textContent = evaluating ? "being evaluated..." : "";
+  element("evaluate").disabled = evaluating;
   update(state);
   if (last && last.status === "running" && state.status !== "running") return location.reload();  // its images and log
   if (!last || last.step !== state.step || last.previews !== state.previews) loadCurves();
   last = state;
 });
 
-for (const [id, action] of [["stop", "stop"], ["continue", "continue"]]) {
-  element(id).addEventListener("click", async (event) => {
+for (const action of ["stop", "continue", "evaluate"]) {
+  element(action).addEventListener("click", async (event) => {
     event.target.disabled = true;
     showError("");
     try {
-      await postJSON(`/api${runPath(run, `/${action}`)}`);
+      const done = await postJSON(`/api${runPath(run, `/${action}`)}`);
+      if (done.command) showCommand(done.command);
     } catch (error) {
       showError(error.message);
     }

@@ -39,7 +39,8 @@ watchRuns((states) => {
   while (cards.children.length > wanted.length) cards.lastElementChild.remove();
   document.getElementById("empty").hidden = wanted.length > 0;
   const notes = states.starting.map((name) => `${name} is starting`);
-  for (const [name, line] of Object.entries(states.failures)) notes.push(`${name} did not start: ${line}`);
+  for (const name of states.evaluating) notes.push(`${name} is being evaluated`);
+  for (const [name, line] of Object.entries(states.failures)) notes.push(`${name} ended with an error: ${line}`);
   document.getElementById("notes").replaceChildren(...notes.map((note) => {
     const item = document.createElement("li");
     item.textContent = note;
