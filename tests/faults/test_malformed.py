@@ -14,6 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from encoded import png, refused, three_images
+from malformed_inputs import (
+    COMMAND_LINE_VALUES,
+    IDX_FILES,
+    LABEL_ARRAYS,
+    LABEL_TABLES,
+    PARQUET_METADATA,
+    RECIPE_FILES,
+)
 
 from fromnoise import config as recipes
 from fromnoise.cli.train import parse_value
@@ -23,25 +31,7 @@ from fromnoise.utils.errors import UserError
 images = pytest.fixture(three_images)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("labels.json", "[" * 100_000),
-        ("labels.json", '{"a.png": ' * 5000),
-        ("labels.json", "[1, 2, 3]"),
-        ("labels.json", "[]"),
-        ("labels.json", "7"),
-        ("labels.json", '{"labels": [[1]]}'),
-        ("labels.json", '[{"file": "0.png", "label": [1]}, {"file": "1.png", "label": {"a": 2}}]'),
-        ("labels.csv", "file,label\n0.png,--5\n1.png,2\n"),
-        ("labels.csv", "file,label\n0.png," + "9" * 5000 + "\n1.png,2\n"),
-        ("labels.csv", "file,label\n0.png,\0\n1.png,2\n"),
-        ("labels.csv", 'file,label\n"0.png\n'),
-        ("labels.csv", "file,label\n" + "x" * 200_000 + ",1\n"),
-        ("labels.csv", "file,label\n0.png,1\n1.png,cat\n2.png,\u0661\n"),
-        ("labels.csv", ""),
-    ],
-)
+@pytest.mark.parametrize(("name", "content"), LABEL_TABLES)
 def test_low_label_tables(images, name, content):
     """Whatever a table holds, images are loaded or one line names the table."""
     (images / name).write_text(content)
@@ -51,15 +41,7 @@ def test_low_label_tables(images, name, content):
         assert name in str(error) and "\n" not in str(error) and len(str(error)) < 500
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        np.array([b"\xff", b"a", b"b"]),
-        np.array([0, 1, 2**63], dtype=np.uint64),
-        np.array(["x", "\x1b[0m", "z"]),
-        np.array([True, False, True]),
-    ],
-)
+@pytest.mark.parametrize("labels", LABEL_ARRAYS)
 def test_low_labels_in_arrays(tmp_path, labels):
     """Bytes that are not UTF-8, large numbers, control characters and booleans."""
     np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8), np.uint8), labels=labels)
@@ -67,23 +49,14 @@ def test_low_labels_in_arrays(tmp_path, labels):
     assert data.class_names is not None and all(name.isprintable() for name in data.class_names)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        struct.pack(">4B", 0, 0, 8, 0),
-        struct.pack(">4B", 0, 0, 8, 255) + b"\0" * 1020,
-        struct.pack(">4B3I", 0, 0, 8, 3, 0, 5, 5),
-        struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 2**31, 0),
-        struct.pack(">4B70I", 0, 0, 8, 70, *[1] * 70) + b"\0",
-    ],
-)
+@pytest.mark.parametrize("content", IDX_FILES)
 def test_low_idx_headers(tmp_path, content):
     """Ranks and sizes that no array has."""
     (tmp_path / "x-images-idx3-ubyte").write_bytes(content)
     refused(lambda: load(str(tmp_path / "x-images-idx3-ubyte")))
 
 
-@pytest.mark.parametrize("meta", [b"7", b"[]", b'{"info": 3}', b'{"info": {"features": [1]}}', b"[" * 100_000, b"{"])
+@pytest.mark.parametrize("meta", PARQUET_METADATA)
 def test_low_metadata_of_parquet(tmp_path, meta):
     """Damaged metadata count as none."""
     table = pa.table({"image": [png()] * 3}).replace_schema_metadata({b"huggingface": meta})
@@ -129,15 +102,13 @@ def test_low_zip_archives(tmp_path, damage):
     refused(lambda: load(str(tmp_path / "x.zip")), "x.zip" if damage != "encrypted" else "encrypted")
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, "9" * 5000, "1\n[v]", "1\nv.x = 2", "\ud800", "{a = {b = 1}}", "'" * 7]
-)
+@pytest.mark.parametrize("text", COMMAND_LINE_VALUES)
 def test_low_values_on_the_command_line(text):
     """What is not a TOML value is a word."""
     parse_value(text)
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "\0", "a = 'x"])
+@pytest.mark.parametrize("text", RECIPE_FILES)
 def test_low_recipe_files(tmp_path, text):
     """One line that names the file."""
     (tmp_path / "x.toml").write_text(text)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from malformed_inputs import FEATURE_HEADERS, FORMULA
 from PIL import Image
 
 from fromnoise import checkpoint
@@ -139,7 +140,7 @@ def test_low_cells_that_a_spreadsheet_would_evaluate(text, cell):
 
 def test_low_assignments_with_formulas_as_names(tmp_path):
     """In both columns of names; as known labels they are the same names again."""
-    names = ("=cmd|'/c calc'!A1", "cat")
+    names = (FORMULA, "cat")
     index, q = torch.arange(2), torch.eye(2, dtype=torch.float64)
     table = Assignments(index, q, names, torch.tensor([1, 0]), names)
     rows = list(csv.DictReader(io.StringIO(table.csv().decode())))
@@ -185,7 +186,7 @@ def test_low_doctor_on_very_few_images(tmp_path, capsys, count):
     assert said.out and "Traceback" not in said.err
 
 
-@pytest.mark.parametrize("header", [{}, {"accuracy": "x"}, {"accuracy": None}, {"accuracy": [1]}])
+@pytest.mark.parametrize("header", FEATURE_HEADERS)
 def test_low_cached_features(tmp_path, header):
     """A file of the feature cache with another header, other weights or no content counts as missing."""
     from fromnoise.evaluation.features import convnet, trained
