@@ -68,6 +68,14 @@ def test_files_of_a_run(clustered):
     assert all(f"{key} {value}" in page for key, value in zip(SHORT[::2], SHORT[1::2], strict=True))
 
 
+def test_dry_run(right, small, few, tmp_path):
+    """The recipe, steps, E-steps and held-out losses; nothing is written."""
+    out = right("cluster", few, "-q", "3", "-n", "50", "--out", "run", *small, *SHORT, "--dry-run").out
+    assert "count = 3" in out and "4 steps" in out and "for 2 E-steps)" in out
+    assert "held-out losses, 0 previews and 0 final samples" in out and "MB of memory" in out
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_page_says_that_the_encoder_term_is_no_bound(clustered, right, small, few, tmp_path):
     """With encoder_weight 0 it is an estimated lower bound."""
     assert "not a lower bound" in (clustered / "report.md").read_text()

@@ -27,9 +27,9 @@ def ending(outcome: Outcome) -> str:
     """How a command ended, in a few words."""
     if outcome.late:
         return "does not end"
-    how = f"signal {-outcome.code}" if outcome.code < 0 else f"exit code {outcome.code}"
+    code = f"signal {-outcome.code}" if outcome.code < 0 else f"exit code {outcome.code}"
     lines = outcome.err.strip().splitlines() or [""]
-    return f"{how}, {'traceback, ' if 'Traceback' in outcome.err else ''}{lines[-1][:90]!r}"
+    return f"{code}, {'traceback, ' if 'Traceback' in outcome.err else ''}{lines[-1][:90]!r}"
 
 
 def train(folder: Path, steps: int, kernel: str = "0") -> Outcome:

@@ -74,10 +74,10 @@ def errors_over_samples(folder: Path) -> Finding:
 @item("B2", "the pseudo-labels of 400 sets of 100 samples")
 def stratified_only(folder: Path) -> Finding:
     """Variances of the counts of four clusters, beside those of i.i.d. labels."""
-    centres = old("diffusion.centres").Centres(4, (1, 4, 4))
-    centres.share.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1]))
-    counts = torch.stack([centres.deal(seed, torch.arange(100)).bincount(minlength=4) for seed in range(400)])
-    variance, share = counts.double().var(0), centres.share.double()
+    labels = old("diffusion.centres").Centres(4, (1, 4, 4))
+    labels.share.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1]))
+    counts = torch.stack([labels.deal(seed, torch.arange(100)).bincount(minlength=4) for seed in range(400)])
+    variance, share = counts.double().var(0), labels.share.double()
     largest = float((variance / (100 * share * (1 - share))).max())
     return largest < 0.3, f"stratified alone: variances of the counts at most {largest:.3f} of those of i.i.d. labels"
 
@@ -137,8 +137,8 @@ def heun_on_its_default_grid(folder: Path) -> Finding:
     fractions = []
     for values in ({}, {"sample__grid": "logsnr"}):
         made = model(sample__rule="heun", sample__steps=15, **values)
-        how = made.recipe.sample
-        fractions.append(fraction_at_a_mode(old("model").rule(how, made), made.levels(how)))
+        config = made.recipe.sample
+        fractions.append(fraction_at_a_mode(old("model").rule(config, made), made.levels(config)))
     return fractions[0] < 0.1, f"{fractions[0]:.0%} of the samples reach a mode, {fractions[1]:.0%} on grid logsnr"
 
 

@@ -17,6 +17,8 @@ import torch
 import fromnoise as fn
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.evaluation.features import convnet
+from fromnoise.evaluation.features.trained import classifier_features
 from fromnoise.model import build
 from fromnoise.pipeline import sample_steps
 from fromnoise.run_dir import RunDir
@@ -27,9 +29,10 @@ from fromnoise.training.forecast import Forecast, min_steps, prepare_budget
 from fromnoise.training.measurement_plan import MeasurementCosts, MeasurementPlan, allowance, is_due
 from fromnoise.training.measurements import Measurements
 from fromnoise.training.optim import Budget
-from fromnoise.training.overhead import Overhead
+from fromnoise.training.overhead import UP_FRONT, Overhead
 from fromnoise.training.previews import Previews
 from fromnoise.training.run import run_steps
+from fromnoise.training.self_evaluation import SelfEvaluation, features_seconds
 from fromnoise.training.stopping import Stopped
 from fromnoise.training.threads import ThreadTuner, choose_threads
 
@@ -86,6 +89,16 @@ def test_costs_count_network_evaluations():
     assert costs.preview == pytest.approx(16 * 10 * 2 * 0.01)
     assert costs.self_evaluation == pytest.approx(1000 * 20 * 0.01)
     assert costs.sample == pytest.approx(10 * 2 * 0.01)
+
+
+def test_features_of_evaluations_are_counted():
+    """Once, before the first evaluation; where they do not fit, there are no evaluations."""
+    costs = replace(COSTS, features=50.0)
+    assert WANTED.seconds(costs) == WANTED.seconds(COSTS) + 50 and WANTED.seconds_at_end(costs) < 80
+    for seconds in range(0, 300, 7):
+        plan = WANTED.within(seconds, costs)
+        assert plan.seconds(costs) <= seconds
+    assert WANTED.within(79.0, costs).self_evaluations == 0 < WANTED.within(200.0, costs).self_evaluations
 
 
 # ---- the forecast
@@ -163,6 +176,22 @@ def test_overhead_is_not_ahead_of_the_budget():
         clock.now += 100
     assert overhead.allows("held-out loss", 1.0) and overhead.seconds == pytest.approx(108)
     assert Overhead(None, clock).allows("preview", 0.0)
+
+
+def test_features_at_the_start_do_not_delay_other_measurements():
+    """They count in the sum, not in what must not be ahead of the budget."""
+    clock = FakeTime()
+    overhead = Overhead(10.0, clock)
+    with overhead.spend(UP_FRONT):
+        clock.now += 6
+    assert overhead.allows("preview", 0.0)
+    with overhead.spend("preview"):
+        clock.now += 2
+    assert not overhead.allows("preview", 0.4) and overhead.allows("preview", 0.5)
+    with overhead.spend("preview"):
+        clock.now += 2
+    assert not overhead.allows("preview", 1.0)
+    assert "6.0 s for evaluation features" in overhead.describe()
 
 
 @pytest.mark.parametrize("slower", [1.0, 8.0])
@@ -384,6 +413,39 @@ def test_signal_during_a_preview(tmp_path, run_command):
     assert process.returncode == 143 and "stopped at step 0;" in error, error
     assert time.monotonic() - begun < 20
     assert not (tmp_path / "run" / "samples.png").exists() and not list((tmp_path / "run").glob("samples/step*"))
+
+
+def test_stop_while_a_classifier_is_trained(make, tmp_path, monkeypatch):
+    """For the features of evaluations: after its step no other is taken, and no file is left in the cache."""
+    monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
+    loop, taken = make(steps=10, evaluation_times=2, data_labels=True), []
+    original = convnet.train_classifier
+
+    def stopping(*args):
+        for loss in original(*args):
+            taken.append(loss)
+            loop.stop()
+            yield loss
+
+    monkeypatch.setattr(convnet, "train_classifier", stopping)
+    with contextlib.closing(RunDir(tmp_path / "run")) as run_dir, pytest.raises(Stopped):
+        SelfEvaluation(loop, run_dir, print)
+    assert len(taken) == 1 and not list(tmp_path.rglob("cache/**/*.safetensors"))
+
+
+def test_duration_of_features_is_that_of_their_training(make, tmp_path, monkeypatch):
+    """The number of steps times that of a step; nothing without evaluations, and no training from the cache."""
+    monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
+    loop = make(evaluation_times=2, data_labels=True)
+    plan = convnet.TrainingPlan.for_images(len(loop.data.train))
+    trained = features_seconds(loop.model, loop.data, loop.compute)
+    assert plan.steps * 1e-4 < trained < plan.steps * 5
+    assert not list(tmp_path.rglob("cache/**/*.safetensors"))
+    monkeypatch.setattr(convnet.TrainingPlan, "for_images", lambda images, views=1: convnet.TrainingPlan(2, 16))
+    classifier_features(loop.data, compute=loop.compute)
+    monkeypatch.setattr(convnet, "train_classifier", None)  # would raise
+    assert features_seconds(loop.model, loop.data, loop.compute) < trained
+    assert features_seconds(make().model, loop.data, loop.compute) == 0
 
 
 def test_stop_during_a_held_out_loss(make):

@@ -11,6 +11,7 @@ from fromnoise.cli.common import check_minimum, write_json
 
 if TYPE_CHECKING:
     from fromnoise.clustering.fit import ClusteringResult
+    from fromnoise.config import Recipe
 
 HELP = "cluster images, and train a generator of each cluster"
 EPILOG = """The same command again resumes a run. Every recipe key is a flag, --section.key value; the keys of this verb
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE", type=Path, help="write the results as JSON")
     add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
+    add("--dry-run", action="store_true", help="print the resolved recipe and an estimate of its cost, and exit")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,23 +54,57 @@ def run(args: argparse.Namespace) -> int:
         check_file(args.json, ".json")
     if args.given is not None and not args.given.is_file():
         raise UserError(f"{str(args.given)!r} does not exist: --given takes a .csv with the columns index and label")
+    if args.dry_run:
+        return _dry_run(args, counts[-1])
     if len(counts) == 1:
         return _write(args, _fit(args, counts[0], args.out), args.out)
     return _select_count(args, counts)
 
 
-def _fit(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
+def _recipe(args: argparse.Namespace, count: int) -> Recipe:
     from fromnoise import config as recipes
     from fromnoise.cli.parsing import parse_value
     from fromnoise.cli.train import dotted_values
-    from fromnoise.clustering.fit import fit_mixture
 
     flags = {"minutes": "train.minutes", "steps": "train.steps", "seed": "train.seed"}
     keys = {key: parse_value(getattr(args, flag)) for flag, key in flags.items() if getattr(args, flag) is not None}
     keys |= {"data.source": args.data, "clustering.count": count, "data.labels": True}
     keys |= dotted_values(args.dotted)
-    recipe = recipes.load(args.recipe, keys)
+    return recipes.load(args.recipe, keys)
+
+
+def _fit(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
+    from fromnoise.clustering.fit import fit_mixture
+
+    recipe = _recipe(args, count)
     return fit_mixture(recipe, out, limit=args.limit, given=args.given, device=args.device, precision=args.precision)
+
+
+def _dry_run(args: argparse.Namespace, count: int) -> int:
+    """Print the recipe and the forecast of a number of clusters; nothing is written."""
+    import sys
+
+    from fromnoise.clustering.budget import e_steps, wanted_measurements
+    from fromnoise.clustering.task import build_model, limit_patch, prepare
+    from fromnoise.config import to_toml
+    from fromnoise.training.dry_run import measure
+    from fromnoise.utils.device import select_device
+
+    compute, recipe = select_device(args.device, args.precision), _recipe(args, count)
+    task = prepare(recipe, args.limit, lambda line: print(f"# {line}", file=sys.stderr))
+    recipe = limit_patch(recipe, task)
+    remaining = len(task.remaining.index) if task.remaining is not None else 0
+    expected = measure(
+        build_model(recipe, task),
+        task.data,
+        compute,
+        wanted_measurements(recipe),
+        lambda cost: e_steps(recipe, len(task.index), remaining, cost.forward_seconds),
+    )
+    print(to_toml(expected.recipe))
+    for line in expected.lines:
+        print(f"# {line}")
+    return 0
 
 
 def _write(args: argparse.Namespace, result: ClusteringResult, out: Path) -> int:

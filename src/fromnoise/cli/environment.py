@@ -12,6 +12,8 @@ def set_environment() -> None:
     # a short spin avoids waking them between the short operations of a small network
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # a rank that is lost is one line of ours, not many frames of C++
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if not any(key.startswith("MALLOC_") for key in os.environ):
         keep_freed_memory()
 

@@ -7,6 +7,7 @@ loop's own state are everything that a resumed run needs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -118,6 +119,9 @@ class EM:
     """Trains a mixture: yields the loop's reports, and a ``Round`` after each E-step.
 
     The loop's images must have a label each, which this class overwrites.
+
+    Attributes:
+        e_step_seconds: duration of the last E-step; None before the first, and after one that was interrupted.
     """
 
     def __init__(self, loop: TrainingLoop[Model], q: Tensor, given: Tensor | None = None) -> None:
@@ -133,6 +137,7 @@ class EM:
         self.images = loop.data.train
         self.state = EMState.from_responsibilities(self._with_given(q), self.config)
         self._stopped = False
+        self.e_step_seconds: float | None = None
         self._sample_labels()
 
     @property
@@ -192,7 +197,7 @@ class EM:
         Returns:
             None if it was stopped; the next call continues after the last complete batch.
         """
-        state, e_step = self.state, self.averaged_e_step()
+        state, e_step, start, first = self.state, self.averaged_e_step(), time.monotonic(), len(self.state.nats)
         if not len(state.proposal):
             state.proposal = e_step.pilot_proposal(self.images, self.config.min_time).probability
         proposal, offsets = StepProposal(state.proposal), state.encoder_nats
@@ -201,6 +206,7 @@ class EM:
             on_progress(len(state.nats) / len(state.q))
             if self._stopped:
                 return None
+        self.e_step_seconds = None if first else time.monotonic() - start
         nats, number = state.nats + state.encoder_nats, state.rounds + 1
         temperature = self.temperature(number)
         q = self._with_given(responsibilities(nats, state.weights, temperature))

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fromnoise import checkpoint
+from fromnoise.clustering.budget import e_steps, wanted_measurements
 from fromnoise.clustering.em import EM, Round
 from fromnoise.clustering.given_labels import GivenLabels, align_clusters, read_given_labels, with_given_labels
 from fromnoise.clustering.init import initial_responsibilities
@@ -24,10 +25,14 @@ from fromnoise.clustering.task import ClusteringTask, build_model, limit_patch, 
 from fromnoise.config import Recipe
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
+from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.loop import TrainingLoop
+from fromnoise.training.measurement_plan import CHECKPOINT_PART
+from fromnoise.training.measurements import Measurements
 from fromnoise.training.previews import Previews
 from fromnoise.training.resume import arithmetic, check_state, log_arithmetic, misfit
 from fromnoise.training.run import stop_on_signal
+from fromnoise.training.threads import restored_threads
 from fromnoise.training.training_bar import progress_line
 from fromnoise.utils.device import ComputeConfig, select_device
 from fromnoise.utils.errors import UserError
@@ -89,7 +94,7 @@ def fit_mixture(
     def notice(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
-    with contextlib.closing(RunDir(out, notice)) as folder:
+    with contextlib.closing(RunDir(out, notice)) as folder, restored_threads():
         return _fit(recipe, folder, limit, given, init, device, precision)
 
 
@@ -114,14 +119,19 @@ def _fit(
     model = build_model(recipe, task, labels.names if labels else None)
     accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
     loop = TrainingLoop(model, task.data, compute, accelerator, folder.load_state, log)
+    loop.measurements = Measurements(recipe, wanted_measurements(recipe))
     folder.open(recipe)
     log(
         f"{len(task.index):,} images, {recipe.clustering.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
     )
     em, rounds = _start(loop, folder, compute, labels.at(task.index) if labels else None, init, log)
+    remaining = len(task.remaining.index) if task.remaining is not None else 0
+    prepare_budget(
+        loop, log, lambda cost: e_steps(recipe, len(task.index), remaining, cost.forward_seconds, em.state.rounds)
+    )
     with stop_on_signal(em.stop) as caught:
-        _loop(em, rounds, folder, log)
+        _loop(em, rounds, folder, log, 1 + remaining / len(task.index))
     if not em.finished:
         log(f"stopped at step {loop.progress.step:,}; run the same command again to continue")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
@@ -180,11 +190,32 @@ def _start(
     return EM(loop, q, given), []
 
 
-def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> None:
+def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log, last: float) -> None:
+    """Run EM in a run directory.
+
+    Args:
+        em: new or resumed.
+        rounds: results of its E-steps so far; the new ones are added.
+        folder: opened.
+        log: receives messages.
+        last: duration of what follows the last training step, in E-steps.
+    """
     loop = em.loop
-    recipe, waiting, saved = loop.config, [], time.monotonic()
+    recipe, overhead = loop.config, loop.measurements.overhead
+    waiting, saved = [], time.monotonic()
 
     def save() -> None:
+        nonlocal saved
+        with overhead.spend("checkpoint"):
+            write()
+        saved = time.monotonic()
+
+    def save_due() -> bool:
+        # checkpoints that take long are rarer, as in ``training.run``
+        rarest = overhead.last("checkpoint") / max(1e-9, CHECKPOINT_PART * recipe.evaluation_share)
+        return time.monotonic() - saved > max(recipe.checkpoint_seconds, rarest)
+
+    def write() -> None:
         folder.write_reports(waiting)
         waiting.clear()
         tensors, header = loop.state()
@@ -207,30 +238,35 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log) -> Non
     with _progress_bar("") as bar:
 
         def on_progress(fraction: float) -> None:
-            nonlocal saved
             bar.set_description_str(f"E-step {fraction:.0%}")
-            if time.monotonic() - saved > recipe.checkpoint_seconds:
+            if save_due():
                 save()
-                saved = time.monotonic()
 
         for report in em.run(on_progress):
             if isinstance(report, Round):
                 rounds.append(report.json())
                 log(describe_round(report))
+                _reserve(em, last)
                 save()
-                saved = time.monotonic()
                 continue
             bar.set_description_str(progress_line(report), refresh=False)
             _advance(bar, report.budget_used)
             if report.logged:
                 waiting.append(report.to_json())
-            due = time.monotonic() - saved > recipe.checkpoint_seconds
+            due = save_due()
             due |= recipe.checkpoint_steps is not None and report.step % recipe.checkpoint_steps == 0
             if (due and not loop.progress.dropped_in_a_row) or loop.stopping or report.budget_used >= 1:
                 save()
-                saved = time.monotonic()
     if not em.finished:
         save()
+
+
+def _reserve(em: EM, last: float) -> None:
+    """Replace the forecast of what follows the last step by the duration of an E-step, times ``last``."""
+    minutes = em.loop.config.minutes
+    if minutes is not None and em.e_step_seconds is not None and em.state.rounds < em.config.rounds:
+        em.loop.measurements.reserve = min(em.e_step_seconds * last, 30 * minutes)
+        em.loop.budget = em.loop.measurements.budget(len(em.images))
 
 
 def describe_round(found: Round) -> str:

@@ -1,14 +1,155 @@
-"""What the processes of a run exchange besides gradients."""
+"""The processes of a run: started and watched together, equal in what they train, and what they exchange."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
+from fromnoise import __version__
+from fromnoise.config import Recipe, flat
+from fromnoise.data import Data
+from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.training.launch import Launch, NotConnected, connect
+from fromnoise.training.watchdog import EXIT_CODE, Watchdog
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.reading import first_line
+
+START_SECONDS, STALL_SECONDS = 50.0, 20.0
+"""Defaults of FROMNOISE_START_TIMEOUT and FROMNOISE_STALL_TIMEOUT: ranks find each other, and a rank may be silent."""
+_OF_A_HOST = ("data.source", "data.workers", "data.memory_gb", "train.threads")
+"""Keys of the recipe that may differ between hosts; the fingerprint says whether the data are the same."""
+_LOST = ("connection", "socket", "nccl", "gloo", "broken pipe", "timed out", "timeout", "store", "end of file")
+
+
+@contextlib.contextmanager
+def processes(device: str | None = None) -> Iterator[None]:
+    """Check the communication of all processes, and end all of them if one dies or stalls in the block.
+
+    Without a launcher, and where the process group exists already, it does nothing. With one, a rank that fails in the
+    block tells the others why; those that fail only because of it say nothing but that.
+
+    Args:
+        device: as ``select_device``; gloo connects CPUs, NCCL GPUs.
+
+    Raises:
+        UserError: the processes do not reach each other.
+    """
+    launch = Launch.from_environment()
+    if launch is None or dist.is_initialized():
+        yield
+        return
+    backend = "nccl" if torch.cuda.is_available() and device != "cpu" else "gloo"
+    try:
+        store, hosts = connect(launch, backend, _seconds("START", START_SECONDS))
+    except NotConnected:
+        if launch.local_rank:
+            raise SystemExit(EXIT_CODE) from None  # once a host is enough
+        raise
+    watchdog = Watchdog(launch, hosts, _seconds("STALL", STALL_SECONDS))
+    try:
+        yield
+    except UserError as error:
+        watchdog.fail(f"{launch}: {error}")
+        twice = watchdog.also_said_by(launch.rank - launch.local_rank, str(error))
+        watchdog.linger()
+        watchdog.close()
+        if twice:
+            raise SystemExit(EXIT_CODE) from None
+        raise UserError(str(error) if str(error).startswith("rank ") else f"{launch}: {error}") from None
+    except GeneratorExit:  # the caller has enough
+        watchdog.close()
+        raise
+    except (RuntimeError, OSError) as error:
+        if not _is_lost(error):
+            watchdog.fail(f"{launch}: {first_line(error)}")
+            watchdog.linger()
+            raise
+        watchdog.wait_for_cause()
+        reason = re.sub(r"^\[/\S+\] ", "", first_line(error))  # a line of gloo's source
+        raise UserError(f"{launch} lost the connection to another rank: {reason}") from None
+    except BaseException as error:
+        watchdog.fail(f"{launch}: {type(error).__name__}: {first_line(error)}")
+        watchdog.linger()
+        raise
+    watchdog.close()
+    del store
+
+
+def _seconds(name: str, default: float) -> float:
+    """Seconds by an environment variable.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    text = os.environ.get(f"FROMNOISE_{name}_TIMEOUT", str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise UserError(f"FROMNOISE_{name}_TIMEOUT={text} must be a number of seconds above 0")
+    return value
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether an error comes from the communication between ranks."""
+    if isinstance(error, dist.DistError | ConnectionError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOST)
+
+
+# ---- equal on all ranks
+
+
+def identity(recipe: Recipe, data: Data, compute: ComputeConfig) -> dict[str, str]:
+    """What must be equal on all ranks before the model is built: versions, recipe, images, random numbers."""
+    ids = torch.arange(8)
+    numbers = Noise(recipe.train.seed, ids).normal((16,), Stream.DATA, like=torch.empty(0, dtype=torch.float64))
+    named = {"the version of fromnoise": __version__, "the version of torch": torch.__version__}
+    named |= {"device and precision": f"{compute.device.type} in {str(compute.dtype).removeprefix('torch.')}"}
+    named |= {key: str(value) for key, value in flat(recipe).items() if key not in _OF_A_HOST}
+    sizes = f"{len(data.train)} training and {len(data.held_out)} held-out images {'x'.join(map(str, data.shape))}"
+    named |= {"the data": sizes, "the fingerprint of the data": data.fingerprint}
+    return named | {"the random numbers": hashlib.sha256(numbers.numpy().tobytes()).hexdigest()[:16]}
+
+
+def weights_identity(module: nn.Module) -> dict[str, str]:
+    """The initial weights, which must be equal on all ranks."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return {"the initial weights": digest.hexdigest()}
+
+
+def check_equal(accelerator: Accelerator, mine: Mapping[str, str]) -> None:
+    """Compare values with those of the other ranks.
+
+    Raises:
+        UserError: they differ from those of rank 0; the line names the first difference.
+    """
+    launch = Launch.from_environment()
+    if accelerator.num_processes == 1 or launch is None:
+        return
+    found = cast("list[tuple[str, dict[str, str]]]", [None] * accelerator.num_processes)
+    dist.all_gather_object(found, (str(launch), dict(mine)))
+    (first, expected), *others = found
+    for name, values in others:
+        for key in expected | values:
+            if values.get(key) != expected.get(key):
+                raise UserError(
+                    f"{name} has {key} {values.get(key, 'unset')}, but {first} has {expected.get(key, 'unset')}: start "
+                    "the same command with the same versions and data on every host"
+                )
 
 
 def check_same_step(accelerator: Accelerator, device: torch.device, step: int) -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from fromnoise.config import Recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.data import Data
-from fromnoise.model import build
+from fromnoise.model import Model, build
 from fromnoise.training.autosize import autosize
-from fromnoise.training.cost_estimate import estimate_cost, quick_estimate
-from fromnoise.training.forecast import Forecast
+from fromnoise.training.cost_estimate import CostEstimate, estimate_cost, quick_estimate
+from fromnoise.training.forecast import Forecast, OtherWork, duration, no_other_work
 from fromnoise.training.measurement_plan import MeasurementPlan
 from fromnoise.training.optim import Budget
+from fromnoise.training.self_evaluation import features_seconds
 from fromnoise.training.threads import restored_threads
 from fromnoise.utils.device import ComputeConfig
 
@@ -52,21 +53,48 @@ def dry_run(recipe: Recipe, compute: ComputeConfig, log: Callable[[str], None]) 
     info = dataset_info(recipe, data)
     if recipe.train.autosize:
         recipe = autosize(recipe, info, len(data.train), compute, log)
-    model = build(recipe, info)
+    return measure(build(recipe, info), data, compute)
+
+
+def measure(
+    model: Model,
+    data: Data,
+    compute: ComputeConfig,
+    wanted: MeasurementPlan | None = None,
+    other: Callable[[CostEstimate], OtherWork] = no_other_work,
+) -> DryRun:
+    """Measure what the training of a model would cost.
+
+    Args:
+        model: with initial weights.
+        data: of the training.
+        compute: device and precision.
+        wanted: the measurements; None for those of the recipe.
+        other: work besides steps and measurements, from the cost of training.
+
+    Raises:
+        UserError: the features of evaluations are not available.
+    """
+    recipe = model.recipe
+    wanted = wanted or MeasurementPlan.from_recipe(recipe)
     with restored_threads():
         cost, _ = quick_estimate(model, compute, recipe.train.threads)
         if cost.step_seconds < _MEASURED_SECONDS:  # which is more accurate
             cost = estimate_cost(model, compute, images=recipe.train.batch // recipe.train.accumulate)
+        features = features_seconds(model, data, compute) if wanted.self_evaluations else 0.0
         computed_on = compute.describe()
-    forecast = Forecast.of(model, Budget.from_config(recipe.train, len(data.train)), len(data.held_out), cost)
-    plan = forecast.plan
-    notes = forecast.warning(recipe, len(data.train)), plan.describe_cuts(MeasurementPlan.from_recipe(recipe))
+    budget, held_out = Budget.from_config(recipe.train, len(data.train)), len(data.held_out)
+    forecast = Forecast.of(model, budget, held_out, cost, features=features, wanted=wanted, other=other(cost))
+    plan, counted = forecast.plan, f"{forecast.plan.evaluations} held-out losses"
+    if plan.self_evaluations:
+        counted += f", {plan.self_evaluations} evaluations ({duration(forecast.costs.features)} for their features)"
+    notes = forecast.warning(recipe, len(data.train)), plan.describe_cuts(wanted)
     lines = (
         f"{cost.parameters:,} trainable parameters; images {'x'.join(map(str, data.shape))}",
         f"{len(data.train):,} training images, {len(data.held_out):,} held out",
         f"{forecast.describe()} on {computed_on}",
-        f"about {plan.seconds(forecast.costs):.0f} s of it for {plan.evaluations} held-out losses, {plan.previews} "
-        f"previews and {plan.final_samples} final samples",
+        f"about {plan.seconds(forecast.costs):.0f} s of it for {counted}, {plan.previews} previews and "
+        f"{plan.final_samples} final samples",
         *filter(None, notes),
         f"about {cost.memory_mb:,.0f} MB of memory for the network",
     )

@@ -26,21 +26,27 @@ class MeasurementCosts:
         preview: one preview.
         self_evaluation: the samples of one evaluation of section ``evaluation``.
         sample: one final sample.
+        features: what comes before the first evaluation: training the network of its features, and the features of
+            the training images.
     """
 
     held_out: float
     preview: float
     self_evaluation: float
     sample: float
+    features: float = 0.0
 
     @staticmethod
-    def estimate(model: Model, held_out_images: int, forward_seconds: float) -> MeasurementCosts:
+    def estimate(
+        model: Model, held_out_images: int, forward_seconds: float, features_seconds: float = 0.0
+    ) -> MeasurementCosts:
         """Number of network evaluations of each measurement times their duration.
 
         Args:
             model: its recipe sets the measurements.
             held_out_images: number of held-out images.
             forward_seconds: of one image through the network, without gradients.
+            features_seconds: of ``features``.
         """
         recipe = model.recipe
         versions = 1 + bool(recipe.ema.decays or recipe.ema.widths or recipe.ema.best_epoch)
@@ -53,6 +59,7 @@ class MeasurementCosts:
             preview=PREVIEW_COUNT * steps * versions * forward_seconds,
             self_evaluation=recipe.evaluation.samples * evaluated * forward_seconds,
             sample=final * per_step * forward_seconds,
+            features=features_seconds,
         )
 
 
@@ -82,6 +89,9 @@ class MeasurementPlan:
 
     def seconds(self, costs: MeasurementCosts) -> float:
         """Estimated duration of all measurements."""
+        return self._without_features(costs) + (self.self_evaluations > 0) * costs.features
+
+    def _without_features(self, costs: MeasurementCosts) -> float:
         start = self.at_start * ((self.evaluations > 0) * costs.held_out + (self.previews > 0) * costs.preview)
         return (
             start
@@ -99,7 +109,7 @@ class MeasurementPlan:
             at_start=False,
             previews=min(1, self.previews),
             self_evaluations=min(1, self.self_evaluations),
-        ).seconds(costs)
+        )._without_features(costs)
 
     def within(self, seconds: float, costs: MeasurementCosts) -> MeasurementPlan:
         """The plan if it takes at most so long, otherwise the part of it that does.
@@ -110,18 +120,19 @@ class MeasurementPlan:
         if self.seconds(costs) <= seconds:
             return self
         kinds = {
-            "final_samples": (1 / 3, costs.sample),
-            "self_evaluations": (1 / 2, costs.self_evaluation),
-            "evaluations": (1 / 2, costs.held_out),
-            "previews": (1.0, costs.preview),
+            "final_samples": (1 / 3, costs.sample, 0.0),
+            "self_evaluations": (1 / 2, costs.self_evaluation, costs.features),
+            "evaluations": (1 / 2, costs.held_out, 0.0),
+            "previews": (1.0, costs.preview, 0.0),
         }
         left, counts = seconds, dict.fromkeys(kinds, 0)
         for everything in (False, True):
-            for kind, (part, cost) in kinds.items():
-                wanted = getattr(self, kind) - counts[kind]
-                more = min(wanted, int((1.0 if everything else part) * left / cost)) if cost > 0 else wanted
+            for kind, (part, cost, first) in kinds.items():
+                first = 0.0 if counts[kind] else first
+                wanted, available = getattr(self, kind) - counts[kind], (1.0 if everything else part) * left - first
+                more = max(0, min(wanted, int(available / cost) if cost > 0 else wanted * (available >= 0)))
                 counts[kind] += more
-                left -= more * cost
+                left -= more * cost + (first if more else 0.0)
         found = MeasurementPlan(at_start=True, **counts)
         return found if found.seconds(costs) <= seconds else replace(found, at_start=False)
 

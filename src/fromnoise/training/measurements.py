@@ -16,20 +16,22 @@ class Measurements:
     """Held-out losses, previews, evaluations and final samples of a run.
 
     Attributes:
-        plan: everything that the recipe asks for, until ``set_plan``.
+        wanted: what the plan is a part of.
+        plan: ``wanted`` until ``set_plan``.
         restored: whether the plan is that of a training state.
         reserve: seconds by which a budget in minutes ends earlier, for what follows the last step.
         overhead: the time that measurements and checkpoints take.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        """Plan everything that the recipe asks for.
+    def __init__(self, recipe: Recipe, wanted: MeasurementPlan | None = None) -> None:
+        """Plan everything.
 
         Args:
-            recipe: sets the measurements.
+            recipe: of the run.
+            wanted: the measurements; None for everything that the recipe asks for.
         """
-        self._train, self._wanted = recipe.train, MeasurementPlan.from_recipe(recipe)
-        self.plan, self.restored, self.reserve, self.overhead = self._wanted, False, 0.0, Overhead()
+        self._train, self.wanted = recipe.train, wanted or MeasurementPlan.from_recipe(recipe)
+        self.plan, self.restored, self.reserve, self.overhead = self.wanted, False, 0.0, Overhead()
 
     def set_plan(self, plan: MeasurementPlan, reserve: float) -> None:
         """Replace the plan and the reserve."""
@@ -73,7 +75,7 @@ class Measurements:
         if not isinstance(saved, dict) or set(saved) != {"wishes", "plan", "reserve"}:
             return
         plan, reserve = saved["plan"], saved["reserve"]
-        if saved["wishes"] != self._wishes() or not isinstance(plan, dict) or set(plan) != set(asdict(self._wanted)):
+        if saved["wishes"] != self._wishes() or not isinstance(plan, dict) or set(plan) != set(asdict(self.wanted)):
             return
         if not isinstance(reserve, int | float) or not 0 <= reserve < math.inf:
             return
@@ -83,4 +85,4 @@ class Measurements:
     def _wishes(self) -> dict[str, Any]:
         train = self._train
         budget = {key: getattr(train, key) for key in ("steps", "epochs", "images", "minutes")}
-        return budget | {"share": train.evaluation_share} | asdict(self._wanted)
+        return budget | {"share": train.evaluation_share} | asdict(self.wanted)

@@ -6,6 +6,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+UP_FRONT = "evaluation feature"
+"""Spent at the start, for all evaluations: training the network of the features, and features of training images."""
+
 
 class Overhead:
     """Adds up the duration of measurements and checkpoints, and says which of them a budget in minutes still allows."""
@@ -48,8 +51,8 @@ class Overhead:
     def allows(self, kind: str, budget_used: float) -> bool:
         """Whether another one of a kind may begin.
 
-        What was spent must not be ahead of the budget, and if the next one takes as long as the last of its kind, the
-        sum must stay below what is allowed. Checkpoints have an allowance of their own.
+        What was spent since the start must not be ahead of the budget, and if the next one takes as long as the last
+        of its kind, the sum must stay below what is allowed. Checkpoints have an allowance of their own.
 
         Args:
             kind: of the measurement.
@@ -57,5 +60,6 @@ class Overhead:
         """
         if self.allowed is None:
             return True
-        spent = self.seconds - self._total.get("checkpoint", 0.0)
-        return spent <= self.allowed * budget_used and spent + self.last(kind) <= self.allowed
+        first = self._total.get(UP_FRONT, 0.0)
+        spent, allowed = self.seconds - self._total.get("checkpoint", 0.0) - first, self.allowed - first
+        return spent <= allowed * budget_used and spent + self.last(kind) <= allowed

@@ -21,9 +21,11 @@ from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import Model, build
 from fromnoise.run_dir import RunDir
 from fromnoise.training.autosize import autosize, keep_choices
+from fromnoise.training.distributed import check_equal, identity, processes, weights_identity
 from fromnoise.training.forecast import duration, prepare_budget
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import CHECKPOINT_PART, is_due
+from fromnoise.training.overhead import UP_FRONT
 from fromnoise.training.previews import Previews
 from fromnoise.training.progress import StepReport
 from fromnoise.training.resume import arithmetic, resume
@@ -66,8 +68,13 @@ def train(
         compiled: compile the network with torch.compile.
 
     Raises:
-        UserError: the recipe, the data or the directory do not fit.
+        UserError: the recipe, the data or the directory do not fit, or the processes do not reach each other.
     """
+    with processes(device):
+        return _train_together(recipe, out, device, precision, compiled)
+
+
+def _train_together(recipe: Recipe, out: Path, device: str | None, precision: str, compiled: bool) -> RunResult:
     # accelerate manages the processes alone: device, precision and batch size are ours
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", device_placement=False)
     compute = select_device(
@@ -97,11 +104,13 @@ def _train(
     run_dir.check(recipe)
     tracker_of(recipe)  # a missing package is reported before anything is done
     data = open_data(recipe, log)
+    check_equal(accelerator, identity(recipe, data, compute))
     if recipe.train.autosize and not run_dir.exists:
         # measured by the first process, for all
         sized = autosize(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
         recipe = broadcast_object_list([sized])[0]
     model = build(recipe, dataset_info(recipe, data))
+    check_equal(accelerator, weights_identity(model.module))
     loop = TrainingLoop(model, data, compute, accelerator, run_dir.load_state, log)
     if main:  # created only now, after everything that may fail
         run_dir.open(recipe)
@@ -187,7 +196,8 @@ def run_steps(
         start = time.monotonic()
         with contextlib.suppress(Stopped):
             if main and plan.self_evaluations:
-                self_evaluation = SelfEvaluation(loop, run_dir, log)
+                with overhead.spend(UP_FRONT):
+                    self_evaluation = SelfEvaluation(loop, run_dir, log)
         if main and new and plan.previews and plan.at_start:
             save_preview()
         loop.reserve(overhead.last("checkpoint"))  # for the one at the end

@@ -12,8 +12,8 @@ import torch
 
 from fromnoise import checkpoint
 from fromnoise.config import SamplingConfig
-from fromnoise.data import shuffled_indices
-from fromnoise.evaluation.features.select import select_features
+from fromnoise.data import Data, shuffled_indices
+from fromnoise.evaluation.features.select import preparation_seconds, select_features
 from fromnoise.evaluation.metrics.frechet import frechet_error, jackknifed_frechet
 from fromnoise.evaluation.metrics.kid import KernelReference
 from fromnoise.evaluation.statistics import Moments, split_moments
@@ -21,7 +21,8 @@ from fromnoise.model import Model
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
-from fromnoise.training.stopping import unless_stopped
+from fromnoise.training.stopping import check_stop, unless_stopped
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 _REFERENCE_COUNT = 10_000  # training images in the reference of the Frechet distance
@@ -46,9 +47,11 @@ class SelfEvaluation:
         """
         self._loop, self._config = loop, loop.model.recipe.evaluation
         name = None if self._config.features == "auto" else self._config.features
-        self._extractor = select_features(name, loop.data, compute=loop.compute, log=log)
+        self._extractor = select_features(
+            name, loop.data, compute=loop.compute, log=log, on_step=lambda done, total: check_stop(loop.stop_requested)
+        )
         train = loop.data.train
-        batches = shuffled_indices(len(train), 0, range(min(_REFERENCE_COUNT, len(train)))).split(_BATCH)
+        batches = shuffled_indices(len(train), 0, range(reference_count(len(train)))).split(_BATCH)
         batches = unless_stopped(batches, loop.stop_requested)
         features = [self._extractor.features(train.get(indices)) for indices in batches]
         self._moments = reduce(Moments.__add__, map(Moments.of, features))
@@ -88,6 +91,24 @@ class SelfEvaluation:
             progress = {"step": loop.progress.step, "evaluation": result}
             checkpoint.save_model(self.best_file, loop.model, loop.ema_state_dict(), progress)
         return result
+
+
+def reference_count(images: int) -> int:
+    """Number of training images that samples are compared with."""
+    return min(_REFERENCE_COUNT, images)
+
+
+def features_seconds(model: Model, data: Data, compute: ComputeConfig) -> float:
+    """Estimated duration of the features before the first evaluation; 0 if the recipe has no evaluations.
+
+    Raises:
+        UserError: the features are not available.
+    """
+    config = model.recipe.evaluation
+    if not config.times:
+        return 0.0
+    name = None if config.features == "auto" else config.features
+    return preparation_seconds(name, data, reference_count(len(data.train)), compute)
 
 
 def _distance_of(path: Path) -> float:

@@ -14,6 +14,16 @@ class Stopped(Exception):
     """A measurement was given up because the run is asked to stop."""
 
 
+def check_stop(stopping: Stopping) -> None:
+    """Give up the work of the caller where the run is asked to stop.
+
+    Raises:
+        Stopped: ``stopping`` returned true.
+    """
+    if stopping():
+        raise Stopped
+
+
 def unless_stopped(items: Iterable[T], stopping: Stopping) -> Iterator[T]:
     """The items; ``stopping`` is asked before each.
 
@@ -22,8 +32,7 @@ def unless_stopped(items: Iterable[T], stopping: Stopping) -> Iterator[T]:
     """
     iterator = iter(items)
     while True:
-        if stopping():
-            raise Stopped
+        check_stop(stopping)
         try:
             item = next(iterator)
         except StopIteration:

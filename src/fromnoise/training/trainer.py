@@ -20,6 +20,7 @@ from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model import Model, build, recipe_of
 from fromnoise.pipeline import Pipeline
 from fromnoise.run_dir import RunDir
+from fromnoise.training.distributed import processes
 from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.progress import StepReport
@@ -98,7 +99,15 @@ class Trainer:
         return self.model.recipe
 
     def __iter__(self) -> Iterator[StepReport]:
-        """Train until the budget is used."""
+        """Train until the budget is used.
+
+        Raises:
+            UserError: the directory does not fit, or the processes of the launcher do not reach each other.
+        """
+        with processes(self._compute.device.type):
+            yield from self._train()
+
+    def _train(self) -> Iterator[StepReport]:
         accelerator = Accelerator(cpu=self._compute.device.type == "cpu", mixed_precision="no", device_placement=False)
         if self.out is None:
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator)

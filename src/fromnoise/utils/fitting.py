@@ -5,7 +5,7 @@ Diffusion models have their own loop, ``training/loop.py``, with checkpoints, mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def fit(
     *,
     lr_schedule: LRSchedule,
     weight_decay: float,
-) -> Iterator[float]:
+) -> Generator[float, None, None]:
     """Train a network with AdamW, one step for each batch.
 
     Args:

@@ -6,7 +6,7 @@ Here it is trained as a classifier; ``simclr`` trains it without labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -119,7 +119,7 @@ Loss = Callable[[Batch], Tensor]
 
 def train_network(
     net: nn.Module, images: Images, plan: TrainingPlan, compute: ComputeConfig, loss: Loss, seed: int = 0
-) -> Iterator[float]:
+) -> Generator[float, None, None]:
     """Train with a one-cycle learning rate.
 
     Args:
@@ -145,7 +145,9 @@ def classifier_network(shape: tuple[int, int, int], classes: int) -> ConvNet:
     return ConvNet(shape, lambda size: nn.Linear(size, classes), dropout=0.2)
 
 
-def train_classifier(net: ConvNet, images: Images, plan: TrainingPlan, compute: ComputeConfig) -> Iterator[float]:
+def train_classifier(
+    net: ConvNet, images: Images, plan: TrainingPlan, compute: ComputeConfig
+) -> Generator[float, None, None]:
     """Train a classifier on images translated by up to 1/14 of their side.
 
     Args:

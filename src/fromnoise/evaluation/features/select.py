@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from fromnoise.data import Data
+from fromnoise.evaluation.features import trained
 from fromnoise.evaluation.features.extractor import FeatureExtractor
 from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.features.pretrained import dinov2_features, inception_features
@@ -36,7 +37,7 @@ def select_features(
         UserError: the name is unknown, or the extractor is not available.
     """
     check_features(name)
-    name = name or ("self-supervised" if data.class_names is None else "classifier")
+    name = name or _default_name(data)
     makers: dict[str, Callable[[], FeatureExtractor]] = {
         "classifier": lambda: classifier_features(data, compute=compute, log=log, on_step=on_step),
         "self-supervised": lambda: self_supervised_features(data, compute=compute, log=log, on_step=on_step),
@@ -45,6 +46,31 @@ def select_features(
         "dinov2": lambda: dinov2_features(compute),
     }
     return makers[name]()
+
+
+def preparation_seconds(name: str | None, data: Data, reference: int, compute: ComputeConfig) -> float:
+    """Estimated duration of ``select_features`` and of the features of real images, measured by a short trial.
+
+    Args:
+        name: as of ``select_features``.
+        data: the reference images.
+        reference: number of images whose features are computed.
+        compute: device of the networks.
+
+    Returns:
+        Seconds; 0 for features that need no training, which are not measured.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    check_features(name)
+    name = name or _default_name(data)
+    trains = name == "self-supervised" or (name == "classifier" and data.class_names is not None)
+    return trained.preparation_seconds(name, data, reference, compute) if trains else 0.0
+
+
+def _default_name(data: Data) -> str:
+    return "self-supervised" if data.class_names is None else "classifier"
 
 
 NAMES = ("classifier", "self-supervised", "pixels", "inception", "dinov2")

@@ -10,7 +10,7 @@ these features distinguish every image from every other one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def simclr_network(shape: tuple[int, int, int]) -> ConvNet:
     )
 
 
-def train_simclr(net: ConvNet, images: Images, compute: ComputeConfig) -> Iterator[float]:
+def train_simclr(net: ConvNet, images: Images, compute: ComputeConfig) -> Generator[float, None, None]:
     """Train on two views of each image.
 
     Args:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+import statistics
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import final
 
@@ -22,6 +26,7 @@ from fromnoise.utils.errors import UserError
 Log = Callable[[str], None]
 OnStep = Callable[[int, int], object]
 """Called with the number of steps done and their total."""
+_TRIAL_STEPS, _TRIAL_IMAGES = 4, 64  # from which durations are estimated
 
 
 class ConvNetFeatures(FeatureExtractor):
@@ -111,19 +116,9 @@ def classifier_features(
     """
     if data.class_names is None or data.train.labels is None:
         raise UserError("a classifier needs labels, and these images have none: use --features self-supervised")
-    compute, class_names = compute or select_device(), data.class_names
-    training = _Training(
-        "classifier",
-        convnet.VERSION,
-        convnet.TrainingPlan.for_images(len(data.train)).steps,
-        lambda: convnet.classifier_network(data.shape, len(class_names)),
-        lambda net: convnet.train_classifier(
-            net, data.train, convnet.TrainingPlan.for_images(len(data.train)), compute
-        ),
-        lambda net: convnet.accuracy(net, data.held_out, compute),
-    )
-    trained = _load_or_train(training, data, on_step)
-    features = ClassifierFeatures(trained.net, class_names, trained.accuracy, compute)
+    compute = compute or select_device()
+    trained = _load_or_train(_classifier(data, compute), data, on_step)
+    features = ClassifierFeatures(trained.net, data.class_names, trained.accuracy, compute)
     log(f"features: {features.description} ({trained.path})")
     return features
 
@@ -147,21 +142,44 @@ def self_supervised_features(
         UserError: the cache cannot be written.
     """
     compute = compute or select_device()
-    training = _Training(
-        "self-supervised",
-        simclr.VERSION,
-        simclr.training_plan(data.train).steps,
-        lambda: simclr.simclr_network(data.shape),
-        lambda net: simclr.train_simclr(net, data.train, compute),
-        lambda net: simclr.retrieval_accuracy(net, data.held_out, compute),
-    )
-    trained = _load_or_train(training, data, on_step)
+    trained = _load_or_train(_self_supervised(data, compute), data, on_step)
     features = SelfSupervisedFeatures(trained.net, trained.accuracy, compute)
     log(f"features: {features.description} ({trained.path})")
     return features
 
 
-# ---- the cache
+def preparation_seconds(kind: str, data: Data, reference: int, compute: ComputeConfig) -> float:
+    """Estimated duration of ``classifier_features`` or ``self_supervised_features``, and of features of real images.
+
+    A few steps of an untrained network are timed; they are not kept.
+
+    Args:
+        kind: ``classifier`` or ``self-supervised``.
+        data: of the features; with labels for ``classifier``.
+        reference: number of images whose features are computed.
+        compute: device and precision.
+
+    Returns:
+        Seconds; without the training if the network is in the cache.
+    """
+    training = {"classifier": _classifier, "self-supervised": _self_supervised}[kind](data, compute)
+    net, seconds = _initial(training), 0.0
+    if _load(_cache_path(training, data), net) is None:
+        times = [time.perf_counter()]
+        with contextlib.closing(training.fit(net)) as losses:
+            for _ in zip(range(_TRIAL_STEPS), losses, strict=False):
+                times.append(time.perf_counter())
+        steps = [after - before for before, after in pairwise(times)]
+        seconds = statistics.median(steps[1:] or steps) * training.steps  # the first step prepares
+    images = data.train.get(torch.arange(min(_TRIAL_IMAGES, len(data.train))))
+    compute.to_device(net).eval()
+    start = time.perf_counter()
+    with torch.inference_mode():
+        net(to_float(images.to(compute.device)).contiguous(memory_format=compute.memory_format))
+    return seconds + reference * (time.perf_counter() - start) / len(images)
+
+
+# ---- networks and their cache
 
 
 @dataclass(frozen=True)
@@ -172,8 +190,31 @@ class _Training:
     version: int
     steps: int
     initialize: Callable[[], convnet.ConvNet]
-    fit: Callable[[convnet.ConvNet], Iterator[float]]
+    fit: Callable[[convnet.ConvNet], Generator[float, None, None]]
     test: Callable[[convnet.ConvNet], float]
+
+
+def _classifier(data: Data, compute: ComputeConfig) -> _Training:
+    plan = convnet.TrainingPlan.for_images(len(data.train))
+    return _Training(
+        "classifier",
+        convnet.VERSION,
+        plan.steps,
+        lambda: convnet.classifier_network(data.shape, len(data.class_names or ())),
+        lambda net: convnet.train_classifier(net, data.train, plan, compute),
+        lambda net: convnet.accuracy(net, data.held_out, compute),
+    )
+
+
+def _self_supervised(data: Data, compute: ComputeConfig) -> _Training:
+    return _Training(
+        "self-supervised",
+        simclr.VERSION,
+        simclr.training_plan(data.train).steps,
+        lambda: simclr.simclr_network(data.shape),
+        lambda net: simclr.train_simclr(net, data.train, compute),
+        lambda net: simclr.retrieval_accuracy(net, data.held_out, compute),
+    )
 
 
 @dataclass(frozen=True)
@@ -188,16 +229,21 @@ class _Trained:
 def _load_or_train(training: _Training, data: Data, on_step: OnStep) -> _Trained:
     """The network of a data set from the cache; otherwise trained, tested and saved."""
     path = _cache_path(training, data)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = training.initialize()
+    net = _initial(training)
     accuracy = _load(path, net)
     if accuracy is None:
-        for done, _ in enumerate(training.fit(net), 1):
-            on_step(done, training.steps)
+        with contextlib.closing(training.fit(net)) as losses:  # it restores torch's generator, however it ends
+            for done, _ in enumerate(losses, 1):
+                on_step(done, training.steps)
         accuracy = training.test(net)
         checkpoint.write(path, net.state_dict(), {"kind": training.kind, "accuracy": accuracy})
     return _Trained(net, accuracy, path)
+
+
+def _initial(training: _Training) -> convnet.ConvNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return training.initialize()
 
 
 def _cache_path(training: _Training, data: Data) -> Path:
