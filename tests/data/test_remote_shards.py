@@ -21,7 +21,7 @@ from fromnoise.data import load, open_source
 from fromnoise.data.shards import object_folder, remote
 from fromnoise.data.shards.cache import ShardCache
 from fromnoise.data.shards.pack import PackSettings, pack
-from fromnoise.data.spec import open_splits
+from fromnoise.data.spec import open_splits, parse_spec
 from fromnoise.utils.errors import UserError
 
 Upload = Callable[[Path], str]
@@ -79,6 +79,16 @@ def test_remote_shards_are_the_local_ones(
     assert torch.equal(torch.cat(ranks, 1), first_images(expected, 4, 6))
     kept = list((Path(os.environ["FROMNOISE_CACHE"]) / "shards").iterdir())
     assert len(kept) == (len(list(folder.glob("*.tar"))) if limit == "1" else 0)
+
+
+def test_store_without_parts(folder: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers with the whole file serves sets that fit in the cache; for larger ones the line says so."""
+    url = upload(folder)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, path, start=None, end=None: bytes(10**5))
+    assert len(load(url, log=lambda line: None).train) == 28
+    monkeypatch.setenv("FROMNOISE_CACHE_GB", "0")
+    with pytest.raises(UserError, match="cannot be read in parts.*FROMNOISE_CACHE_GB"):
+        load(url, log=lambda line: None)
 
 
 def test_parts_of_a_batch_are_fetched_together(folder: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +194,14 @@ def test_wrong_addresses(upload: Upload, spec: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         open_splits(spec)
     assert "\n" not in str(error.value)
+
+
+def test_splits_and_ports_of_addresses() -> None:
+    """A port is not a split."""
+    assert parse_spec("http://host:8000") == ("http://host:8000", None)
+    assert parse_spec("http://host:8000:train") == ("http://host:8000", "train")
+    assert parse_spec("s3://bucket/set:train") == ("s3://bucket/set", "train")
+    assert parse_spec("s3://bucket/x-{0..1}.tar") == ("s3://bucket/x-{0..1}.tar", None)
 
 
 def test_limit_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

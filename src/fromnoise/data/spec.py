@@ -41,7 +41,8 @@ _PLUGIN = "; --plugin MODULE adds those of a plug-in"
 def parse_spec(spec: str) -> tuple[str, str | None]:
     """Separate the split from a SPEC.
 
-    A colon that is part of a path (one that exists, or after the letter of a drive) or of ``hub:`` is kept.
+    A colon that is part of a path (one that exists, or after the letter of a drive), of ``hub:`` or of an address
+    (before its port) is kept.
 
     Returns:
         The data set, and the split or None.
@@ -51,6 +52,7 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
     """
     head, colon, tail = spec.rpartition(":")
     whole = not colon or spec == f"hub:{tail}" or any(c in tail for c in "/\\") or Path(spec).expanduser().exists()
+    whole = whole or (tail.isdecimal() and "/" not in head.partition("://")[2] and "://" in head)
     name, split = (spec, None) if whole else (head, tail)
     if not name or split == "":
         missing = "split" if name else "data set"
