@@ -599,6 +599,16 @@ EDITS: Cases = {
 }
 
 MODELS: Cases = {
+    "push": ("RUN is missing",),
+    "push run": ("OWNER/NAME is missing",),
+    "push run digits": ("'digits'", "owner/name"),
+    "push run me/digits --license": ("--license",),
+    "push run me/digits --licence mit": ("--licence", "--license"),
+    "push run me/digits -n -1": ("-n -1", "at least 0"),
+    "push run me/digits --out full": ("full", "not empty"),
+    "push nowhere me/digits --out r": ("'nowhere'",),
+    "publish run me/digits": ("'publish'", "use fromnoise push"),
+    "sample hub:digits": ("'hub:digits'", "hub:owner/name"),
     "import": ("SOURCE is missing", "the model"),
     "import nowhere": ("--out RUN is missing",),
     "import nowhere --out r": ("'nowhere'", "name a folder or a file"),

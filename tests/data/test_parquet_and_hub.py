@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,17 @@ def test_large_parquet_files_are_memory_mapped(
     source = open_source(str(tmp_path / "x.parquet"), log=lines.append)
     assert np.array_equal(all_of(source), IMAGES) and class_indices(source) == [0, 1, 2, 0, 1, 2]
     assert len(lines) == 1 and list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_without_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    """The extra is needed for the hub and for large files alone; both say so in one line."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    pq.write_table(pa.table({"image": structs()}), tmp_path / "x.parquet")
+    assert np.array_equal(all_of(open_source(str(tmp_path / "x.parquet"))), IMAGES)
+    monkeypatch.setattr(parquet, "MEMORY_LIMIT", 0)
+    for spec in (str(tmp_path / "x.parquet"), "hub:a/b"):
+        with pytest.raises(UserError, match=r"pip install 'fromnoise\[datasets\]'"):
+            open_source(spec, log=lines.append)
 
 
 @pytest.fixture

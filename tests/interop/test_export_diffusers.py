@@ -130,6 +130,28 @@ def test_a_trained_run_draws_the_same_images(name, tmp_path, monkeypatch):
     compare(load_model(tmp_path / "model.safetensors").model, tmp_path / "out", {}, monkeypatch)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_network_in_full_size(name, tmp_path):
+    """The network as the recipe has it, for its own images: outputs within 1e-4."""
+    recipe = config.load(name, {"data.source": "x", "train.autosize": []})
+    shape = (recipe.data.channels or (1 if name in ("digits", "mixture", "fashion-labels") else 3),)
+    shape += recipe.data.size or ((8, 8) if name == "digits" else (28, 28) if shape == (1,) else (64, 64))
+    classes = tuple("abc") if recipe.data.labels else None
+    model = random_model(name, DatasetInfo(shape, classes), {"train.autosize": []})  # pyright: ignore[reportArgumentType]
+    interop.export_model(model, tmp_path / "out", "diffusers")
+    options = {"trust_remote_code": True} if (tmp_path / "out" / "pipeline.py").exists() else {}
+    unet = DiffusionPipeline.from_pretrained(tmp_path / "out", **options).unet
+    x, cond = torch.randn(2, *shape), torch.tensor([2, -1]) if classes else None
+    for t in (3, 871):
+        with torch.inference_mode():
+            ours = model.denoiser.network(x, torch.full((2,), float(t)), cond)
+            theirs = unet(x, t, **({"class_labels": cond + 1} if cond is not None else {})).sample
+        error = float((ours - theirs).abs().max() / ours.abs().max())
+        print(f"{name}: {model.parameters:,} parameters, {'x'.join(map(str, shape))}, largest difference {error:.1e}")
+        assert error < 1e-4
+
+
 @pytest.mark.parametrize("options", [{}, {"guidance": 1.0}, {"sampler": "ddim", "steps": 10, "guidance": 2.5}])
 def test_classes_and_guidance(options, tmp_path, monkeypatch):
     """By names, numbers or none; with the scale of the recipe and another one."""

@@ -60,7 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "floor_n": 40,
         "features": "pixels",
     }
-    report = {"command": "fromnoise evaluate", "against": "the training data", "features": "pixels"}
+    report = {"command": "fromnoise evaluate", "against": "/home/me/faces", "features": "pixels"}
     (folder / "evaluation-2").mkdir()
     report["evaluations"] = [{"name": "runs/squares", "n": 40, "frechet": number, "findings": []}]  # pyright: ignore[reportArgumentType]
     (folder / "evaluation-2" / "report.json").write_text(json.dumps(report))
@@ -145,6 +145,7 @@ def test_the_card(hub: Hub, run: Path, tmp_path: Path) -> None:
     data = card.data.to_dict()
     assert data["library_name"] == "fromnoise" and data["pipeline_tag"] == "unconditional-image-generation"
     assert "license" not in data and "datasets" not in data
+    assert "a classifier is 90 % sure" not in card.text and "Against files of the owner" in card.text
     assert "| frechet | 1.5 ± 0.1 | 0.5 ± 0.05 | 40 | pixels |" in card.text
     assert "![4 samples" in card.text and (tmp_path / "folder" / "samples.png").stat().st_size > 100
     assert "held-out loss" in card.text and "none is stated" in card.text and 'fn.load("hub:me/squares")' in card.text
@@ -169,6 +170,7 @@ def test_paths_of_the_owner_are_not_published(run: Path, tmp_path: Path) -> None
         (tmp_path / "again.safetensors").write_bytes(files["model.safetensors"])
         assert load_model(tmp_path / "again.safetensors").model.recipe.data.source == kept
         assert (b'datasets:\n- "a/b"' in files["README.md"]) == (kept == "hub:a/b:train")
+    assert b"/home/me" not in repository_files(loaded, NAME, samples=0)["README.md"]  # of its evaluation
 
 
 def test_conditional_models_have_no_pipeline_tag(tmp_path: Path) -> None:

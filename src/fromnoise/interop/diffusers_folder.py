@@ -241,7 +241,11 @@ def _weights(source: Source, folder: Path) -> tuple[dict[str, Tensor], list[str]
 def _find(source: Source, folder: Path, inside: str, suffix: str) -> str | None:
     """Name of the file with the weights, or of the index of several; None if there is none."""
     names = [f"{_STEM}{variant}.{suffix}" for variant in _VARIANTS]
-    for name in (*names, *(f"{_STEM}.{suffix}.index{variant}.json" for variant in _VARIANTS)):
+    names += [f"{_STEM}.{suffix}.index{variant}.json" for variant in _VARIANTS]
+    found = next((name for name in names if (folder / name).exists()), None)
+    if found is not None:
+        return found
+    for name in names:
         source.fetch(inside + name)
         if (folder / name).exists():
             return name

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fromnoise import __version__
+from fromnoise import __version__, registry
 from fromnoise.checkpoint import LoadedModel
 from fromnoise.config import Recipe, to_toml
+from fromnoise.data.spec import parse_spec
 from fromnoise.interop.source import read_json
 from fromnoise.model import Model
 from fromnoise.reporting.documents import Block, BulletList, Code, Figure, Heading, Table, Text, to_markdown
@@ -22,7 +23,22 @@ from fromnoise.utils.hub import HubName
 from fromnoise.utils.reading import printable
 
 _PREDICTION = {"eps": "epsilon", "v": "v"}
+_OF_THE_RECIPE = re.compile(r"(about|cost|quality|expected_loss|loss_source) = ")
+"""Lines of a recipe that describe other runs of it than this one."""
 _METRIC_HEAD = ("metric", "samples", "real images", "n", "features")
+
+
+TRAINING_DATA = "the training data"
+UNNAMED = "files of the owner, which are not named"
+
+
+def public_source(source: str) -> str:
+    """A data SPEC if anyone can have the data by it; empty for a path of this machine."""
+    try:
+        known = source.startswith("hub:") or (source and parse_spec(source)[0] in registry.names("dataset"))
+    except UserError:
+        known = False
+    return source if known else ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,8 @@ class Card:
         blocks += [Heading("Data"), BulletList(list(self._data()))]
         blocks += [Heading("Training"), BulletList(list(_training(self.loaded)))]
         blocks += [Heading("Metrics"), *_metrics(self.loaded)]
-        blocks += [Heading("Recipe"), Code(to_toml(self.recipe).strip())]
+        recipe = [line for line in to_toml(self.recipe).splitlines() if not _OF_THE_RECIPE.match(line)]
+        blocks += [Heading("Recipe"), Code("\n".join(recipe).strip())]
         stated = self.license if self.license is not None else "none is stated; ask the owner"
         return self.metadata() + to_markdown([*blocks, Heading("Licence"), Text(f"{stated}.")])
 
@@ -90,7 +107,7 @@ class Card:
 
     def _data(self) -> Iterator[str]:
         info, source = self.loaded.model.dataset_info, self.recipe.data.source
-        yield f"images: {source if source else 'files of the owner, which are not named'}"
+        yield f"images: {source or UNNAMED}"
         yield f"shape: {'x'.join(map(str, info.shape))} (channels, height, width)"
         yield f"fingerprint: {info.fingerprint or 'not recorded'}"
         if info.class_names is not None:
@@ -158,8 +175,9 @@ def _metrics(loaded: LoadedModel) -> list[Block]:
         except (UserError, TypeError, AttributeError, KeyError, ValueError):
             continue  # another version wrote it, or it is damaged
         if rows:
-            about = f"Against {printable(str(report.get('against')))}: `{printable(str(report.get('command')))}`."
-            return [Text(about), Table(_METRIC_HEAD, rows), Text(_ERRORS)]
+            against = str(report.get("against"))
+            named = against if against == TRAINING_DATA else public_source(against) or UNNAMED
+            return [Text(f"Against {named}."), Table(_METRIC_HEAD, rows), Text(_ERRORS)]
     evaluation = next((r["evaluation"] for r in reversed(_reports(loaded)) if r.get("evaluation")), None)
     rows = list(_rows(evaluation)) if isinstance(evaluation, dict) else []
     if rows:
@@ -172,8 +190,8 @@ def _metrics(loaded: LoadedModel) -> list[Block]:
 
 
 _ERRORS = (
-    "± is one standard error over sets of as many samples. The third column is the same metric of as many held-out "
-    "real images: no model can be expected to do better. Compare values at equal n and with equal features only."
+    "± is one standard error over sets of as many samples. The third column is the same metric of held-out real "
+    "images, where it was measured. Compare values at equal n and with equal features only."
 )
 
 

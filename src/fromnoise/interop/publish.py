@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from fromnoise import checkpoint, registry
+from fromnoise import checkpoint
 from fromnoise.checkpoint import LoadedModel
 from fromnoise.config import Recipe, to_toml
-from fromnoise.data.spec import parse_spec
-from fromnoise.interop.model_card import Card, model_spec
+from fromnoise.interop.model_card import Card, model_spec, public_source
 from fromnoise.pipeline import Pipeline
 from fromnoise.reporting import image_io
 from fromnoise.reporting.documents import Figure
@@ -76,9 +75,8 @@ def repository_files(
 
 def published_recipe(recipe: Recipe) -> Recipe:
     """The recipe without the path of images that are files of the user; names of data sets are kept."""
-    source = recipe.data.source
-    known = source.startswith("hub:") or (source and parse_spec(source)[0] in registry.names("dataset"))
-    return recipe if known else recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": ""})})
+    source = public_source(recipe.data.source)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
 
 
 def _samples(loaded: LoadedModel, count: int, seed: int, device: str | None, progress: bool | None) -> Figure:

@@ -51,14 +51,14 @@ class Source:
         if not self.path.exists():
             raise UserError(f"there is no model at '{path}': name a folder or a file")
 
-    def fetch(self, *patterns: str) -> None:
-        """Download the files of a repository that match; those of a folder are here.
+    def fetch(self, *names: str) -> None:
+        """Download files of a repository, if it has them; those of a folder are here.
 
         Raises:
             UserError: the hub cannot be reached.
         """
         if self._repository is not None:
-            self._repository.fetch(*patterns)
+            self._repository.fetch(*names)
 
     def has(self, name: str) -> bool:
         """Whether the folder has a file or folder of this name."""

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -92,13 +93,29 @@ class Repository:
         """Whether fromnoise wrote it."""
         return (self.folder / "recipe.toml").exists()
 
-    def fetch(self, *patterns: str) -> None:
-        """Download the files that match one of the patterns, if there are any, into ``folder``.
+    @cached_property
+    def files(self) -> frozenset[str]:
+        """The names of all its files.
 
         Raises:
             UserError: the hub cannot be reached, or refuses.
         """
-        _download(self.name, self.folder.name, (*patterns, *_SMALL_FILES), quiet=False)
+        with _errors_of(self.name):
+            from huggingface_hub import HfApi
+
+            api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+            return frozenset(api.list_repo_files(self.name.repository, revision=self.folder.name))
+
+    def fetch(self, *names: str) -> None:
+        """Download files into ``folder``, as far as the repository has them and they are not there.
+
+        Raises:
+            UserError: the hub cannot be reached, or refuses.
+        """
+        missing = [name for name in names if not (self.folder / name).exists()]
+        wanted = tuple(name for name in missing if name in self.files)
+        if wanted:
+            _download(self.name, self.folder.name, wanted, quiet=False)
 
 
 def open_repository(source: str | PurePath) -> Repository:
@@ -139,7 +156,7 @@ class _Quiet(tqdm):
         super().__init__(*args, **(options | {"disable": True}))
 
 
-def _download(name: HubName, revision: str | None, patterns: tuple[str, ...], *, quiet: bool) -> Path:
+def _download(name: HubName, revision: str | None, files: tuple[str, ...], *, quiet: bool) -> Path:
     with _errors_of(name):
         from huggingface_hub import snapshot_download
 
@@ -147,7 +164,7 @@ def _download(name: HubName, revision: str | None, patterns: tuple[str, ...], *,
             snapshot_download(
                 name.repository,
                 revision=revision,
-                allow_patterns=list(patterns),
+                allow_patterns=list(files),
                 endpoint=os.environ.get("HF_ENDPOINT"),
                 tqdm_class=_Quiet if quiet else None,
             )
