@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
+import torch
 
-from fromnoise import config
+from fromnoise import checkpoint, config
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import load
 
@@ -41,3 +43,18 @@ def test_pack_as_a_recipe_says(right, wrong, tmp_path):
     wrong("data", "pack", "x.npy", "--out", "s3://bucket/s", message=("s3:/bucket/s", "this machine"))
     wrong("data", "verify", "x.npy", message="index.json")
     wrong("data", "pack", "x.npy", "--out", "t", "--shard-mb", 0, message="--shard-mb")
+
+
+@pytest.mark.slow
+def test_training_on_shards_is_training_in_memory(right, small, tmp_path):
+    """Stopped and resumed on shards, the weights are bit for bit those of an undisturbed run in memory."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(40) % 3)
+    right("data", "pack", "x.npz", "--out", "shards")
+    words = ("train", "digits", *small, "--data.labels", "true", "--train.decay", "constant", "--device", "cpu")
+    right(*words, "--data", "x.npz", "--steps", 4, "--out", "memory")
+    for steps in (2, 4):
+        right(*words, "--data", "shards", "--data.memory_gb", 1e-6, "--steps", steps, "--out", "streamed")
+    assert "decoded on demand" in (tmp_path / "streamed" / "log").read_text()
+    one, two = (checkpoint.read(tmp_path / run / "model.safetensors")[0] for run in ("memory", "streamed"))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)

@@ -73,17 +73,18 @@ def pack(
     check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(out)
-    except BlockingIOError:
-        raise UserError(f"another process is packing into {out}: wait for it, or choose another --out") from None
-    try:
-        return _Packing(splits, out, settings, log, workers, on_packed).run()
+        try:
+            lock = lock_folder(out)
+        except BlockingIOError:
+            raise UserError(f"another process is packing into {out}: wait for it, or choose another --out") from None
+        try:
+            return _Packing(splits, out, settings, log, workers, on_packed).run()
+        finally:
+            unlock_folder(out, lock, remove=True)
     except OSError as error:
         raise UserError(
             f"cannot write in {out}: {error.strerror or error}; make room and run the same command again"
         ) from None
-    finally:
-        unlock_folder(out, lock, remove=True)
 
 
 def _identity(splits: Splits) -> str:
