@@ -111,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 private = wanted.get("private") or wanted.get("visibility") == "private"
                 self.hub.repositories[name] = Repository(bool(private))
+                self.hub.repositories[name].commit({".gitattributes": b""})
                 self._answer(200, {"url": f"{self.hub.url}/{name}"})
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/[^/]+", path):
             files = [

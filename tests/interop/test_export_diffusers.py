@@ -231,6 +231,7 @@ def test_one_class(tmp_path):
 
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("digits", {"network.multipliers": [2, 2]}, {}, "network.multipliers = "),
     ("digits", {"network.positions": True}, {}, "network.positions"),
     ("digits", {"network.upsampling": "shuffle"}, {}, "network.upsampling = shuffle"),
     ("digits", {"network.blocks_up": 3}, {}, "network.blocks_up = 3"),

@@ -85,7 +85,7 @@ def test_push_and_load(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str], 
     assert cli.main(["sample", f"hub:me/squares@{first}", "-n", "2", "--steps", "2"]) == 0
     assert (tmp_path / "sampled-0.png").exists()  # not in the cache
     assert cli.main(["push", str(run), "me/squares", "-n", "0"]) == 0
-    assert len(hub.repositories["me/squares"].commits) == 2
+    assert len(hub.repositories["me/squares"].commits) == 3  # with that of its creation
 
 
 def test_every_verb_takes_it(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

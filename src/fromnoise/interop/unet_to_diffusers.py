@@ -38,6 +38,9 @@ def unet2d_config(network: UNet, options: ComponentConfig) -> tuple[dict[str, An
     one_head = all(m.heads == 1 for m in attentions)
     head_dims = {m.qkv.in_features // m.heads for m in attentions}
     impossible = {
+        f"network.multipliers = {list(o.multipliers)}: its first convolution has the channels of the finest level": (
+            o.multipliers[0] != 1
+        ),
         "network.positions: it has no embedding of the pixel coordinates": o.positions,
         f"network.upsampling = {o.upsampling}: it has nearest neighbour alone": o.upsampling != "nearest",
         f"network.blocks_up = {blocks_up}: it has {o.blocks + 1} at most": blocks_up > o.blocks + 1,
@@ -55,6 +58,7 @@ def unet2d_config(network: UNet, options: ComponentConfig) -> tuple[dict[str, An
         changes["normalized_residual"] = True
     if len(head_dims) > 1 and not one_head:
         changes["heads"] = {str(m.qkv.in_features): m.heads for m in attentions}
+    hidden = network.time.upper.out_features
     attention = [isinstance(level.attentions[0], Attention) for level in network.down]  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
     return {
         "block_out_channels": [o.width * m for m in o.multipliers],
@@ -68,7 +72,7 @@ def unet2d_config(network: UNet, options: ComponentConfig) -> tuple[dict[str, An
         "norm_eps": o.norm_eps,
         "dropout": o.dropout,
         "resnet_time_scale_shift": "scale_shift" if o.conditioning == "scale-shift" else "default",
-        "time_embedding_dim": network.time.upper.out_features,
+        **({} if hidden == 4 * o.width else {"time_embedding_dim": hidden}),  # of diffusers 0.31 on
         "flip_sin_to_cos": False,
         "freq_shift": 1,
         "downsample_padding": 0,

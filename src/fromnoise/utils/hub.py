@@ -250,5 +250,5 @@ def _reason(name: HubName, error: Exception) -> str:
         return f"the hub answered {status} ({first_line(error)})"
     unreachable = isinstance(error, OSError) or "Connect" in type(error).__name__ or "Timeout" in type(error).__name__
     if unreachable:
-        return "the hub cannot be reached, and the files are not in the cache: check the network or HF_ENDPOINT"
+        return "the hub cannot be reached, and what it was asked for is not in the cache: check the network"
     return first_line(error)

@@ -60,7 +60,7 @@ class FromnoiseNetwork(ModelMixin, ConfigMixin):
         self.unet = UNet2DModel(**options)
         if time_channels is not None:
             own = dict(self.unet.config)
-            hidden = own["time_embedding_dim"] or 4 * own["block_out_channels"][0]
+            hidden = own.get("time_embedding_dim") or 4 * own["block_out_channels"][0]
             self.unet.time_proj = Timesteps(time_channels, own["flip_sin_to_cos"], own["freq_shift"])
             self.unet.time_embedding = TimestepEmbedding(time_channels, hidden)
         for attention in (module for module in self.unet.modules() if isinstance(module, Attention)):
