@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -95,6 +97,15 @@ def canvas(page, selector: str) -> np.ndarray:
     return np.array(values, np.uint8).reshape(height, width, 4)
 
 
+def run_command(page, place: Path, out: Path | None = None) -> None:
+    """Run the command that the page shows where its server runs, with another file for what it writes."""
+    words = shlex.split(page.inner_text("#command"))
+    if out is not None:
+        words[words.index("--out") + 1] = str(out)
+    with contextlib.chdir(place):
+        fromnoise(*words[1:])
+
+
 def sampled(page) -> None:
     """Wait for the end of a drawing."""
     page.locator("#state", has_text=re.compile(r"\d s$")).wait_for()
@@ -133,14 +144,7 @@ def test_sample_scrub_and_compare_samplers(page, place, tmp_path):
     assert page.locator(".panel").count() == 2
     last, other = canvas(page, ".panel:nth-child(1) canvas"), canvas(page, ".panel:nth-child(2) canvas")
     assert last.shape == (17, 17, 4) and not np.array_equal(last, other)
-    words = page.inner_text("#command").split()
-    words[words.index("--out") + 1] = str(tmp_path / "a.npz")
-    here = os.getcwd()
-    os.chdir(place)
-    try:
-        fromnoise(*words[1:])
-    finally:
-        os.chdir(here)
+    run_command(page, place, tmp_path / "a.npz")
     images = np.load(tmp_path / "a.npz")["images"][:, 0]
     assert np.array_equal(last[:8, :8, 0], images[0]) and np.array_equal(last[9:, 9:, 0], images[3])
     times = page.evaluate("""() => { const s = document.getElementById('time'), t = [];
@@ -232,7 +236,7 @@ def test_compare_runs_and_open_a_report(page):
     assert "Samples against" in page.inner_text("h1")
 
 
-def test_cluster_map(page):
+def test_cluster_map(page, place):
     """Arrow keys go from image to image; a cluster can be hidden."""
     page.goto("/run/clusters")
     page.click("text=Cluster map")
@@ -243,8 +247,23 @@ def test_cluster_map(page):
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#caption").startswith("image ")
     assert canvas(page, "#image").shape == (8, 8, 4)
+    table = (place / "runs" / "clusters" / "map.csv").read_bytes()
+    run_command(page, place)
+    assert (place / "runs" / "clusters" / "map.csv").read_bytes() == table
     page.uncheck("#legend label >> nth=0")
     assert page.eval_on_selector("#map", "c => c.toDataURL()") != full
+
+
+def test_understand(page, place, tmp_path):
+    """The schedule, the evaluation of the run, and bits by step when they are asked for."""
+    page.goto("/run/a/understand")
+    page.wait_for_selector("#scales canvas")
+    assert "evaluation-1" in page.inner_text("#evaluations")
+    page.fill("#n", "2")
+    page.click("#go")
+    page.wait_for_selector("#rate canvas")
+    run_command(page, place, tmp_path / "rate.png")
+    assert (tmp_path / "rate.png").is_file()
 
 
 PAGES = (

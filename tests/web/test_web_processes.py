@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from fromnoise.run_dir.reports import read_reports
 from fromnoise.utils.locks import lock_folder, lock_holder, unlock_folder
 from fromnoise.web.app import create_app, create_site
+from fromnoise.web.documents import evaluated
 from fromnoise.web.report_lines import curves, last_report
 from fromnoise.web.run_state import run_state
 from fromnoise.web.settings import Settings
@@ -114,6 +115,17 @@ def test_reports_of_ten_thousand_lines(tmp_path):
         file.write('{"step": 10')  # as it is while a line is written
     assert last_report(path) == last
     assert last_report(tmp_path / "none") is None and curves(tmp_path / "none")["step"] == []
+
+
+def test_evaluations_are_read_tolerantly(tmp_path):
+    """Numbers of a report, and nothing of what is none."""
+    source = {"name": "a", "n": 20, "cost": {"nfe": 5}, "frechet": {"value": 1.5, "error": 0.1, "floor": 1e999}}
+    for i, content in enumerate([{"evaluations": [source]}, [], {"evaluations": [3]}, {"evaluations": {"a": 1}}]):
+        (tmp_path / f"{i}").mkdir()
+        (tmp_path / f"{i}" / "report.json").write_text(json.dumps(content))
+    expected = {"report": "0", "name": "a", "n": 20, "nfe": 5, "value": 1.5, "error": 0.1, "floor": None}
+    assert evaluated(tmp_path / "0") == [expected]
+    assert [evaluated(tmp_path / name) for name in ("1", "2", "3", "none")] == [[]] * 4
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.common import check_minimum, load_model_data, write_json
+from fromnoise.cli.common import check_minimum, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     from fromnoise.checkpoint import load_model
     from fromnoise.clustering.assign import assign, e_step_config
+    from fromnoise.evaluation.resolve import load_model_data
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.common import check_minimum, load_model_data, write_json
+from fromnoise.cli.common import check_minimum, write_json
 
 if TYPE_CHECKING:
     from fromnoise.data import Data, Images
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--tolerance {args.tolerance:g} must be between 0 and 1, such as 1e-4")
     from fromnoise.checkpoint import load_model
     from fromnoise.evaluation.likelihood import LikelihoodEvaluator
+    from fromnoise.evaluation.resolve import load_model_data
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromnoise.cli.common import check_minimum, load_model_data, parse_times, write_json
+from fromnoise.cli.common import check_minimum, parse_times, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -154,6 +154,7 @@ def _rate(args: argparse.Namespace) -> None:
     from fromnoise.data import shuffled_indices
     from fromnoise.evaluation.likelihood import LikelihoodEvaluator
     from fromnoise.evaluation.progressive_coding import rate_and_distortion
+    from fromnoise.evaluation.resolve import load_model_data
     from fromnoise.reporting import plots
     from fromnoise.utils.files import check_file
 

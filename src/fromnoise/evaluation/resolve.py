@@ -117,6 +117,23 @@ def open_runs(
     return runs
 
 
+def load_model_data(model: Model, spec: str | None, log: Callable[[str], None]) -> Data:
+    """Load images in the shape that a model samples.
+
+    Args:
+        model: the model.
+        spec: the data; None for those that the model was trained on, held out as in its training.
+        log: as of ``fromnoise.data.load``.
+
+    Raises:
+        UserError: as ``fromnoise.data.load``.
+    """
+    channels, height, width = model.dataset_info.shape
+    own = model.recipe.data
+    config = own.model_copy(update={"source": spec or own.source, "size": (height, width), "channels": channels})
+    return open_data(model.recipe.model_copy(update={"data": config}), log)
+
+
 def real_images(
     opened: Mapping[str, LoadedModel], against: str | None, size: int | None, log: Callable[[str], None]
 ) -> Data:

@@ -16,6 +16,7 @@ from fromnoise.utils.files import write_atomic
 from fromnoise.utils.reading import limits, read_bytes
 from fromnoise.web import report_lines
 from fromnoise.web.app import Site, site_of
+from fromnoise.web.documents import evaluated
 from fromnoise.web.fields import Fields
 from fromnoise.web.folders import FILE_TYPES, NotFound
 from fromnoise.web.requests import SamplingRequest, TrainRequest, continue_command, shell, shown_path
@@ -71,6 +72,13 @@ async def curves(request: Request) -> Response:
     _, run = run_of(request)
     found = await asyncio.to_thread(report_lines.curves, run / "reports.jsonl")
     return JSONResponse(found | {"previews": previews(run)})
+
+
+async def evaluations(request: Request) -> Response:
+    """Frechet distance and cost of each source of each evaluation in a run."""
+    site, run = run_of(request)
+    paths = site.folders.reports(run)
+    return JSONResponse(await asyncio.to_thread(lambda: [e for path in paths for e in evaluated(path.parent)]))
 
 
 async def start(request: Request) -> Response:

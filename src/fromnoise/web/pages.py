@@ -10,9 +10,10 @@ from starlette.responses import RedirectResponse, Response
 from fromnoise.utils.reading import limits, read_bytes
 from fromnoise.web.actions import run_of
 from fromnoise.web.app import site_of
+from fromnoise.web.documents import command_of
 from fromnoise.web.folders import NotFound
-from fromnoise.web.requests import EDITS, cluster_command, continue_command, shell, shown_path
-from fromnoise.web.run_state import last_lines, previews, recipe_values, run_state
+from fromnoise.web.requests import EDITS, continue_command, shell, shown_path
+from fromnoise.web.run_state import last_lines, previews, run_state
 from fromnoise.web.streams import states_of
 
 _REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -86,8 +87,15 @@ async def clusters(request: Request) -> Response:
     site, path = run_of(request)
     if not (path / "map.csv").is_file():
         raise NotFound(f"{path.name} has no map of clusters")
-    command = shell(cluster_command(path, recipe_values(path)))
+    command = command_of(path) or shell(["cluster", "SPEC", "-q", "Q", "--out", shown_path(path)])
     return site.page("clusters.html", title=f"Clusters of {path.name}", run=path.name, command=command)
+
+
+async def understand(request: Request) -> Response:
+    """Schedule, bits by step, and quality against cost."""
+    site, path = run_of(request)
+    command = shell(["show", "rate", shown_path(path), "--out", "rate.png"])
+    return site.page("understand.html", title=f"What {path.name} has learned", run=path.name, command=command)
 
 
 async def report(request: Request) -> Response:

@@ -263,27 +263,6 @@ class TrainRequest:
         return [*words, "--out", shown_path(out)]
 
 
-def cluster_command(run: Path, recipe: dict[str, Any]) -> list[str]:
-    """The words of ``fromnoise cluster`` that makes a clustering, or writes it again.
-
-    Args:
-        run: its folder.
-        recipe: the tables of its recipe.
-    """
-    count = recipe.get("clustering", {}).get("count", "Q")
-    data = recipe.get("data", {}).get("source", "SPEC")
-    return [
-        "cluster",
-        str(data),
-        "-q",
-        str(count),
-        "--recipe",
-        shown_path(run / "recipe.toml"),
-        "--out",
-        shown_path(run),
-    ]
-
-
 def continue_command(run: Path) -> list[str]:
     """The words of ``fromnoise train`` that continues a run by its own recipe."""
     return ["train", shown_path(run / "recipe.toml"), "--out", shown_path(run)]

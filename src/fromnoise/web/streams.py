@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from fromnoise.utils.errors import UserError, one_line
 from fromnoise.web.actions import fields_of, run_of
 from fromnoise.web.app import Site, site_of
-from fromnoise.web.requests import EditRequest, SamplingRequest, TrainRequest, sample_command, shell
+from fromnoise.web.requests import EditRequest, SamplingRequest, TrainRequest, sample_command, shell, shown_path
 from fromnoise.web.run_state import run_state
 from fromnoise.web.worker import Answer, Worker
 
@@ -78,6 +78,14 @@ async def edit(request: Request) -> Response:
     for name in wanted.files():
         site.folders.file(run, name)
     return _stream(site.drawing, "edit", shell(wanted.command(run)), {"run": str(run), "request": wanted.to_json()})
+
+
+async def rate(request: Request) -> Response:
+    """Bits by reverse step, rate and distortion of some held-out images."""
+    site, run = run_of(request)
+    count = (await fields_of(request)).integer("n", 16, 2, 64)
+    command = shell(["show", "rate", shown_path(run), "-n", str(count), "--out", "rate.png"])
+    return _stream(site.drawing, "rate", command, {"run": str(run), "count": count})
 
 
 async def inspect(request: Request) -> Response:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fromnoise.config.recipe_data import open_data
 from fromnoise.data import prepare
 from fromnoise.data.decoding import display_size, open_encoded
 from fromnoise.editing import load_mask
 from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.metrics.nearest import NearestNeighbours
+from fromnoise.evaluation.resolve import load_model_data
 from fromnoise.reporting import image_io
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
@@ -96,7 +96,7 @@ def _store(run: Path, kind: str, image: Image.Image) -> str:
 def nearest(send: Send, run: str, sampling: dict[str, Any]) -> None:
     """Send the training images that are nearest to the samples of a drawing, by their pixels."""
     images = samples_of(run, sampling).images
-    data = open_data(open_model(run).recipe, lambda line: None)
+    data = load_model_data(open_model(run).model, None, lambda line: None)
     if data.shape != tuple(images.shape[1:]):
         raise UserError("samples of another size than the training images have no nearest one")
     features = PixelFeatures(data.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import fromnoise.diffusion  # noqa: F401  registers samplers, guidance and inverse solvers
-from fromnoise.web.compute import drawing, editing, images, models, training
+from fromnoise.web.compute import drawing, editing, images, models, training, understanding
 
 JOBS: dict[str, Callable[..., None]] = {
     "choices": training.choices,
@@ -15,6 +15,7 @@ JOBS: dict[str, Callable[..., None]] = {
     "forward": drawing.forward,
     "inspect": training.inspect,
     "nearest": images.nearest,
+    "rate": understanding.rate,
     "save": drawing.save,
     "store_image": images.store_image,
     "store_mask": images.store_mask,

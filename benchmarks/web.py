@@ -1,0 +1,234 @@
+"""The web interface: first paint, a step of the slider, sampling against the command line, many runs, memory.
+
+python benchmarks/web.py [--run RUN] [--rounds N] [--updates N] [--only NAMES]
+
+Needs chromium and Playwright (pip install playwright). Times in the browser end when the frame is painted. Without
+--run a network of 3x32x32 images with random weights samples; its speed is that of a trained one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from header import header
+
+RUNS, REPORTS = 100, 10_000
+PAINTED = """() => new Promise(done => new PerformanceObserver(list => done(list.getEntriesByName(
+    'first-contentful-paint')[0].startTime)).observe({type: 'paint', buffered: true}))"""
+SCRUB = """async () => { const s = document.getElementById('time'), times = [];
+    for (let i = 0; i <= Number(s.max); i++) { const begin = performance.now(); s.value = i;
+        s.dispatchEvent(new Event('input')); const handled = performance.now();
+        await new Promise(requestAnimationFrame); await new Promise(done => setTimeout(done));
+        times.push([handled - begin, performance.now() - begin]) } return times }"""
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="a run directory to sample from")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--only", default="paint,scrub,sample,runs,memory")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        return serve_quickly(args.serve)
+    from playwright.sync_api import sync_playwright
+
+    print(header())
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as name:
+        flags = ["--no-sandbox", "--enable-precise-memory-info", "--js-flags=--expose-gc"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        run = args.run or random_run(Path(name) / "runs" / "random")
+        for part in args.only.split(","):
+            MEASUREMENTS[part](browser, run.resolve(), args)
+        browser.close()
+
+
+def random_run(run: Path) -> Path:
+    """A model of 3x32x32 images with random weights."""
+    from fromnoise import checkpoint, config
+    from fromnoise.data.dataset_info import DatasetInfo
+    from fromnoise.model import build
+
+    recipe = config.load("images", {"network.width": 32, "train.autosize": []})
+    model = build(recipe, DatasetInfo((3, 32, 32)))
+    checkpoint.save_model(run / "model.safetensors", model, model.denoiser.state_dict(), {"step": 0})
+    return run
+
+
+@contextlib.contextmanager
+def server(folder: Path, *words: str) -> Iterator[tuple[str, subprocess.Popen[str], float]]:
+    """A server of a folder of runs: its address, its process and the seconds until it listens."""
+    begin = time.perf_counter()
+    command = words or (sys.executable, "-m", "fromnoise", "web", str(folder), "--port", "0")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[-1]
+    try:
+        yield address, process, time.perf_counter() - begin
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+
+
+def described(name: str, values: list[float], unit: str) -> None:
+    """Print the median and the range of some values."""
+    middle = statistics.median(values)
+    print(f"{name}: {middle:.3g} {unit} (median of {len(values)}; {min(values):.3g} to {max(values):.3g})")
+
+
+def paint(browser, run: Path, args: argparse.Namespace) -> None:
+    """From the command to the first paint of the runs."""
+    times = []
+    for _ in range(args.rounds):
+        with server(run.parent) as (address, _, seconds):
+            page = browser.new_page()
+            page.goto(address, wait_until="commit")
+            painted = page.evaluate(PAINTED)
+            times.append(seconds + painted / 1000)
+            page.close()
+    described("first paint after the command", times, "s")
+
+
+def scrub(browser, run: Path, args: argparse.Namespace) -> None:
+    """A step of the slider of times, over 64 samples."""
+    with server(run.parent) as (address, _, _):
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(300_000)
+        page.goto(f"{address}run/{run.name}/draw?n=64&steps=50&sampler=ddim")
+        page.locator("#state", has_text=re.compile(r"\d s$")).wait_for()
+        times = page.evaluate(SCRUB)
+        page.close()
+    described("a step of the slider, handled", [a for a, _ in times], "ms")
+    described("a step of the slider, painted", [b for _, b in times], "ms")
+
+
+def sample(browser, run: Path, args: argparse.Namespace) -> None:
+    """64 samples of 50 steps of DDIM: on the page, and by the command, which prints the time without its start."""
+    page_times, command_times = [], []
+    with server(run.parent) as (address, _, _):
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(300_000)
+        page.goto(f"{address}run/{run.name}/draw")
+        page.locator("#state", has_text="parameters").wait_for()
+        page.select_option("#sampler", "ddim")
+        for field, value in {"#n": "64", "#steps": "50"}.items():
+            page.fill(field, value)
+        for seed in range(args.rounds + 1):
+            page.fill("#seed", str(seed))
+            page.evaluate("document.getElementById('state').textContent = ''")
+            page.click("#go")
+            state = page.locator("#state", has_text=re.compile(r"\d s$"))
+            state.wait_for()
+            page_times.append(float(state.inner_text().split()[0]))
+            flags = ("-n", "64", "--steps", "50", "--sampler", "ddim", "--seed", str(seed))
+            out = ("--out", str(Path(tempfile.gettempdir()) / "web-benchmark.npz"))
+            command = [sys.executable, "-m", "fromnoise", "sample", str(run), *flags, *out]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            command_times.append(float(printed.split(" samples in ")[1].split()[0]))
+        page.close()
+    described("64 samples, 50 steps, on the page", page_times[1:], "s")
+    described("64 samples, 50 steps, by the command", command_times[1:], "s")
+    ratios = [a / b for a, b in zip(page_times[1:], command_times[1:], strict=True)]
+    described("page / command", ratios, "")
+
+
+def report(step: int, reports: int) -> str:
+    """A line of reports.jsonl, as a training writes it."""
+    values = {"step": step, "images": 64 * step, "loss": 0.5 + 1 / (step + 1), "lr": 2e-4, "dropped_steps": 0}
+    values |= {"budget_used": step / reports, "rollbacks": 0, "grad_norm": 0.123456789}
+    if step % 50 == 0:
+        values |= {"held_out_loss": 0.4, "held_out_loss_raw": 0.5, "loss_by_t": [0.1234567] * 10}
+    timing = {"seconds": 12.34, "images_per_second": 123.4, "remaining_seconds": 12.3, "memory_mb": 456, "threads": 2}
+    return json.dumps(values | {"timing": timing}) + "\n"
+
+
+def many_runs(folder: Path, runs: int, reports: int) -> None:
+    """A folder of runs with many reports each."""
+    lines = "".join(report(step, reports) for step in range(reports))
+    recipe = 'name = "digits"\n[data]\nsource = "digits"\n'
+    for i in range(runs):
+        run = folder / f"run-{i:03d}"
+        run.mkdir(parents=True)
+        (run / "recipe.toml").write_text(recipe)
+        (run / "reports.jsonl").write_text(lines)
+
+
+def runs(browser, run: Path, args: argparse.Namespace) -> None:
+    """A folder of 100 runs of 10,000 reports."""
+    with tempfile.TemporaryDirectory() as name:
+        many_runs(Path(name), RUNS, REPORTS)
+        with server(Path(name)) as (address, _, _):
+            paths = {f"{RUNS} cards": "", "a run": "run/run-007"}
+            paths["the curves of 20 runs"] = "compare?" + "&".join(f"run=run-{i:03d}" for i in range(20))
+            for title, path in paths.items():
+                times = []
+                for _ in range(args.rounds):
+                    page = browser.new_page()
+                    begin = time.perf_counter()
+                    page.goto(address + path)
+                    page.locator(".card .numbers" if not path else ".plot canvas").last.wait_for()
+                    if not path:
+                        page.locator(".card .numbers", has_text="step").nth(RUNS - 1).wait_for()
+                    times.append(time.perf_counter() - begin)
+                    page.close()
+                described(f"{title} of {REPORTS:,} reports each, complete", times, "s")
+
+
+def serve_quickly(folder: Path) -> None:
+    """A server that looks at the runs a hundred times a second."""
+    from fromnoise.web import streams
+    from fromnoise.web.serve import serve
+
+    streams.INTERVAL = 0.01
+    serve(folder, [], "127.0.0.1", 0, None, False)
+
+
+def memory(browser, run: Path, args: argparse.Namespace) -> None:
+    """Of the server and of an open page, after a tenth of the updates and after all."""
+    with tempfile.TemporaryDirectory() as name:
+        many_runs(Path(name), 5, 100)
+        file = Path(name) / "run-000" / "reports.jsonl"
+        words = (sys.executable, __file__, "--serve", name)
+        with server(Path(name), *words) as (address, process, _):
+            page = browser.new_page()
+            page.goto(f"{address}run/run-000")
+            page.locator("#loss canvas").wait_for()
+            tenth = args.updates // 10
+            for i in range(args.updates + 1):
+                if i in (tenth, args.updates):
+                    page.evaluate("gc()")
+                    heap = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
+                    nodes = page.evaluate("document.querySelectorAll('*').length")
+                    server_mib = resident(process.pid)
+                    print(f"after {i:,} updates: server {server_mib:.1f} MiB, page {heap:.1f} MiB, {nodes} elements")
+                with open(file, "a") as lines:
+                    lines.write(report(100 + i, 10_000))
+                page.locator("#numbers", has_text=f"step {100 + i:,} ").wait_for()
+            page.close()
+
+
+def resident(number: int) -> float:
+    """The memory of a process in MiB."""
+    pages = int(Path(f"/proc/{number}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+MEASUREMENTS = {"paint": paint, "scrub": scrub, "sample": sample, "runs": runs, "memory": memory}
+
+if __name__ == "__main__":
+    main()
