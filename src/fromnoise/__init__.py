@@ -23,6 +23,7 @@ _MEMBERS = {
     "as_data": "fromnoise.data.convert",
     "evaluate": "fromnoise.evaluation.compare",
     "load": "fromnoise.api",
+    "push": "fromnoise.api",
     "register": "fromnoise.registry",
     "sample": "fromnoise.api",
     "save": "fromnoise.api",
@@ -45,7 +46,7 @@ _MODULES = {
 
 if TYPE_CHECKING:
     from fromnoise import data, diffusion, evaluation, networks
-    from fromnoise.api import load, sample, save
+    from fromnoise.api import load, push, sample, save
     from fromnoise.data.convert import as_data
     from fromnoise.diffusion import (
         Denoiser,
@@ -80,6 +81,7 @@ __all__ = [
     "load",
     "losses",
     "networks",
+    "push",
     "register",
     "sample",
     "samplers",

@@ -1,4 +1,4 @@
-"""The library's interface: load, sample and save models."""
+"""The library's interface: load, sample, save and publish models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fromnoise import checkpoint, interop
+from fromnoise.interop import publish
 from fromnoise.pipeline import Pipeline
+from fromnoise.utils.hub import HubName, check_token, upload
 
 
 def load(source: str | Path, *, network: nn.Module | None = None, device: str | None = None) -> Pipeline:
@@ -41,3 +43,38 @@ def save(pipeline: Pipeline, path: str | Path) -> None:
         UserError: the file cannot be written.
     """
     pipeline.save(path)
+
+
+def push(
+    source: str | Path,
+    repository: str,
+    *,
+    license: str | None = None,
+    private: bool = False,
+    samples: int = 36,
+    seed: int = 0,
+    device: str | None = None,
+) -> str:
+    """Publish a saved model on the Hugging Face hub with a model card, as ``fromnoise push`` does.
+
+    Args:
+        source: a run directory or a .safetensors file.
+        repository: ``owner/name``, created if there is none; ``load("hub:owner/name")`` reads it.
+        license: identifier of the hub, such as "mit"; None states none.
+        private: a new repository is seen by its owner alone.
+        samples: number of samples on the card; 0 for none.
+        seed: of the samples.
+        device: as of ``load``.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: a wrong name or licence, no token, or the hub cannot be reached or refuses.
+    """
+    name = HubName.parse(repository)
+    publish.check_license(license)
+    check_token(name)
+    loaded = checkpoint.load_model(source)
+    files = publish.repository_files(loaded, name, license=license, samples=samples, seed=seed, device=device)
+    return upload(name, files, publish.MESSAGE, private)

@@ -84,7 +84,8 @@ def test_push_and_load(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str], 
     assert torch.equal(model.sample(2, seed=3), own.sample(2, seed=3))
     assert cli.main(["sample", f"hub:me/squares@{first}", "-n", "2", "--steps", "2"]) == 0
     assert (tmp_path / "sampled-0.png").exists()  # not in the cache
-    assert cli.main(["push", str(run), "me/squares", "-n", "0"]) == 0
+    second = fn.push(run, "me/squares", samples=0)
+    assert second == f"{hub.url}/me/squares/commit/{hub.repositories['me/squares'].main}" and first not in second
     assert len(hub.repositories["me/squares"].commits) == 3  # with that of its creation
 
 

@@ -34,11 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the files and upload them."""
-    from fromnoise import __version__
     from fromnoise.checkpoint import load_model
     from fromnoise.cli.common import check_minimum
     from fromnoise.interop.importing import check_out
-    from fromnoise.interop.publish import check_license, repository_files
+    from fromnoise.interop.publish import MESSAGE, check_license, repository_files
     from fromnoise.utils.files import write_atomic
     from fromnoise.utils.hub import HubName, check_token, upload
 
@@ -59,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         print(args.out)
         return 0
-    print(upload(name, files, f"Model of fromnoise {__version__}", args.private))
+    print(upload(name, files, MESSAGE, args.private))
     print(f"fromnoise sample {name} --out samples.png")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fromnoise import checkpoint
+from fromnoise import __version__, checkpoint
 from fromnoise.checkpoint import LoadedModel
 from fromnoise.config import Recipe, to_toml
 from fromnoise.interop.model_card import Card, model_spec, public_source
@@ -15,6 +15,8 @@ from fromnoise.utils.errors import UserError
 from fromnoise.utils.hub import HubName
 from fromnoise.utils.reading import read_bytes
 
+MESSAGE = f"Model of fromnoise {__version__}"
+"""Of the commit."""
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 
 
