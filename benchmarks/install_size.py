@@ -64,8 +64,9 @@ def main() -> None:
     print("  of which " + ", ".join(f"{name} {size(name) / 1e6:.0f}" for name in largest))
     for extra in extras:
         found, missing = closure("fromnoise", {extra})
-        note = f"  without {', '.join(sorted(missing))}, not installed here" if missing else ""
-        print(f"{f'extra {extra}':28} {sum(map(size, found - core - torch)) / 1e6:8.0f} MB{note}")
+        total = sum(map(size, found - core - torch)) / 1e6
+        text = f"not measured: {', '.join(sorted(missing))} not installed here" if missing else f"{total:8.0f} MB"
+        print(f"{f'extra {extra}':28} {text}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,10 @@ from tiny_diffusers import random_unet, save_folder
 import fromnoise as fn
 from fromnoise import cli, interop
 from fromnoise.checkpoint import load_model
+from fromnoise.config import change
+from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.interop.publish import repository_files
+from fromnoise.model import Model, recipe_of
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.hub import HubName
 
@@ -182,6 +188,27 @@ def test_conditional_models_have_no_pipeline_tag(tmp_path: Path) -> None:
     readme = repository_files(load_model(tmp_path / "m.safetensors", network), NAME, samples=2)["README.md"].decode()
     assert "pipeline_tag" not in readme and "class-conditional" in readme and "classes: 2 (a, b" in readme
     assert "the model was imported, or saved without its run" in readme
+
+
+@pytest.mark.slow
+def test_diffusers_opens_an_export_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """With the pipeline and the network that the repository carries, in a process of its own."""
+    network = fn.networks.UNet(1, 1, size=(6, 6), classes=2, width=8, patch=2, multipliers=(1, 2))
+    denoiser = fn.Denoiser(network, fn.schedules.linear(20), fn.targets.Eps())
+    recipe = change(recipe_of(denoiser, DatasetInfo((1, 6, 6), ("a", "b"))), {"network": {"kind": "unet"}})
+    options = {"width": 8, "patch": 2, "multipliers": [1, 2]}
+    recipe = change(recipe, {f"network.{key}": value for key, value in options.items()})
+    interop.export_model(Model(recipe, DatasetInfo((1, 6, 6), ("a", "b")), denoiser), tmp_path / "out", "diffusers")
+    files = {p.relative_to(tmp_path / "out").as_posix(): p.read_bytes() for p in (tmp_path / "out").rglob("*.*")}
+    hub.repositories["me/out"] = Repository()
+    hub.repositories["me/out"].commit(files)
+    program = (
+        "import sys; sys.modules['fromnoise'] = None; from diffusers import DiffusionPipeline\n"
+        "p = DiffusionPipeline.from_pretrained('me/out', trust_remote_code=True)\n"
+        "assert p(class_labels='b', num_inference_steps=2).images[0].size == (6, 6)"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 @pytest.fixture
