@@ -195,7 +195,7 @@ def serve_quickly(folder: Path) -> None:
     from fromnoise.web.serve import serve
 
     streams.INTERVAL = 0.01
-    serve(folder, [], "127.0.0.1", 0, None, False)
+    serve(folder, [], "127.0.0.1", 0)
 
 
 def memory(browser, run: Path, args: argparse.Namespace) -> None:

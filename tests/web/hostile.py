@@ -24,6 +24,7 @@ class Hostile:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     codes: tuple[int, ...] = (403,)
+    declared: bool = True  # whether a Content-Length is sent
 
 
 def _post(name: str, path: str, values: object, codes: tuple[int, ...] = (400,)) -> Hostile:
@@ -146,6 +147,8 @@ def _values() -> Iterator[Hostile]:
     yield _post("edit kind", "/api/run/plain/edit", {"kind": "erase", "image": "samples.png"})
     yield _post("stop of nothing", "/api/run/plain/stop", {})
     yield Hostile("large image", "/api/run/plain/image/images", "POST", OWN, b"\x89PNG" + bytes(17 << 20), (413,))
+    for name, path, size in (("form", draw, 65 << 10), ("image", "/api/run/plain/image/images", 17 << 20)):
+        yield Hostile(f"{name} without end", path, "POST", FORM, b" " * size, (413,), declared=False)
     yield Hostile("other upload", "/api/run/plain/model/images", "POST", OWN, b"x", (404,))
     yield Hostile("empty image", "/api/run/plain/image/images", "POST", OWN, b"", (400,))
     yield Hostile("huge mask", "/api/run/plain/mask/images?height=99999&width=9", "POST", OWN, b"x", (400,))
@@ -159,7 +162,8 @@ def requests() -> list[Hostile]:
 def ask(app: Any, request: Hostile) -> tuple[int, dict[str, str], bytes]:
     """Code, headers and body of the answer; paths and headers arrive as they are, as from uvicorn."""
     path, _, query = request.path.partition("?")
-    headers = {"host": HOST, "content-length": str(len(request.body))} | request.headers
+    length = {"content-length": str(len(request.body))} if request.declared else {}
+    headers = {"host": HOST} | length | request.headers
     scope = {
         "type": "http", "method": request.method, "path": unquote(path), "raw_path": path.encode(), "root_path": "",
         "query_string": query.encode(), "headers": [(k.encode(), v.encode()) for k, v in headers.items()],

@@ -152,6 +152,7 @@ def test_token(place):
     [
         ("127.0.0.1", "localhost:7860", True),
         ("127.0.0.1", "[::1]:7860", True),
+        ("127.0.0.1", "[::1]", False),
         ("0.0.0.0", "192.0.2.7:7860", True),
         ("0.0.0.0", "evil.example:7860", False),
         ("192.0.2.7", "192.0.2.8:7860", False),
@@ -175,3 +176,26 @@ def test_demo_has_no_other_pages(place):
         assert client.get(path).status_code == 404
     for path in ("/api/start", "/api/run/plain/stop", "/api/run/plain/keep", "/api/run/plain/image/images"):
         assert client.post(path, headers={"origin": "http://127.0.0.1:7860"}, json={}).status_code == 404
+
+
+def test_port_80_is_left_out_by_browsers(place):
+    """Of the Host and of the Origin."""
+    client = TestClient(create_app_of(Settings(place / "runs", port=80)), base_url="http://127.0.0.1")
+    for host, code in (("127.0.0.1", 200), ("[::1]", 200), ("127.0.0.1:81", 421), ("evil.example", 421)):
+        assert client.get("/", headers={"host": host}).status_code == code
+
+
+def test_public_demonstration(place):
+    """By its name everybody may visit it and frame it; other names and other sites' requests are refused still."""
+    settings = Settings(place / "runs", host="0.0.0.0", demo="plain", public="me-digits.hf.space")
+    client = TestClient(create_app_of(settings), base_url="http://me-digits.hf.space")
+    visit = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    page = client.get("/run/plain/draw", headers=visit)
+    assert page.status_code == 200 and "frame-ancestors *" in page.headers["content-security-policy"]
+    assert "x-frame-options" not in page.headers
+    assert client.get("/run/plain/draw", headers={"host": "evil.example"}).status_code == 421
+    draw = {"json": {"n": 0}, "headers": {"origin": "https://me-digits.hf.space"}}
+    assert client.post("/api/run/plain/draw", **draw).status_code == 400
+    for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}):
+        assert client.post("/api/run/plain/draw", json={"n": 0}, headers=headers).status_code == 403
+    assert client.get("/new", headers=visit).status_code == 404

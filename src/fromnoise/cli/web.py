@@ -12,7 +12,8 @@ Trainings are processes of their own: they go on when the web interface ends.
 examples:
   fromnoise web
   fromnoise web ~/runs --data ~/pictures
-  fromnoise web runs/digits --demo"""
+  fromnoise web runs/digits --demo
+  fromnoise web runs/digits --demo --host 0.0.0.0 --public owner-digits.hf.space"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--port", default=7860, type=int, metavar="P", help="port to listen on; 0 for a free one")
     add("--token", metavar="TEXT", help="ask for this token; another address than this machine's always has one")
     add("--demo", action="store_true", help="show one run, FOLDER, for sampling only")
+    add("--public", metavar="NAME", help="with --demo: show it to everybody under this name, without a token")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,4 +47,4 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"fromnoise web needs {error.name}: pip install 'fromnoise[web]'") from None
     from fromnoise.web.serve import serve
 
-    return serve(args.runs, args.data, args.host, args.port, args.token, args.demo)
+    return serve(args.runs, args.data, args.host, args.port, args.token, args.demo, args.public)

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from fromnoise.utils.errors import UserError, one_line
 from fromnoise.web.folders import Folders, NotFound
-from fromnoise.web.guard import Guard
+from fromnoise.web.guard import IMAGE_PATH, MAX_FORM, MAX_IMAGE, Guard, TooLarge, too_large
 from fromnoise.web.processes import Processes
 from fromnoise.web.settings import Settings
 from fromnoise.web.worker import Worker
@@ -108,6 +108,7 @@ def create_app(site: Site) -> Guard:
             Route("/api/start", actions.start, methods=["POST"]),
             Route("/api/run/{run}/curves", actions.curves),
             Route("/api/run/{run}/evaluations", actions.evaluations),
+            Route("/api/run/{run}/doctor", streams.doctor, methods=["POST"]),
             Route("/api/run/{run}/rate", streams.rate, methods=["POST"]),
             Route("/api/run/{run}/stop", actions.stop, methods=["POST"]),
             Route("/api/run/{run}/evaluate", actions.evaluate, methods=["POST"]),
@@ -119,7 +120,8 @@ def create_app(site: Site) -> Guard:
         ]
     else:
         routes.append(Route("/", pages.demo))
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={NotFound: _not_found, UserError: _mistake})
+    handlers = {NotFound: _not_found, UserError: _mistake, TooLarge: _too_large}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.state.site = site
     return Guard(app, settings)
 
@@ -145,3 +147,7 @@ async def _mistake(request: Request, error: Exception) -> Response:
     if _is_page(request):
         return site_of(request).page("message.html", 400, title="Not possible", message=message)
     return JSONResponse({"error": message}, 400)
+
+
+async def _too_large(request: Request, error: Exception) -> Response:
+    return too_large(MAX_IMAGE if request.url.path.endswith(IMAGE_PATH) else MAX_FORM)

@@ -39,10 +39,11 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+_DEFAULT_PORT = ":80"  # which a Host header leaves out
 
 
 class TooLarge(Exception):
-    """The body of a request is larger than its limit."""
+    """The body of a request, whose length was not declared, is larger than its limit."""
 
 
 class Guard:
@@ -68,8 +69,8 @@ class Guard:
         limit = MAX_IMAGE if scope["path"].endswith(IMAGE_PATH) else MAX_FORM
         refusal = self.refusal(scope, headers, limit)
         if refusal is not None:
-            return await refusal(scope, receive, _with_headers(send))
-        started, read = False, 0
+            return await refusal(scope, receive, self.with_headers(send))
+        read = 0
 
         async def limited() -> Message:
             nonlocal read
@@ -79,16 +80,7 @@ class Guard:
                 raise TooLarge
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await _with_headers(send)(message)
-
-        try:
-            await self.app(scope, limited, watched)
-        except TooLarge:
-            if not started:
-                await _too_large(limit)(scope, receive, _with_headers(send))
+        await self.app(scope, limited, self.with_headers(send))
 
     def refusal(self, scope: Scope, headers: Headers, limit: int) -> Response | None:
         """The answer to a request that is refused; None for one that is served."""
@@ -98,16 +90,36 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return _refuse("method not allowed", 405)
         origins = headers.getlist("origin")
-        if any(origin.lower() != f"http://{host.lower()}" for origin in origins):
+        own = {f"http://{host.lower()}"} | ({f"https://{self.settings.public}"} if self.settings.public else set())
+        if any(origin.lower() not in own for origin in origins):
             return _refuse("requests of other origins are refused")
-        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        visit = self.settings.public is not None and headers.get("sec-fetch-mode") == "navigate"
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not visit:
             return _refuse("requests of other sites are refused")
         if scope["method"] == "POST" and not origins:
             return _refuse("a request that changes something needs an Origin")
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > limit:
-            return _too_large(limit)
+            return too_large(limit)
         return self.missing_token(scope, headers)
+
+    def with_headers(self, send: Send) -> Send:
+        """A ``send`` that adds the headers which every answer has."""
+        policy, headers = CONTENT_POLICY, _HEADERS
+        if self.settings.public is not None:  # others may show a demonstration in a frame
+            policy = policy.replace("frame-ancestors 'none'", "frame-ancestors *")
+            headers = {name: value for name, value in headers.items() if name != "x-frame-options"}
+
+        async def sender(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                for name, value in headers.items():
+                    answer[name] = value
+                answer.setdefault("content-security-policy", policy)
+                answer.setdefault("cache-control", "no-store")
+            await send(message)
+
+        return sender
 
     def is_own_host(self, host: str) -> bool:
         """Whether a Host header names this server.
@@ -115,13 +127,16 @@ class Guard:
         With an address of all interfaces (0.0.0.0) numbers and the machine's own name are accepted: a page that
         rebinds a name of its own sends that name.
         """
-        name, _, port = host.lower().rpartition(":")
-        if port != str(self.settings.port):
+        if host.lower() == self.settings.public:
+            return True
+        own = f":{self.settings.port}"
+        name = host.lower().removesuffix(own)
+        if name == host.lower() and (own != _DEFAULT_PORT or ":" in name.rpartition("]")[2]):
             return False
         name = name.strip("[]")
         if self.settings.host not in ("0.0.0.0", "::"):
-            own = {"localhost", "127.0.0.1", "::1"} if self.settings.loopback else set()
-            return name in own | {self.settings.host.lower()}
+            names = {"localhost", "127.0.0.1", "::1"} if self.settings.loopback else set()
+            return name in names | {self.settings.host.lower()}
         if name in ("localhost", socket.gethostname().lower()):
             return True
         try:
@@ -163,20 +178,6 @@ def _refuse(reason: str, status: int = 403) -> Response:
     return PlainTextResponse(reason + "\n", status)
 
 
-def _too_large(limit: int) -> Response:
+def too_large(limit: int) -> Response:
+    """The answer to a request whose body is larger than a limit of bytes."""
     return PlainTextResponse(f"larger than the limit of {limit >> 10:,} KiB\n", 413, {"connection": "close"})
-
-
-def _with_headers(send: Send) -> Send:
-    """A ``send`` that adds the headers which every answer has."""
-
-    async def sender(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers[name] = value
-            headers.setdefault("content-security-policy", CONTENT_POLICY)
-            headers.setdefault("cache-control", "no-store")
-        await send(message)
-
-    return sender

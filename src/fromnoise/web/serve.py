@@ -18,7 +18,15 @@ from fromnoise.web.settings import Settings, is_loopback
 _SHORTEST_TOKEN = 16
 
 
-def serve(runs: Path, data: Sequence[Path], host: str, port: int, token: str | None, demo: bool) -> int:
+def serve(
+    runs: Path,
+    data: Sequence[Path],
+    host: str,
+    port: int,
+    token: str | None = None,
+    demo: bool = False,
+    public: str | None = None,
+) -> int:
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
@@ -28,6 +36,7 @@ def serve(runs: Path, data: Sequence[Path], host: str, port: int, token: str | N
         port: to listen on; 0 for a free one.
         token: that browsers must present; None for a random one where other machines can connect, and else none.
         demo: show one run, to sample only.
+        public: name under which the demonstration is shown to everybody.
 
     Raises:
         UserError: a folder is missing, or the address is not free.
@@ -44,6 +53,10 @@ def serve(runs: Path, data: Sequence[Path], host: str, port: int, token: str | N
             raise UserError(f"--data {folder} is not a folder: name one with images or data sets")
     if not 0 <= port < 65536:
         raise UserError(f"--port {port} is not a port: use 1024 to 65535, or 0 for a free one")
+    if public is not None and not demo:
+        raise UserError("--public shows a demonstration to everybody: add --demo, or leave it out")
+    if public is not None and token is not None:
+        raise UserError("--public asks for no token: leave --token out")
     if token is not None and len(token) < _SHORTEST_TOKEN:
         raise UserError(f"--token is too short: use at least {_SHORTEST_TOKEN} characters, or leave it out")
     listening = _listen(host, port)
@@ -54,8 +67,9 @@ def serve(runs: Path, data: Sequence[Path], host: str, port: int, token: str | N
             data=tuple(folder.resolve() for folder in data),
             host=host,
             port=listening.getsockname()[1],
-            token=token or (None if is_loopback(host) else secrets.token_urlsafe(24)),
+            token=token or (None if public or is_loopback(host) else secrets.token_urlsafe(24)),
             demo=runs.name if demo else None,
+            public=public.lower() if public else None,
         )
         _announce(settings)
         site = create_site(settings)
@@ -104,7 +118,9 @@ def _listen(host: str, port: int) -> socket.socket:
 def _announce(settings: Settings) -> None:
     query = f"?token={settings.token}" if settings.token else ""
     print(f"fromnoise web: {settings.address}{query}", flush=True)
-    if not settings.loopback:
+    if settings.public:
+        print(f"Everybody who can reach {settings.public} can sample from this run.", flush=True)
+    elif not settings.loopback:
         what = (
             "sample from this run" if settings.demo else "start and stop trainings, read all runs and write into them"
         )

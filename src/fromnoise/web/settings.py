@@ -18,6 +18,7 @@ class Settings:
         port: of the server.
         token: that a browser must present; None asks for none.
         demo: name of the one run that is shown, to sample only; None for all runs and everything.
+        public: name under which a demonstration is shown to everybody, behind a proxy that encrypts; None if it is not.
     """
 
     runs: Path
@@ -26,6 +27,7 @@ class Settings:
     port: int = 7860
     token: str | None = None
     demo: str | None = None
+    public: str | None = None
 
     @property
     def loopback(self) -> bool:

@@ -88,6 +88,13 @@ async def rate(request: Request) -> Response:
     return _stream(site.drawing, "rate", command, {"run": str(run), "count": count})
 
 
+async def doctor(request: Request) -> Response:
+    """Problems of a run and of its data."""
+    site, run = run_of(request)
+    command = shell(["doctor", shown_path(run), "-n", "0"])
+    return _stream(site.inspecting, "doctor", command, {"run": str(run)})
+
+
 async def inspect(request: Request) -> Response:
     """What a training would be."""
     site = site_of(request)

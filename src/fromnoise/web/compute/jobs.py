@@ -10,6 +10,7 @@ from fromnoise.web.compute import drawing, editing, images, models, training, un
 JOBS: dict[str, Callable[..., None]] = {
     "choices": training.choices,
     "describe": models.describe,
+    "doctor": training.doctor,
     "draw": drawing.draw,
     "edit": editing.edit,
     "forward": drawing.forward,

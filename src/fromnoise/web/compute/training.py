@@ -8,6 +8,7 @@ from fromnoise import config, registry
 from fromnoise.config import BUDGETS, to_toml
 from fromnoise.data import open_source, shuffled_indices
 from fromnoise.evaluation.data_checks import CheckedData, check_data
+from fromnoise.evaluation.doctor import examine_run
 from fromnoise.training.dry_run import dry_run
 from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import one_line
@@ -55,3 +56,13 @@ def inspect(send: Send, recipe: str, overrides: dict[str, Any]) -> None:
     findings = [{"problem": f.problem, "remedy": f.remedy} for f in check_data(CheckedData(source, data))]
     send("findings", findings=findings)
     send("end", recipe=to_toml(expected.recipe))
+
+
+def doctor(send: Send, run: str) -> None:
+    """Send the problems of a run and of its data, as ``fromnoise doctor RUN -n 0``."""
+
+    def log(line: str) -> None:
+        send("log", line=one_line(line))
+
+    findings, _ = examine_run(run, select_device(), 0, log)
+    send("end", findings=[{"problem": f.problem, "remedy": f.remedy} for f in findings])

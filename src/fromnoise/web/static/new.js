@@ -1,19 +1,13 @@
 // A new run: what the model will see, what it costs, and the start.
-import { addOptions, formValues, getJSON, postJSON, postStream, runPath, showCommand, showError } from "/static/page.js";
+import {
+  addOptions, fillList, findingLines, formValues, getJSON, postJSON, postStream, runPath, showCommand, showError,
+} from "/static/page.js";
 import { Grid } from "/static/frames.js";
 
 const form = document.getElementById("new"), element = (id) => document.getElementById(id);
 const grid = new Grid(element("images"));
 element("images").removeAttribute("tabindex");
 let recipes = [], checking = null, named = false, taken = new Set();
-
-function lines(list, texts) {
-  list.replaceChildren(...texts.map((text) => {
-    const item = document.createElement("li");
-    item.textContent = text;
-    return item;
-  }));
-}
 
 function values() {
   const found = formValues(form);
@@ -28,7 +22,7 @@ async function check() {
   const own = checking = new AbortController();
   showError("");
   element("checking").textContent = "Reading the images and measuring a training step...";
-  lines(element("findings"), ["not checked yet"]);
+  fillList(element("findings"), ["not checked yet"]);
   try {
     await postStream("/api/inspect", values(), (header, content) => {
       if (header.event === "command") showCommand(header.command);
@@ -40,11 +34,8 @@ async function check() {
         const shown = header.classes.join(", ");
         element("classes").textContent = header.all ? `${header.all} classes: ${shown}${header.all > header.classes.length ? ", ..." : ""}` : "no classes";
       }
-      if (header.event === "cost") lines(element("cost"), header.lines);
-      if (header.event === "findings") {
-        const found = header.findings.map((f) => `${f.problem}: ${f.remedy}`);
-        lines(element("findings"), found.length ? found : ["none"]);
-      }
+      if (header.event === "cost") fillList(element("cost"), header.lines);
+      if (header.event === "findings") fillList(element("findings"), findingLines(header.findings));
       if (header.event === "end") element("checking").textContent = "";
     }, own.signal);
   } catch (error) {

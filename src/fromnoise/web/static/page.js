@@ -101,6 +101,20 @@ export function addOptions(select, options) {
   }
 }
 
+/** Replace the items of a list. */
+export function fillList(list, texts) {
+  list.replaceChildren(...texts.map((text) => {
+    const item = document.createElement("li");
+    item.textContent = text;
+    return item;
+  }));
+}
+
+/** The problems that were found, as lines. */
+export function findingLines(findings) {
+  return findings.length ? findings.map((f) => `${f.problem}: ${f.remedy}`) : ["none"];
+}
+
 /** Seconds in words. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";

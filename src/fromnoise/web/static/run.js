@@ -1,5 +1,7 @@
 // One run: its curves and previews while it trains, stop and continue.
-import { getJSON, numbersOf, postJSON, runPath, showCommand, showError, watchRuns } from "/static/page.js";
+import {
+  fillList, findingLines, getJSON, numbersOf, postJSON, postStream, runPath, showCommand, showError, watchRuns,
+} from "/static/page.js";
 import { onResize, plotCurves } from "/static/plots.js";
 
 const root = document.getElementById("run"), run = root.dataset.run;
@@ -94,6 +96,21 @@ for (const action of ["stop", "continue", "evaluate"]) {
     setTimeout(() => { event.target.disabled = false; }, 3000);
   });
 }
+element("check").addEventListener("click", async (event) => {
+  event.target.disabled = true;
+  showError("");
+  element("checking").textContent = "checking the run and its data...";
+  try {
+    await postStream(`/api${runPath(run, "/doctor")}`, {}, (header) => {
+      if (header.event === "command") showCommand(header.command);
+      if (header.event === "end") fillList(element("findings"), findingLines(header.findings));
+    });
+  } catch (error) {
+    showError(error.message);
+  }
+  element("checking").textContent = "";
+  event.target.disabled = false;
+});
 element("preview").addEventListener("input", showPreview);
 onResize(drawCurves);
 setPreviews();

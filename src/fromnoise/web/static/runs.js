@@ -1,5 +1,5 @@
 // The cards of all runs, kept up to date.
-import { numbersOf, runPath, watchRuns } from "/static/page.js";
+import { fillList, numbersOf, runPath, watchRuns } from "/static/page.js";
 
 const cards = document.getElementById("cards"), template = document.getElementById("card");
 
@@ -41,9 +41,5 @@ watchRuns((states) => {
   const notes = states.starting.map((name) => `${name} is starting`);
   for (const name of states.evaluating) notes.push(`${name} is being evaluated`);
   for (const [name, line] of Object.entries(states.failures)) notes.push(`${name} ended with an error: ${line}`);
-  document.getElementById("notes").replaceChildren(...notes.map((note) => {
-    const item = document.createElement("li");
-    item.textContent = note;
-    return item;
-  }));
+  fillList(document.getElementById("notes"), notes);
 });
