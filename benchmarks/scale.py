@@ -119,13 +119,13 @@ def memory(peak: bool = False) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure(config: dict[str, Any], processes: int) -> dict[str, Any]:
-    """Measure one row in separate processes."""
+def measure(config: dict[str, Any], processes: int, script: str = __file__) -> dict[str, Any]:
+    """Measure one row in separate processes of a script, which takes it as ``--one``."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     done = subprocess.run(
-        [*launcher, __file__, "--one", json.dumps(config)], capture_output=True, text=True, env=os.environ, check=False
+        [*launcher, script, "--one", json.dumps(config)], capture_output=True, text=True, env=os.environ, check=False
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:

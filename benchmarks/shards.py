@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 from header import GENERAL_UNET, header
-from scale import BASE, memory
+from scale import BASE, measure, memory
 
 from fromnoise import config as recipes
 from fromnoise.data import BatchStream, Data, load
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.data.shards.index import index_tar
 from fromnoise.model import build
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
@@ -137,11 +138,18 @@ def measure_memory(config: dict[str, Any]) -> dict[str, Any]:
         pass
     seconds = time.perf_counter() - begin
     batches.close()
+    grown = memory() - early
+    shard = sorted((Path(config["folder"]) / "shards").glob("*.tar"))[0]
+    begin = time.perf_counter()
+    with open(shard, "rb") as file:
+        scanned = len(index_tar(file, shard.stat().st_size))
     return {
+        "scanned": scanned,
+        "scan_seconds": time.perf_counter() - begin,
         "open_seconds": opened - start,
         "first_batch_seconds": first - opened,
         "memory_mb": early - before,
-        "growth_mb": memory() - early,
+        "growth_mb": grown,
         "images_per_second": _MEMORY_BATCHES * config["batch"] / seconds,
     }
 
@@ -149,20 +157,6 @@ def measure_memory(config: dict[str, Any]) -> dict[str, Any]:
 def run_here(config: dict[str, Any]) -> dict[str, Any]:
     """One measurement in this process."""
     return measure_memory(config) if config["what"] == "memory" else measure_steps(config)
-
-
-def measure(config: dict[str, Any], processes: int = 1) -> dict[str, Any]:
-    """One measurement in separate processes."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    done = subprocess.run(
-        [*launcher, __file__, "--one", json.dumps(config)], capture_output=True, text=True, env=os.environ, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise SystemExit(done.stderr)
-    return json.loads(lines[0])
 
 
 def main() -> None:
@@ -190,13 +184,14 @@ def main() -> None:
         f"{packed['bytes'] / 2**30:.3g} GiB; packed in {packed['pack_seconds']:.0f} s"
     )
     base = {"folder": str(args.folder), "batch": args.batch, "steps": args.steps, "device": args.device}
-    alone = measure(base | {"what": "memory"})
+    alone = measure(base | {"what": "memory"}, 1, __file__)
     print(
         f"opened in {alone['open_seconds']:.1f} s, first batch at position {RESUMED:,} after "
         f"{alone['first_batch_seconds']:.2f} s more; {alone['memory_mb']:.0f} MB, which grew by "
         f"{alone['growth_mb']:.1f} MB over {_MEMORY_BATCHES * args.batch:,} images read; "
         f"{alone['images_per_second']:,.0f} images a second"
     )
+    print(f"the index of a shard of {alone['scanned']:,} images is made in {alone['scan_seconds']:.1f} s")
     rows = []
     print(
         "\n| processes | same order | s a step in memory | s a step on shards | ratio | quartiles |\n"
@@ -204,7 +199,7 @@ def main() -> None:
         + "|"
     )
     for processes in map(int, args.processes.split(",")):
-        found = measure(base | {"what": "steps"}, processes)
+        found = measure(base | {"what": "steps"}, processes, __file__)
         rows.append(found | {"processes": processes})
         order, (low, high) = "yes" if found["order_equal"] else "NO", found["quartiles"]
         print(
