@@ -213,7 +213,7 @@ def _arranged_splits(
     """Splits with classes from a label table or from folders, as for a .zip archive."""
     numbers = [k for group in groups.values() for k in group if k in indices]
     chosen = {k: indices[k] for k in numbers}
-    prefix = {k: f"{split}/" if len(groups) > 1 else "" for split, group in groups.items() for k in group}
+    prefix = {k: "" if split == "all" else f"{split}/" for split, group in groups.items() for k in group}
     positions: dict[str, list[int]] = defaultdict(list)
     names: list[str] = []
     for k, index in chosen.items():
