@@ -170,7 +170,7 @@ def test_two_hosts(hosts, tiny, tmp_path, undisturbed, name):
         assert [process.wait(300) for process in found] == [0, 0], hosts.text(0)
     largest = difference(undisturbed, weights(out))
     print(f"{name}: largest difference {largest:.1e}")
-    assert largest < 2e-4
+    assert largest < 1e-5
 
 
 def test_an_interface_that_does_not_lead_to_the_other_host(hosts, tiny, tmp_path):

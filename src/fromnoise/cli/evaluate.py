@@ -31,6 +31,10 @@ examples:
   torchrun --nproc_per_node 8 -m fromnoise evaluate runs/a --against cifar10 -n 50000 --features inception"""
 
 
+_OUTPUTS = ("out", "json", "device", "run", "words", "dotted")
+"""Arguments on which no sample depends."""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
@@ -72,11 +76,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sample, evaluate and write the report."""
     from fromnoise.cli.common import check_minimum
-    from fromnoise.utils.errors import UserError
 
     check_minimum(
         ("-n", args.count, 10), ("--bits", args.bits or None, 2), ("--batch", args.batch, 1), ("--size", args.size, 1)
     )
+    from fromnoise.training.distributed import processes
+
+    with processes(args.device):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Sample, in one process or several, and evaluate in the first one."""
     from contextlib import ExitStack
 
     from accelerate import Accelerator
@@ -85,7 +96,9 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.evaluation import resolve
     from fromnoise.evaluation.features.select import check_features
     from fromnoise.evaluation.sources import ProcessGroup
+    from fromnoise.training.distributed import check_equal, software
     from fromnoise.utils.device import select_device
+    from fromnoise.utils.errors import UserError
     from fromnoise.utils.files import check_file, check_folder
     from fromnoise.utils.locks import is_free, reserved_folder
 
@@ -100,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     main, world = accelerator.is_main_process, accelerator.num_processes
     device = str(accelerator.device) if args.device is None or world > 1 else args.device
     compute = select_device(device, args.precision)
+    check_equal({name: repr(value) for name, value in vars(args).items() if name not in _OUTPUTS} | software(compute))
     processes = ProcessGroup(accelerator.process_index, world, lambda batch: cast("Tensor", accelerator.gather(batch)))
 
     def log(line: str) -> None:

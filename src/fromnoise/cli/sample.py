@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,24 @@ from fromnoise.cli import component_flags, guidance_flags, parsing
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fromnoise.checkpoint import LoadedModel
     from fromnoise.model import Model
+    from fromnoise.pipeline import Samples, SampleStep
+    from fromnoise.utils.device import ComputeConfig
 
 HELP = "sample images from a trained model"
 EPILOG = """Defaults are those of the model's recipe; another sampler has its own default steps and grid.
 
+A command that was interrupted goes on with the batch after the last finished one when it is given again.
+
 examples:
   fromnoise sample runs/digits -n 100 --out digits.png --gif reverse.gif
   fromnoise sample model.safetensors -n 1000 --sampler ddim --steps 50 --out samples.npz
-  fromnoise sample runs/flowers -n 500 --out folder/"""
+  fromnoise sample runs/flowers -n 500 --out folder/
+  torchrun --nproc_per_node 8 -m fromnoise sample runs/ho2020 -n 50000 --out samples.npz"""
 
+_OUTPUTS = ("out", "gif", "strip", "device", "run", "words", "dotted")
+"""Arguments on which no sample depends."""
 LARGEST_GRID = 10_000
 """Images in a .png grid, at most."""
 LARGEST_COUNT = 10_000_000
@@ -77,15 +86,23 @@ def run(args: argparse.Namespace) -> int:
     if args.seeds is not None and (args.count is not None or args.first):
         raise UserError("--seeds lists the samples, so leave out -n and --first")
     _check_outputs(args, count)
-    import time
+    from fromnoise.training.distributed import processes
 
-    from tqdm import tqdm
+    with processes(args.device):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Sample, in one process or several."""
+    import time
 
     from fromnoise.checkpoint import load_model
     from fromnoise.data.dataset_info import conditioning_for
-    from fromnoise.pipeline import collect, sample_steps
+    from fromnoise.pipeline import sample_steps
     from fromnoise.reporting import image_io
+    from fromnoise.training.distributed import device_of_rank
     from fromnoise.utils.device import select_device
+    from fromnoise.utils.errors import UserError
     from fromnoise.utils.files import check_file
 
     if args.out is not None:
@@ -101,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     own = recipe.published if args.as_published and recipe.published is not None else recipe.sample
     config = guidance_flags.settings(own, args, "steps", "grid")
     guidance_flags.check_labels(args, loaded.model)
-    compute = select_device(args.device, args.precision)
+    compute = select_device(device_of_rank(args.device), args.precision)
     compute.to_device(loaded.model.denoiser)
     model, wrap = guidance_flags.wrap(args, loaded.model, compute)
     ids = _numbers(args, model)
@@ -109,11 +126,15 @@ def run(args: argparse.Namespace) -> int:
     conditioning_for(model.dataset_info, args.label, ids)  # an unknown label is reported before the progress bar
     size = parsing.parse_size("--size", args.size) if args.size else None
     begun = time.perf_counter()
-    steps = sample_steps(
-        model, config, compute, ids=ids, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
-    )
-    with tqdm(total=-(-count // args.batch) * (len(model.levels(config)) - 1), unit="step") as bar:
-        samples = collect(steps, frames=100 if args.gif or args.strip else 0, on_step=lambda step: bar.update())
+
+    def steps(part: Tensor) -> Iterator[SampleStep]:
+        return sample_steps(
+            model, config, compute, ids=part, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
+        )
+
+    samples = _sample(args, loaded, compute, out, ids.split(args.batch), steps, len(model.levels(config)) - 1)
+    if samples is None:  # the first process writes
+        return 0
     spent = time.perf_counter() - begun
     labels = samples.labels if args.label is not None and model.dataset_info.class_names is not None else None
     names = model.dataset_info.class_names if args.label == "all" else None
@@ -126,6 +147,67 @@ def run(args: argparse.Namespace) -> int:
         image_io.save(image_io.reverse_strip(samples.frames, samples.times), args.strip)
         print(f"the reverse process: {args.strip}")
     return 0
+
+
+def _sample(
+    args: argparse.Namespace,
+    loaded: LoadedModel,
+    compute: ComputeConfig,
+    out: Path,
+    batches: Sequence[Tensor],
+    steps: Callable[[Tensor], Iterator[SampleStep]],
+    steps_of_a_batch: int,
+) -> Samples | None:
+    """Sample the batches of this process that are not finished; all samples, in the first process.
+
+    Raises:
+        UserError: a sample is not finite, a part cannot be written, or the processes have different models or flags.
+    """
+    import contextlib
+
+    import torch.distributed as dist
+    from tqdm import tqdm
+
+    from fromnoise.pipeline import collect
+    from fromnoise.pipeline.sample_parts import SampleParts
+    from fromnoise.training.distributed import check_equal, software, weights_identity
+    from fromnoise.utils.errors import UserError
+
+    frames = 100 if args.gif or args.strip else 0
+    together = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+    total, kept = len(batches[rank::world]) * steps_of_a_batch, None
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=total, unit="step", disable=rank > 0))
+        if world == 1 and len(batches) == 1:
+            return collect(steps(batches[0]), frames, lambda step: bar.update())
+        flags = {name: repr(value) for name, value in vars(args).items() if name not in _OUTPUTS}
+        command = flags | weights_identity(loaded.model.denoiser)
+        check_equal(command | software(compute))
+        parts = stack.enter_context(contextlib.closing(SampleParts(out, command)))
+        if rank == 0:
+            parts.open()
+        for number in range(rank, len(batches), world):
+            wanted = frames if number == 0 else 0
+            if not wanted and parts.load(number) is not None:
+                bar.update(steps_of_a_batch)
+                continue
+            try:
+                found = collect(steps(batches[number]), wanted, lambda step: bar.update())
+            except UserError:
+                parts.remove()  # the same command would fail again
+                raise
+            kept = found if number == 0 else kept
+            parts.save(number, found)
+        if together:
+            dist.barrier()
+        if rank:
+            return None
+        samples = parts.merge(len(batches))
+        parts.remove()
+    if kept is not None:
+        samples.frames, samples.times = kept.frames, kept.times
+    return samples
 
 
 def _check_outputs(args: argparse.Namespace, count: int) -> None:

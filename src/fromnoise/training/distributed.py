@@ -7,11 +7,10 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fromnoise import __version__
@@ -23,6 +22,9 @@ from fromnoise.training.watchdog import EXIT_CODE, Watchdog
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import first_line
+
+if TYPE_CHECKING:  # it takes long to import, and not every verb needs it
+    from accelerate import Accelerator
 
 START_SECONDS, STALL_SECONDS = 50.0, 20.0
 """Defaults of FROMNOISE_START_TIMEOUT and FROMNOISE_STALL_TIMEOUT: ranks find each other, and a rank may be silent."""
@@ -111,12 +113,17 @@ def _is_lost(error: Exception) -> bool:
 # ---- equal on all ranks
 
 
+def software(compute: ComputeConfig) -> dict[str, str]:
+    """Versions, device and precision."""
+    named = {"the version of fromnoise": __version__, "the version of torch": torch.__version__}
+    return named | {"device and precision": f"{compute.device.type} in {str(compute.dtype).removeprefix('torch.')}"}
+
+
 def identity(recipe: Recipe, data: Data, compute: ComputeConfig) -> dict[str, str]:
     """What must be equal on all ranks before the model is built: versions, recipe, images, random numbers."""
     ids = torch.arange(8)
     numbers = Noise(recipe.train.seed, ids).normal((16,), Stream.DATA, like=torch.empty(0, dtype=torch.float64))
-    named = {"the version of fromnoise": __version__, "the version of torch": torch.__version__}
-    named |= {"device and precision": f"{compute.device.type} in {str(compute.dtype).removeprefix('torch.')}"}
+    named = software(compute)
     named |= {key: str(value) for key, value in flat(recipe).items() if key not in _OF_A_HOST}
     sizes = f"{len(data.train)} training and {len(data.held_out)} held-out images {'x'.join(map(str, data.shape))}"
     named |= {"the data": sizes, "the fingerprint of the data": data.fingerprint}
@@ -124,23 +131,23 @@ def identity(recipe: Recipe, data: Data, compute: ComputeConfig) -> dict[str, st
 
 
 def weights_identity(module: nn.Module) -> dict[str, str]:
-    """The initial weights, which must be equal on all ranks."""
+    """The weights, which must be equal on all ranks."""
     digest = hashlib.blake2b(digest_size=8)
     for tensor in module.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return {"the initial weights": digest.hexdigest()}
+    return {"the weights": digest.hexdigest()}
 
 
-def check_equal(accelerator: Accelerator, mine: Mapping[str, str]) -> None:
-    """Compare values with those of the other ranks.
+def check_equal(mine: Mapping[str, str]) -> None:
+    """Compare values with those of the other ranks, if there are any.
 
     Raises:
         UserError: they differ from those of rank 0; the line names the first difference.
     """
     launch = Launch.from_environment()
-    if accelerator.num_processes == 1 or launch is None:
+    if launch is None or not dist.is_initialized():
         return
-    found = cast("list[tuple[str, dict[str, str]]]", [None] * accelerator.num_processes)
+    found = cast("list[tuple[str, dict[str, str]]]", [None] * launch.world)
     dist.all_gather_object(found, (str(launch), dict(mine)))
     (first, expected), *others = found
     for name, values in others:
@@ -150,6 +157,14 @@ def check_equal(accelerator: Accelerator, mine: Mapping[str, str]) -> None:
                     f"{name} has {key} {values.get(key, 'unset')}, but {first} has {expected.get(key, 'unset')}: start "
                     "the same command with the same versions and data on every host"
                 )
+
+
+def device_of_rank(device: str | None) -> str | None:
+    """The device of this process: several processes of a host have a GPU each, whatever ``device`` says."""
+    launch = Launch.from_environment()
+    if launch is None or device == "cpu" or not torch.cuda.is_available():
+        return device
+    return f"cuda:{launch.local_rank}"
 
 
 def check_same_step(accelerator: Accelerator, device: torch.device, step: int) -> None:

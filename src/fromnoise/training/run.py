@@ -104,13 +104,13 @@ def _train(
     run_dir.check(recipe)
     tracker_of(recipe)  # a missing package is reported before anything is done
     data = open_data(recipe, log)
-    check_equal(accelerator, identity(recipe, data, compute))
+    check_equal(identity(recipe, data, compute))
     if recipe.train.autosize and not run_dir.exists:
         # measured by the first process, for all
         sized = autosize(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
         recipe = broadcast_object_list([sized])[0]
     model = build(recipe, dataset_info(recipe, data))
-    check_equal(accelerator, weights_identity(model.module))
+    check_equal(weights_identity(model.module))
     loop = TrainingLoop(model, data, compute, accelerator, run_dir.load_state, log)
     if main:  # created only now, after everything that may fail
         run_dir.open(recipe)
