@@ -42,6 +42,8 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "guidance": ("denoise", "scale"),
     "inverse_solver": (),
     "network": ("in_channels", "out_channels", "size", "classes", "attributes", "timesteps"),
+    "autoencoder": ("in_channels", "size"),
+    "reconstruction": (),
     "optimizer": (),
     "tracker": (),
     "dataset": (),

@@ -91,9 +91,19 @@ def compare(model: Model, out: Path, config: SamplingConfig, cond: torch.Tensor 
 
 
 FAST = ("digits", "fast", "pulfer", "unet")
+PIXELS = [name for name in recipes.names() if recipes.load(name).autoencoder is None]
+"""Recipes of diffusion models of pixels; a model of latents is refused, with the reason."""
 
 
-@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in recipes.names()])
+def test_models_of_latents_are_refused(tmp_path: Path) -> None:
+    """With one line, and nothing is written."""
+    model = build(recipes.change(recipes.load("latent"), {"train.autosize": []}), DatasetInfo((3, 32, 32)))
+    with pytest.raises(UserError, match="export to onnx works on pixels, and this model on the latents"):
+        export_model(model, tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in PIXELS])
 def test_every_recipe_exports(name: str, tmp_path: Path) -> None:
     """The recipe's own sampler, guidance and target; classes and pseudo-labels are an input."""
     model = small(name, sample__steps=4)
@@ -126,7 +136,7 @@ def test_every_option_is_kept(sampler: Any, values: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", PIXELS)
 def test_every_recipe_exports_in_full_size(name: str, tmp_path: Path) -> None:
     """The network as the recipe has it, for its own images: outputs within 1e-4."""
     import onnxruntime

@@ -30,7 +30,7 @@ from fromnoise.training.measurement_plan import MeasurementCosts, MeasurementPla
 from fromnoise.training.measurements import Measurements
 from fromnoise.training.optim import Budget
 from fromnoise.training.overhead import UP_FRONT, Overhead
-from fromnoise.training.previews import Previews
+from fromnoise.training.previews import SamplePreviews
 from fromnoise.training.run import run_steps
 from fromnoise.training.self_evaluation import SelfEvaluation, features_seconds
 from fromnoise.training.stopping import Stopped
@@ -235,7 +235,7 @@ def test_a_run_in_minutes_keeps_its_share(make, monkeypatch, tmp_path, slower):
         def write_reports(self, reports, to_disk=True): ...
         def save_state(self, *args): ...
 
-    monkeypatch.setattr("fromnoise.training.run.Previews", Pictures)
+    monkeypatch.setattr("fromnoise.training.run.previews_of", Pictures)
     begun = clock.now
     for _ in run_steps(loop, Folder(tmp_path), True, log.append, False):
         pass
@@ -389,7 +389,7 @@ def test_a_preview_is_given_up(make, tmp_path, monkeypatch):
         run_dir.open(loop.model.recipe)
         assert list(run_steps(loop, run_dir, True, run_dir.log, False)) == []
         with pytest.raises(Stopped):
-            Previews(run_dir, loop.compute).save_final_samples(loop, loop.stop_requested)
+            SamplePreviews(run_dir, loop.compute).save_final_samples(loop, loop.stop_requested)
     assert len(taken) == 1 and loop.progress.step == 0
     names = {path.name for path in (tmp_path / "run").rglob("*.png")}
     assert names == {"forward.png", "first_batch.png"} and list((tmp_path / "run").glob("state/*.safetensors"))

@@ -68,7 +68,7 @@ def test_training_conditions_on_the_pseudo_labels(trained):
     pseudo_labels = loop.model.denoiser.pseudo_labels
     assert any("8 clusters" in line for line in lines)
     pixels = loop.stream.batch(range(4)).pixels
-    x0, cond = loop.model.training_inputs(pixels, None, loop.compute)
+    x0, cond = loop.model.training_inputs(pixels, None, torch.arange(len(pixels)), loop.compute)
     assert torch.equal(cond, pseudo_labels.assign(x0))
     assert len(pseudo_labels.assign(to_float(loop.data.train.get(torch.arange(500)))).unique()) == 8
 

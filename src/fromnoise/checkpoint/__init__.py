@@ -9,7 +9,16 @@ under a temporary name, flushed to the disk and renamed, so that there is a comp
 from __future__ import annotations
 
 from fromnoise.checkpoint.header import check_numbers, model_header, parse_header
-from fromnoise.checkpoint.model_file import LoadedModel, check_fit, load_model, rebuild, save_model
+from fromnoise.checkpoint.model_file import (
+    Loaded,
+    LoadedModel,
+    check_fit,
+    load_autoencoder,
+    load_model,
+    load_trainable,
+    rebuild,
+    save_model,
+)
 from fromnoise.checkpoint.tensor_file import (
     FORMAT,
     DamagedFile,
@@ -24,12 +33,15 @@ from fromnoise.checkpoint.tensor_file import (
 __all__ = [
     "FORMAT",
     "DamagedFile",
+    "Loaded",
     "LoadedModel",
     "OtherFormat",
     "check_fit",
     "check_numbers",
     "check_run_format",
+    "load_autoencoder",
     "load_model",
+    "load_trainable",
     "model_header",
     "parse_header",
     "read",

@@ -52,7 +52,10 @@ def parse_header(header: dict[str, Any], path: str | Path) -> tuple[Recipe, Data
         raise UserError(f"{path}: {error}") from None
 
 
-_LARGEST = {"network": 1 << 16, "diffusion": MAX_STEPS, "loss": MAX_STEPS, "sample": MAX_STEPS, "published": MAX_STEPS}
+_LARGEST = {
+    **{"network": 1 << 16, "autoencoder": 1 << 16, "reconstruction": 1 << 16, "diffusion": MAX_STEPS},
+    **{"loss": MAX_STEPS, "sample": MAX_STEPS, "published": MAX_STEPS},
+}
 """Largest whole number in a section of a recipe that is read from a file; no network or schedule needs larger ones."""
 _LARGEST_LIST = {"network": 64}
 

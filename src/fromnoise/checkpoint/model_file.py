@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from fromnoise.checkpoint.header import model_header, parse_header
 from fromnoise.checkpoint.tensor_file import DamagedFile, read, write
 from fromnoise.config import Recipe
 from fromnoise.data.dataset_info import DatasetInfo
-from fromnoise.model import Model, build
+from fromnoise.model import AutoencoderModel, Model, build, build_trainable
 from fromnoise.utils.construction import NoInitialValues, limited
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.hub import is_hub, open_repository
@@ -21,13 +21,15 @@ from fromnoise.utils.model_path import check_model_path
 from fromnoise.utils.reading import first_line, printable
 
 
-def save_model(path: str | Path, model: Model, weights: dict[str, Tensor], progress: dict[str, Any]) -> None:
+def save_model(
+    path: str | Path, model: Model | AutoencoderModel, weights: dict[str, Tensor], progress: dict[str, Any]
+) -> None:
     """Write what sampling needs: the weights of the denoiser, the recipe and the description of the data.
 
     Args:
         path: of the file.
         model: whose recipe and data are described.
-        weights: state dict of the denoiser, such as its EMA.
+        weights: state dict of the denoiser or autoencoder, such as its EMA.
         progress: of training, such as {"step": 1000}.
 
     Raises:
@@ -36,8 +38,11 @@ def save_model(path: str | Path, model: Model, weights: dict[str, Tensor], progr
     write(path, weights, {"kind": "model", "progress": progress, **model_header(model.recipe, model.dataset_info)})
 
 
+M = TypeVar("M", Model, AutoencoderModel, Model | AutoencoderModel)
+
+
 @dataclass(frozen=True)
-class LoadedModel:
+class Loaded(Generic[M]):
     """A model that was read from a file.
 
     Attributes:
@@ -47,7 +52,7 @@ class LoadedModel:
         from_hub: whether it was downloaded, so that ``path`` is in a cache.
     """
 
-    model: Model
+    model: M
     progress: dict[str, Any]
     path: Path
     from_hub: bool = False
@@ -58,15 +63,49 @@ class LoadedModel:
         return Path() if self.from_hub else self.path.parent
 
 
+LoadedModel = Loaded[Model]
+"""A diffusion model that was read from a file."""
+
+
 def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel:
-    """Load the model of a run directory or of one .safetensors file, on the CPU, ready to sample.
+    """Load the diffusion model of a run directory or of one .safetensors file, on the CPU, ready to sample.
 
     Args:
         run: the run directory, the file, or ``hub:owner/name[@revision]``, which is downloaded.
         network: a module for the weights, in place of the one that the file describes.
 
     Raises:
-        UserError: there is none, the file is damaged, or it was written by a version with another file format.
+        UserError: there is none, the file is damaged, it was written by a version with another file format, or it is
+            an autoencoder.
+    """
+    loaded = load_trainable(run, network)
+    if isinstance(loaded.model, AutoencoderModel):
+        raise UserError(
+            f"{loaded.path} is an autoencoder, not a diffusion model: for one in its latent space use fromnoise train "
+            f"latent --autoencoder {run} --data SPEC"
+        )
+    return Loaded(loaded.model, loaded.progress, loaded.path, loaded.from_hub)
+
+
+def load_autoencoder(run: str | Path) -> AutoencoderModel:
+    """Load the autoencoder of a run directory or of one .safetensors file, on the CPU.
+
+    Raises:
+        UserError: as ``load_model``, or it is a diffusion model.
+    """
+    loaded = load_trainable(run)
+    if isinstance(loaded.model, Model):
+        raise UserError(
+            f"{loaded.path} is a diffusion model, not an autoencoder: use a run of fromnoise train autoencoder"
+        )
+    return loaded.model
+
+
+def load_trainable(run: str | Path, network: nn.Module | None = None) -> Loaded[Model | AutoencoderModel]:
+    """Load what was trained in a run directory: a diffusion model or an autoencoder; as ``load_model``.
+
+    Raises:
+        UserError: as ``load_model``.
     """
     from_hub = is_hub(run)
     path = _downloaded(run) if from_hub else Path(run)
@@ -87,7 +126,7 @@ def load_model(run: str | Path, network: nn.Module | None = None) -> LoadedModel
         model = rebuild(recipe, dataset_info, tensors, network)
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
-    return LoadedModel(model, progress, path, from_hub)
+    return Loaded(model, progress, path, from_hub)
 
 
 def _downloaded(run: str | Path) -> Path:
@@ -108,13 +147,13 @@ def _downloaded(run: str | Path) -> Path:
 
 def rebuild(
     recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tensor], network: nn.Module | None = None
-) -> Model:
+) -> Model | AutoencoderModel:
     """The model of a recipe with given weights, in evaluation mode.
 
     Args:
         recipe: of the model; its numbers have been checked by ``check_numbers``.
         dataset_info: of its data.
-        tensors: state dict of its denoiser.
+        tensors: state dict of its denoiser or autoencoder.
         network: as of ``load_model``.
 
     Raises:
@@ -123,9 +162,9 @@ def rebuild(
     """
     if network is None:
         check_fit(recipe, dataset_info, tensors)
-    model = build(recipe, dataset_info, network=network)
+    model = build(recipe, dataset_info, network=network) if network else build_trainable(recipe, dataset_info)
     try:
-        model.denoiser.load_state_dict(tensors)
+        model.module.load_state_dict(tensors)
     except RuntimeError:
         raise DamagedFile("its weights do not fit the network that its header describes") from None
     bad = next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
@@ -134,7 +173,7 @@ def rebuild(
             f"its weights are not finite ({printable(bad)}), so it cannot sample: "
             "train again with a lower --train.lr, or use an earlier file"
         )
-    model.denoiser.eval()
+    model.module.eval()
     return model
 
 
@@ -147,7 +186,7 @@ def check_fit(recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tens
     mismatch = DamagedFile("its weights do not fit the network that its header describes")
     try:
         with limited(mismatch, len(tensors), 1000 + 20 * len(tensors)), NoInitialValues():
-            expected = build(recipe, dataset_info, device="meta").denoiser.state_dict()
+            expected = build_trainable(recipe, dataset_info, device="meta").module.state_dict()
     except UserError:
         raise
     except Exception as error:  # a valid digest says nothing about the values of a header

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_file(args.json, ".json")
     loaded = load_model(args.model)
+    loaded.model.require_pixels("assignment to clusters")
     if loaded.model.dataset_info.class_names is None:
         raise UserError(f"{args.model} has no clusters or classes: train a model by fromnoise cluster, or with labels")
     config = e_step_config(loaded.model, args.e_step_probes, args.e_step_refine, args.candidates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fromnoise.cli.common import check_minimum, write_json
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from fromnoise.data import Data, Images
     from fromnoise.evaluation.estimate import Estimate
     from fromnoise.evaluation.likelihood import LikelihoodEvaluator, LikelihoodResult
-    from fromnoise.model import Model
+    from fromnoise.model import AutoencoderModel, Model
+    from fromnoise.utils.device import ComputeConfig
 
 HELP = "measure the negative log-likelihood of images under a model, in bits/dim"
 EPILOG = """Two methods: the variational bound (ELBO) from sampled steps, and the probability-flow ODE ("flow").
@@ -54,26 +55,54 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--bound-steps {args.bound_steps} is not a number of steps: use 1 or more, or all")
     if args.tolerance is not None and not 0 < args.tolerance < 1:
         raise UserError(f"--tolerance {args.tolerance:g} must be between 0 and 1, such as 1e-4")
-    from fromnoise.checkpoint import load_model
+    from fromnoise.checkpoint import load_trainable
     from fromnoise.evaluation.likelihood import LikelihoodEvaluator
     from fromnoise.evaluation.resolve import load_model_data
+    from fromnoise.model import AutoencoderModel
     from fromnoise.utils.device import select_device
     from fromnoise.utils.files import check_file
 
     for path, ending in ((args.plot, ".png"), (args.json, ".json")):
         if path is not None:
             check_file(path, ending)
-    model = load_model(args.model).model
+    model = load_trainable(args.model).model
     compute = select_device(args.device, args.precision)
     data = load_model_data(model, args.data, print)
-    compute.to_device(model.denoiser)
+    compute.to_device(model.module)
+    if isinstance(model, AutoencoderModel):
+        return _report_autoencoder(model, data, compute, args)
     evaluator = LikelihoodEvaluator(model, compute, args.seed, args.batch)
     results = {name: _measure(evaluator, images, args, name) for name, images in _parts(model, data).items()}
     _report(results, evaluator.description(), args)
     return 0
 
 
-def _parts(model: Model, data: Data) -> dict[str, Images]:
+def _report_autoencoder(model: AutoencoderModel, data: Data, compute: ComputeConfig, args: argparse.Namespace) -> int:
+    """Print the bound of a variational autoencoder, or of an autoencoder as if its prior were N(0, I)."""
+    from fromnoise.evaluation.autoencoder_bits import vae_bound
+    from fromnoise.evaluation.estimate import Estimate
+    from fromnoise.evaluation.likelihood import random_subset
+
+    measured = "variational bound: -log2 p(x | z) of the decoder, and KL(q(z | x) || N(0, I))"
+    print("bits/dim +- one standard error of the mean, over images and latents")
+    print(f"  {measured}")
+    out: dict[str, Any] = {}
+    for name, images in _parts(model, data).items():
+        pixels, _ = random_subset(images, model, args.count, args.seed)
+        found = vae_bound(model, compute, pixels, args.seed, args.batch)
+        estimate = Estimate.mean_of(found.each)
+        print(f"  {name:9} bound  {_formatted(estimate)}")
+        print(f"  {name:9} bound = {' + '.join(f'{part} {bits:.4f}' for part, bits in found.parts.items())}")
+        out[name] = {"bound": estimate.json(), "flow": None, "parts": found.parts}
+    if args.json is not None:
+        held_out = out.pop("held out") | {"measured": [measured], "error_over": "images and latents"}
+        write_json(args.json, held_out | out)
+    if args.plot is not None:
+        print(f"an autoencoder has no steps to plot: {args.plot} was not written")
+    return 0
+
+
+def _parts(model: Model | AutoencoderModel, data: Data) -> dict[str, Images]:
     """Held-out images, and training images if the model was trained on these data."""
     trained_on = model.dataset_info.fingerprint
     if data.fingerprint == trained_on:

@@ -10,7 +10,7 @@ from fromnoise.cli import component_flags
 
 if TYPE_CHECKING:
     from fromnoise.config import SamplingConfig
-    from fromnoise.model import Model, Wrapper
+    from fromnoise.model import AutoencoderModel, Model, Wrapper
     from fromnoise.utils.device import ComputeConfig
 
 KEYS = ("clip", "guidance", "interval", "interval_logsnr", "threshold", "truncation")
@@ -153,7 +153,7 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
     return config
 
 
-def check_labels(args: argparse.Namespace, model: Model) -> None:
+def check_labels(args: argparse.Namespace, model: Model | AutoencoderModel) -> None:
     """Check that a model guided by ``--guidance`` is conditional.
 
     Raises:
@@ -164,6 +164,6 @@ def check_labels(args: argparse.Namespace, model: Model) -> None:
     if (
         args.guidance not in (None, 1)
         and not model.dataset_info.is_conditional
-        and model.denoiser.pseudo_labels is None
+        and getattr(model.module, "pseudo_labels", None) is None
     ):
         raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")

@@ -12,8 +12,8 @@ from fromnoise.cli import component_flags, guidance_flags, parsing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fromnoise.checkpoint import LoadedModel
-    from fromnoise.model import Model
+    from fromnoise.checkpoint import Loaded
+    from fromnoise.model import AutoencoderModel, Model
     from fromnoise.pipeline import Samples, SampleStep
     from fromnoise.utils.device import ComputeConfig
 
@@ -96,8 +96,9 @@ def _run(args: argparse.Namespace) -> int:
     """Sample, in one process or several."""
     import time
 
-    from fromnoise.checkpoint import load_model
+    from fromnoise.checkpoint import load_trainable
     from fromnoise.data.dataset_info import conditioning_for
+    from fromnoise.model import Model, no_wrapper
     from fromnoise.pipeline import sample_steps
     from fromnoise.reporting import image_io
     from fromnoise.training.distributed import device_of_rank
@@ -110,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
     for path, ending in ((args.gif, ".gif"), (args.strip, ".png")):
         if path is not None:
             check_file(path, ending)
-    loaded = load_model(args.model)
+    loaded = load_trainable(args.model)
     out = args.out or loaded.results / f"sampled-{args.seed}.png"
     recipe = loaded.model.recipe
     if args.as_published and recipe.published is None:
@@ -119,8 +120,10 @@ def _run(args: argparse.Namespace) -> int:
     config = guidance_flags.settings(own, args, "steps", "grid")
     guidance_flags.check_labels(args, loaded.model)
     compute = select_device(device_of_rank(args.device), args.precision)
-    compute.to_device(loaded.model.denoiser)
-    model, wrap = guidance_flags.wrap(args, loaded.model, compute)
+    compute.to_device(loaded.model.module)
+    model, wrap = loaded.model, no_wrapper
+    if isinstance(model, Model):
+        model, wrap = guidance_flags.wrap(args, model, compute)
     ids = _numbers(args, model)
     count = len(ids)
     conditioning_for(model.dataset_info, args.label, ids)  # an unknown label is reported before the progress bar
@@ -151,7 +154,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _sample(
     args: argparse.Namespace,
-    loaded: LoadedModel,
+    loaded: Loaded[Model | AutoencoderModel],
     compute: ComputeConfig,
     out: Path,
     batches: Sequence[Tensor],
@@ -182,7 +185,7 @@ def _sample(
         if world == 1 and len(batches) == 1:
             return collect(steps(batches[0]), frames, lambda step: bar.update())
         flags = {name: repr(value) for name, value in vars(args).items() if name not in _OUTPUTS}
-        command = flags | weights_identity(loaded.model.denoiser)
+        command = flags | weights_identity(loaded.model.module)
         check_equal(command | software(compute))
         parts = stack.enter_context(contextlib.closing(SampleParts(out, command)))
         if rank == 0:
@@ -227,7 +230,7 @@ def _check_outputs(args: argparse.Namespace, count: int) -> None:
         raise UserError("--out, --gif and --strip need different files")
 
 
-def _numbers(args: argparse.Namespace, model: Model) -> Tensor:
+def _numbers(args: argparse.Namespace, model: Model | AutoencoderModel) -> Tensor:
     """The numbers of the samples, (N,).
 
     Raises:

@@ -28,6 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="a named set, hub:owner/name, a folder, .zip, .npz, .npy, .parquet or IDX file; SPEC:split picks a split",
     )
+    add(
+        "--autoencoder",
+        metavar="RUN",
+        help="for a recipe of latent diffusion: a trained autoencoder (default: one is trained first)",
+    )
     add("--out", metavar="DIR", type=Path, help="run directory (default: runs/NAME)")
     budget = parser.add_mutually_exclusive_group().add_argument
     budget("--minutes", metavar="M", help="budget in minutes")
@@ -60,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Values by dotted key, from the flags and from ``--section.key value``."""
     named = {"data": "data.source", "seed": "train.seed", "batch": "train.batch", "tracker": "train.tracker"}
+    named |= {"autoencoder": "latent.source"}
     named |= {b: f"train.{b}" for b in ("minutes", "steps", "epochs", "images")}
     found = {key: parse_value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
     if "data.source" in found:

@@ -29,7 +29,7 @@ from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import CHECKPOINT_PART
 from fromnoise.training.measurements import Measurements
-from fromnoise.training.previews import Previews
+from fromnoise.training.previews import SamplePreviews
 from fromnoise.training.resume import arithmetic, check_state, log_arithmetic, misfit
 from fromnoise.training.run import stop_on_signal
 from fromnoise.training.threads import restored_threads
@@ -233,7 +233,7 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log, last: 
         write_atomic(folder.path / "rounds.json", (json.dumps(rounds, indent=1) + "\n").encode())
 
     if loop.progress.step == 0 and not em.state.rounds:
-        Previews(folder, loop.compute).save_data(loop.model, loop.data)
+        SamplePreviews(folder, loop.compute).save_data(loop.model, loop.data)
         save()
     with _progress_bar("") as bar:
 

@@ -97,6 +97,12 @@ def limit_patch(recipe: Recipe, task: ClusteringTask) -> Recipe:
 
 
 def build_model(recipe: Recipe, task: ClusteringTask, names: tuple[str, ...] | None = None) -> Model:
-    """A model with initial weights whose classes are the clusters; their names are numbers if left out."""
+    """A model with initial weights whose classes are the clusters; their names are numbers if left out.
+
+    Raises:
+        UserError: the recipe is one of latents.
+    """
     names = names or tuple(map(str, range(recipe.clustering.count)))
-    return build(recipe, DatasetInfo(task.data.shape, names, task.data.fingerprint))
+    model = build(recipe, DatasetInfo(task.data.shape, names, task.data.fingerprint))
+    model.require_pixels("clustering")
+    return model

@@ -14,6 +14,7 @@ from fromnoise.config.sections import (
     DiffusionConfig,
     EMAConfig,
     EvaluationConfig,
+    LatentConfig,
     LossConfig,
     Positive,
     SamplingConfig,
@@ -41,6 +42,18 @@ class Recipe(Section):
     """who measured expected_loss, and how"""
     data: DataConfig = DataConfig()
     network: Annotated[Any, Component("network", "unet", "network")] = "unet"
+    autoencoder: (
+        Annotated[Any, Component("autoencoder", "convolutional", "autoencoder; left out: a diffusion model of pixels")]
+        | None
+    ) = None
+    reconstruction: (
+        Annotated[
+            Any,
+            Component("reconstruction", "regularized", "loss of the autoencoder; with it the autoencoder is trained"),
+        ]
+        | None
+    ) = None
+    latent: LatentConfig = LatentConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig(steps=10_000)
@@ -117,6 +130,28 @@ class Recipe(Section):
             raise ValueError(
                 "sample.guidance needs a conditional model: set data.labels true, or leave sample.guidance out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_autoencoder(self) -> Recipe:
+        if self.autoencoder is None:
+            if self.reconstruction is not None:
+                raise ValueError(
+                    'reconstruction is the loss of an autoencoder: set autoencoder, such as "convolutional"'
+                )
+            return self
+        if self.reconstruction is not None:
+            if self.data.labels or self.data.attributes:
+                raise ValueError("an autoencoder is not conditioned: leave out data.labels and data.attributes")
+            if self.evaluation.times:
+                raise ValueError("an autoencoder is evaluated by fromnoise evaluate: leave out evaluation.times")
+            return self
+        if self.sample.clip or self.sample.threshold is not None:
+            raise ValueError("latents are not bounded by 1: set sample.clip false and leave out sample.threshold")
+        if self.loss.self_conditioning and self.loss.self_conditioning_clip:
+            raise ValueError("latents are not bounded by 1: set loss.self_conditioning_clip false")
+        if self.pseudo_labels:
+            raise ValueError("pseudo-labels are clusters of pixels: set data.pseudo_labels 0 with an autoencoder")
         return self
 
     def _check_zero_terminal_snr(self) -> None:

@@ -154,7 +154,14 @@ class TrainConfig(Section):
     clip: Positive | None = None
     """largest norm of the gradient, over all parameters; left out: no clipping"""
     autosize: tuple[
-        Literal["network.width", "network.patch", "network.multipliers", "network.attention_resolutions"], ...
+        Literal[
+            "autoencoder.factor",
+            "network.width",
+            "network.patch",
+            "network.multipliers",
+            "network.attention_resolutions",
+        ],
+        ...,
     ] = ()
     """keys that are chosen at the start of a run, by the size of the images, the budget and the speed of the machine"""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
@@ -182,6 +189,21 @@ class TrainConfig(Section):
     tracker: Annotated[Any, Component("tracker", "tensorboard", "where the run is shown; left out: nowhere")] | None = (
         None
     )
+
+
+class LatentConfig(Section):
+    """The autoencoder of a diffusion model of latents: where it comes from."""
+
+    source: str = ""
+    """run directory or .safetensors file of a trained autoencoder (--autoencoder); left out: one is trained first, by
+    the recipe "recipe" on the same images, in the folder autoencoder of the run"""
+    recipe: str = "autoencoder"
+    """recipe by which the autoencoder is trained first; its own keys count"""
+    share: Annotated[float, Number, Field(gt=0, lt=1)] = 0.4
+    """share of a budget in minutes that training the autoencoder takes; of a budget in steps, epochs or images it takes
+    as large a part, in addition"""
+    cache: bool = True
+    """encode all training images once and keep their latents in memory, if they fit in data.memory_gb"""
 
 
 class EMAConfig(Section):

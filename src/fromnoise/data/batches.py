@@ -21,7 +21,7 @@ class Batch:
     """Consecutive images of the stream.
 
     Attributes:
-        pixels: uint8 (B, C, H, W), mirrored at the positions that ``flip_mask`` selects.
+        pixels: as of the data set, uint8 (B, C, H, W), mirrored at the positions that ``flip_mask`` selects.
         labels: classes, int64 (B,), or attributes, float32 (B, A); None if there are none.
         indices: index of each image in the data set, int64 (B,).
         positions: position of each image in the stream, int64 (B,).
@@ -61,10 +61,11 @@ class BatchStream:
         Args:
             positions: (B,), from 0 without limit, in any order.
         """
-        pixels, indices = self.images.get_with_indices(shuffled_indices(len(self.images), self._seed, positions))
+        chosen = shuffled_indices(len(self.images), self._seed, positions)
         if self._flip:
-            mirrored = flip_mask(self._seed, positions)
-            pixels[mirrored] = pixels[mirrored].flip(-1)
+            pixels, indices = self.images.get_mirrored(chosen, flip_mask(self._seed, positions))
+        else:
+            pixels, indices = self.images.get_with_indices(chosen)
         labels = None if self.images.labels is None else self.images.labels[indices]
         flat = torch.arange(positions.start, positions.stop) if isinstance(positions, range) else positions
         return Batch(pixels, labels, indices, flat)

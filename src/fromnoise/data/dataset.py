@@ -56,6 +56,12 @@ class Images(ABC):
             a file could not be read.
         """
 
+    def get_mirrored(self, indices: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``get_with_indices``, with the images of a mask, bool (B,), mirrored."""
+        pixels, used = self.get_with_indices(indices)
+        pixels[mirrored] = pixels[mirrored].flip(-1)
+        return pixels, used
+
     def get(self, indices: Tensor) -> Tensor:
         """Return images by index: int64 (B,) to uint8 (B, C, H, W), a copy."""
         return self.get_with_indices(indices)[0]

@@ -61,6 +61,7 @@ class Denoiser(nn.Module):
     """
 
     pseudo_labels: Any
+    latent_space: Any
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Denoiser(nn.Module):
         self_conditioning_clip: bool = True,
         learned_variance: bool = False,
         pseudo_labels: nn.Module | None = None,
+        latent_space: nn.Module | None = None,
     ) -> None:
         """Combine the parts.
 
@@ -90,11 +92,13 @@ class Denoiser(nn.Module):
                 Dhariwal 2021, eq. 15).
             pseudo_labels: a module that assigns clusters to images, for a model conditioned on them; saved with the
                 weights.
+            latent_space: a module whose latents the network denoises, with ``shape``, ``encode`` and ``decode``; None
+                for a model of pixels. Not used here; saved with the weights.
         """
         super().__init__()
         self.network, self.schedule, self.target = network, schedule, target or Eps()
         self.noise_conditioning = noise_conditioning or TimestepConditioning(schedule.steps or 1000)
-        self.pseudo_labels = pseudo_labels
+        self.pseudo_labels, self.latent_space = pseudo_labels, latent_space
         self.self_conditioning, self.self_conditioning_clip = self_conditioning, self_conditioning_clip
         self.learned_variance = learned_variance
 

@@ -59,4 +59,5 @@ class EditConfig:
             self.model.noise(config, self.ids, self.seed),
             begin,
             conditioning_for(self.model.dataset_info, self.label, self.ids),
+            self.model.decode if self.model.latent_space is not None else None,
         )

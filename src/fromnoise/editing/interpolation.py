@@ -43,14 +43,14 @@ def shared_latents(
     for t in depths:
         branch = min(range(len(levels) - 1), key=lambda i: abs(float(levels[i].t) - t))
         trunk = Noise(seed, torch.zeros(1, dtype=torch.long))
-        x = initial_noise(model.dataset_info.shape, trunk, like).to(memory_format=compute.memory_format)
+        x = initial_noise(model.shape(None), trunk, like).to(memory_format=compute.memory_format)
         if branch:
             x = _denoise_along(model, compute, config, step, levels[: branch + 1], x, trunk)
         # below the branch another seed: sample 0 must not continue with the noise of the trunk
         x = _denoise_along(
             model, compute, config, step, levels[branch:], x.expand(count, -1, -1, -1), Noise(seed + 1, ids)
         )
-        out.append(to_uint8(x).cpu())
+        out.append(_pixels(model, compute, x))
     return out
 
 
@@ -90,19 +90,19 @@ def interpolate(
         raise UserError(f"the images have shape {tuple(ends.shape[1:])}, the model has {model.dataset_info.shape}")
     if not 0 < depth <= 1:
         raise UserError(f"--depth {depth:g} is out of range: use a time in (0, 1]")
-    x0 = to_float(ends.to(compute.device)).contiguous(memory_format=compute.memory_format)
+    x0 = model.encode(to_float(ends.to(compute.device)).contiguous(memory_format=compute.memory_format))
     weight = torch.linspace(0, 1, points, device=x0.device, dtype=x0.dtype).reshape(-1, 1, 1, 1)
     levels = model.levels(config)
     first = min(range(len(levels) - 1), key=lambda i: abs(float(levels[i].t) - depth))
     if flow:
         return _interpolate_by_flow(model, config, compute, x0, weight, levels[first])
-    eps = Noise(seed, torch.arange(2)).normal(model.dataset_info.shape, Stream.EPS, like=x0)
+    eps = Noise(seed, torch.arange(2)).normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
     a, b = levels[first].noisy(x0, eps).split(1)
     noise = Noise(seed, torch.zeros(points, dtype=torch.long))  # the same for all points
     x = _denoise_along(
         model, compute, config, model.sampler(config), levels[first:], (1 - weight) * a + weight * b, noise
     )
-    return to_uint8(x).cpu()
+    return _pixels(model, compute, x)
 
 
 def _interpolate_by_flow(
@@ -116,7 +116,13 @@ def _interpolate_by_flow(
         x = flow.transport(mixed, level, flow.clean_level, _null_labels(model, mixed))
     levels = [flow.clean_level, model.schedule.at(0.0)]
     noise = Noise(0, torch.arange(len(x)))
-    return to_uint8(_denoise_along(model, compute, config, DDIM(), levels, x, noise)).cpu()
+    return _pixels(model, compute, _denoise_along(model, compute, config, DDIM(), levels, x, noise))
+
+
+def _pixels(model: Model, compute: ComputeConfig, x: Tensor) -> Tensor:
+    """Finished images or latents as uint8 (B, C, H, W) on the CPU."""
+    with torch.inference_mode(), compute.autocast():
+        return to_uint8(model.decode(x)).cpu()
 
 
 def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def vary(edit: EditConfig, x0: Tensor, depth: float) -> Iterator[SampleStep]:
 
     Args:
         edit: the model and the sampling settings; of its steps, those below ``depth`` are taken.
-        x0: the image, (1, C, H, W), pixels in [-1, 1].
+        x0: the image, (1, C, H, W), pixels in [-1, 1]; a model of latents noises its latents.
         depth: t in (0, 1]: near 0 the image is kept, at 1 the samples do not depend on it.
 
     Returns:
@@ -37,7 +37,7 @@ def vary(edit: EditConfig, x0: Tensor, depth: float) -> Iterator[SampleStep]:
     top = edit.model.schedule.at(depth if steps is None else max(1, round(depth * steps)) / steps)
 
     def begin(noise: Noise, like: Tensor) -> Tensor:
-        clean = x0.to(like).expand(len(noise.ids), -1, -1, -1)
+        clean = edit.model.encode(x0.to(like)).expand(len(noise.ids), -1, -1, -1)
         alpha, sigma = (torch.as_tensor(v).to(like) for v in (top.alpha, top.sigma))
         return alpha * clean + sigma * noise.image(shape, Stream.START, like=like)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -16,11 +16,13 @@ from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.likelihood.code_length import ELBO, SampledTerms, StepProposal, bin_index, geometric_bins
 from fromnoise.diffusion.likelihood.conditions import SelfConditioned
+from fromnoise.diffusion.likelihood.elbo import decoder_nll, density_nll
 from fromnoise.diffusion.likelihood.ode import ODESolver, ProbabilityFlow
 from fromnoise.diffusion.rng import Noise
+from fromnoise.evaluation.autoencoder_bits import autoencoder_nats, sampled_latents
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.sources import has_pseudo_labels
-from fromnoise.model import Model
+from fromnoise.model import AutoencoderModel, Model
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -44,6 +46,7 @@ class BoundResult:
         decoder: mean of L_0.
         by_step: mean terms in bins of steps: first step, last step, and bits/dim per step.
         label: mean of -log2 p(k) per dimension, for a model of pseudo-labels.
+        autoencoder: means of the parts that an autoencoder adds, by name.
     """
 
     each: Tensor
@@ -51,6 +54,7 @@ class BoundResult:
     decoder: float
     by_step: list[tuple[int, int, float]]
     label: float = 0.0
+    autoencoder: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,10 @@ class LikelihoodResult:
     def bound_parts(self) -> dict[str, float]:
         """Prior, steps and decoder of the bound, and the pseudo-label if there is one, in bits/dim."""
         prior, decoder, label = self.bound.prior, self.bound.decoder, self.bound.label
-        parts = {"prior": prior, "steps": float(self.bound.each.mean()) - prior - decoder - label, "decoder": decoder}
-        return parts | ({"pseudo-label": label} if label else {})
+        joint = self.bound.autoencoder
+        steps = float(self.bound.each.mean()) - prior - decoder - label - sum(joint.values())
+        parts = {"prior": prior, "steps": steps, "decoder": decoder}
+        return parts | ({"pseudo-label": label} if label else {}) | joint
 
     def bound_minus_flow(self) -> Estimate | None:
         """Mean difference of the two methods on the same images."""
@@ -109,7 +115,9 @@ def generalization_gaps(held_out: LikelihoodResult, training: LikelihoodResult) 
     return out
 
 
-def random_subset(images: Images, model: Model, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+def random_subset(
+    images: Images, model: Model | AutoencoderModel, count: int, seed: int = 0
+) -> tuple[Tensor, Tensor | None]:
     """Random images of a data set, and the condition of a model for each.
 
     Args:
@@ -154,7 +162,8 @@ class LikelihoodEvaluator:
         """The variational bound of the reverse process without guidance; x_0 is clipped if it is when sampling."""
         config = (self.config or self.model.recipe.sample).model_copy(update={"guidance": 1.0})
         denoise, offset = self._denoise(self.model.guided(config)), self.model.recipe.loss.offset_noise
-        return ELBO(denoise, self.model.schedule, self.model.variance(config), offset)
+        decoder = decoder_nll if self.model.latent_space is None else density_nll
+        return ELBO(denoise, self.model.schedule, self.model.variance(config), offset, decoder)
 
     def _denoise(self, denoise: Denoise) -> Denoise:
         return SelfConditioned(denoise) if getattr(self.model.denoiser, "self_conditioning", False) else denoise
@@ -175,6 +184,11 @@ class LikelihoodEvaluator:
             lines.append(
                 "an image is coded as its pseudo-label k, -log2 p(k), and the image given k: an upper bound on "
                 "-log2 sum_k p(k) p(x | k)"
+            )
+        if self.model.latent_space is not None:
+            lines.append(
+                "joint bound of autoencoder and diffusion: -log2 p(x | z) of the decoder, and the KL divergence of "
+                "q(z | x) from the diffusion model's p(z) by its bound"
             )
         return lines
 
@@ -243,9 +257,25 @@ class LikelihoodEvaluator:
             for low, high, bits in zip(starts.tolist(), ends, total, strict=True)
         ]
         label = self._label_bits(pixels, labels)
+        joint = self._autoencoder_bits(pixels)
         return BoundResult(
-            prior + each.sum(1) + label, float(prior.mean()), by_step[0][2], by_step, float(label.mean())
+            prior + each.sum(1) + label + sum(joint.values()),
+            float(prior.mean()),
+            by_step[0][2],
+            by_step,
+            float(label.mean()),
+            {name: float(bits.mean()) for name, bits in joint.items()},
         )
+
+    def _autoencoder_bits(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What the autoencoder of a model of latents adds to the bound of its latents, bits/dim, float64 (N,) each."""
+        if self.model.latent_space is None:
+            return {}
+        parts = [
+            autoencoder_nats(self.model.latent_space, self.compute, pixels[ids], Noise(self.seed, ids))
+            for ids in torch.arange(len(pixels)).split(self.batch)
+        ]
+        return {name: self._bits_per_nat * torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _label_bits(self, pixels: Tensor, labels: Tensor | None) -> Tensor:
         """Bits/dim of the pseudo-labels, float64 (N,)."""
@@ -281,7 +311,8 @@ class LikelihoodEvaluator:
             )
         except ArithmeticError as e:
             raise UserError(f"{e}: use a larger --tolerance") from None
-        return self._bits_per_nat * torch.cat(parts) + self._label_bits(pixels, labels)
+        joint = self._autoencoder_bits(pixels)
+        return self._bits_per_nat * torch.cat(parts) + self._label_bits(pixels, labels) + sum(joint.values())
 
     @property
     def _bits_per_nat(self) -> float:
@@ -296,8 +327,12 @@ class LikelihoodEvaluator:
         for ids in torch.arange(len(pixels)).split(self.batch):
             x0 = to_float(pixels[ids].to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
             cond = labels[ids].to(self.compute.device) if labels is not None else None
+            noise = Noise(self.seed, ids)
             with torch.no_grad(), self.compute.autocast():
-                out.append(work(x0, Noise(self.seed, ids), self.condition(x0, cond)[0]))
+                cond = self.condition(x0, cond)[0]
+                if self.model.latent_space is not None:
+                    x0, _ = sampled_latents(self.model.latent_space, x0, noise)
+                out.append(work(x0, noise, cond))
             on_progress(len(ids))
         return out
 

@@ -20,7 +20,7 @@ from fromnoise.evaluation.metrics.class_balance import GroupShare, group_shares,
 from fromnoise.evaluation.metrics.metric import SampleComparison
 from fromnoise.evaluation.metrics.nearest import NEIGHBOURS, NearestNeighbours
 from fromnoise.evaluation.sources import ImageSource, RealImages
-from fromnoise.model import Model
+from fromnoise.model import AutoencoderModel, Model
 from fromnoise.utils.errors import UserError
 
 MIN_IMAGES = 10
@@ -153,9 +153,9 @@ def _real_sample(source: ImageSource, held_out: Images, n: int) -> RealImages:
     return RealImages("held-out images", held_out, n)
 
 
-def _strata_of(model: Model, images: Images) -> Tensor | None:
+def _strata_of(model: Model | AutoencoderModel, images: Images) -> Tensor | None:
     """Class or pseudo-label of each image, by which a model's samples are stratified, int64 (N,); None if unknown."""
-    labels = model.denoiser.pseudo_labels
+    labels = getattr(model.module, "pseudo_labels", None)
     if labels is None:
         classes = model.dataset_info.class_names
         known = classes is not None and images.labels is not None and not images.labels.is_floating_point()

@@ -48,7 +48,7 @@ def comparable_models(sources: Sequence[ImageSource], data: Data, log: Log) -> d
         data: the real images, split as the recipe of the first model that records its data says.
         log: called with a line for each model that is left out.
     """
-    known = [(s.name, s.model) for s in sources if s.model is not None]
+    known = [(s.name, s.model) for s in sources if isinstance(s.model, Model)]  # bits of a VAE: fromnoise bits
     if not known:
         return {}
     out, split = {}, _split(first_with_data([model for _, model in known]))

@@ -50,7 +50,11 @@ def rate_and_distortion(
         pixels: uint8 (N, C, H, W), one batch.
         labels: condition of each image, or None.
         on_progress: called after each step.
+
+    Raises:
+        UserError: the model is one of latents.
     """
+    evaluator.model.require_pixels("rate against distortion")
     elbo, device = evaluator.elbo(), evaluator.compute.device
     x0 = to_float(pixels.to(device)).contiguous(memory_format=evaluator.compute.memory_format)
     cond, label_nats = evaluator.condition(x0, labels.to(device) if labels is not None else None)

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from fromnoise import registry
-from fromnoise.checkpoint import LoadedModel, load_model
+from fromnoise.checkpoint import Loaded, LoadedModel, load_trainable
 from fromnoise.config import Recipe, SamplingConfig, change
 from fromnoise.config.recipe_data import open_data
 from fromnoise.data import Data, load
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.data.source import did_you_mean
 from fromnoise.data.spec import parse_spec
+from fromnoise.evaluation.reconstruction import ReconstructionSource, measure_reconstruction
 from fromnoise.evaluation.sources import (
     ImageSource,
     ModelSource,
@@ -26,11 +27,14 @@ from fromnoise.evaluation.sources import (
     has_pseudo_labels,
     open_samples,
 )
-from fromnoise.model import Model
+from fromnoise.model import AutoencoderModel, Model
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.hub import has_repository, is_hub, open_repository
+
+AnyModel = Loaded[Model | AutoencoderModel] | LoadedModel
+"""A diffusion model or an autoencoder that was read from a file."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def open_runs(
     sweep: Mapping[str, Sequence[str]],
     label: str | None = None,
     open_foreign: Callable[[str], LoadedModel | None] = no_foreign_model,
-) -> dict[str, LoadedModel]:
+) -> dict[str, AnyModel]:
     """The models among some sources, by name.
 
     Args:
@@ -103,11 +107,11 @@ def open_runs(
     """
     for name in names:
         check_exists(name)
-    runs: dict[str, LoadedModel] = {}
+    runs: dict[str, AnyModel] = {}
     for name in names:
         if is_hub(name) and not has_repository(name):
             continue  # a data set
-        loaded = open_foreign(name) or (load_model(name) if is_run(name) else None)
+        loaded = open_foreign(name) or (load_trainable(name) if is_run(name) else None)
         if loaded is not None:
             runs[name] = loaded
     for loaded in runs.values():
@@ -117,7 +121,7 @@ def open_runs(
     return runs
 
 
-def load_model_data(model: Model, spec: str | None, log: Callable[[str], None]) -> Data:
+def load_model_data(model: Model | AutoencoderModel, spec: str | None, log: Callable[[str], None]) -> Data:
     """Load images in the shape that a model samples.
 
     Args:
@@ -135,7 +139,7 @@ def load_model_data(model: Model, spec: str | None, log: Callable[[str], None]) 
 
 
 def real_images(
-    opened: Mapping[str, LoadedModel], against: str | None, size: int | None, log: Callable[[str], None]
+    opened: Mapping[str, AnyModel], against: str | None, size: int | None, log: Callable[[str], None]
 ) -> Data:
     """The reference images: in the size of the runs, with the split of the first that records its training data.
 
@@ -170,7 +174,7 @@ def real_images(
 
 def image_sources(
     names: Sequence[str],
-    runs: Mapping[str, LoadedModel],
+    runs: Mapping[str, AnyModel],
     sweep: Mapping[str, Sequence[str]],
     data: Data,
     request: SampleRequest,
@@ -194,7 +198,7 @@ def image_sources(
     out: list[ImageSource] = []
     for name in names:
         if name in runs:
-            out += _model_sources(name, runs[name], sweep, request, log)
+            out += _model_sources(name, runs[name], sweep, data, request, log)
         else:
             out.append(RealImages(name, open_samples(name, data.shape, resize), request.count))
     return out
@@ -202,12 +206,18 @@ def image_sources(
 
 def _model_sources(
     name: str,
-    loaded: LoadedModel,
+    loaded: AnyModel,
     sweep: Mapping[str, Sequence[str]],
+    data: Data,
     request: SampleRequest,
     log: Callable[[str], None],
 ) -> list[ImageSource]:
-    request.compute.to_device(loaded.model.denoiser)
+    request.compute.to_device(loaded.model.module)
+    if isinstance(loaded.model, AutoencoderModel):
+        log(f"{name}: {measure_reconstruction(loaded.model, request.compute, data.held_out).describe()}")
+        if not loaded.model.objective.generative:
+            title = f"{name}, reconstructions"
+            return [ReconstructionSource(title, loaded.model, request.compute, data.held_out, request.count)]
     reports = RunDir(loaded.path.parent, log).read_reports()
     training = (float(reports[-1]["timing"]["seconds"]), int(reports[-1]["images"])) if reports else None
     out: list[ImageSource] = []
@@ -233,7 +243,7 @@ def _model_sources(
     return out
 
 
-def _label_sampling(model: Model, request: SampleRequest) -> tuple[tuple[str, bool], ...]:
+def _label_sampling(model: Model | AutoencoderModel, request: SampleRequest) -> tuple[tuple[str, bool], ...]:
     """Suffixes of names, and whether pseudo-labels are stratified: a model that has them is evaluated in both ways."""
     if request.label is not None or not has_pseudo_labels(model):
         return (("", False),)

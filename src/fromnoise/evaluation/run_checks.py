@@ -163,7 +163,13 @@ def linear_loss(model: Model, data: Data) -> float | None:
     """
     recipe, denoiser = model.recipe, model.denoiser
     plain = recipe.loss.objective.kind == "simple" and recipe.loss.distance.kind == "mse"
-    if not plain or recipe.loss.offset_noise or recipe.loss.time_sampler.kind == "importance" or len(data.train) < 2:
+    if (
+        not plain
+        or model.latent_space is not None
+        or recipe.loss.offset_noise
+        or recipe.loss.time_sampler.kind == "importance"
+        or len(data.train) < 2
+    ):
         return None
     weighting = registry.build("weighting", recipe.loss.weighting.kind, recipe.loss.weighting.options())
     times = registry.build("time_sampler", recipe.loss.time_sampler.kind, recipe.loss.time_sampler.options())

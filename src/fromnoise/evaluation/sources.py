@@ -6,16 +6,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data import Images, Shape, StreamedImages, open_source, shuffled_indices, to_uint8
+from fromnoise.data import Images, Shape, StreamedImages, open_source, shuffled_indices
 from fromnoise.data.dataset import open_image
 from fromnoise.data.decoding import display_size
-from fromnoise.model import Model
+from fromnoise.model import AutoencoderModel, Model
 from fromnoise.pipeline import SampleStep, check_finite, sample_steps
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -42,6 +42,9 @@ class SamplingCost:
     training_images: int | None = None
 
 
+M = TypeVar("M", Model, Model | AutoencoderModel)
+
+
 class ImageSource(ABC):
     """Images to evaluate, in batches.
 
@@ -66,7 +69,7 @@ class ImageSource(ABC):
         return None
 
     @property
-    def model(self) -> Model | None:
+    def model(self) -> Model | AutoencoderModel | None:
         """The model that samples; None for images that are not sampled here."""
         return None
 
@@ -187,14 +190,14 @@ class ProcessGroup:
     gather: Callable[[Tensor], Tensor] = lambda batch: batch
 
 
-def first_with_data(models: Sequence[Model]) -> Model:
+def first_with_data(models: Sequence[M]) -> M:
     """The model whose recipe says which images are real: the first that records its training data, or the first."""
     return next((model for model in models if model.recipe.data.source), models[0])
 
 
-def has_pseudo_labels(model: Model) -> bool:
+def has_pseudo_labels(model: Model | AutoencoderModel) -> bool:
     """Whether samples without a label get pseudo-labels."""
-    return model.denoiser.pseudo_labels is not None and not model.dataset_info.is_conditional
+    return getattr(model.module, "pseudo_labels", None) is not None and not model.dataset_info.is_conditional
 
 
 @final
@@ -204,7 +207,7 @@ class ModelSource(ImageSource):
     def __init__(
         self,
         name: str,
-        model: Model,
+        model: Model | AutoencoderModel,
         config: SamplingConfig,
         compute: ComputeConfig,
         count: int,
@@ -260,13 +263,13 @@ class ModelSource(ImageSource):
             yield images
 
     def _sample(self, ids: Tensor) -> Tensor:
-        handle = self._model.denoiser.network.register_forward_hook(self._count_evaluations)
+        handle = self._model.network.register_forward_hook(self._count_evaluations)
         try:
             images = []
             for sample in self._steps(ids):
                 if sample.last:
                     check_finite(sample.step.x)
-                    images.append(to_uint8(sample.step.x))
+                    images.append(sample.images)
             return torch.cat(images)
         finally:
             handle.remove()
@@ -302,7 +305,7 @@ class ModelSource(ImageSource):
         )
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Model | AutoencoderModel:
         """See ``ImageSource``."""
         return self._model
 
@@ -316,11 +319,8 @@ class ModelSource(ImageSource):
         """FLOPs of one network evaluation for one image."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        model, device = self._model, self._compute.device
-        x = torch.zeros(1, *model.dataset_info.shape, device=device)
-        cond = torch.zeros(1, dtype=torch.int64, device=device) if model.dataset_info.class_names is not None else None
         with FlopCounterMode(display=False) as counter:
-            model.denoiser(x, model.schedule.at(0.5, like=x), cond)
+            self._model.evaluate_once(self._compute.device)
         return float(counter.get_total_flops())
 
     def estimated_seconds(self) -> float:

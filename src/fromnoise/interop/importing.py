@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
@@ -163,7 +163,7 @@ def _build(imported: Imported, value_range: tuple[float, float]) -> Model:
     recipe = parse(values)
     if tuple(value_range) != (-1, 1):
         recipe = _for_range(recipe, value_range)
-    return checkpoint.rebuild(recipe, imported.info, tensors)
+    return cast(Model, checkpoint.rebuild(recipe, imported.info, tensors))
 
 
 def _for_range(recipe: Recipe, value_range: tuple[float, float]) -> Recipe:

@@ -75,6 +75,7 @@ class DiffusersExport(Exporter):
 
     def write(self, model: Model, out: Path) -> list[str]:
         """Write the index, the network, the scheduler, and the files of Python that they need."""
+        model.require_pixels("export to diffusers")
         _check_model(model)
         sampling = sampling_with(model.recipe.sample, self.sampler, steps=self.steps, guidance=self.guidance)
         classes = model.dataset_info.class_names if self.label is None else None

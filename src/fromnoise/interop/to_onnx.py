@@ -55,6 +55,7 @@ class OnnxExport(Exporter):
         """Write the four files."""
         if importlib.util.find_spec("onnx") is None:
             raise UserError("export to onnx needs the package onnx: pip install 'fromnoise[onnx]'")
+        model.require_pixels("export to onnx")
         config = sampling_with(model.recipe.sample, self.sampler, steps=self.steps, guidance=self.guidance)
         steps = step_numbers(model, config)
         network = onnx_bytes(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,8 +15,10 @@ from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pseudo_labels import PseudoLabels
 from fromnoise.diffusion import schedules
 from fromnoise.diffusion.denoiser import Denoiser
+from fromnoise.model.autoencoder import AutoencoderModel
 from fromnoise.model.component import component
 from fromnoise.model.model import Model
+from fromnoise.networks.latent_space import LatentSpace
 from fromnoise.utils.construction import limited_by_machine
 from fromnoise.utils.errors import UserError
 
@@ -26,7 +30,7 @@ def build(
     device: str = "cpu",
     network: nn.Module | None = None,
 ) -> Model:
-    """Make the model that a recipe describes, with fresh weights.
+    """Make the diffusion model that a recipe describes, with fresh weights.
 
     Args:
         recipe: every choice.
@@ -36,16 +40,22 @@ def build(
         network: a module to use in place of the recipe's network.
 
     Raises:
-        UserError: the choices do not work together.
+        UserError: the choices do not work together, or the recipe is that of an autoencoder.
     """
+    if recipe.reconstruction is not None:
+        raise UserError(
+            f"recipe {recipe.name} is that of an autoencoder, not of a diffusion model: for one in its latent space "
+            "use fromnoise train latent --autoencoder RUN"
+        )
     schedule = component("schedule", recipe.diffusion.schedule)
     if recipe.diffusion.zero_terminal_snr:
         schedule = schedules.zero_terminal_snr(schedule)
-    with torch.random.fork_rng(devices=[]), torch.device(device), limited_by_machine():
-        torch.manual_seed(recipe.train.seed if seed is None else seed)
+    with _initial_weights(recipe, seed, device):
+        latent_space = LatentSpace(_autoencoder(recipe, dataset_info)) if recipe.autoencoder is not None else None
+        shape = latent_space.shape if latent_space is not None else dataset_info.shape
         if network is None:
-            network = _network(recipe, dataset_info, schedule)
-        pseudo_labels = PseudoLabels(recipe.pseudo_labels, dataset_info.shape) if recipe.pseudo_labels else None
+            network = _network(recipe, dataset_info, schedule, shape)
+        pseudo_labels = PseudoLabels(recipe.pseudo_labels, shape) if recipe.pseudo_labels else None
     denoiser = Denoiser(
         network,
         schedule,
@@ -57,17 +67,57 @@ def build(
         self_conditioning_clip=recipe.loss.self_conditioning_clip,
         learned_variance=recipe.diffusion.learned_variance,
         pseudo_labels=pseudo_labels,
+        latent_space=latent_space,
     )
     return Model(recipe, dataset_info, denoiser)
 
 
-def _network(recipe: Recipe, dataset_info: DatasetInfo, schedule: schedules.Schedule) -> nn.Module:
+def build_autoencoder(
+    recipe: Recipe, dataset_info: DatasetInfo, seed: int | None = None, device: str = "cpu"
+) -> AutoencoderModel:
+    """Make the autoencoder that a recipe describes, with fresh weights; the arguments are those of ``build``.
+
+    Raises:
+        UserError: the autoencoder does not fit the images.
+    """
+    with _initial_weights(recipe, seed, device):
+        return AutoencoderModel(recipe, dataset_info, _autoencoder(recipe, dataset_info))
+
+
+def build_trainable(
+    recipe: Recipe, dataset_info: DatasetInfo, seed: int | None = None, device: str = "cpu"
+) -> Model | AutoencoderModel:
+    """What a recipe trains: an autoencoder if it has a loss of reconstruction, otherwise a diffusion model.
+
+    Raises:
+        UserError: as ``build``.
+    """
+    make = build if recipe.reconstruction is None else build_autoencoder
+    return make(recipe, dataset_info, seed, device)
+
+
+@contextlib.contextmanager
+def _initial_weights(recipe: Recipe, seed: int | None, device: str) -> Iterator[None]:
+    """Make weights by a seed, on a device, within the memory of the machine."""
+    with torch.random.fork_rng(devices=[]), torch.device(device), limited_by_machine():
+        torch.manual_seed(recipe.train.seed if seed is None else seed)
+        yield
+
+
+def _autoencoder(recipe: Recipe, dataset_info: DatasetInfo) -> nn.Module:
+    channels, height, width = dataset_info.shape
+    return component("autoencoder", recipe.autoencoder, in_channels=channels, size=(height, width))
+
+
+def _network(
+    recipe: Recipe, dataset_info: DatasetInfo, schedule: schedules.Schedule, shape: tuple[int, int, int]
+) -> nn.Module:
     if recipe.network.kind == CUSTOM:
         raise UserError(
             "this model has a custom network, whose code a file does not contain: load it in Python with "
             "fromnoise.load(PATH, network=MyNet())"
         )
-    channels, height, width = dataset_info.shape
+    channels, height, width = shape
     return component(
         "network",
         recipe.network,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fromnoise import registry
-from fromnoise.config.component import ComponentConfig
 from fromnoise.utils.errors import UserError
 
 
-def component(family: str, config: ComponentConfig, **context: Any) -> Any:
+def component(family: str, config: Any, **context: Any) -> Any:
     """Build a component of a recipe.
+
+    Args:
+        family: of the component.
+        config: its kind and options, a ``ComponentConfig``.
+        context: what the package supplies.
 
     Raises:
         UserError: its constructor refuses an option.

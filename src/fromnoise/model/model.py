@@ -16,7 +16,7 @@ from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pixels import to_float
 from fromnoise.diffusion import guidance, losses, samplers, schedules
 from fromnoise.diffusion.denoiser import Denoise, Denoiser
-from fromnoise.diffusion.rng import Noise
+from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.model.component import component
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -50,6 +50,16 @@ class Model:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
 
+    @property
+    def latent_space(self) -> Any:
+        """The latent space in which the model works, as of ``networks.latent_space``; None for a model of pixels."""
+        return self.denoiser.latent_space
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that sampling evaluates."""
+        return self.denoiser.network
+
     # ---- what training needs
 
     @property
@@ -62,24 +72,44 @@ class Model:
         return replace(self, denoiser=module)
 
     def training_inputs(
-        self, pixels: Tensor, labels: Tensor | None, compute: ComputeConfig
+        self, pixels: Tensor, labels: Tensor | None, positions: Tensor, compute: ComputeConfig
     ) -> tuple[Tensor, Tensor | None]:
-        """Clean images in [-1, 1] on the network's device, and their condition.
+        """Clean images in [-1, 1], or latents, on the network's device, and their condition.
 
         Args:
-            pixels: uint8 (B, C, H, W).
+            pixels: uint8 (B, C, H, W); or mean and deviation of latents, (B, 2 Z, h, w).
             labels: classes (B,), attributes (B, A), or None.
+            positions: in the sequence of training images, (B,): with the seed they determine a sample of the latents.
             compute: device and memory format.
 
         Returns:
             x0, float32 (B, C, H, W), and the labels or pseudo-labels, None for an unconditional model.
         """
-        x0 = to_float(pixels.to(compute.device, non_blocking=True)).contiguous(memory_format=compute.memory_format)
+        x0 = pixels.to(compute.device, non_blocking=True)
+        x0 = x0.float() if x0.is_floating_point() else to_float(x0)
+        x0 = x0.contiguous(memory_format=compute.memory_format)
+        if self.latent_space is not None:
+            mean, deviation = x0.chunk(2, dim=1) if pixels.is_floating_point() else self.latent_moments(x0, compute)
+            noise = Noise(self.recipe.train.seed, positions)
+            x0 = mean + deviation * noise.normal(self.latent_space.shape, Stream.LATENT, like=mean)
         if self.denoiser.pseudo_labels is not None:
             return x0, self.denoiser.pseudo_labels.assign(x0)
         if not self.dataset_info.is_conditional or labels is None:
             return x0, None
         return x0, labels.to(compute.device, non_blocking=True)
+
+    def compile(self) -> None:
+        """Compile the network with torch.compile."""
+        self.denoiser.network.compile()
+
+    def next_command(self, run: object) -> str:
+        """What to do with a trained model, for the end of a run in a directory."""
+        return f"more samples: fromnoise sample {run} -n 100 --out more.png"
+
+    def latent_moments(self, x0: Tensor, compute: ComputeConfig) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the standardized latents of images (B, C, H, W) in [-1, 1], (B, Z, h, w) each."""
+        with compute.autocast():
+            return self.latent_space.moments(x0)
 
     def training_loss(self) -> losses.DiffusionLoss:
         """The training loss that the recipe names."""
@@ -195,20 +225,56 @@ class Model:
         """The random numbers of samples: with the offset noise of training, truncated if ``config`` says so."""
         return Noise(seed, ids, self.recipe.loss.offset_noise, config.truncation)
 
-    def shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
-        """(C, H, W) of samples of a ``size``; None is that of the training images.
+    def network_evaluations(self, config: SamplingConfig) -> int:
+        """Evaluations of the network that a sample takes."""
+        per_step = self.sampler(config).evaluations * (2 if config.guidance != 1 else 1)
+        return (len(self.levels(config)) - 1) * per_step
+
+    def evaluate_once(self, device: torch.device) -> None:
+        """Evaluate the network on one image, to count the cost of an evaluation."""
+        x = torch.zeros(1, *self.shape(None), device=device)
+        labels = self.dataset_info.class_names is not None
+        cond = torch.zeros(1, dtype=torch.int64, device=device) if labels else None
+        self.denoiser(x, self.schedule.at(0.5, like=x), cond)
+
+    def require_pixels(self, what: str) -> None:
+        """Refuse what needs a model of pixels.
 
         Raises:
-            UserError: a size below 1, or the network has a fixed size.
+            UserError: the model works on latents.
+        """
+        if self.latent_space is not None:
+            raise UserError(
+                f"{what} works on pixels, and this model on the latents of an autoencoder: use a model of pixels, "
+                "such as recipe images"
+            )
+
+    def shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """(C, H, W) of x_t: that of samples of a ``size``, or of their latents; None is that of the training images.
+
+        Raises:
+            UserError: a size below 1, or the network has a fixed size, or latents do not divide it.
         """
         channels, *own = self.dataset_info.shape
         if size is not None and min(size) < 1:
             raise UserError(f"the size {size[0]}x{size[1]} has no pixel: give a height and width of at least 1")
-        if size is None or list(size) == own:
-            return self.dataset_info.shape
-        if getattr(self.denoiser.network, "fixed_size", False):
+        if size is not None and list(size) != own and getattr(self.denoiser.network, "fixed_size", False):
             raise UserError(f"this network is built for {own[0]}x{own[1]} pixels only: leave out the size")
-        return channels, *size
+        height, width = size or own
+        if self.latent_space is None:
+            return channels, height, width
+        try:
+            return self.latent_space.shape_for(height, width)
+        except ValueError as e:
+            raise UserError(str(e)) from None
+
+    def encode(self, x0: Tensor) -> Tensor:
+        """What the diffusion starts from: images (B, C, H, W) in [-1, 1], or the mean of their latents."""
+        return x0 if self.latent_space is None else self.latent_space.encode(x0)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] from x_0: itself, or decoded latents."""
+        return x0 if self.latent_space is None else self.latent_space.decode(x0)
 
 
 def reverse_variance(denoiser: Denoiser, config: SamplingConfig) -> float | None:

@@ -5,7 +5,8 @@
 
 from fromnoise.pipeline.forward import FORWARD_TIMES, forward_process
 from fromnoise.pipeline.pipeline import Pipeline, label_text
-from fromnoise.pipeline.sampling_run import Samples, SampleStep, SamplingRun, check_finite, collect, sample_steps
+from fromnoise.pipeline.sample_step import SampleStep
+from fromnoise.pipeline.sampling_run import Samples, SamplingRun, check_finite, collect, sample_steps
 
 __all__ = [
     "FORWARD_TIMES",

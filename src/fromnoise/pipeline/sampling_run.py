@@ -9,51 +9,17 @@ import torch
 from torch import Tensor
 
 from fromnoise.config import SamplingConfig
-from fromnoise.data import to_uint8
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.rng import Noise
 from fromnoise.diffusion.samplers import Sampler
-from fromnoise.diffusion.sampling import Step, initial_noise, sampling_loop
+from fromnoise.diffusion.sampling import initial_noise, sampling_loop
 from fromnoise.diffusion.schedules import NoiseLevel
-from fromnoise.model import Model, Wrapper, no_wrapper
+from fromnoise.model import AutoencoderModel, Model, Wrapper, no_wrapper
+from fromnoise.pipeline.decoding import decoded_steps
+from fromnoise.pipeline.sample_step import SampleStep
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
-
-
-@dataclass(frozen=True)
-class SampleStep:
-    """A sampling step of a batch.
-
-    Attributes:
-        ids: numbers of the samples in this batch, (B,).
-        cond: their condition, (B,) or (B, A), or None.
-        step: levels, images and prediction.
-    """
-
-    ids: Tensor
-    cond: Tensor | None
-    step: Step
-
-    @property
-    def last(self) -> bool:
-        """Whether ``step.x`` are the finished samples."""
-        return self.step.index == self.step.total - 1
-
-    @property
-    def images(self) -> Tensor:
-        """x_s as uint8 (B, C, H, W) on the CPU, clipped to the range of pixels."""
-        return to_uint8(self.step.x).cpu()
-
-    @property
-    def x0(self) -> Tensor:
-        """The predicted x_0 as uint8 (B, C, H, W) on the CPU."""
-        return to_uint8(self.step.prediction.x0).cpu()
-
-    @property
-    def t(self) -> float:
-        """The time reached, from 1 (noise) to 0 (image)."""
-        return float(self.step.level_s.t)
 
 
 @dataclass(frozen=True)
@@ -67,6 +33,7 @@ class SamplingRun:
         noise: of all samples; its ``ids`` are their numbers.
         begin: returns the images at ``levels[0]`` for the noise of a batch and a tensor of their kind.
         cond: condition of each sample, (N,) or (N, A), or None.
+        decode: from latents to images in [-1, 1]; None for a model of pixels.
     """
 
     denoise: Denoise
@@ -75,6 +42,7 @@ class SamplingRun:
     noise: Noise
     begin: Callable[[Noise, Tensor], Tensor]
     cond: Tensor | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
 
     def steps(self, compute: ComputeConfig, batch: int = 64) -> Iterator[SampleStep]:
         """Sample batch after batch: yields one ``SampleStep`` a step and batch.
@@ -104,16 +72,22 @@ class SamplingRun:
         x = self.begin(noise, torch.empty(0, device=compute.device)).to(memory_format=compute.memory_format)
         on_device = cond.to(compute.device) if cond is not None else None
         steps = sampling_loop(self.denoise, self.sampler, self.levels, x, noise, on_device)
+
+        def decode(x: Tensor) -> Tensor:
+            assert self.decode is not None
+            with torch.inference_mode(), compute.autocast():
+                return self.decode(x)
+
         while True:
             with torch.inference_mode(), compute.autocast():  # not around the yield: the caller's code is its own
                 step = next(steps, None)
             if step is None:
                 break
-            yield SampleStep(noise.ids, cond, step)
+            yield SampleStep(noise.ids, cond, step, None if self.decode is None else decode)
 
 
 def sample_steps(
-    model: Model,
+    model: Model | AutoencoderModel,
     config: SamplingConfig,
     compute: ComputeConfig,
     *,
@@ -128,7 +102,7 @@ def sample_steps(
     """Sample, batch after batch; sample i depends on (seed, i) only, not on the batch.
 
     Args:
-        model: on ``compute.device`` and in eval mode.
+        model: on ``compute.device`` and in eval mode; of a variational autoencoder sampling is one step.
         config: sampler, steps, guidance and clipping.
         compute: device and precision.
         ids: numbers of the samples, int64 (N,).
@@ -146,6 +120,9 @@ def sample_steps(
     Raises:
         UserError: impossible steps or size, or an unknown label; raised at once, before the first step.
     """
+    if isinstance(model, AutoencoderModel):
+        conditioning_for(model.dataset_info, label if isinstance(label, str) else None, ids)  # refuses labels
+        return decoded_steps(model, compute, ids, seed, batch, size)
     if label is None and config.guidance != 1 and model.dataset_info.class_names is not None:
         label = "all"  # guidance without a label would have no effect, at twice the cost
     shape = model.shape(size)
@@ -163,6 +140,7 @@ def sample_steps(
         model.noise(config, ids, seed),
         lambda noise, like: initial_noise(shape, noise, like),
         cond if cond is not None else model.default_labels(ids, seed),
+        model.decode if model.latent_space is not None else None,
     ).steps(compute, batch)
 
 

@@ -25,7 +25,7 @@ _TRAIN_KEYS = (
 _CHANGEABLE_KEYS = (
     *(f"train.{key}" for key in (*BUDGETS, *_TRAIN_KEYS)),
     *("train.tracker", "data.workers", "data.memory_gb", "data.skip_damaged", "name", "about", "cost", "quality"),
-    *("expected_loss", "loss_source"),
+    *("expected_loss", "loss_source", "latent.source", "latent.recipe", "latent.share", "latent.cache"),
 )  # keys of the recipe that a resumed run may change
 _CHANGEABLE_SECTIONS = ("sample.", "evaluation.", "train.tracker.")
 _STATES_KEPT = 2
@@ -63,6 +63,11 @@ class RunDir:
         """Whether the directory contains a run."""
         return self.recipe_file.exists() or bool(self._state_files())
 
+    @property
+    def has_states(self) -> bool:
+        """Whether training has begun."""
+        return bool(self._state_files())
+
     def check(self, recipe: Recipe) -> None:
         """Check that a run of this recipe can be started or resumed here; nothing is created.
 
@@ -86,7 +91,8 @@ class RunDir:
 
     def _is_left_over(self, entry: Path) -> bool:
         """Whether a file in the directory may be there before the recipe is, after a kill at the start of a run."""
-        return entry.name == LOCK or entry.match(TEMPORARY)
+        trained_first = entry.name == "autoencoder" and (entry / "recipe.toml").exists()
+        return entry.name == LOCK or entry.match(TEMPORARY) or trained_first
 
     def open(self, recipe: Recipe) -> None:
         """Create the directory, or reopen it, and lock it against other training processes.

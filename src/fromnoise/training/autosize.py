@@ -18,6 +18,24 @@ MIN_IMAGES_PER_PARAMETER = 0.04
 """Training images seen for each parameter, below which a smaller network is better: network and data should grow
 together (Hoffmann et al. 2022); the number was measured in docs/results/training-time.md."""
 _FINEST_SIDE = 16
+_LARGE_SIDE = 96  # pixels
+
+
+def choose_factor(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
+    """Set ``autoencoder.factor``, if ``train.autosize`` lists it: 8 for images of about 100 pixels and more, or 4.
+
+    The largest of 8, 4 and 2, from there on, that divides both sides of the images; so latents are about 16 cells wide,
+    as the finest level of ``choose_levels`` is.
+
+    Args:
+        recipe: has an autoencoder.
+        shape: (C, H, W) of the images.
+    """
+    if "autoencoder.factor" not in recipe.train.autosize or recipe.autoencoder is None:
+        return recipe
+    wanted = 8 if min(shape[1:]) >= _LARGE_SIDE else 4
+    fits = [f for f in (8, 4, 2) if f <= wanted and shape[1] % f == shape[2] % f == 0]
+    return change(recipe, {"autoencoder.factor": fits[0]}) if fits else recipe
 
 
 def choose_levels(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
@@ -28,7 +46,7 @@ def choose_levels(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
 
     Args:
         recipe: only keys that ``train.autosize`` lists are changed.
-        shape: (C, H, W) of the images.
+        shape: (C, H, W) of the images, or of their latents.
     """
     side = math.sqrt(shape[1] * shape[2])
     patch = 2 ** max(0, round(math.log2(side / _FINEST_SIDE)))
@@ -57,7 +75,11 @@ def autosize(
         compute: device and precision of training.
         log: receives a line on the chosen width.
     """
-    recipe = choose_levels(recipe, dataset_info.shape)
+    if recipe.latent.source == "":  # of a trained autoencoder it is given
+        recipe = choose_factor(recipe, dataset_info.shape)
+    if recipe.reconstruction is not None:
+        return recipe
+    recipe = choose_levels(recipe, build(recipe, dataset_info, device="meta").shape(None))
     seconds = Budget.from_config(recipe.train, images).seconds
     if "network.width" not in recipe.train.autosize or seconds is None:
         return recipe

@@ -49,7 +49,7 @@ class _Trial:
         self.loss = model.training_loss()
         labels = torch.zeros(self.images, dtype=torch.long) if model.dataset_info.class_names is not None else None
         pixels = torch.zeros(self.images, *model.dataset_info.shape, dtype=torch.uint8)
-        self.x0, self.cond = model.training_inputs(pixels, labels, compute)
+        self.x0, self.cond = model.training_inputs(pixels, labels, torch.arange(self.images), compute)
 
     def train(self) -> None:
         """Forward and backward pass; the gradients stay."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fromnoise.config import Recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.data import Data
-from fromnoise.model import Model, build
+from fromnoise.model import build_trainable
 from fromnoise.training.autosize import autosize
 from fromnoise.training.cost_estimate import CostEstimate, estimate_cost, quick_estimate
 from fromnoise.training.forecast import Forecast, OtherWork, duration, no_other_work
@@ -16,6 +16,7 @@ from fromnoise.training.measurement_plan import MeasurementPlan
 from fromnoise.training.optim import Budget
 from fromnoise.training.self_evaluation import features_seconds
 from fromnoise.training.threads import restored_threads
+from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
 
 _MEASURED_SECONDS = 5.0  # of a quick estimate, up to which a whole micro-batch is measured
@@ -53,11 +54,11 @@ def dry_run(recipe: Recipe, compute: ComputeConfig, log: Callable[[str], None]) 
     info = dataset_info(recipe, data)
     if recipe.train.autosize:
         recipe = autosize(recipe, info, len(data.train), compute, log)
-    return measure(build(recipe, info), data, compute)
+    return measure(build_trainable(recipe, info), data, compute)
 
 
 def measure(
-    model: Model,
+    model: Trainable,
     data: Data,
     compute: ComputeConfig,
     wanted: MeasurementPlan | None = None,

@@ -72,11 +72,11 @@ class EMA:
 
         Args:
             config: which averages.
-            network: its parameters are averaged.
+            network: its parameters with ``requires_grad`` are averaged.
             steps_per_epoch: for ``best_epoch`` alone.
         """
         self.config = config
-        self._parameters: dict[str, Tensor] = dict(network.named_parameters())
+        self._parameters: dict[str, Tensor] = {n: p for n, p in network.named_parameters() if p.requires_grad}
         self._best = BestEpoch(steps_per_epoch, self._parameters) if config.best_epoch else None
         count = len(config.decays) + len(config.widths)
         self.averages = [{name: p.detach().clone() for name, p in self._parameters.items()} for _ in range(count)]

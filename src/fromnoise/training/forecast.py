@@ -7,12 +7,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
 
 from fromnoise.config import Recipe
-from fromnoise.model import Model
 from fromnoise.training.cost_estimate import CostEstimate, quick_estimate
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import MeasurementCosts, MeasurementPlan, allowance
@@ -20,6 +20,7 @@ from fromnoise.training.optim import Budget
 from fromnoise.training.overhead import Overhead
 from fromnoise.training.self_evaluation import features_seconds
 from fromnoise.training.threads import ThreadTuner, contended, preemptions
+from fromnoise.training.trainable import Trainable
 
 _STEPS_AFTER_WARMUP = 300  # rule of thumb: with fewer, no recipe of ours gives recognizable samples
 _TIME_CONSTANTS = 3  # of an average without warm-up: the initial weights then have a share of 5 %
@@ -69,7 +70,7 @@ class Forecast:
 
     @staticmethod
     def of(
-        model: Model,
+        model: Trainable,
         budget: Budget,
         held_out: int,
         cost: CostEstimate,
@@ -164,7 +165,7 @@ def min_steps(recipe: Recipe, images: int) -> int:
 
 
 def prepare_budget(
-    loop: TrainingLoop[Model],
+    loop: TrainingLoop[Any],
     log: Callable[[str], None],
     other: Callable[[CostEstimate], OtherWork] = no_other_work,
 ) -> None:

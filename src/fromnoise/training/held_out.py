@@ -31,7 +31,15 @@ class HeldOutLoss:
         count = min(config.held_out, len(images))
         # shuffled, because data sets are often sorted by class
         self.indices = torch.as_tensor(shuffled_indices(len(images), config.seed, range(count)))
+        self._rows = self.indices
         self._batch = max(1, config.batch // config.accumulate)
+
+    def replace_images(self, images: Images) -> None:
+        """Measure on other images: one for each of ``indices``, in their order."""
+        self._images, self._rows = images, torch.arange(len(self.indices))
+
+    def _labels(self, rows: Tensor) -> Tensor | None:
+        return self._images.labels[rows] if self._images.labels is not None else None
 
     def report(self, raw: nn.Module, averaged: nn.Module | None, stopping: Stopping = lambda: False) -> dict[str, Any]:
         """Measure the raw and the averaged weights.
@@ -68,9 +76,8 @@ class HeldOutLoss:
         loss = self._model.with_module(module).training_loss()
         losses, times = [], []
         for positions in unless_stopped(torch.arange(len(self.indices)).split(self._batch), stopping):
-            indices = self.indices[positions]
-            labels = self._images.labels[indices] if self._images.labels is not None else None
-            x0, cond = self._model.training_inputs(self._images.get(indices), labels, self._compute)
+            rows = self._rows[positions]
+            x0, cond = self._model.training_inputs(self._images.get(rows), self._labels(rows), positions, self._compute)
             with self._compute.autocast():
                 terms: LossTerms = loss(x0, positions, cond, training=False)
             losses.append(terms.unweighted.cpu().double())

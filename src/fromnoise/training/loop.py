@@ -215,7 +215,7 @@ class TrainingLoop(Generic[M]):
         for i in range(micro_batches):
             part = slice(i * size, (i + 1) * size)
             labels = batch.labels[part] if batch.labels is not None else None
-            x0, cond = self.model.training_inputs(batch.pixels[part], labels, self.compute)
+            x0, cond = self.model.training_inputs(batch.pixels[part], labels, batch.positions[part], self.compute)
             last = i == micro_batches - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.training_loss):
                 with self.compute.autocast():
@@ -314,8 +314,8 @@ class TrainingLoop(Generic[M]):
         """
         with torch.no_grad():
             weights = self.ema.parameters()
-            for name, p in self._ema_module.named_parameters():
-                p.copy_(weights[name])
+            for (name, p), raw in zip(self._ema_module.named_parameters(), self.model.module.parameters(), strict=True):
+                p.copy_(weights.get(name, raw))  # frozen parameters have no average
             for copied, original in zip(self._ema_module.buffers(), self.model.module.buffers(), strict=True):
                 copied.copy_(original)
         return self.model.with_module(self._ema_module)

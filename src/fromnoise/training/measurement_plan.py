@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fromnoise.config import Recipe, SamplingConfig
-from fromnoise.model import Model
+from fromnoise.training.trainable import Trainable
 
 PREVIEW_COUNT = 16
 """Samples of a preview, for each set of weights."""
@@ -38,7 +38,7 @@ class MeasurementCosts:
 
     @staticmethod
     def estimate(
-        model: Model, held_out_images: int, forward_seconds: float, features_seconds: float = 0.0
+        model: Trainable, held_out_images: int, forward_seconds: float, features_seconds: float = 0.0
     ) -> MeasurementCosts:
         """Number of network evaluations of each measurement times their duration.
 
@@ -50,15 +50,12 @@ class MeasurementCosts:
         """
         recipe = model.recipe
         versions = 1 + bool(recipe.ema.decays or recipe.ema.widths or recipe.ema.best_epoch)
-        steps = preview_config(model).steps or PREVIEW_STEPS
-        evaluated = min(recipe.evaluation.steps, model.schedule.steps or recipe.evaluation.steps)
-        final = len(model.levels(recipe.sample)) - 1
-        per_step = model.sampler(recipe.sample).evaluations * (2 if recipe.sample.guidance != 1 else 1)
+        evaluated = min(recipe.evaluation.steps, recipe.timesteps or recipe.evaluation.steps)
         return MeasurementCosts(
             held_out=min(recipe.train.held_out, held_out_images) * versions * forward_seconds,
-            preview=PREVIEW_COUNT * steps * versions * forward_seconds,
+            preview=PREVIEW_COUNT * model.network_evaluations(preview_config(recipe)) * versions * forward_seconds,
             self_evaluation=recipe.evaluation.samples * evaluated * forward_seconds,
-            sample=final * per_step * forward_seconds,
+            sample=model.network_evaluations(recipe.sample) * forward_seconds,
             features=features_seconds,
         )
 
@@ -147,10 +144,10 @@ class MeasurementPlan:
         return ", ".join(f"{here} of {there} {name}" for here, there, name in pairs if here != there)
 
 
-def preview_config(model: Model) -> SamplingConfig:
+def preview_config(recipe: Recipe) -> SamplingConfig:
     """Sampling of previews: few DDIM steps."""
-    config = model.recipe.sample
-    steps = min(PREVIEW_STEPS, config.steps or PREVIEW_STEPS, model.schedule.steps or PREVIEW_STEPS)
+    config = recipe.sample
+    steps = min(PREVIEW_STEPS, config.steps or PREVIEW_STEPS, recipe.timesteps or PREVIEW_STEPS)
     return SamplingConfig(sampler="ddim", steps=steps, clip=config.clip)
 
 

@@ -67,6 +67,7 @@ def build_classifier(model: Model, data: Data) -> NoiseLevelClassifier:
     Raises:
         UserError: the data have no labels, or images of another shape than the model's.
     """
+    model.require_pixels("classifier guidance")
     if data.class_names is None:
         raise UserError("a classifier needs labeled data: put the images of each class in a folder of its own")
     if data.shape != model.dataset_info.shape:

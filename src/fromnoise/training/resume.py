@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from fromnoise import checkpoint
 from fromnoise.config import Recipe
 from fromnoise.data.dataset_info import DatasetInfo
-from fromnoise.model import Model
 from fromnoise.networks import kernels
 from fromnoise.run_dir import RunDir, fixed_difference
 from fromnoise.training.distributed import check_same_step
+from fromnoise.training.latents import TrainedAutoencoder, cache_latents, fit_latent_space
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -23,8 +23,14 @@ from fromnoise.utils.reading import first_line
 Log = Callable[[str], None]
 
 
-def resume(loop: TrainingLoop[Model], run_dir: RunDir, log: Log) -> None:
-    """Load the newest state of the run directory, or fit the pseudo-labels of a new run.
+def resume(loop: TrainingLoop[Any], run_dir: RunDir, log: Log, autoencoder: TrainedAutoencoder | None = None) -> None:
+    """Load the newest state of the run directory, or fit the pseudo-labels or the latent space of a new run.
+
+    Args:
+        loop: new.
+        run_dir: of the run.
+        log: receives messages.
+        autoencoder: for the latent space of a new run.
 
     Raises:
         UserError: the state is of another recipe or of other images, or the processes read different states.
@@ -41,6 +47,9 @@ def resume(loop: TrainingLoop[Model], run_dir: RunDir, log: Log) -> None:
         log_arithmetic(header, loop, log)
     else:
         loop.fit_pseudo_labels()
+        if autoencoder is not None:
+            fit_latent_space(loop, autoencoder)
+    cache_latents(loop, log)
     if loop.accelerator.is_main_process:
         run_dir.truncate_reports(loop.progress.step)
     check_same_step(loop.accelerator, loop.compute.device, loop.progress.step)
@@ -101,7 +110,7 @@ def arithmetic(compute: ComputeConfig, accelerator: Accelerator) -> dict[str, st
     }
 
 
-def log_arithmetic(header: dict[str, Any], loop: TrainingLoop[Model], log: Log) -> None:
+def log_arithmetic(header: dict[str, Any], loop: TrainingLoop[Any], log: Log) -> None:
     """Say what computes differently from the run that wrote a state."""
     changes = describe_changes(header.get("arithmetic"), arithmetic(loop.compute, loop.accelerator))
     if changes is not None:

@@ -7,10 +7,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
@@ -18,15 +19,17 @@ from tqdm import tqdm
 from fromnoise import checkpoint
 from fromnoise.config import Recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
-from fromnoise.model import Model, build
+from fromnoise.model import Model, build_trainable
 from fromnoise.run_dir import RunDir
+from fromnoise.training import latents
 from fromnoise.training.autosize import autosize, keep_choices
 from fromnoise.training.distributed import check_equal, identity, processes, weights_identity
 from fromnoise.training.forecast import duration, prepare_budget
+from fromnoise.training.latents import TrainedAutoencoder, autoencoder_recipe, load_source, with_autoencoder
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import CHECKPOINT_PART, is_due
 from fromnoise.training.overhead import UP_FRONT
-from fromnoise.training.previews import Previews
+from fromnoise.training.previews import previews_of
 from fromnoise.training.progress import StepReport
 from fromnoise.training.resume import arithmetic, resume
 from fromnoise.training.self_evaluation import SelfEvaluation
@@ -48,11 +51,13 @@ class RunResult:
         path: the run directory.
         step: optimizer steps done.
         signal: number of the signal that stopped the run, or 0.
+        seconds: duration of the training, with that before a resumption.
     """
 
     path: Path
     step: int
     signal: int
+    seconds: float = 0.0
 
 
 def train(
@@ -101,6 +106,7 @@ def _train(
 
     if recipe.train.autosize and run_dir.exists:
         recipe = keep_choices(recipe, run_dir.recipe())
+    recipe = with_autoencoder(recipe, run_dir)
     run_dir.check(recipe)
     tracker_of(recipe)  # a missing package is reported before anything is done
     data = open_data(recipe, log)
@@ -109,8 +115,18 @@ def _train(
         # measured by the first process, for all
         sized = autosize(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
         recipe = broadcast_object_list([sized])[0]
-    model = build(recipe, dataset_info(recipe, data))
+    model = build_trainable(recipe, dataset_info(recipe, data))
     check_equal(weights_identity(model.module))
+    autoencoder = None
+    if isinstance(model, Model) and model.latent_space is not None and not run_dir.has_states:
+        if recipe.latent.source:
+            autoencoder = load_source(recipe, model.dataset_info)
+        else:
+            result = _train_autoencoder(recipe, run_dir, compute, log)
+            if result.signal:
+                return replace(result, path=run_dir.path, step=0)
+            seconds = result.seconds if recipe.train.minutes is not None else 0.0
+            autoencoder = TrainedAutoencoder(checkpoint.load_autoencoder(result.path), seconds)
     loop = TrainingLoop(model, data, compute, accelerator, run_dir.load_state, log)
     if main:  # created only now, after everything that may fail
         run_dir.open(recipe)
@@ -120,8 +136,8 @@ def _train(
         f"{model.parameters:,} parameters; {compute.describe()}"
     )
     if compiled:
-        model.denoiser.network.compile()
-    resume(loop, run_dir, log)
+        model.compile()
+    resume(loop, run_dir, log, autoencoder)
     prepare_budget(loop, log)
     with stop_on_signal(loop.stop) as signals:
         if loop.budget_used < 1:
@@ -138,11 +154,21 @@ def _train(
         log(f"stopped at step {loop.progress.step:,}; run the same command to resume")
     # without a signal of its own this process was stopped by another one
     number = (signals or [signal.SIGTERM])[0] if stopped else 0
-    return RunResult(run_dir.path, loop.progress.step, number)
+    return RunResult(run_dir.path, loop.progress.step, number, loop.progress.seconds)
+
+
+def _train_autoencoder(
+    recipe: Recipe, run_dir: RunDir, compute: ComputeConfig, log: Callable[[str], None]
+) -> RunResult:
+    """Train the autoencoder of a latent diffusion model in a folder of its run, or go on with it."""
+    out = run_dir.path / latents.FOLDER
+    log(f"first the autoencoder, in {out}: {recipe.latent.share:.0%} of the budget (latent.share)")
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16"}[compute.dtype]
+    return _train_together(autoencoder_recipe(recipe), out, str(compute.device), precision, compiled=False)
 
 
 def run_steps(
-    loop: TrainingLoop[Model], run_dir: RunDir, main: bool, log: Callable[[str], None], progress: bool | None = True
+    loop: TrainingLoop[Any], run_dir: RunDir, main: bool, log: Callable[[str], None], progress: bool | None = True
 ) -> Iterator[StepReport]:
     """Train, with reports, states, previews and evaluations in the run directory and a progress bar.
 
@@ -160,7 +186,7 @@ def run_steps(
         UserError: the features of self-evaluations or the tracker are not available.
     """
     config, overhead, plan = loop.config, loop.measurements.overhead, loop.measurements.plan
-    previews = Previews(run_dir, loop.compute)
+    previews = previews_of(loop.model, run_dir, loop.compute)
     tracking = Tracking(loop.model.recipe if main else None, run_dir.path, loop.progress.step, log)
     unwritten: list[dict[str, Any]] = []
     last_save, saved_step = time.monotonic(), loop.progress.step
@@ -236,12 +262,12 @@ def run_steps(
             save()  # the run was asked to stop after its last report
 
 
-def _finish(loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], None]) -> None:
+def _finish(loop: TrainingLoop[Any], run_dir: RunDir, log: Callable[[str], None]) -> None:
     """Write the model and the final samples, and print the files of the run."""
     step, overhead = loop.progress.step, loop.measurements.overhead.describe()
     if _saved_model(run_dir) != (step, loop.model.recipe):
         checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})
-    previews = Previews(run_dir, loop.compute)
+    previews = previews_of(loop.model, run_dir, loop.compute)
     previews.save_loss_plot()
     samples = previews.save_final_samples(loop, loop.stop_requested)
     measured = f" ({loop.step_seconds:.1f} s in steps{overhead})" if loop.step_seconds else ""
@@ -250,13 +276,13 @@ def _finish(loop: TrainingLoop[Model], run_dir: RunDir, log: Callable[[str], Non
     for name in (*models, *images, "reports.jsonl", "recipe.toml", "log"):
         if (run_dir.path / name).exists():
             print(run_dir.path / name)
-    print(f"more samples: fromnoise sample {run_dir.path} -n 100 --out more.png")
+    print(loop.model.next_command(run_dir.path))
 
 
 def _saved_model(run_dir: RunDir) -> tuple[int, Recipe] | None:
     """Step and recipe of model.safetensors; None if it is missing or damaged."""
     try:
-        loaded = checkpoint.load_model(run_dir.path)
+        loaded = checkpoint.load_trainable(run_dir.path)
         return loaded.progress["step"], loaded.model.recipe
     except (UserError, KeyError):
         return None

@@ -22,6 +22,7 @@ from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.stopping import check_stop, unless_stopped
+from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -98,7 +99,7 @@ def reference_count(images: int) -> int:
     return min(_REFERENCE_COUNT, images)
 
 
-def features_seconds(model: Model, data: Data, compute: ComputeConfig) -> float:
+def features_seconds(model: Trainable, data: Data, compute: ComputeConfig) -> float:
     """Estimated duration of the features before the first evaluation; 0 if the recipe has no evaluations.
 
     Raises:

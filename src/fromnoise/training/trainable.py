@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
-from fromnoise.config import Recipe
+from fromnoise.config import Recipe, SamplingConfig
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.utils.device import ComputeConfig
 
@@ -43,9 +43,13 @@ class Trainable(Protocol):
         ...
 
     def training_inputs(
-        self, pixels: Tensor, labels: Tensor | None, compute: ComputeConfig
+        self, pixels: Tensor, labels: Tensor | None, positions: Tensor, compute: ComputeConfig
     ) -> tuple[Tensor, Tensor | None]:
-        """From stored images, uint8 (B, C, H, W), and labels to what the loss takes: x0 and condition."""
+        """From stored images (B, C, H, W), labels and positions to what the loss takes: x0 and condition."""
+        ...
+
+    def network_evaluations(self, config: SamplingConfig) -> int:
+        """Evaluations of the network that a sample takes."""
         ...
 
 

@@ -8,7 +8,7 @@ and weights them by the inverse of their probability, which is unbiased (Nichol 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -149,12 +149,14 @@ class ELBO:
         schedule: of the noise.
         f: variance of the reverse steps, as of ``posterior_variance``; None is the learned one.
         offset: strength of the offset noise with which the model was trained.
+        decoder: of x_0 at the first step: ``elbo.decoder_nll``, or ``elbo.density_nll`` for a continuous x_0.
     """
 
     denoise: Denoise
     schedule: Schedule
     f: float | None = 0.0
     offset: float = 0.0
+    decoder: Callable[[Tensor, Tensor, Tensor], Tensor] = elbo.decoder_nll
 
     @property
     def steps(self) -> int:
@@ -190,7 +192,9 @@ class ELBO:
             prediction.variance_fraction.to(wide.dtype) if prediction.variance_fraction is not None else None,
         )
         wide_level = self.schedule.at(t, like=wide)
-        nats = elbo.term(self.schedule, self.steps, wide, wide_prediction, wide_level, self.f, self.offset)
+        nats = elbo.term(
+            self.schedule, self.steps, wide, wide_prediction, wide_level, self.f, self.offset, self.decoder
+        )
         return nats.cpu().double(), prediction
 
     def all_terms(self, x0: Tensor, noise: Noise, cond: Tensor | None = None) -> Iterator[StepTerm]:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -74,7 +75,9 @@ def step_kl(
     return (0.5 * (ratio - 1 - ratio.log() + mean_error**2 / model)).flatten(1).sum(1)
 
 
-def decoder_nll(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def decoder_nll(
+    x0: Tensor, mean: Tensor, std: Tensor, log_cdf: Callable[[Tensor], Tensor] = torch.special.log_ndtr
+) -> Tensor:
     """L_0 = -log p(x_0 | x_1), a Gaussian integrated over the bin of each 8-bit pixel (Ho et al. 2020, eq. 13).
 
     Bins are 2/255 wide; the first and the last extend to infinity.
@@ -82,23 +85,32 @@ def decoder_nll(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Args:
         x0: clean images (B, C, H, W), the values k/127.5 - 1 of 8-bit pixels.
         mean: of p(x_0 | x_1), same shape.
-        std: standard deviation of p(x_0 | x_1), broadcastable.
+        std: standard deviation of p(x_0 | x_1), or the scale of another distribution, broadcastable.
+        log_cdf: logarithm of the distribution function at scale 1, symmetric about 0.
 
     Returns:
         Nats, (B,).
     """
     half = 1 / 255
     low, high = (x0 - mean - half) / std, (x0 - mean + half) / std
-    # the probability of [low, high] equals that of [-high, -low]: bins are mirrored to the left tail, where log_ndtr
+    # the probability of [low, high] equals that of [-high, -low]: bins are mirrored to the left tail, where log_cdf
     # is accurate
     flip = low + high > 0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     top = torch.where(flip, x0 < -1 + half, x0 > 1 - half)
     bottom = torch.where(flip, x0 > 1 - half, x0 < -1 + half)
-    log_high = torch.where(top, 0.0, torch.special.log_ndtr(high))
-    log_low = torch.where(bottom, -math.inf, torch.special.log_ndtr(low))
+    log_high = torch.where(top, 0.0, log_cdf(high))
+    log_low = torch.where(bottom, -math.inf, log_cdf(low))
     gap = (log_low - log_high).clamp(max=-torch.finfo(x0.dtype).tiny)
     return -(log_high + torch.log(-torch.expm1(gap))).flatten(1).sum(1)
+
+
+def density_nll(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """L_0 of a continuous x_0, such as latents: minus the logarithm of a Gaussian density, nats (B,).
+
+    The arguments are those of ``decoder_nll``. As a density has units, it can be negative.
+    """
+    return (0.5 * ((x0 - mean) / std) ** 2 + std.log() + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
 
 
 def decoder_std(schedule: Schedule, steps: int, f: Tensor | float = 0.0, like: Tensor | None = None) -> Tensor:
@@ -131,8 +143,9 @@ def term(
     level: NoiseLevel,
     f: float | None = 0.0,
     offset: float = 0.0,
+    decoder: Callable[[Tensor, Tensor, Tensor], Tensor] = decoder_nll,
 ) -> Tensor:
-    """L_{k-1} of each image at its own level t = k/T: ``decoder_nll`` where k = 1, ``step_kl`` elsewhere.
+    """L_{k-1} of each image at its own level t = k/T: ``decoder`` where k = 1, ``step_kl`` elsewhere.
 
     Args:
         schedule: of the noise.
@@ -142,6 +155,7 @@ def term(
         level: t of each image, shaped as by ``schedule.at(t, like=x0)``.
         f: variance of the model, as of ``posterior_variance``; None takes the learned one.
         offset: strength of the offset noise. The decoder has independent pixels all the same.
+        decoder: ``decoder_nll``, or ``density_nll`` for a continuous x_0.
 
     Returns:
         Nats, (B,).
@@ -161,5 +175,5 @@ def term(
         return kl  # the decoder term costs as much as a small network
     first = first.to(x0.device).reshape(-1, *[1] * (x0.ndim - 1))
     # where the decoder term is not used its mean is x_0 itself: far from x_0 its gradient may be NaN
-    nll = decoder_nll(x0, torch.where(first, prediction.x0, x0), decoder_std(schedule, steps, fraction, x0))
+    nll = decoder(x0, torch.where(first, prediction.x0, x0), decoder_std(schedule, steps, fraction, x0))
     return torch.where(first.flatten(), nll, kl)

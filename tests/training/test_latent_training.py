@@ -1,0 +1,206 @@
+"""Autoencoders and diffusion models of latents in training: as for models of pixels, and what is their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from fromnoise import checkpoint
+from fromnoise import config as recipes
+from fromnoise.config.recipe_data import dataset_info, open_data
+from fromnoise.data import to_float, to_uint8
+from fromnoise.model import build_trainable
+from fromnoise.pipeline import collect, sample_steps
+from fromnoise.training.latents import (
+    LatentImages,
+    TrainedAutoencoder,
+    autoencoder_recipe,
+    cache_latents,
+    encoded,
+    fit_latent_space,
+)
+from fromnoise.training.loop import TrainingLoop
+from fromnoise.training.run import train
+from fromnoise.utils.device import select_device
+from fromnoise.utils.errors import UserError
+
+CPU = select_device("cpu", "fp32")
+AUTOENCODER = {
+    "data.source": "digits",
+    "autoencoder.width": 8,
+    "autoencoder.factor": 2,
+    "autoencoder.patch": 1,
+    "autoencoder.blocks": 1,
+    "autoencoder.latent_channels": 2,
+    "train.held_out": 16,
+    "train.batch": 16,
+    "train.evaluations": 2,
+    "train.previews": 0,
+    "train.report_every": 2,
+    "sample.count": 4,
+}
+LATENT = AUTOENCODER | {"network.width": 8, "network.attention_resolutions": [], "sample.steps": 3}
+KINDS = {"autoencoder": AUTOENCODER, "latent": LATENT}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of the recipe ``latent``, which trained its autoencoder first."""
+    out = tmp_path_factory.mktemp("latent") / "run"
+    train(recipes.load("latent", LATENT | {"train.steps": 12}), out, device="cpu", precision="fp32")
+    return out
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The data of the recipes."""
+    return open_data(recipes.load("latent", LATENT), lambda line: None)
+
+
+def loop_of(kind, digits, runs, steps=12, resumed=None, **values):
+    """A training loop, new or resumed from the state of another."""
+    recipe = recipes.load(kind, KINDS[kind] | {"train.steps": steps} | values)
+    model = build_trainable(recipe, dataset_info(recipe, digits))
+    loop = TrainingLoop(model, digits, CPU, Accelerator(cpu=True), lambda skip: None)
+    if resumed is not None:
+        loop.resume(*resumed)
+    elif kind == "latent":
+        fit_latent_space(loop, TrainedAutoencoder(checkpoint.load_autoencoder(runs / "autoencoder")))
+    cache_latents(loop, lambda line: None)
+    return loop
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_is_uninterrupted_bit_for_bit(kind, digits, runs):
+    """Twelve steps, and six with a state and six from it."""
+    whole = loop_of(kind, digits, runs)
+    losses = [report.loss for report in whole.run()]
+    assert all(map(torch.isfinite, map(torch.tensor, losses)))
+    first = loop_of(kind, digits, runs)
+    for _, _ in zip(range(6), first.run(), strict=False):
+        pass
+    tensors, header = first.state()
+    state = {name: t.clone() for name, t in tensors.items()}, header
+    second = loop_of(kind, digits, runs, resumed=state)
+    assert [report.loss for report in second.run()][-1] == losses[-1]
+    for name, t in whole.ema_state_dict().items():
+        assert torch.equal(t, second.ema_state_dict()[name]), name
+
+
+def test_the_run_directory_has_both_networks_in_one_file(runs):
+    """The file loads without the folder of the autoencoder, whose weights it has as they were."""
+    model = checkpoint.load_model(runs / "model.safetensors").model
+    autoencoder = checkpoint.load_autoencoder(runs / "autoencoder")
+    trained = autoencoder.module.state_dict()
+    for name, t in model.latent_space.autoencoder.state_dict().items():
+        assert torch.equal(t, trained[name]), name
+    assert model.parameters == sum(p.numel() for p in model.network.parameters())
+    assert (runs / "samples.png").exists() and (runs / "autoencoder" / "reconstructions.png").exists()
+
+
+def test_latents_of_the_training_set_are_standardized(digits, runs):
+    """Samples of q(z | x) over the whole set have mean 0 and variance 1 in each channel."""
+    model = checkpoint.load_model(runs).model
+    moments = encoded(model, digits.train, CPU, flip=False).get(torch.arange(len(digits.train)))
+    mean, deviation = moments.double().chunk(2, dim=1)
+    assert float(mean.mean((0, 2, 3)).abs().max()) < 1e-3
+    variance = (mean**2 + deviation**2).mean((0, 2, 3))
+    torch.testing.assert_close(variance, torch.ones(2).double(), rtol=0, atol=2e-3)
+
+
+def test_cached_latents_are_those_of_the_images(digits, runs):
+    """At the same positions, mirrored ones too; the cache has half the precision of float32."""
+    values = {"data.flip": True}
+    cached = loop_of("latent", digits, runs, **values)
+    computed = loop_of("latent", digits, runs, **values, **{"latent.cache": False})
+    assert isinstance(cached.stream.images, LatentImages)
+    assert not isinstance(computed.stream.images, LatentImages)
+    one, other = (loop.stream.batch(range(40, 72)) for loop in (cached, computed))
+    a, b = (
+        loop.model.training_inputs(batch.pixels, None, batch.positions, CPU)[0]
+        for loop, batch in ((cached, one), (computed, other))
+    )
+    torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
+    later = cached.model.training_inputs(one.pixels, None, one.positions + len(digits.train), CPU)[0]
+    assert not torch.equal(a, later), "the latents of another epoch have other noise"
+
+
+def test_samples_do_not_depend_on_the_batch(runs):
+    """Sample i is a function of (seed, i)."""
+    model = checkpoint.load_model(runs).model
+    ids = torch.arange(5)
+    whole, single = (
+        collect(sample_steps(model, model.recipe.sample, CPU, ids=ids, seed=2, batch=batch)).images for batch in (5, 1)
+    )
+    assert whole.shape == (5, 1, 8, 8)
+    assert torch.equal(whole, single)
+
+
+def test_an_autoencoder_learns(digits, runs):
+    """An autoencoder that was trained for 200 steps explains half of the variance of held-out images."""
+    loop = loop_of("autoencoder", digits, runs, steps=200, **{"train.evaluations": 1})
+    for _ in loop.run():
+        pass
+    pixels = digits.held_out.get(torch.arange(64))
+    x = to_float(pixels)
+    out = loop.ema_model().reconstruct(pixels, CPU)
+    assert float((out - x).square().mean()) < 0.6 * float((x - x.mean(0)).square().mean())
+    assert to_uint8(out).shape == pixels.shape
+
+
+def test_budget_of_the_autoencoder():
+    """``latent.share`` of a budget in the same unit; the images and the network are those of the latent recipe."""
+    for budget, expected in (("steps", 40), ("minutes", 4.0), ("images", 40), ("epochs", 4.0)):
+        amount = 10.0 if budget in ("minutes", "epochs") else 100
+        recipe = recipes.load("latent", LATENT | {f"train.{budget}": amount, "latent.share": 0.4, "train.seed": 7})
+        own = autoencoder_recipe(recipe)
+        assert getattr(own.train, budget) == pytest.approx(expected)
+        assert own.autoencoder == recipe.autoencoder
+        assert own.data.source == "digits"
+        assert own.train.seed == 7
+        assert own.reconstruction is not None
+
+
+def test_a_trained_autoencoder_is_taken_as_it_is(tmp_path, runs):
+    """``latent.source``: its network replaces that of the recipe."""
+    values = LATENT | {"train.steps": 2, "autoencoder.width": 16, "latent.source": str(runs / "autoencoder")}
+    train(recipes.load("latent", values), tmp_path / "run", device="cpu", precision="fp32")
+    model = checkpoint.load_model(tmp_path / "run").model
+    assert model.recipe.autoencoder.width == 8
+    assert not (tmp_path / "run" / "autoencoder").exists()
+    train(recipes.load("latent", values | {"train.steps": 4}), tmp_path / "run", device="cpu", precision="fp32")
+    assert checkpoint.load_model(tmp_path / "run").progress["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"latent.source": "AUTOENCODER", "data.channels": 3}, "has images of 1 channels, the data have 3"),
+        ({"latent.source": "RUN"}, "is a diffusion model, not an autoencoder"),
+        ({"latent.source": "nothing"}, "nothing"),
+        (
+            {"autoencoder.factor": 16, "autoencoder.patch": 2},
+            "8x8 cannot be divided by factor 16: use",
+        ),
+        ({"autoencoder.factor": 6}, "factor 6 must be a power of two"),
+        ({"latent.recipe": "digits"}, "latent.recipe digits trains no autoencoder"),
+        ({"sample.clip": True}, "set sample.clip false"),
+        ({"data.pseudo_labels": 8}, "set data.pseudo_labels 0"),
+        ({"reconstruction": "regularized", "data.labels": True}, "an autoencoder is not conditioned"),
+    ],
+)
+def test_wrong_pairs_get_one_line(tmp_path, runs, values, message):
+    """Before anything is written."""
+    paths = {"AUTOENCODER": str(runs / "autoencoder"), "RUN": str(runs)}
+    values = {key: paths.get(value, value) for key, value in values.items()}
+    with pytest.raises(UserError, match=message.replace(".", r"\.")) as error:
+        train(recipes.load("latent", LATENT | {"train.steps": 2} | values), tmp_path / "run", device="cpu")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+def test_an_autoencoder_is_no_diffusion_model(runs):
+    """Verbs that need one name the mistake and what to do."""
+    with pytest.raises(UserError, match="is an autoencoder, not a diffusion model: .* train latent --autoencoder"):
+        checkpoint.load_model(runs / "autoencoder")
