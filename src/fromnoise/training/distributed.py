@@ -52,7 +52,7 @@ def processes(device: str | None = None) -> Iterator[None]:
         return
     backend = "nccl" if torch.cuda.is_available() and device != "cpu" else "gloo"
     try:
-        store, hosts = connect(launch, backend, _seconds("START", START_SECONDS))
+        _, hosts = connect(launch, backend, _seconds("START", START_SECONDS))
     except NotConnected:
         if launch.local_rank:
             raise SystemExit(EXIT_CODE) from None  # once a host is enough
@@ -61,10 +61,8 @@ def processes(device: str | None = None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        watchdog.fail(f"{launch}: {error}")
         twice = watchdog.also_said_by(launch.rank - launch.local_rank, str(error))
-        watchdog.linger()
-        watchdog.close()
+        watchdog.fail(f"{launch}: {error}")
         if twice:
             raise SystemExit(EXIT_CODE) from None
         raise UserError(str(error) if str(error).startswith("rank ") else f"{launch}: {error}") from None
@@ -74,17 +72,15 @@ def processes(device: str | None = None) -> Iterator[None]:
     except (RuntimeError, OSError) as error:
         if not _is_lost(error):
             watchdog.fail(f"{launch}: {first_line(error)}")
-            watchdog.linger()
             raise
         watchdog.wait_for_cause()
+        watchdog.close()
         reason = re.sub(r"^\[/\S+\] ", "", first_line(error))  # a line of gloo's source
         raise UserError(f"{launch} lost the connection to another rank: {reason}") from None
     except BaseException as error:
         watchdog.fail(f"{launch}: {type(error).__name__}: {first_line(error)}")
-        watchdog.linger()
         raise
     watchdog.close()
-    del store
 
 
 def _seconds(name: str, default: float) -> float:

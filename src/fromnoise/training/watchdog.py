@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -53,7 +54,11 @@ class Watchdog:
     def close(self) -> None:
         """Tell the others that this rank is done, and stop watching."""
         self._closed.set()
-        self._threads[0].join(2 * _TICK)
+        for thread in self._threads:
+            thread.join(5 * _TICK)
+            if thread.is_alive():  # in the store's code, where the end of the interpreter would abort the process
+                atexit.register(_leave)
+                return
         with contextlib.suppress(RuntimeError):
             self._store.set(self._launch.key(f"beat/{self._launch.rank}"), _DONE)
 
@@ -61,6 +66,8 @@ class Watchdog:
         """Tell the others why this rank ends, and stop watching."""
         self._closed.set()
         self._report(message)
+        self._linger()
+        self.close()
 
     def _report(self, message: str) -> str:
         """Tell the others of a failure; the first one that any rank has reported, this or another."""
@@ -69,13 +76,14 @@ class Watchdog:
         except RuntimeError:
             return message
 
-    def linger(self) -> None:
+    def _linger(self) -> None:
         """Keep the store of rank 0 for a while, so that the others read why it ends."""
         if self._launch.rank == 0 and not self._launch.hosted:
             time.sleep(3 * _TICK)
 
     def also_said_by(self, rank: int, message: str) -> bool:
-        """Write this rank's error, and see whether another rank writes the same within two ticks."""
+        """Stop watching, write this rank's error, and see whether another rank writes the same within two ticks."""
+        self._closed.set()
         mine, key = self._launch.key(f"error/{self._launch.rank}"), self._launch.key(f"error/{rank}")
         with contextlib.suppress(RuntimeError):
             self._store.set(mine, message)
@@ -142,5 +150,12 @@ class Watchdog:
         if self._launch.local_rank == 0:
             print(one_line(f"fromnoise: {self._launch} ends: {cause}"), file=sys.stderr, flush=True)
         sys.stdout.flush()
-        self.linger()
+        self._linger()
         os._exit(EXIT_CODE)
+
+
+def _leave() -> None:
+    """End the process without the end of the interpreter, because a thread cannot be ended."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_CODE)
