@@ -1,4 +1,6 @@
-"""Two hosts as two network namespaces joined by a veth pair, one rank in each: cut links, stopped and killed ranks.
+"""Hosts as network namespaces: two joined by a veth pair, one rank in each, and four around a router with torchrun.
+
+Links are cut, packets vanish, ranks are stopped and killed.
 
 Needs root and the program ip. ``test_start_check.py`` has the same on one host, without root and in seconds.
 """
@@ -41,6 +43,7 @@ class Hosts:
         """Join them."""
         self.names = [f"fn{os.getpid()}{side}" for side in "ab"]
         self.links = [f"{name}v" for name in self.names]
+        self.addresses = [f"{SUBNET}.1", f"{SUBNET}.2"]
         self._folder, self._processes = folder, []
         for name in self.names:
             ip("netns", "add", name)
@@ -75,19 +78,64 @@ class Hosts:
             found.append(self.start(rank, command(out, tiny, steps), **variables))
         return found
 
+    def torchrun(self, nodes: int, out: Path, tiny: dict, steps: int = STEPS) -> list[subprocess.Popen]:
+        """A torchrun node with one rank on each of the first hosts."""
+        launcher = [str(Path(sys.executable).parent / "torchrun"), "--nnodes", str(nodes), "--nproc_per_node", "1"]
+        launcher += ["--master_addr", self.addresses[0], "--master_port", str(PORT)]
+        words = command(out, tiny, steps)[1:]
+        return [self.start(node, [*launcher, "--node_rank", str(node), *words]) for node in range(nodes)]
+
+    def kill(self, number: int) -> None:
+        """End every process of a host."""
+        listed = subprocess.run(["ip", "netns", "pids", self.names[number]], capture_output=True, text=True)
+        for pid in listed.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
     def text(self, number: int) -> str:
         """What the last command on a host printed."""
         return (self._folder / f"host{number}.txt").read_text()
 
     def close(self) -> None:
         """End the processes, and remove the namespaces."""
+        for number in range(len(self.addresses)):
+            self.kill(number)
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-                process.wait()
+            process.wait()
         for name in self.names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+class RoutedHosts(Hosts):
+    """Four namespaces around a fifth, which forwards."""
+
+    def __init__(self, folder: Path) -> None:
+        """Join them."""
+        numbers = range(4)
+        self.names = [f"fn{os.getpid()}{i}" for i in [*numbers, "r"]]
+        self.links = [f"{name}v" for name in self.names[:4]]
+        self.addresses = [f"10.77.{40 + i}.2" for i in numbers]
+        self._folder, self._processes = folder, []
+        for name in self.names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        router = self.names[4]
+        ip("netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        for i in numbers:
+            name, link, gate = self.names[i], self.links[i], f"{self.names[i]}g"
+            ip("link", "add", link, "type", "veth", "peer", "name", gate)
+            for place, device, address in ((name, link, self.addresses[i]), (router, gate, f"10.77.{40 + i}.1")):
+                ip("link", "set", device, "netns", place)
+                ip("-n", place, "addr", "add", f"{address}/24", "dev", device)
+                ip("-n", place, "link", "set", device, "up")
+            ip("-n", name, "route", "add", "default", "via", f"10.77.{40 + i}.1")
+
+
+@pytest.fixture
+def four(tmp_path):
+    """Four hosts."""
+    with contextlib.closing(RoutedHosts(tmp_path)) as found:
+        yield found
 
 
 @pytest.fixture
@@ -193,3 +241,44 @@ def test_an_address_at_which_nobody_is(hosts, tiny, tmp_path):
         assert "MASTER_ADDR" in hosts.text(rank) and f"{SUBNET}.9:{PORT}" in hosts.text(rank)
         assert "Traceback" not in hosts.text(rank)
     assert time.monotonic() - begin < 70
+
+
+def test_a_firewall(hosts, tiny, tmp_path):
+    """Packets of host 1 to rank 0 vanish: both ranks end within a minute, and say what to check."""
+    ip(
+        "-n",
+        hosts.names[1],
+        "neigh",
+        "replace",
+        hosts.addresses[0],
+        "lladdr",
+        "02:00:00:00:00:99",
+        "dev",
+        hosts.links[1],
+    )
+    begin = time.monotonic()
+    found = hosts.train(tmp_path / "run", tiny)
+    for rank, process in enumerate(found):
+        assert process.wait(70) == 2, hosts.text(rank)
+        assert "Traceback" not in hosts.text(rank)
+    assert "1 of 2 ranks did not start within 50 s (missing: 1)" in hosts.text(0)
+    assert "does not reach rank 0" in hosts.text(1) and "firewall" in hosts.text(1)
+    print(f"firewall: ended after {time.monotonic() - begin:.0f} s with the start of Python")
+
+
+def test_torchrun_nodes(four, tiny, tmp_path, undisturbed):
+    """Two nodes, of which one dies; the other ends with the cause, and four nodes go on to the weights of one process."""
+    out = tmp_path / "run"
+    found = four.torchrun(2, out, tiny)
+    wait_for_state(out, 10)
+    four.kill(1)
+    begin = time.monotonic()
+    assert found[0].wait(60) == 1, four.text(0)
+    assert "rank 1 on" in four.text(0) and "has not answered for 20 s" in four.text(0), four.text(0)
+    print(f"torchrun: ended after {time.monotonic() - begin:.0f} s")
+    found = four.torchrun(4, out, tiny)
+    assert [process.wait(400) for process in found] == [0] * 4, four.text(0)
+    assert "resuming from step" in four.text(0)
+    largest = difference(undisturbed, weights(out))
+    print(f"two, then four nodes: largest difference {largest:.1e}")
+    assert largest < 1e-5
