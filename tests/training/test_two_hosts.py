@@ -267,7 +267,7 @@ def test_a_firewall(hosts, tiny, tmp_path):
 
 
 def test_torchrun_nodes(four, tiny, tmp_path, undisturbed):
-    """Two nodes, of which one dies; the other ends with the cause, and four nodes go on to the weights of one process."""
+    """Two nodes, of which one dies; the other ends with the cause, and four go on to the weights of one process."""
     out = tmp_path / "run"
     found = four.torchrun(2, out, tiny)
     wait_for_state(out, 10)
