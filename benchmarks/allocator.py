@@ -17,11 +17,11 @@ import torch
 from header import header
 
 from fromnoise import config as recipes
-from fromnoise.cli.environment import keep_freed_memory
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training.autosize import choose_levels
 from fromnoise.utils.device import select_device
+from fromnoise.utils.environment import keep_freed_memory
 
 SHAPE, BATCH, STEPS = (1, 28, 28), 64, 8
 

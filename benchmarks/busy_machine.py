@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fromnoise.cli.environment import set_environment
+from fromnoise.utils.environment import set_environment
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,25 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from header import header
 
 RUNS, REPORTS = 100, 10_000
+QUICK = """from pathlib import Path
+from fromnoise.web import serve, streams
+streams.INTERVAL = 0.01  # seconds between two looks at the runs
+serve.serve(Path({folder!r}), [], "127.0.0.1", 0)"""
+OUT = Path(tempfile.gettempdir()) / "web-benchmark.npz"
 PAINTED = """() => new Promise(done => new PerformanceObserver(list => done(list.getEntriesByName(
     'first-contentful-paint')[0].startTime)).observe({type: 'paint', buffered: true}))"""
 SCRUB = """async () => { const s = document.getElementById('time'), times = [];
@@ -40,11 +47,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a run directory to sample from")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=1000)
-    parser.add_argument("--only", default="paint,scrub,sample,runs,memory")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", default="paint,scrub,sample,cpu,runs,memory")
     args = parser.parse_args()
-    if args.serve:
-        return serve_quickly(args.serve)
     from playwright.sync_api import sync_playwright
 
     print(header())
@@ -136,15 +140,58 @@ def sample(browser, run: Path, args: argparse.Namespace) -> None:
             state.wait_for()
             page_times.append(float(state.inner_text().split()[0]))
             flags = ("-n", "64", "--steps", "50", "--sampler", "ddim", "--seed", str(seed))
-            out = ("--out", str(Path(tempfile.gettempdir()) / "web-benchmark.npz"))
+            out = ("--out", str(OUT))
             command = [sys.executable, "-m", "fromnoise", "sample", str(run), *flags, *out]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            command_times.append(float(printed.split(" samples in ")[1].split()[0]))
+            command_times.append(64 * float(re.findall(r"\((\S+) s each\)", printed)[0]))  # more digits than the sum
         page.close()
     described("64 samples, 50 steps, on the page", page_times[1:], "s")
     described("64 samples, 50 steps, by the command", command_times[1:], "s")
     ratios = [a / b for a, b in zip(page_times[1:], command_times[1:], strict=True)]
     described("page / command", ratios, "")
+
+
+def cpu(browser, run: Path, args: argparse.Namespace) -> None:
+    """CPU seconds of 64 samples of 100 steps less those of 1 step: beside other work steadier than the time."""
+    ratios, servers = [], []
+    with server(run.parent) as (address, process, _):
+
+        def draw(steps: int, seed: int) -> None:
+            form = {"n": 64, "steps": steps, "sampler": "ddim", "seed": seed}
+            headers = {"content-type": "application/json", "origin": address.rstrip("/")}
+            asked = urllib.request.Request(f"{address}api/run/{run.name}/draw", json.dumps(form).encode(), headers)
+            with urllib.request.urlopen(asked, timeout=600) as answer:
+                while answer.read(1 << 16):
+                    pass
+
+        def command(steps: int) -> float:
+            begin = resource.getrusage(resource.RUSAGE_CHILDREN)
+            flags = ("-n", "64", "--steps", str(steps), "--sampler", "ddim", "--out", str(OUT))
+            subprocess.run(
+                [sys.executable, "-m", "fromnoise", "sample", str(run), *flags], check=True, capture_output=True
+            )
+            end = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
+
+        draw(1, 0)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        worker = int(children[0])
+        for seed in range(1, args.rounds + 1):
+            alone = command(100) - command(1)
+            begin, begin_server = cpu_seconds(worker), cpu_seconds(process.pid)
+            draw(100, seed)
+            middle, end_server = cpu_seconds(worker), cpu_seconds(process.pid)
+            draw(1, seed)
+            ratios.append((2 * middle - begin - cpu_seconds(worker)) / alone)
+            servers.append((end_server - begin_server) / alone)
+    described("CPU of the computing process / of the command", ratios, "")
+    described("CPU of the server / of the command", servers, "")
+
+
+def cpu_seconds(number: int) -> float:
+    """CPU seconds that a process has used."""
+    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def report(step: int, reports: int) -> str:
@@ -189,21 +236,12 @@ def runs(browser, run: Path, args: argparse.Namespace) -> None:
                 described(f"{title} of {REPORTS:,} reports each, complete", times, "s")
 
 
-def serve_quickly(folder: Path) -> None:
-    """A server that looks at the runs a hundred times a second."""
-    from fromnoise.web import streams
-    from fromnoise.web.serve import serve
-
-    streams.INTERVAL = 0.01
-    serve(folder, [], "127.0.0.1", 0)
-
-
 def memory(browser, run: Path, args: argparse.Namespace) -> None:
     """Of the server and of an open page, after a tenth of the updates and after all."""
     with tempfile.TemporaryDirectory() as name:
         many_runs(Path(name), 5, 100)
         file = Path(name) / "run-000" / "reports.jsonl"
-        words = (sys.executable, __file__, "--serve", name)
+        words = (sys.executable, "-c", QUICK.format(folder=name))
         with server(Path(name), *words) as (address, process, _):
             page = browser.new_page()
             page.goto(f"{address}run/run-000")
@@ -228,7 +266,7 @@ def resident(number: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-MEASUREMENTS = {"paint": paint, "scrub": scrub, "sample": sample, "runs": runs, "memory": memory}
+MEASUREMENTS = {"paint": paint, "scrub": scrub, "sample": sample, "cpu": cpu, "runs": runs, "memory": memory}
 
 if __name__ == "__main__":
     main()

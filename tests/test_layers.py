@@ -35,6 +35,7 @@ BESIDES = {("fromnoise.diffusion.likelihood.ode", "scipy")}  # the adaptive solv
 PICKLES = "fromnoise.interop.pickles"  # the one module that may call torch.load, with weights_only=True
 EXECUTES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LIGHT = {"fromnoise", "fromnoise.registry", "fromnoise.utils", "fromnoise.utils.errors", "fromnoise.cli"}
+LIGHT |= {"fromnoise.utils.environment"}
 
 
 def named(path: Path) -> tuple[str, bool]:

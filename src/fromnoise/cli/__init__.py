@@ -31,7 +31,7 @@ from fromnoise.cli import (
     web,
 )
 from fromnoise.cli.arguments import Help, Parser
-from fromnoise.cli.environment import set_environment
+from fromnoise.utils.environment import set_environment
 from fromnoise.utils.errors import UserError, one_line
 
 VERBS = {

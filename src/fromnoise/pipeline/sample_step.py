@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -32,12 +33,12 @@ class SampleStep:
         """Whether ``step.x`` are the finished samples."""
         return self.step.index == self.step.total - 1
 
-    @property
+    @cached_property
     def images(self) -> Tensor:
         """x_s as uint8 (B, C, H, W) on the CPU, clipped to the range of pixels."""
         return self._pixels(self.step.x)
 
-    @property
+    @cached_property
     def x0(self) -> Tensor:
         """The predicted x_0 as uint8 (B, C, H, W) on the CPU."""
         return self._pixels(self.step.prediction.x0)

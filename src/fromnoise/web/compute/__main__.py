@@ -10,22 +10,45 @@ import sys
 import threading
 from typing import Any
 
+from fromnoise.utils.environment import set_environment
 from fromnoise.utils.errors import UserError, one_line
+
+_WAITING = 8  # answers that were not written yet
 
 
 class Cancelled(Exception):
     """The reader of a job has gone."""
 
 
+class Output:
+    """Writes answers in a thread of its own, so that a job does not wait for the server to read them."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Write to a file descriptor."""
+        self._descriptor = descriptor
+        self._waiting: queue.Queue[bytes] = queue.Queue(_WAITING)
+        threading.Thread(target=self._write, daemon=True).start()
+
+    def put(self, answer: bytes) -> None:
+        """Write an answer after those before it; waits if many are not read yet."""
+        self._waiting.put(answer)
+
+    def _write(self) -> None:
+        while True:
+            rest = memoryview(self._waiting.get())
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+
 class Channel:
     """Where a job sends its answers."""
 
-    def __init__(self, number: int, output: int, cancelled: set[int]) -> None:
+    def __init__(self, number: int, output: Output, cancelled: set[int]) -> None:
         """Answer a job.
 
         Args:
             number: of the job.
-            output: file descriptor.
+            output: of the process.
             cancelled: numbers of cancelled jobs; another thread adds to it.
         """
         self.number, self._output, self._cancelled = number, output, cancelled
@@ -39,9 +62,7 @@ class Channel:
         if self.number in self._cancelled and event not in ("end", "error"):
             raise Cancelled
         header = {"id": self.number, "event": event, "bytes": len(content), **values}
-        rest = memoryview(json.dumps(header).encode() + b"\n" + content)
-        while rest:
-            rest = rest[os.write(self._output, rest) :]
+        self._output.put(json.dumps(header).encode() + b"\n" + content)
 
 
 def _listen(jobs: queue.Queue[dict[str, Any]], cancelled: set[int]) -> None:
@@ -57,7 +78,8 @@ def _listen(jobs: queue.Queue[dict[str, Any]], cancelled: set[int]) -> None:
 
 def main() -> None:
     """Work on one job after the other."""
-    output = os.dup(1)
+    set_environment()  # as the command line, before torch is imported
+    output = Output(os.dup(1))
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     cancelled: set[int] = set()

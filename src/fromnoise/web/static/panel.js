@@ -2,6 +2,8 @@
 import { postStream, showCommand } from "/static/page.js";
 import { Frames, Grid } from "/static/frames.js";
 
+const PAINT_MS = 100;  // painting each step would take time from the sampling
+
 /** A drawing with its canvas. */
 export class Panel {
   /** A panel in a container, under a title. */
@@ -20,7 +22,7 @@ export class Panel {
 
   /** Run a job that streams steps, and show each as it comes. */
   async run(path, values, { signal, onStep = () => {}, mainCommand = true, kind = () => "x" } = {}) {
-    let frames = null;
+    let frames = null, shown = 0;
     const done = { seconds: 0 }, begun = performance.now();
     await postStream(path, values, (header, content) => {
       if (header.event === "command" && mainCommand) showCommand(header.command);
@@ -30,8 +32,11 @@ export class Panel {
       }
       if (header.event === "step") {
         frames.add(header, content);
-        this.grid.showFrame(frames, 1, kind());
-        onStep(header);
+        if (performance.now() - shown > PAINT_MS || header.index === header.total - 1) {
+          this.grid.showFrame(frames, 1, kind());
+          onStep(header);
+          shown = performance.now();
+        }
       }
       done.seconds = (performance.now() - begun) / 1000;
     }, signal);

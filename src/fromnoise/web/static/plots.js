@@ -11,9 +11,13 @@ const color = (name) => getComputedStyle(document.documentElement).getPropertyVa
 /** The color of the i-th curve. */
 export const curveColor = (i) => COLORS[i % COLORS.length];
 
+const plots = new WeakMap();
+
 /** Draw curves over one x axis: series is a list of {label, x, y}. An earlier plot of the element is replaced. */
 export function plotCurves(element, { series, title, x = "step", log = false, points = false }) {
   const drawn = series.filter((s) => s.x.length);
+  plots.get(element)?.destroy();  // which listens to the window
+  plots.delete(element);
   element.replaceChildren();
   if (!drawn.length) {
     element.textContent = `${title}: no reports yet`;
@@ -30,6 +34,7 @@ export function plotCurves(element, { series, title, x = "step", log = false, po
     }))],
   };
   const plot = new uPlot(options, data, element);
+  plots.set(element, plot);
   const last = drawn.map((s) => `${s.label} ${s.y.findLast((v) => v !== null)?.toPrecision(3)}`);
   plot.root.querySelector("canvas").setAttribute("role", "img");
   plot.root.querySelector("canvas").setAttribute("aria-label", `${title}; last values: ${last.join(", ")}`);
