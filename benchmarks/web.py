@@ -27,6 +27,7 @@ from pathlib import Path
 from header import header
 
 RUNS, REPORTS = 100, 10_000
+LINES = 500  # of the run that is watched
 QUICK = """from pathlib import Path
 from fromnoise.web import serve, streams
 streams.INTERVAL = 0.01  # seconds between two looks at the runs
@@ -237,26 +238,26 @@ def runs(browser, run: Path, args: argparse.Namespace) -> None:
 
 
 def memory(browser, run: Path, args: argparse.Namespace) -> None:
-    """Of the server and of an open page, after a tenth of the updates and after all."""
+    """Of the server and of an open page, at each fifth of the updates; the file of reports keeps its length."""
     with tempfile.TemporaryDirectory() as name:
-        many_runs(Path(name), 5, 100)
+        many_runs(Path(name), 5, LINES)
         file = Path(name) / "run-000" / "reports.jsonl"
+        lines = file.read_text().splitlines(keepends=True)
         words = (sys.executable, "-c", QUICK.format(folder=name))
         with server(Path(name), *words) as (address, process, _):
             page = browser.new_page()
             page.goto(f"{address}run/run-000")
             page.locator("#loss canvas").wait_for()
-            tenth = args.updates // 10
-            for i in range(args.updates + 1):
-                if i in (tenth, args.updates):
+            for i in range(1, args.updates + 1):
+                lines = [*lines[1:], report(LINES + i, 10_000)]
+                file.write_text("".join(lines))
+                time.sleep(0.03)  # three looks of the server; a question of the page's state would use its memory
+                if i % (args.updates // 5) == 0:
+                    page.locator("#numbers", has_text=f"step {LINES + i:,} ").wait_for()
                     page.evaluate("gc()")
                     heap = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
-                    nodes = page.evaluate("document.querySelectorAll('*').length")
                     server_mib = resident(process.pid)
-                    print(f"after {i:,} updates: server {server_mib:.1f} MiB, page {heap:.1f} MiB, {nodes} elements")
-                with open(file, "a") as lines:
-                    lines.write(report(100 + i, 10_000))
-                page.locator("#numbers", has_text=f"step {100 + i:,} ").wait_for()
+                    print(f"after {i:,} updates: server {server_mib:.1f} MiB, page {heap:.1f} MiB")
             page.close()
 
 

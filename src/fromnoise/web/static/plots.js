@@ -12,32 +12,46 @@ const color = (name) => getComputedStyle(document.documentElement).getPropertyVa
 export const curveColor = (i) => COLORS[i % COLORS.length];
 
 const plots = new WeakMap();
+const FEW = 30;  // points that are shown as such
 
 /** Draw curves over one x axis: series is a list of {label, x, y}. An earlier plot of the element is replaced. */
 export function plotCurves(element, { series, title, x = "step", log = false, points = false }) {
   const drawn = series.filter((s) => s.x.length);
-  plots.get(element)?.destroy();  // which listens to the window
+  const kind = JSON.stringify([title, x, log, points, drawn.map((s) => [s.label, s.x.length < FEW]), element.clientWidth, color("--soft")]);
+  const old = plots.get(element);
+  if (old?.kind === kind) {
+    old.plot.setData(joinedData(drawn));
+    return describe(old.plot, title, drawn);
+  }
+  old?.plot.destroy();  // which listens to the window
   plots.delete(element);
   element.replaceChildren();
   if (!drawn.length) {
     element.textContent = `${title}: no reports yet`;
     return null;
   }
-  const data = uPlot.join(drawn.map((s) => [s.x, s.y]));
   const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 0.5 }, ticks: { stroke: color("--line") } };
   const options = {
     title, width: Math.max(280, element.clientWidth), height: 280,
     scales: { x: { time: false }, y: log && drawn.every((s) => s.y.every((v) => v === null || v > 0)) ? { distr: 3 } : {} },
     axes: [{ ...axis, label: x }, { ...axis, size: 62 }],
     series: [{ label: x }, ...drawn.map((s, i) => ({
-      label: s.label, stroke: s.color || curveColor(i), width: 1.5, spanGaps: true, dash: s.dash, points: { show: points || s.x.length < 30 },
+      label: s.label, stroke: s.color || curveColor(i), width: 1.5, spanGaps: true, dash: s.dash, points: { show: points || s.x.length < FEW },
     }))],
   };
-  const plot = new uPlot(options, data, element);
-  plots.set(element, plot);
-  const last = drawn.map((s) => `${s.label} ${s.y.findLast((v) => v !== null)?.toPrecision(3)}`);
-  plot.root.querySelector("canvas").setAttribute("role", "img");
-  plot.root.querySelector("canvas").setAttribute("aria-label", `${title}; last values: ${last.join(", ")}`);
+  const plot = new uPlot(options, joinedData(drawn), element);
+  plots.set(element, { plot, kind });
+  return describe(plot, title, drawn);
+}
+
+const joinedData = (series) => uPlot.join(series.map((s) => [s.x, s.y]));
+
+/** Say the last values to screen readers. */
+function describe(plot, title, series) {
+  const last = series.map((s) => `${s.label} ${s.y.findLast((v) => v !== null)?.toPrecision(3)}`);
+  const canvas = plot.root.querySelector("canvas");
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `${title}; last values: ${last.join(", ")}`);
   return plot;
 }
 
