@@ -178,7 +178,7 @@ def as_file(write: Callable[[Path], None], name: str) -> bytes:
 def forward(send: Send, run: str, sampling: dict[str, Any]) -> None:
     """Noise a drawing again at the levels of its sampler, and send x_t and the estimate of x_0 at each.
 
-    x_t = alpha_t x_0 + sigma_t eps, with the same eps at all t
+    x_t = alpha_t x_0 + sigma_t eps, with the same eps at all t; x_0 are the latents of a model of latents
     """
     model = open_model(run)
     samples = samples_of(run, sampling)
@@ -188,7 +188,9 @@ def forward(send: Send, run: str, sampling: dict[str, Any]) -> None:
     stride = max(1, math.ceil(2 * images.numel() * len(levels) / MAX_BYTES))
     compute, ids = model.compute, torch.arange(len(images))
     x0 = to_float(images.to(compute.device)).contiguous(memory_format=compute.memory_format)
-    eps = Noise(sampling["seed"], ids).normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
+    with torch.inference_mode(), compute.autocast():
+        clean = model.model.encode(x0).to(x0)
+    eps = Noise(sampling["seed"], ids).normal(tuple(clean.shape[1:]), Stream.EPS, like=clean)
     info = model.model.dataset_info
     cond = samples.labels[:_BATCH] if samples.labels is not None else conditioning_for(info, sampling["label"], ids)
     cond = cond.to(compute.device) if cond is not None else None
@@ -198,10 +200,10 @@ def forward(send: Send, run: str, sampling: dict[str, Any]) -> None:
     for index, level in enumerate(levels):
         if index % stride and index < len(levels) - 1:
             continue
-        x = level.noisy(x0, eps).to(x0)
+        x = level.noisy(clean, eps).to(clean)
         with torch.inference_mode(), compute.autocast():
-            estimate = denoise(x, level, cond, None).x0
+            shown = model.model.decode(x), model.model.decode(denoise(x, level, cond, None).x0)
         t = round(float(level.t), 5)
-        content = pixels(to_uint8(x).cpu()) + pixels(to_uint8(estimate).cpu())
+        content = b"".join(pixels(to_uint8(image).cpu()) for image in shown)
         send("step", content, index=index, total=len(levels), t=t, s=t, first=0, count=len(images), labels=None)
     send("end")
