@@ -23,6 +23,7 @@ _MEMBERS = {
     "as_data": "fromnoise.data.convert",
     "evaluate": "fromnoise.evaluation.compare",
     "load": "fromnoise.api",
+    "load_autoencoder": "fromnoise.api",
     "push": "fromnoise.api",
     "register": "fromnoise.registry",
     "sample": "fromnoise.api",
@@ -46,7 +47,7 @@ _MODULES = {
 
 if TYPE_CHECKING:
     from fromnoise import data, diffusion, evaluation, networks
-    from fromnoise.api import load, push, sample, save
+    from fromnoise.api import load, load_autoencoder, push, sample, save
     from fromnoise.data.convert import as_data
     from fromnoise.diffusion import (
         Denoiser,
@@ -79,6 +80,7 @@ __all__ = [
     "guidance",
     "inverse",
     "load",
+    "load_autoencoder",
     "losses",
     "networks",
     "push",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fromnoise import checkpoint, interop
 from fromnoise.interop import publish
-from fromnoise.pipeline import Pipeline
+from fromnoise.pipeline import Autoencoder, Pipeline
 from fromnoise.utils.hub import HubName, check_token, upload
 
 
@@ -29,6 +29,19 @@ def load(source: str | Path, *, network: nn.Module | None = None, device: str | 
     if network is None and interop.is_foreign(source):
         return Pipeline(interop.import_model(source).model, device=device)
     return Pipeline(checkpoint.load_model(source, network=network).model, device=device)
+
+
+def load_autoencoder(source: str | Path, *, device: str | None = None) -> Autoencoder:
+    """Load an autoencoder: to encode, decode and reconstruct images, and to sample if it is a variational one.
+
+    Args:
+        source: a run directory or a .safetensors file, of recipe autoencoder or vae.
+        device: as of ``load``.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it is no autoencoder.
+    """
+    return Autoencoder(checkpoint.load_autoencoder(source), device=device)
 
 
 def sample(source: str | Path, n: int = 1, **options: Any) -> Tensor:

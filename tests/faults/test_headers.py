@@ -14,7 +14,7 @@ from malformed_inputs import SAFETENSORS_HEADERS, safetensors
 from fromnoise import checkpoint
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
-from fromnoise.model import build
+from fromnoise.model import build, build_trainable
 from fromnoise.utils.errors import UserError
 
 TINY = {
@@ -42,7 +42,7 @@ def write(path, model, changes, weights=None):
         for part in parts:
             section = section[part]
         section[last] = value
-    checkpoint.write(path, weights or model.denoiser.state_dict(), header)
+    checkpoint.write(path, weights or model.module.state_dict(), header)
 
 
 HOSTILE = {
@@ -93,6 +93,38 @@ def test_c3_hostile_header(tmp_path, model, name):
     with pytest.raises(UserError, match="m.safetensors") as caught:
         checkpoint.load_model(path)
     assert time.monotonic() - start < 4  # under 2 s on a machine that does nothing else
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+HOSTILE_AUTOENCODERS = {
+    "width": {"recipe.autoencoder.width": 60_000},
+    "huge_width": {"recipe.autoencoder.width": 10**9},
+    "blocks": {"recipe.autoencoder.blocks": 60_000},
+    "latents": {"recipe.autoencoder.latent_channels": 10**9},
+    "no_latents": {"recipe.autoencoder.latent_channels": 0},
+    "factor": {"recipe.autoencoder.factor": 0},
+    "negative_factor": {"recipe.autoencoder.factor": -4},
+    "other_factor": {"recipe.autoencoder.factor": 4},
+    "patch": {"recipe.autoencoder.patch": 0},
+    "kind": {"recipe.autoencoder": "network"},
+    "none": {"recipe.autoencoder": None},
+    "size": {"dataset.shape": [1, 9, 9]},
+}
+
+
+@pytest.mark.parametrize("recipe", ["autoencoder", "latent"])
+@pytest.mark.parametrize("name", HOSTILE_AUTOENCODERS)
+def test_hostile_headers_of_autoencoders(tmp_path, recipe, name):
+    """Of an autoencoder alone and of a diffusion model of its latents."""
+    tiny = {"autoencoder.width": 8, "autoencoder.factor": 2, "autoencoder.patch": 1, "train.autosize": []}
+    tiny |= {"network.width": 8, "network.attention_resolutions": []}
+    known = build_trainable(recipes.load(recipe, tiny), DatasetInfo((1, 8, 8)))
+    path = tmp_path / "m.safetensors"
+    write(path, known, HOSTILE_AUTOENCODERS[name])
+    start = time.monotonic()
+    with pytest.raises(UserError, match="m.safetensors") as caught:
+        checkpoint.load_trainable(path)
+    assert time.monotonic() - start < 4
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 

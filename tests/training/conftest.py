@@ -60,10 +60,23 @@ def tiny():
     return TINY.copy()
 
 
-def command(out: Path, *words: str) -> list[str]:
-    """The command line that trains the small network in a separate process."""
-    tiny = [w for key, value in TINY.items() for w in (f"--{key}", str(value).lower())]
-    return [sys.executable, "-m", "fromnoise", "train", "digits", "--out", str(out), *tiny, "--device", "cpu", *words]
+AUTOENCODER = {
+    "data.source": "digits",
+    "data.flip": False,
+    "autoencoder.width": 8,
+    "autoencoder.factor": 2,
+    "autoencoder.patch": 1,
+    "autoencoder.blocks": 1,
+    "autoencoder.latent_channels": 2,
+}
+"""A small autoencoder of the digits, for recipes autoencoder and latent."""
+
+
+def command(out: Path, *words: str, recipe: str = "digits") -> list[str]:
+    """The command line that trains a small network in a separate process."""
+    values = TINY | (AUTOENCODER if recipe != "digits" else {})
+    tiny = [w for key, value in values.items() for w in (f"--{key}", str(value).lower())]
+    return [sys.executable, "-m", "fromnoise", "train", recipe, "--out", str(out), *tiny, "--device", "cpu", *words]
 
 
 def environment() -> dict[str, str]:

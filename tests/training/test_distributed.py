@@ -12,11 +12,12 @@ import torch
 from fromnoise import checkpoint
 
 
-def train(run_command, out, launcher):
+def train(run_command, out, launcher, recipe="digits"):
     """Train ten steps under a launcher; returns the last training state and the finished process."""
     command, environment = run_command
     options = ("--steps", "10", "--network.dropout", "0", "--ema.decays", "[0.9, 0.5]", "--train.batch", "16")
-    words = command(out, *options, "--data.pseudo_labels", "8", "--precision", "fp32")
+    own = ("--data.pseudo_labels", "8") if recipe == "digits" else ("--ema.widths", "[]")
+    words = command(out, *options, *own, "--precision", "fp32", recipe=recipe)
     full = [*launcher, *words[1:]] if launcher else words
     done = subprocess.run(full, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -32,6 +33,16 @@ LAUNCHERS = {
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29612"),
     ],
 }
+
+
+@pytest.mark.slow
+def test_two_processes_train_latents_as_one_does(tmp_path, run_command):
+    """The autoencoder, the statistics of its latents and the diffusion model."""
+    (one, _), _ = train(run_command, tmp_path / "one", [], "latent")
+    (two, _), _ = train(run_command, tmp_path / "two", LAUNCHERS["torchrun"], "latent")
+    assert one.keys() == two.keys() and "model.latent_space.deviation" in one
+    for key in one:
+        assert (one[key] - two[key]).abs().max() < 1e-3 * max(1.0, float(one[key].abs().max())), key
 
 
 @pytest.mark.slow

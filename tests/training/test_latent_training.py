@@ -204,3 +204,15 @@ def test_an_autoencoder_is_no_diffusion_model(runs):
     """Verbs that need one name the mistake and what to do."""
     with pytest.raises(UserError, match="is an autoencoder, not a diffusion model: .* train latent --autoencoder"):
         checkpoint.load_model(runs / "autoencoder")
+
+
+def test_autoencoders_from_python(digits, runs):
+    """Encode, decode and reconstruct; an autoencoder with a small KL divergence is not sampled."""
+    import fromnoise as fn
+
+    autoencoder, images = fn.load_autoencoder(runs / "autoencoder", device="cpu"), digits.held_out.get(torch.arange(3))
+    mean, log_variance = autoencoder.encode(images)
+    assert mean.shape == log_variance.shape == (3, *autoencoder.latent_shape)
+    assert torch.equal(autoencoder.decode(mean), autoencoder.reconstruct(images))
+    with pytest.raises(UserError, match="do not follow a prior"):
+        autoencoder.sample(2)

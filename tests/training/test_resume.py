@@ -48,26 +48,36 @@ def assert_same_run(a, b):
     assert reports_of(a) == reports_of(b)
 
 
-def train(run_command, out, *words, steps=STEPS, **kw):
+def train(run_command, out, *words, steps=STEPS, recipe="digits", **kw):
     """Start a training process that saves its state every four steps."""
     command, environment = run_command
     words = ("--steps", str(steps), "--train.checkpoint_steps", "4", "--sample.count", "0", *words)
     return subprocess.Popen(
-        command(out, *words), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **kw
+        command(out, *words, recipe=recipe),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        **kw,
     )
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments(tmp_path, run_command):
-    """SIGKILL, which cannot be caught, while the run trains, reports or writes a checkpoint (HF#2606, DD#97)."""
-    whole = train(run_command, tmp_path / "whole")
+@pytest.mark.parametrize(("recipe", "kills"), [("digits", 10), ("autoencoder", 3), ("latent", 5)])
+def test_killed_at_random_moments(tmp_path, run_command, recipe, kills):
+    """SIGKILL, which cannot be caught, while the run trains, reports or writes a checkpoint (HF#2606, DD#97).
+
+    The first kill of a latent diffusion model falls into the training of its autoencoder.
+    """
+    whole = train(run_command, tmp_path / "whole", recipe=recipe)
     _, error = whole.communicate(timeout=300)
     assert whole.returncode == 0, error
     rng, out = random.Random(time.time_ns()), tmp_path / "killed"
-    for _ in range(10):
-        process, since = train(run_command, out), newest_step(out)
+    for kill in range(kills):
+        folder = out / "autoencoder" if recipe == "latent" and kill == 0 else out
+        process, since = train(run_command, out, recipe=recipe), newest_step(folder)
         goal, deadline = since + rng.randrange(STEPS // 12), time.monotonic() + 120
-        while newest_step(out) < goal or not (out / "log").exists():
+        while newest_step(folder) < goal or not (folder / "log").exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.001)
@@ -76,7 +86,7 @@ def test_killed_at_ten_random_moments(tmp_path, run_command):
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: raise STEPS"
     assert 0 < newest_step(out) < STEPS
-    process = train(run_command, out)
+    process = train(run_command, out, recipe=recipe)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert_same_run(tmp_path / "whole", out)

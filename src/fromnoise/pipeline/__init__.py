@@ -3,6 +3,7 @@
 ``sample_steps`` is the loop over batches for a whole configuration; ``Pipeline`` is its interface for Python programs.
 """
 
+from fromnoise.pipeline.autoencoder import Autoencoder
 from fromnoise.pipeline.forward import FORWARD_TIMES, forward_process
 from fromnoise.pipeline.pipeline import Pipeline, label_text
 from fromnoise.pipeline.sample_step import SampleStep
@@ -10,6 +11,7 @@ from fromnoise.pipeline.sampling_run import Samples, SamplingRun, check_finite, 
 
 __all__ = [
     "FORWARD_TIMES",
+    "Autoencoder",
     "Pipeline",
     "SampleStep",
     "Samples",
