@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -78,6 +79,36 @@ def test_the_same_command_twice_at_once(wrong, told_run, tmp_path, monkeypatch):
     first.remove()
     first.close()
     assert not first.folder.exists()
+
+
+def test_an_interrupted_evaluation_goes_on(right, fromnoise, run, tmp_path, monkeypatch):
+    """It samples what is missing only, with the numbers and the cost of an undisturbed one; nothing is left."""
+    words = ("evaluate", run, "-n", 40, "--batch", 10, "--features", "pixels", "--bits", 0, "--device", "cpu")
+    words += ("--precision", "fp32")
+    before = {p.name for p in run.iterdir()}
+    right(*words, "--out", "whole", "--json", "whole.json")
+    taken, original = [], sampling_run.SamplingRun.steps
+
+    def steps(self, compute, batch=64):
+        ids = self.noise.ids.tolist()
+        if ids[:1] == [20] and not taken:
+            taken.append("interrupted")
+            raise KeyboardInterrupt
+        if taken and len(ids) == 10:
+            taken.append(ids[0])
+        return original(self, compute, batch)
+
+    monkeypatch.setattr(sampling_run.SamplingRun, "steps", steps)
+    monkeypatch.setattr("fromnoise.evaluation.sources.ModelSource.estimated_seconds", lambda self: 0.0)
+    assert fromnoise(*words, "--out", "again").code == 130
+    (folder,) = tmp_path.glob(".again.*.parts")
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    right(*words, "--out", "again", "--json", "again.json")
+    assert taken == ["interrupted", 20, 30] and not folder.exists()
+    files = [tmp_path / f"{name}.json" for name in ("whole", "again")]
+    (whole,), (again,) = (json.loads(path.read_text())["evaluations"] for path in files)
+    assert whole["frechet"]["value"] == pytest.approx(again["frechet"]["value"], rel=1e-6)
+    assert whole["cost"]["nfe"] == again["cost"]["nfe"] == 2 and {p.name for p in run.iterdir()} == before
 
 
 @pytest.mark.slow

@@ -8,15 +8,16 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from fromnoise.checkpoint import LoadedModel
     from fromnoise.data import Data
     from fromnoise.evaluation.features.extractor import FeatureExtractor
     from fromnoise.evaluation.sources import ImageSource
+    from fromnoise.pipeline.sample_parts import SampleParts
     from fromnoise.utils.device import ComputeConfig
 
 HELP = "evaluate models or samples against real images: distances, near copies, class balance, cost"
@@ -113,7 +114,8 @@ def _run(args: argparse.Namespace) -> int:
     main, world = accelerator.is_main_process, accelerator.num_processes
     device = str(accelerator.device) if args.device is None or world > 1 else args.device
     compute = select_device(device, args.precision)
-    check_equal({name: repr(value) for name, value in vars(args).items() if name not in _OUTPUTS} | software(compute))
+    flags = {name: repr(value) for name, value in vars(args).items() if name not in _OUTPUTS}
+    check_equal(flags | software(compute))
     processes = ProcessGroup(accelerator.process_index, world, lambda batch: cast("Tensor", accelerator.gather(batch)))
 
     def log(line: str) -> None:
@@ -125,7 +127,8 @@ def _run(args: argparse.Namespace) -> int:
         out = stack.enter_context(reserved_folder(folders)) if main else None
         runs = resolve.open_runs(args.sources, sweep, args.label, _open_foreign)
         data = resolve.real_images(runs, args.against, args.size, log)
-        request = resolve.SampleRequest(args.count, args.seed, args.label, args.batch, compute, processes)
+        parts = stack.enter_context(_Parts(args, flags, main))
+        request = resolve.SampleRequest(args.count, args.seed, args.label, args.batch, compute, processes, parts.of)
         sources = resolve.image_sources(args.sources, runs, sweep, data, request, args.size is not None, log)
         if out is not None:
             return _evaluate(args, data, sources, compute, out, log)
@@ -133,6 +136,46 @@ def _run(args: argparse.Namespace) -> int:
             for _ in source.batches():
                 pass
     return 0
+
+
+class _Parts:
+    """Finished batches of all sources; a context manager that removes them unless it is interrupted."""
+
+    def __init__(self, args: argparse.Namespace, flags: dict[str, str], main: bool) -> None:
+        """Keep nothing yet; ``main`` is true in the process that writes."""
+        self._out = args.out or next(_folders(args.sources)).with_name("evaluation")
+        self._several, self._flags, self._main = args.count > args.batch, flags, main
+        self._opened: list[SampleParts] = []
+
+    def of(self, name: str, module: nn.Module) -> SampleParts | None:
+        """The parts of a source; None where one batch is all, or another process has the same command."""
+        from accelerate.utils import broadcast_object_list
+
+        from fromnoise.pipeline.sample_parts import SampleParts
+        from fromnoise.training.distributed import weights_identity
+        from fromnoise.utils.errors import UserError
+
+        if not self._several:
+            return None
+        parts = SampleParts(self._out, self._flags | {"source": name} | weights_identity(module))
+        if self._main:
+            try:
+                parts.open()
+                self._opened.append(parts)
+            except UserError:
+                pass
+        return parts if broadcast_object_list([bool(self._opened and self._opened[-1] is parts)])[0] else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        from fromnoise.utils.errors import UserError
+
+        for parts in self._opened:
+            if kind is None or issubclass(kind, UserError):
+                parts.remove()
+            parts.close()
 
 
 def _open_foreign(name: str) -> LoadedModel | None:

@@ -28,6 +28,7 @@ from fromnoise.evaluation.sources import (
     open_samples,
 )
 from fromnoise.model import AutoencoderModel, Model
+from fromnoise.pipeline.sample_parts import SampleParts
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -48,6 +49,7 @@ class SampleRequest:
         batch: samples per batch.
         compute: device and precision.
         processes: that share the sampling.
+        parts: finished batches of a source, by its name and the module of its model; None to keep none.
     """
 
     count: int
@@ -56,6 +58,7 @@ class SampleRequest:
     batch: int
     compute: ComputeConfig
     processes: ProcessGroup = ProcessGroup()
+    parts: Callable[[str, torch.nn.Module], SampleParts | None] = lambda name, module: None
 
 
 def is_run(name: str) -> bool:
@@ -238,6 +241,7 @@ def _model_sources(
                     training=training,
                     processes=request.processes,
                     stratified=stratified,
+                    parts=request.parts(full_name + suffix, loaded.model.module),
                 )
             )
     return out

@@ -16,7 +16,8 @@ from fromnoise.data import Images, Shape, StreamedImages, open_source, shuffled_
 from fromnoise.data.dataset import open_image
 from fromnoise.data.decoding import display_size
 from fromnoise.model import AutoencoderModel, Model
-from fromnoise.pipeline import SampleStep, check_finite, sample_steps
+from fromnoise.pipeline import Samples, SampleStep, check_finite, sample_steps
+from fromnoise.pipeline.sample_parts import SampleParts
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
@@ -218,6 +219,7 @@ class ModelSource(ImageSource):
         training: tuple[float, int] | None = None,
         processes: ProcessGroup | None = None,
         stratified: bool = False,
+        parts: SampleParts | None = None,
     ) -> None:
         """Prepare to sample from a model.
 
@@ -234,6 +236,7 @@ class ModelSource(ImageSource):
             processes: that share the sampling.
             stratified: whether pseudo-labels are stratified over their weights, as in ``fromnoise sample``, or i.i.d.,
                 as real images are.
+            parts: finished batches of a command that was interrupted, in a folder that all processes share.
 
         Raises:
             UserError: the sampling config or the label is impossible for this model.
@@ -242,7 +245,7 @@ class ModelSource(ImageSource):
         self._model, self._config, self._compute, self._seed, self._batch = model, config, compute, seed, batch
         self._label = label if label is not None or model.dataset_info.class_names is None else "all"
         self._training, self._processes = training, processes or ProcessGroup()
-        self._evaluations, self._elapsed = 0, 0.0
+        self._parts, self._evaluations, self._sampled, self._elapsed = parts, 0, 0, 0.0
         self._stratified = stratified and self._has_pseudo_labels
         if self._stratified:
             self.strata = model.default_labels(torch.arange(count), seed)
@@ -252,15 +255,32 @@ class ModelSource(ImageSource):
 
     def batches(self) -> Iterator[Tensor]:
         """See ``ImageSource``."""
-        self._evaluations, self._elapsed = 0, 0.0
-        each, world = self._batch, self._processes.world
-        for first in range(0, self.count, each * world):
-            size = min(each, -(-(self.count - first) // world))  # per process; the last one may sample too many
-            mine = first + size * self._processes.rank + torch.arange(size)
-            start = time.perf_counter()
-            images = self._processes.gather(self._sample(mine))[: self.count - first]
-            self._elapsed += time.perf_counter() - start
+        self._evaluations, self._sampled, self._elapsed, first = 0, 0, 0.0, 0
+        while first < self.count:
+            found = self._parts.load_with_cost(first) if self._parts is not None else None
+            if found is None or not len(found[0].images):
+                images = self._shared_batch(first)
+            else:
+                images, cost = found[0].images, found[1]
+                self._evaluations += int(cost.get("evaluations", 0))
+                self._sampled += int(cost.get("sampled", 0))
+                self._elapsed += cost.get("seconds", 0.0)
+            first += len(images)
             yield images
+
+    def _shared_batch(self, first: int) -> Tensor:
+        """Sample a batch of every process, from sample ``first`` on."""
+        each, world, rank, before = self._batch, self._processes.world, self._processes.rank, self._evaluations
+        size = min(each, -(-(self.count - first) // world))  # per process; the last one may sample too many
+        start = time.perf_counter()
+        images = self._processes.gather(self._sample(first + size * rank + torch.arange(size)))[: self.count - first]
+        seconds = time.perf_counter() - start
+        self._elapsed += seconds
+        self._sampled += size
+        if self._parts is not None and rank == 0:
+            cost = {"evaluations": self._evaluations - before, "sampled": size, "seconds": seconds}
+            self._parts.save(first, Samples(images.cpu(), None), cost)
+        return images
 
     def _sample(self, ids: Tensor) -> Tensor:
         handle = self._model.network.register_forward_hook(self._count_evaluations)
@@ -295,11 +315,11 @@ class ModelSource(ImageSource):
         """See ``ImageSource``."""
         if not self._evaluations:
             return None
-        sampled = -(-self.count // self._processes.world)
+        nfe = self._evaluations / self._sampled
         return SamplingCost(
-            self._evaluations / sampled,
+            nfe,
             self._elapsed / self.count,
-            self._evaluations / sampled * self._flops(),
+            nfe * self._flops(),
             self._model.parameters,
             *(self._training or (None, None)),
         )

@@ -1,4 +1,4 @@
-"""Finished batches of a sampling command, so that several processes share it and an interrupted one goes on."""
+"""Finished batches of sampling, so that several processes share it and a command that was interrupted goes on."""
 
 from __future__ import annotations
 
@@ -58,24 +58,34 @@ class SampleParts:
         unlock_folder(self.folder, self._lock, remove=True)
         self._lock = None
 
-    def save(self, number: int, samples: Samples) -> None:
+    def save(self, number: int, samples: Samples, cost: Mapping[str, float] | None = None) -> None:
         """Write a finished batch.
+
+        Args:
+            number: of the batch.
+            samples: of the batch.
+            cost: numbers that ``load_with_cost`` returns.
 
         Raises:
             UserError: as of ``write_atomic``.
         """
         tensors = {"images": samples.images} | ({"labels": samples.labels} if samples.labels is not None else {})
-        checkpoint.write(self._path(number), tensors, {"kind": "samples"})
+        checkpoint.write(self._path(number), tensors, {"kind": "samples", "cost": dict(cost or {})})
 
     def load(self, number: int) -> Samples | None:
         """A finished batch; None if it is not there, or damaged."""
+        found = self.load_with_cost(number)
+        return found[0] if found is not None else None
+
+    def load_with_cost(self, number: int) -> tuple[Samples, dict[str, float]] | None:
+        """A finished batch, and its cost as of ``save``; None if it is not there, or damaged."""
         if not self._path(number).exists():
             return None
         try:
-            tensors, _ = checkpoint.read(self._path(number))
-        except UserError:
+            tensors, header = checkpoint.read(self._path(number))
+            return Samples(tensors["images"], tensors.get("labels")), dict(header["cost"])
+        except (UserError, KeyError, TypeError, ValueError):
             return None
-        return Samples(tensors["images"], tensors.get("labels"))
 
     def merge(self, count: int) -> Samples:
         """All batches in order.
