@@ -96,8 +96,8 @@ def test_samples_have_the_mean_and_covariance_of_the_decoded_latents():
     expected = DECODER.double() @ covariance.double() @ DECODER.double().T
     errors = (x.var(0) / n).sqrt()
     assert bool(((x.mean(0) - DECODER.double() @ mean).abs() < 4 * errors).all())
-    spread = torch.outer(expected.diag(), expected.diag())
-    assert bool(((x.T.cov() - expected).abs() < 4 * ((spread + expected**2) / n).sqrt()).all())
+    products = torch.outer(expected.diag(), expected.diag())
+    assert bool(((x.T.cov() - expected).abs() < 4 * ((products + expected**2) / n).sqrt()).all())
     assert last.images.shape == (n, 1, 2, 3)
 
 

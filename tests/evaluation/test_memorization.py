@@ -29,7 +29,7 @@ CPU = select_device("cpu", "fp32")
 class KnownDensity(GaussianMixture):
     """A Gaussian mixture in place of a network."""
 
-    learned_variance, pseudo_labels, network = False, None, None
+    learned_variance, pseudo_labels, network, latent_space = False, None, None, None
 
     def __call__(self, x, level, cond=None, previous=None):
         """Take one noise level for the whole batch."""
