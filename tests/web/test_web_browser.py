@@ -196,6 +196,32 @@ def test_paint_and_inpaint(page, place):
     assert [int((np.asarray(Image.open(m)) == 255).sum()) for m in masks] == [2]
 
 
+def test_touch_on_an_uploaded_photo(browser, server, place, tmp_path):
+    """A colour photo is cropped and resized to the model's images; a finger paints on it."""
+    photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.jpg")
+    for page in watched(browser, server, has_touch=True):
+        page.goto("/run/b/edit")
+        page.wait_for_selector("#sampler option[value=ddim]", state="attached")
+        page.set_input_files("#file", tmp_path / "photo.jpg")
+        sync_api.expect(page.locator("#kept")).to_have_value(re.compile("^image-"))
+        before = canvas(page, "#canvas")
+        assert before.shape == (8, 8, 4)
+        box = page.locator("#canvas").bounding_box()
+        finger = page.context.new_cdp_session(page)
+        for kind, part in (("touchStart", 0.3), ("touchMove", 0.6), ("touchEnd", None)):
+            places = [{"x": box["x"] + part * box["width"], "y": box["y"] + 0.5 * box["height"]}] if part else []
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+        assert 5 <= (canvas(page, "#canvas") != before).any(2).sum() <= 30
+        page.select_option("#edit-kind", "restore")
+        page.select_option("#restore", "deblur")
+        page.fill("#steps", "3")
+        page.click("#go")
+        sampled(page)
+    stored = [Image.open(path) for path in (place / "runs" / "b" / "edits").glob("image-*.png")]
+    assert [(image.size, image.mode) for image in stored] == [((8, 8), "L")]
+
+
 def test_interpolate_and_vary(page):
     """Two samples become the ends of a slider."""
     page.goto("/run/a/edit")

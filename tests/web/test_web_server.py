@@ -6,17 +6,25 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
-from serving import fromnoise
+from PIL import Image
+from serving import ORIGIN, answers, fromnoise
 
 from fromnoise.cli import main
 from fromnoise.utils.errors import UserError
 from fromnoise.web import streams
 from fromnoise.web.app import create_site
+from fromnoise.web.fields import Fields
+from fromnoise.web.folders import Folders
+from fromnoise.web.requests import TrainRequest
 from fromnoise.web.settings import Settings, is_loopback
 from fromnoise.web.worker import Worker
 
@@ -69,8 +77,6 @@ def test_missing_package(name, monkeypatch, capsys):
 def test_server_imports_no_torch():
     """So that it starts at once and stays small."""
     code = "import sys, fromnoise.web.serve, fromnoise.web.pages; print('torch' in sys.modules, 'numpy' in sys.modules)"
-    import subprocess
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 
@@ -141,11 +147,48 @@ def test_computing_process_is_cancelled_and_replaced(runs):
     asyncio.run(work())
 
 
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of photos in two classes, with the same as a .zip and something else beside it."""
+    for name in ("cats", "dogs"):
+        (tmp_path / "photos" / "pets" / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = np.random.default_rng(i).integers(0, 256, (20, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / "pets" / name / f"{i}.png")
+    shutil.make_archive(str(tmp_path / "photos" / "pets"), "zip", tmp_path / "photos" / "pets")
+    (tmp_path / "photos" / "notes.txt").touch()
+    (tmp_path / "photos" / "out").symlink_to("/etc")
+    return tmp_path / "photos"
+
+
+def test_data_sets_are_those_of_the_named_folders(photos, tmp_path):
+    """By name: a folder and what is in it, not what links lead to; each becomes the path of the command."""
+    found = Folders(Settings(tmp_path / "runs", (photos,))).data_sets()
+    assert list(found) == ["photos", "photos/pets", "photos/pets.zip"]
+    fields = Fields({"recipe": "images", "data": "photos/pets.zip"})
+    words = TrainRequest.parse(fields, found).command(tmp_path / "runs" / "a")
+    assert words[:4] == ["train", "images", "--data", str(photos / "pets.zip")]
+    for other in ("photos/notes.txt", "photos/out", str(photos), "photos/pets/cats"):
+        with pytest.raises(UserError, match="--data"):
+            TrainRequest.parse(Fields({"recipe": "images", "data": other}), found)
+
+
+@pytest.mark.slow
+def test_inspection_of_a_zip(photos, tmp_path, client_of):
+    """Its images as the model will see them, its classes, and problems with their remedies."""
+    client = client_of(tmp_path / "runs", data=(photos,))
+    assert client.get("/api/choices").json()["folders"] == ["photos", "photos/pets", "photos/pets.zip"]
+    form = {"recipe": "images", "data": "photos/pets.zip", "labels": True, "budget": "steps", "amount": 10}
+    content = client.post("/api/inspect", json=form, headers=ORIGIN).content
+    found = {header["event"]: header for header, _ in answers(content)}
+    assert "error" not in found, found
+    assert found["data"]["classes"] == ["cats", "dogs"] and found["data"]["shape"][0] == 3
+    assert any("duplicate" in finding["problem"] for finding in found["findings"]["findings"])
+
+
 @pytest.mark.slow
 def test_inspection_of_a_run(client):
     """The problems are those that the command prints."""
-    from serving import ORIGIN, answers
-
     content = client.post("/api/run/plain/doctor", json={}, headers=ORIGIN).content
     found = answers(content)
     command = found[0][0]["command"].split()
