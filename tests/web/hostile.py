@@ -98,6 +98,8 @@ def _values() -> Iterator[Hostile]:
         "code": {"sampler": "__import__('os')"},
         "control": {"label": "a\x1b[31m\nb"},
         "long label": {"label": "x" * 300},
+        "option": {"sampler": "ddim", "option.eta": "1;ls"},
+        "option name": {"sampler": "ddim", "option.__class__": "1"},
         "canvas": {"size": "99999x99999"},
         "no size": {"size": "0x0"},
         "no object": [1, 2, 3],

@@ -38,6 +38,7 @@ def run_command(command: str, out: Path) -> np.ndarray:
     [
         ("plain", {"n": 3}),
         ("plain", {"n": 5, "sampler": "ddim", "steps": 3, "seed": 7}),
+        ("plain", {"n": 3, "sampler": "ddim", "option.eta": "0.7", "steps": 3}),
         ("plain", {"n": 2, "sampler": "heun", "steps": 2, "size": "8x12"}),
         ("labelled", {"n": 4, "label": "3", "guidance": 2.0, "steps": 2}),
         ("labelled", {"n": 4, "label": "all", "steps": 2}),
@@ -97,6 +98,8 @@ def test_describe(client):
         ({"guidance": 2}, "labels"),
         ({"label": "3"}, "label"),
         ({"sampler": "nothing"}, "nothing"),
+        ({"sampler": "ddim", "option.eta": "much"}, "eta"),
+        ({"sampler": "ddim", "option.order": "2"}, "order"),
         ({"steps": 2000}, "steps"),
     ],
 )
@@ -264,6 +267,19 @@ def test_commands_are_understood():
         args = top.parse_args(words)
         if words[0] == "sample":
             assert (args.count, args.seed, args.label, args.guidance, args.size) == (3, 5, "-1", 1.5, "8x12")
+
+
+def test_options_of_every_sampler_are_flags():
+    """So that the command which a page shows is understood."""
+    from fromnoise import registry
+    from fromnoise.cli import parser
+
+    _, parsers = parser("sample")
+    for name in registry.names("sampler"):
+        for option in registry.options("sampler", name):
+            fields = Fields({"sampler": name, f"option.{option}": "1"})
+            flag = sample_command(Path("a"), SamplingRequest.parse(fields))[6]
+            assert flag == f"--{option.replace('_', '-')}=1" and flag.split("=")[0] in parsers["sample"].flags()
 
 
 def test_broken_model_is_told(client, runs):

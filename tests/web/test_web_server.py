@@ -120,6 +120,7 @@ def test_events_are_sent_when_something_changes(tmp_path, monkeypatch):
 def test_computing_process_is_cancelled_and_replaced(runs):
     """A reader that goes away ends its job; a process that dies is an error of its job and is started again."""
     sampling = {"count": 256, "seed": 0, "sampler": None, "steps": 900, "label": None, "guidance": None, "size": None}
+    sampling["options"] = {}
 
     async def work() -> None:
         worker = Worker()

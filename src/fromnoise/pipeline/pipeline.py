@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fromnoise import checkpoint
 from fromnoise.config import Recipe, SamplingConfig
+from fromnoise.config.component import OptionError
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.samplers import Sampler
@@ -183,6 +184,9 @@ class Pipeline:
         except ValidationError as e:
             error = e.errors()[0]
             where = ".".join(map(str, error["loc"]))
+            cause = error.get("ctx", {}).get("error")
+            if isinstance(cause, OptionError):
+                where += f".{cause.key}"
             raise ValueError(f"{where}: {str(error['msg']).removeprefix('Value error, ')}") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from fromnoise.web.fields import Fields
 
 MAX_COUNT = 256
 """Samples of one drawing."""
+OPTION = "option."
+"""Prefix of the fields with options of the sampler."""
 MAX_STEPS = 2000
 EDITS = ("inpaint", "outpaint", "vary", "restore", "interpolate")
 _LARGEST_SEED = 2**63 - 1
@@ -37,6 +39,35 @@ def _component(fields: Fields, key: str) -> str | None:
     return name
 
 
+def _options(fields: Fields) -> dict[str, float | bool | str]:
+    """The options of the sampler: fields named ``option.NAME``."""
+    found: dict[str, float | bool | str] = {}
+    for key in fields.values:
+        if not key.startswith(OPTION):
+            continue
+        text, name = fields.text(key), key.removeprefix(OPTION)
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) or not re.fullmatch(r"[\w.+-]{0,40}", text):
+            raise UserError(f"{key[:60]!r} is not an option of a sampler")
+        if text:
+            found[name] = _option_value(text)
+    if found and not fields.optional_text("sampler"):
+        raise UserError("choose a sampler to set its options")
+    return found
+
+
+def _option_value(text: str) -> float | bool | str:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return int(text) if re.fullmatch(r"[+-]?\d{1,9}", text) else float(text)
+    except ValueError:
+        return text
+
+
+def _option_text(value: float | bool | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
 def _size(fields: Fields) -> str | None:
     size = fields.optional_text("size")
     if size is not None and not (
@@ -54,6 +85,7 @@ class SamplingRequest:
         count: number of samples.
         seed: of all noise.
         sampler: name; None for the recipe's.
+        options: of the sampler, by name.
         steps: sampling steps; None for the recipe's, or the sampler's default.
         label: class or attributes, as ``--label`` takes them.
         guidance: scale of classifier-free guidance.
@@ -67,6 +99,7 @@ class SamplingRequest:
     label: str | None = None
     guidance: float | None = None
     size: str | None = None
+    options: dict[str, float | bool | str] = field(default_factory=dict)
 
     @staticmethod
     def parse(fields: Fields) -> SamplingRequest:
@@ -84,12 +117,20 @@ class SamplingRequest:
             label=fields.optional_text("label"),
             guidance=fields.number("guidance", None, 0, 100),
             size=_size(fields),
+            options=_options(fields),
         )
+
+    def sampler_flags(self) -> list[str]:
+        """The flags of the sampler and its options."""
+        words = ["--sampler", self.sampler] if self.sampler else []
+        for name, value in self.options.items():
+            words.append(f"--{name.replace('_', '-')}={_option_text(value)}")
+        return words
 
     def flags(self, size: bool = True) -> list[str]:
         """The flags of the command line; ``--size`` with ``size``."""
         words = ["-n", str(self.count)]
-        words += ["--sampler", self.sampler] if self.sampler else []
+        words += self.sampler_flags()
         words += ["--steps", str(self.steps)] if self.steps else []
         words += ["--seed", str(self.seed)] if self.seed else []
         words += [f"--label={self.label}" if self.label.startswith("-") else "--label"] if self.label else []
@@ -174,7 +215,7 @@ class EditRequest:
         if self.kind == "interpolate":
             words += ["--to", shown_path(run / str(self.to)), "--depth", f"{self.depth:g}"]
             words += ["--points", str(self.points)]
-            words += ["--sampler", self.sampling.sampler] if self.sampling.sampler else []
+            words += self.sampling.sampler_flags()
             words += ["--steps", str(self.sampling.steps)] if self.sampling.steps else []
             words += ["--seed", str(self.sampling.seed)] if self.sampling.seed else []
             return [*words, "--out", out]

@@ -45,7 +45,7 @@ def steps_of(model: Pipeline, sampling: dict[str, Any]) -> Iterator[SampleStep]:
     try:
         return model.steps(
             sampling["count"],
-            sampler=sampling["sampler"],
+            sampler=sampler_of(sampling),
             steps=sampling["steps"],
             seed=sampling["seed"],
             label=sampling["label"],
@@ -55,6 +55,11 @@ def steps_of(model: Pipeline, sampling: dict[str, Any]) -> Iterator[SampleStep]:
         )
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def sampler_of(sampling: dict[str, Any]) -> dict[str, Any] | None:
+    """The sampler of a request with its options; None for the recipe's."""
+    return {"kind": sampling["sampler"], **sampling["options"]} if sampling["sampler"] else None
 
 
 def check_guidance(model: Pipeline, sampling: dict[str, Any]) -> None:
@@ -183,7 +188,7 @@ def forward(send: Send, run: str, sampling: dict[str, Any]) -> None:
     model = open_model(run)
     samples = samples_of(run, sampling)
     images = samples.images[:_BATCH]
-    config, _ = model.sampling_config(sampling["sampler"], sampling["steps"], sampling["guidance"])
+    config, _ = model.sampling_config(sampler_of(sampling), sampling["steps"], sampling["guidance"])
     levels = [level for level in model.model.levels(config) if float(level.t) > 0]
     stride = max(1, math.ceil(2 * images.numel() * len(levels) / MAX_BYTES))
     compute, ids = model.compute, torch.arange(len(images))

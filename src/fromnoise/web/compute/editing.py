@@ -27,7 +27,7 @@ from fromnoise.editing import (
 from fromnoise.pipeline import Pipeline, SampleStep
 from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
-from fromnoise.web.compute.drawing import check_guidance, parse_size, send_steps
+from fromnoise.web.compute.drawing import check_guidance, parse_size, sampler_of, send_steps
 from fromnoise.web.compute.models import open_model
 from fromnoise.web.compute.sending import Send, pixels
 
@@ -41,7 +41,7 @@ def edit(send: Send, run: str, request: dict[str, Any]) -> None:
     try:
         if request["kind"] == "interpolate":
             return _interpolate(send, model, Path(run), request)
-        config, _ = model.sampling_config(sampling["sampler"], sampling["steps"], sampling["guidance"])
+        config, _ = model.sampling_config(sampler_of(sampling), sampling["steps"], sampling["guidance"])
         settings = EditConfig(
             model.model, config, model.compute, torch.arange(sampling["count"]), sampling["seed"], sampling["label"]
         )
@@ -94,7 +94,7 @@ _EDITS = {"inpaint": _inpaint, "outpaint": _outpaint, "vary": _vary, "restore": 
 def _interpolate(send: Send, model: Pipeline, run: Path, request: dict[str, Any]) -> None:
     sampling, channels = request["sampling"], model.shape[0]
     ends = torch.cat([load_image(run / request[key], channels) for key in ("image", "to")])
-    config, _ = model.sampling_config(sampling["sampler"], sampling["steps"])
+    config, _ = model.sampling_config(sampler_of(sampling), sampling["steps"])
     compute = select_device(str(model.compute.device), "fp32")  # as of the command
     images = interpolate(model.model, config, compute, ends, request["depth"], request["points"], seed=sampling["seed"])
     shape, count = list(images.shape[1:]), len(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fromnoise import checkpoint, registry
 from fromnoise.pipeline import Pipeline
@@ -58,9 +59,24 @@ def describe(send: Send, run: str) -> None:
     )
 
 
-def components(family: str) -> list[dict[str, str]]:
-    """Names and summaries of the components of a family."""
-    return [{"name": name, "summary": registry.summary(registry.get(family, name))} for name in registry.names(family)]
+def components(family: str) -> list[dict[str, Any]]:
+    """Names, summaries and options of the components of a family."""
+    return [
+        {
+            "name": name,
+            "summary": registry.summary(registry.get(family, name)),
+            "options": [
+                {"name": option.name, "default": _shown(option.default), "help": option.help}
+                for option in registry.options(family, name).values()
+            ],
+        }
+        for name in registry.names(family)
+    ]
+
+
+def _shown(value: object) -> str:
+    """A default as a form shows it."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def schedule_curve(model: Pipeline, points: int = 101) -> dict[str, list[float]]:

@@ -1,7 +1,7 @@
 // Samples of a run: the grid fills while the loop runs, and a slider goes through its steps.
 import { addOptions, formValues, postJSON, postStream, runPath, showError } from "/static/page.js";
 import { Panel, Scrubber } from "/static/panel.js";
-import { describeModel, fillSettings } from "/static/settings.js";
+import { describeModel, fillSettings, showOptions } from "/static/settings.js";
 
 const form = document.getElementById("draw"), run = form.dataset.run, state = document.getElementById("state");
 const container = document.getElementById("panels"), go = document.getElementById("go"), cancel = document.getElementById("cancel");
@@ -18,7 +18,8 @@ function wanted() {
   const list = [[run, `${run}, ${values.sampler || "the recipe's sampler"}`, values]];
   if (beside?.startsWith("sampler:")) {
     const sampler = beside.slice(8);
-    list.push([run, `${run}, ${sampler}`, { ...values, sampler }]);
+    const rest = Object.entries(values).filter(([key]) => !key.startsWith("option."));  // which are of the other sampler
+    list.push([run, `${run}, ${sampler}`, { ...Object.fromEntries(rest), sampler }]);
   } else if (beside) list.push([beside.slice(4), beside.slice(4), values]);
   return list;
 }
@@ -131,6 +132,8 @@ async function open() {
     addOptions(beside, others.map((name) => [`run:${name}`, `run ${name}`]));
     state.textContent = describeModel(offer);
     const query = new URLSearchParams(location.search);
+    if (query.has("sampler")) form.elements.sampler.value = query.get("sampler");
+    showOptions(offer.samplers);
     for (const [key, value] of query) if (form.elements[key]) form.elements[key].value = value;
     if (query.size) await draw();
   } catch (error) {

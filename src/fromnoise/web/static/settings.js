@@ -7,6 +7,7 @@ export async function fillSettings(run) {
   const sampler = document.getElementById("sampler");
   sampler.options[0].text = `${offer.sampler} (of the recipe)`;
   addOptions(sampler, offer.samplers.map((s) => [s.name, s.name]));
+  sampler.addEventListener("change", () => showOptions(offer.samplers));
   document.getElementById("steps").placeholder = String(offer.steps);
   if (offer.classes.length || offer.attributes.length) document.getElementById("label-field").hidden = false;
   if (offer.classes.length) addOptions(document.getElementById("classes"), ["all", ...offer.classes]);
@@ -14,6 +15,23 @@ export async function fillSettings(run) {
   if (offer.guided) document.getElementById("guidance-field").hidden = false;
   document.getElementById("guidance").placeholder = String(offer.guidance);
   return offer;
+}
+
+/** Fields for the options of the chosen sampler. */
+export function showOptions(samplers) {
+  const chosen = samplers.find((s) => s.name === document.getElementById("sampler").value);
+  document.getElementById("options").replaceChildren(...(chosen?.options || []).map((option) => {
+    const field = document.createElement("div"), label = document.createElement("label"), input = document.createElement("input");
+    field.className = "field";
+    input.id = `option-${option.name}`;
+    input.name = `option.${option.name}`;
+    input.placeholder = option.default;
+    input.title = option.help;
+    label.htmlFor = input.id;
+    label.textContent = option.name.replaceAll("_", " ");
+    field.append(label, input);
+    return field;
+  }));
 }
 
 /** In words what a model is. */
