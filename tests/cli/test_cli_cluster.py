@@ -68,6 +68,13 @@ def test_files_of_a_run(clustered):
     assert all(f"{key} {value}" in page for key, value in zip(SHORT[::2], SHORT[1::2], strict=True))
 
 
+def test_one_process_only(wrong, few, monkeypatch):
+    """Under torchrun it is refused, before its ranks take the folder from each other."""
+    for name, value in {"WORLD_SIZE": 2, "RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}.items():
+        monkeypatch.setenv(name, str(value))
+    wrong("cluster", few, "-q", "3", "--out", "run", message=("one process", "torchrun"))
+
+
 def test_dry_run(right, small, few, tmp_path):
     """The recipe, steps, E-steps and held-out losses; nothing is written."""
     out = right("cluster", few, "-q", "3", "-n", "50", "--out", "run", *small, *SHORT, "--dry-run").out

@@ -26,6 +26,7 @@ from fromnoise.config import Recipe
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.training.forecast import prepare_budget
+from fromnoise.training.launch import Launch
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import CHECKPOINT_PART
 from fromnoise.training.measurements import Measurements
@@ -88,8 +89,10 @@ def fit_mixture(
         precision: as in ``select_device``.
 
     Raises:
-        UserError: the data, the table, the run directory or the device cannot be used.
+        UserError: the data, the table, the run directory or the device cannot be used, or there are several processes.
     """
+    if Launch.from_environment() is not None:
+        raise UserError("clustering runs in one process: start it without torchrun (WORLD_SIZE is set)")
 
     def notice(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
