@@ -30,7 +30,7 @@ RUNS, REPORTS = 100, 10_000
 LINES = 500  # of the run that is watched
 QUICK = """from pathlib import Path
 from fromnoise.web import serve, streams
-streams.INTERVAL = 0.01  # seconds between two looks at the runs
+streams.INTERVAL = 0.01  # seconds between two readings of the runs
 serve.serve(Path({folder!r}), [], "127.0.0.1", 0)"""
 OUT = Path(tempfile.gettempdir()) / "web-benchmark.npz"
 PAINTED = """() => new Promise(done => new PerformanceObserver(list => done(list.getEntriesByName(
@@ -114,7 +114,7 @@ def scrub(browser, run: Path, args: argparse.Namespace) -> None:
     with server(run.parent) as (address, _, _):
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(300_000)
-        page.goto(f"{address}run/{run.name}/draw?n=64&steps=50&sampler=ddim")
+        page.goto(f"{address}run/{run.name}/sample?n=64&steps=50&sampler=ddim")
         page.locator("#state", has_text=re.compile(r"\d s$")).wait_for()
         times = page.evaluate(SCRUB)
         page.close()
@@ -128,7 +128,7 @@ def sample(browser, run: Path, args: argparse.Namespace) -> None:
     with server(run.parent) as (address, _, _):
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(300_000)
-        page.goto(f"{address}run/{run.name}/draw")
+        page.goto(f"{address}run/{run.name}/sample")
         page.locator("#state", has_text="parameters").wait_for()
         page.select_option("#sampler", "ddim")
         for field, value in {"#n": "64", "#steps": "50"}.items():
@@ -157,10 +157,10 @@ def cpu(browser, run: Path, args: argparse.Namespace) -> None:
     ratios, servers = [], []
     with server(run.parent) as (address, process, _):
 
-        def draw(steps: int, seed: int) -> None:
+        def sample_here(steps: int, seed: int) -> None:
             form = {"n": 64, "steps": steps, "sampler": "ddim", "seed": seed}
             headers = {"content-type": "application/json", "origin": address.rstrip("/")}
-            asked = urllib.request.Request(f"{address}api/run/{run.name}/draw", json.dumps(form).encode(), headers)
+            asked = urllib.request.Request(f"{address}api/run/{run.name}/sample", json.dumps(form).encode(), headers)
             with urllib.request.urlopen(asked, timeout=600) as answer:
                 while answer.read(1 << 16):
                     pass
@@ -174,15 +174,15 @@ def cpu(browser, run: Path, args: argparse.Namespace) -> None:
             end = resource.getrusage(resource.RUSAGE_CHILDREN)
             return end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
 
-        draw(1, 0)
+        sample_here(1, 0)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         worker = int(children[0])
         for seed in range(1, args.rounds + 1):
             alone = command(100) - command(1)
             begin, begin_server = cpu_seconds(worker), cpu_seconds(process.pid)
-            draw(100, seed)
+            sample_here(100, seed)
             middle, end_server = cpu_seconds(worker), cpu_seconds(process.pid)
-            draw(1, seed)
+            sample_here(1, seed)
             ratios.append((2 * middle - begin - cpu_seconds(worker)) / alone)
             servers.append((end_server - begin_server) / alone)
     described("CPU of the computing process / of the command", ratios, "")
@@ -251,7 +251,7 @@ def memory(browser, run: Path, args: argparse.Namespace) -> None:
             for i in range(1, args.updates + 1):
                 lines = [*lines[1:], report(LINES + i, 10_000)]
                 file.write_text("".join(lines))
-                time.sleep(0.03)  # three looks of the server; a question of the page's state would use its memory
+                time.sleep(0.03)  # three readings by the server; a question of the page's state would use its memory
                 if i % (args.updates // 5) == 0:
                     page.locator("#numbers", has_text=f"step {LINES + i:,} ").wait_for()
                     page.evaluate("gc()")

@@ -59,7 +59,7 @@ def _paths() -> Iterator[Hostile]:
     names = ["..", "../plain", "..%2fplain", "%2e%2e", "plain/..", "/etc", "plain%00", "./plain", ".console", "secret"]
     names += ["~root", "C:%5Cwindows", "plain%2f..%2f..", "a" * 5000, "%ff%fe", "plain;ls", "$(ls)", "`ls`"]
     for name in names:
-        yield Hostile(f"run {name[:20]}", f"/run/{name}/draw", codes=(404,))
+        yield Hostile(f"run {name[:20]}", f"/run/{name}/sample", codes=(404,))
     files = ["../labelled/log", "../../secret.txt", "%2e%2e/%2e%2e/secret.txt", "..%2f..%2fsecret.txt", "/etc/passwd"]
     files += ["%2fetc%2fpasswd", "model.safetensors", "state/000000003.safetensors", ".lock", "log/../../../secret.txt"]
     files += [
@@ -81,7 +81,7 @@ def _paths() -> Iterator[Hostile]:
 
 
 def _values() -> Iterator[Hostile]:
-    draw = "/api/run/plain/draw"
+    sample = "/api/run/plain/sample"
     for name, values in {
         "too many": {"n": 10**9},
         "none": {"n": 0},
@@ -103,15 +103,15 @@ def _values() -> Iterator[Hostile]:
         "canvas": {"size": "99999x99999"},
         "no size": {"size": "0x0"},
         "no object": [1, 2, 3],
-        "text": "draw",
+        "text": "sample",
         "null": None,
     }.items():
-        yield _post(f"draw {name}", draw, values)
-    yield Hostile("deep json", draw, "POST", FORM, b"[" * 30_000, (400,))
-    yield Hostile("no json", draw, "POST", FORM, b"{", (400,))
-    yield Hostile("not utf-8", draw, "POST", FORM, b'{"label": "\xff\xfe"}', (400,))
-    yield Hostile("large form", draw, "POST", FORM, b" " * (65 << 10), (413,))
-    yield Hostile("lying length", draw, "POST", {**FORM, "content-length": "-5"}, b"{}", (400, 413))
+        yield _post(f"sample {name}", sample, values)
+    yield Hostile("deep json", sample, "POST", FORM, b"[" * 30_000, (400,))
+    yield Hostile("no json", sample, "POST", FORM, b"{", (400,))
+    yield Hostile("not utf-8", sample, "POST", FORM, b'{"label": "\xff\xfe"}', (400,))
+    yield Hostile("large form", sample, "POST", FORM, b" " * (65 << 10), (413,))
+    yield Hostile("lying length", sample, "POST", {**FORM, "content-length": "-5"}, b"{}", (400, 413))
     for name in (
         "",
         "..",
@@ -149,7 +149,7 @@ def _values() -> Iterator[Hostile]:
     yield _post("edit kind", "/api/run/plain/edit", {"kind": "erase", "image": "samples.png"})
     yield _post("stop of nothing", "/api/run/plain/stop", {})
     yield Hostile("large image", "/api/run/plain/image/images", "POST", OWN, b"\x89PNG" + bytes(17 << 20), (413,))
-    for name, path, size in (("form", draw, 65 << 10), ("image", "/api/run/plain/image/images", 17 << 20)):
+    for name, path, size in (("form", sample, 65 << 10), ("image", "/api/run/plain/image/images", 17 << 20)):
         yield Hostile(f"{name} without end", path, "POST", FORM, b" " * size, (413,), declared=False)
     yield Hostile("other upload", "/api/run/plain/model/images", "POST", OWN, b"x", (404,))
     yield Hostile("empty image", "/api/run/plain/image/images", "POST", OWN, b"", (400,))

@@ -41,7 +41,7 @@ def answers(content: bytes) -> list[tuple[dict[str, Any], bytes]]:
 
 
 def final_images(content: bytes) -> np.ndarray:
-    """The finished samples of a drawing, uint8 (N, C, H, W)."""
+    """The finished samples of a stream, uint8 (N, C, H, W)."""
     found = answers(content)
     errors = [header["message"] for header, _ in found if header["event"] == "error"]
     assert not errors, errors

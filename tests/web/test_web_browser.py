@@ -107,7 +107,7 @@ def run_command(page, place: Path, out: Path | None = None) -> None:
 
 
 def sampled(page) -> None:
-    """Wait for the end of a drawing."""
+    """Wait for the end of the sampling."""
     page.locator("#state", has_text=re.compile(r"\d s$")).wait_for()
 
 
@@ -132,8 +132,8 @@ def test_from_nothing_to_a_trained_run_in_three_clicks(browser, tmp_path):
 
 
 def test_sample_scrub_and_compare_samplers(page, place, tmp_path):
-    """Two samplers beside each other; the slider shows earlier steps within 50 ms; the command draws the same."""
-    page.goto("/run/a/draw")
+    """Two samplers beside each other; the slider shows earlier steps within 50 ms; the command samples the same."""
+    page.goto("/run/a/sample")
     page.wait_for_selector("#sampler option[value=ddim]", state="attached")
     page.select_option("#sampler", "ddim")
     page.select_option("#beside", "sampler:heun")
@@ -159,7 +159,7 @@ def test_sample_scrub_and_compare_samplers(page, place, tmp_path):
     page.check("input[name=kind][value=x0]")
     page.check("input[name=process][value=forward]")
     sampled(page)
-    page.reload()  # the address draws the same
+    page.reload()  # the address samples the same
     sampled(page)
     assert np.array_equal(canvas(page, ".panel:nth-child(1) canvas"), last)
 
@@ -296,7 +296,7 @@ PAGES = (
     "/",
     "/new",
     "/run/a",
-    "/run/a/draw?n=9&steps=4",
+    "/run/a/sample?n=9&steps=4",
     "/run/a/edit",
     "/compare?run=a&run=b",
     "/run/clusters/clusters",

@@ -44,15 +44,15 @@ def run_command(command: str, out: Path) -> np.ndarray:
         ("labelled", {"n": 4, "label": "all", "steps": 2}),
     ],
 )
-def test_drawing_is_that_of_its_command(client, run, values, tmp_path):
+def test_samples_are_those_of_the_command(client, run, values, tmp_path):
     """Pixel for pixel; the command is the one that the page shows."""
-    content = post(client, f"/api/run/{run}/draw", **values).content
+    content = post(client, f"/api/run/{run}/sample", **values).content
     command = answers(content)[0][0]["command"]
     assert np.array_equal(final_images(content), run_command(command, tmp_path / "a.npz"))
 
 
 def test_saved_files_are_those_of_the_command(client, runs, tmp_path):
-    """Byte for byte, also of a drawing that is not kept any more."""
+    """Byte for byte, also of samples that are not kept any more."""
     fields = {"n": "4", "seed": "11", "steps": "3"}
     words = sample_command(runs / "plain", SamplingRequest.parse(Fields(fields)), str(tmp_path / "a.png"))
     fromnoise(*words, "--gif", tmp_path / "a.gif")
@@ -66,7 +66,7 @@ def test_saved_files_are_those_of_the_command(client, runs, tmp_path):
 
 def test_steps_stream_x_and_the_estimate(client):
     """A step is sent when it is done, with the times at which x_t and the estimate of x_0 were."""
-    found = answers(post(client, "/api/run/plain/draw", n=2, steps=4, sampler="ddim").content)
+    found = answers(post(client, "/api/run/plain/sample", n=2, steps=4, sampler="ddim").content)
     assert [header["event"] for header, _ in found] == ["command", "begin", *["step"] * 4, "end"]
     steps = [header for header, _ in found if header["event"] == "step"]
     assert [s["index"] for s in steps] == [0, 1, 2, 3] and steps[0]["t"] == 1 and steps[-1]["s"] == 0
@@ -75,9 +75,9 @@ def test_steps_stream_x_and_the_estimate(client):
 
 
 def test_forward_process_ends_at_the_samples(client):
-    """The noised drawing has its levels, from noise to nearly the samples."""
+    """The noised samples have the levels of their sampler, from noise to nearly the samples."""
     values = {"n": 2, "steps": 5, "sampler": "ddim", "seed": 3}
-    images = final_images(post(client, "/api/run/plain/draw", **values).content).astype(int)
+    images = final_images(post(client, "/api/run/plain/sample", **values).content).astype(int)
     found = answers(post(client, "/api/run/plain/forward", **values).content)
     noised = [np.frombuffer(blob[: len(blob) // 2], np.uint8).reshape(images.shape) for h, blob in found if blob]
     errors = [float(np.abs(images - x.astype(int)).mean()) for x in noised]
@@ -103,9 +103,9 @@ def test_describe(client):
         ({"steps": 2000}, "steps"),
     ],
 )
-def test_mistakes_are_told(client, values, message):
+def test_mistakes_are_named(client, values, message):
     """As one line in the stream."""
-    last, _ = answers(post(client, "/api/run/plain/draw", **{"n": 1, **values}).content)[-1]
+    last, _ = answers(post(client, "/api/run/plain/sample", **{"n": 1, **values}).content)[-1]
     assert last["event"] == "error" and message in last["message"] and "\n" not in last["message"]
 
 
@@ -176,7 +176,7 @@ def test_interpolation_is_that_of_its_command(client, stored, runs, tmp_path):
 
 
 def test_samples_are_kept_for_edits(client, runs):
-    """A sample of a drawing becomes a file of the run, once."""
+    """A sample becomes a file of the run, once."""
     names = [post(client, "/api/run/plain/keep", n=2, steps=2, index=1).json()["name"] for _ in range(2)]
     assert names[0] == names[1] and (runs / "plain" / names[0]).is_file()
     assert client.get(f"/run/plain/files/{names[0]}").content == (runs / "plain" / names[0]).read_bytes()
@@ -282,7 +282,7 @@ def test_options_of_every_sampler_are_flags():
             assert flag == f"--{option.replace('_', '-')}=1" and flag.split("=")[0] in parsers["sample"].flags()
 
 
-def test_broken_model_is_told(client, runs):
+def test_broken_model_is_named(client, runs):
     """The page of a run without a usable model says so."""
     run = runs / "broken"
     run.mkdir()

@@ -98,7 +98,7 @@ def test_linked_runs_are_not_listed(guarded):
 
 def test_pages_have_no_inline_scripts_or_styles(guarded):
     """So that the policy can forbid both."""
-    for path in ("/", "/new", "/compare?run=plain", "/run/plain", "/run/plain/draw", "/run/plain/edit"):
+    for path in ("/", "/new", "/compare?run=plain", "/run/plain", "/run/plain/sample", "/run/plain/edit"):
         page = guarded.get(path).text
         assert "<style" not in page and " style=" not in page and "javascript:" not in page and " onclick" not in page
         assert page.count("<script") == page.count('<script type="module" src="/static/')
@@ -114,7 +114,7 @@ def test_names_are_escaped(tmp_path):
     (run / "log").write_text("<script>alert(1)</script>\n")
     client = TestClient(create_app_of(Settings(tmp_path / "runs")), base_url="http://127.0.0.1:7860")
     name = f"/run/{quote(attack)}"
-    for path in ("/", f"/compare?run={name[5:]}", name, f"{name}/draw", f"{name}/edit"):
+    for path in ("/", f"/compare?run={name[5:]}", name, f"{name}/sample", f"{name}/edit"):
         page = client.get(path)
         assert page.status_code == 200 and "<img src=x" not in page.text and "<script>" not in page.text
 
@@ -166,13 +166,13 @@ def test_names_of_the_server(place, host, name, served):
 
 
 def test_demo_has_no_other_pages(place):
-    """Of one run only its drawings; nothing is written or started."""
+    """Of one run only its samples; nothing is written or started."""
     client = TestClient(
         create_app_of(Settings(place / "runs", demo="plain")), base_url="http://127.0.0.1:7860", follow_redirects=False
     )
-    assert client.get("/").headers["location"] == "/run/plain/draw"
-    assert client.get("/run/plain/draw").status_code == 200
-    for path in ("/new", "/compare", "/run/plain", "/run/plain/edit", "/run/plain/files/log", "/run/labelled/draw"):
+    assert client.get("/").headers["location"] == "/run/plain/sample"
+    assert client.get("/run/plain/sample").status_code == 200
+    for path in ("/new", "/compare", "/run/plain", "/run/plain/edit", "/run/plain/files/log", "/run/labelled/sample"):
         assert client.get(path).status_code == 404
     for path in ("/api/start", "/api/run/plain/stop", "/api/run/plain/keep", "/api/run/plain/image/images"):
         assert client.post(path, headers={"origin": "http://127.0.0.1:7860"}, json={}).status_code == 404
@@ -190,12 +190,12 @@ def test_public_demonstration(place):
     settings = Settings(place / "runs", host="0.0.0.0", demo="plain", public="me-digits.hf.space")
     client = TestClient(create_app_of(settings), base_url="http://me-digits.hf.space")
     visit = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
-    page = client.get("/run/plain/draw", headers=visit)
+    page = client.get("/run/plain/sample", headers=visit)
     assert page.status_code == 200 and "frame-ancestors *" in page.headers["content-security-policy"]
     assert "x-frame-options" not in page.headers
-    assert client.get("/run/plain/draw", headers={"host": "evil.example"}).status_code == 421
-    draw = {"json": {"n": 0}, "headers": {"origin": "https://me-digits.hf.space"}}
-    assert client.post("/api/run/plain/draw", **draw).status_code == 400
+    assert client.get("/run/plain/sample", headers={"host": "evil.example"}).status_code == 421
+    asked = {"json": {"n": 0}, "headers": {"origin": "https://me-digits.hf.space"}}
+    assert client.post("/api/run/plain/sample", **asked).status_code == 400
     for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}):
-        assert client.post("/api/run/plain/draw", json={"n": 0}, headers=headers).status_code == 403
+        assert client.post("/api/run/plain/sample", json={"n": 0}, headers=headers).status_code == 403
     assert client.get("/new", headers=visit).status_code == 404

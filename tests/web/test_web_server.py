@@ -126,7 +126,7 @@ def test_computing_process_is_cancelled_and_replaced(runs):
         worker = Worker()
         try:
             async with contextlib.aclosing(
-                worker.stream("draw", run=str(runs / "plain"), sampling=sampling)
+                worker.stream("sample", run=str(runs / "plain"), sampling=sampling)
             ) as answers:
                 kinds = [(await anext(answers))[0]["event"] for _ in range(3)]
             assert kinds == ["begin", "step", "step"]
@@ -134,7 +134,7 @@ def test_computing_process_is_cancelled_and_replaced(runs):
             assert header["shape"] == [1, 8, 8]
             process = worker._process
             assert process is not None
-            long = asyncio.create_task(worker.result("draw", run=str(runs / "plain"), sampling=sampling))
+            long = asyncio.create_task(worker.result("sample", run=str(runs / "plain"), sampling=sampling))
             await asyncio.sleep(0.5)
             os.kill(process.pid, signal.SIGKILL)
             with pytest.raises(UserError, match="out of memory"):

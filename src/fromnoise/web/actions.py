@@ -1,4 +1,4 @@
-"""What the page asks for and does, besides streams: answers in JSON, and files."""
+"""Actions of the pages, besides streams: answers in JSON, and files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run_of(request: Request) -> tuple[Site, Path]:
 async def describe(request: Request) -> Response:
     """What the forms for a model offer."""
     site, run = run_of(request)
-    header, _ = await site.drawing.result("describe", run=str(run))
+    header, _ = await site.sampling.result("describe", run=str(run))
     return JSONResponse(header)
 
 
@@ -119,25 +119,25 @@ async def evaluate(request: Request) -> Response:
     return JSONResponse({"run": run.name, "command": shell(words)})
 
 
-async def save_drawing(request: Request) -> Response:
-    """A drawing as a file; the query has the fields of the form."""
+async def save_samples(request: Request) -> Response:
+    """Samples as a file; the query has the fields of the form."""
     site, run = run_of(request)
     kind = request.path_params["kind"]
     types = {"png": FILE_TYPES[".png"], "gif": FILE_TYPES[".gif"], "npz": FILE_TYPES[".npz"]}
     if kind not in types:
-        raise NotFound("drawings are saved as png, npz or gif")
+        raise NotFound("samples are saved as png, npz or gif")
     wanted = SamplingRequest.parse(Fields(dict(request.query_params)))
-    _, content = await site.drawing.result("save", run=str(run), sampling=wanted.to_json(), kind=kind)
+    _, content = await site.sampling.result("save", run=str(run), sampling=wanted.to_json(), kind=kind)
     name = f"samples-{wanted.seed}.{kind}"
     return Response(content, media_type=types[kind], headers={"content-disposition": f'attachment; filename="{name}"'})
 
 
 async def keep_sample(request: Request) -> Response:
-    """Write a sample of a drawing into the run, to edit it."""
+    """Write a sample into the run, to edit it."""
     site, run = run_of(request)
     fields = await fields_of(request)
     wanted, index = SamplingRequest.parse(fields), fields.integer("index", 0, 0, 10_000)
-    header, _ = await site.drawing.result("store_sample", run=str(run), sampling=wanted.to_json(), index=index)
+    header, _ = await site.sampling.result("store_sample", run=str(run), sampling=wanted.to_json(), index=index)
     return JSONResponse(header)
 
 
@@ -159,7 +159,7 @@ async def upload(request: Request) -> Response:
     path = run / UPLOADS / f".upload-{secrets.token_hex(8)}.tmp"
     try:
         await asyncio.to_thread(write_atomic, path, content)
-        header, _ = await site.drawing.result(f"store_{kind}", path=str(path), **values)
+        header, _ = await site.sampling.result(f"store_{kind}", path=str(path), **values)
     finally:
         path.unlink(missing_ok=True)
     return JSONResponse(header)

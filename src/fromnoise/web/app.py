@@ -33,7 +33,7 @@ class Site:
         settings: what is served.
         folders: where.
         processes: trainings that this server started.
-        drawing: computes samples and edits.
+        sampling: computes samples and edits.
         inspecting: computes what the form of a new run shows.
         choices: recipes and named data sets, after they were asked for.
         closing: the server is about to end.
@@ -42,7 +42,7 @@ class Site:
     settings: Settings
     folders: Folders
     processes: Processes
-    drawing: Worker = field(default_factory=Worker)
+    sampling: Worker = field(default_factory=Worker)
     inspecting: Worker = field(default_factory=Worker)
     choices: dict[str, Any] | None = None
     closing: bool = False
@@ -80,15 +80,15 @@ def create_app(site: Site) -> Guard:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await site.drawing.close()
+        await site.sampling.close()
         await site.inspecting.close()
 
     routes = [
         Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
-        Route("/run/{run}/draw", pages.draw),
-        Route("/run/{run}/samples.{kind}", actions.save_drawing),
+        Route("/run/{run}/sample", pages.sample),
+        Route("/run/{run}/samples.{kind}", actions.save_samples),
         Route("/api/run/{run}/describe", actions.describe),
-        Route("/api/run/{run}/draw", streams.draw, methods=["POST"]),
+        Route("/api/run/{run}/sample", streams.sample, methods=["POST"]),
         Route("/api/run/{run}/forward", streams.forward, methods=["POST"]),
     ]
     if settings.demo is None:

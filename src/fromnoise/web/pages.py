@@ -50,17 +50,17 @@ async def run(request: Request) -> Response:
     )
 
 
-async def draw(request: Request) -> Response:
-    """The form and the grid of drawings."""
+async def sample(request: Request) -> Response:
+    """The form and the grid of samples."""
     site, path = run_of(request)
     others = [p.name for p in site.folders.runs() if (p / "model.safetensors").is_file()]
     command = shell(["sample", shown_path(path), "-n", "16", "--out", "samples.png"])
-    return site.page("draw.html", title=f"Sample from {path.name}", run=path.name, others=others, command=command)
+    return site.page("sample.html", title=f"Sample from {path.name}", run=path.name, others=others, command=command)
 
 
 async def demo(request: Request) -> Response:
     """The only page of a demonstration."""
-    return RedirectResponse(f"/run/{site_of(request).settings.demo}/draw")
+    return RedirectResponse(f"/run/{site_of(request).settings.demo}/sample")
 
 
 async def edit(request: Request) -> Response:

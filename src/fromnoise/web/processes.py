@@ -1,4 +1,4 @@
-"""Trainings and evaluations: started as command lines that outlive the page, and stopped as by Ctrl-C."""
+"""Trainings and evaluations: started as command lines that outlive the server, and stopped as by Ctrl-C."""
 
 from __future__ import annotations
 

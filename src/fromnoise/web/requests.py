@@ -1,4 +1,4 @@
-"""What the page asks for, checked, and the command line that does the same."""
+"""What a request asks for, checked, and the command line that does the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fromnoise.utils.errors import UserError
 from fromnoise.web.fields import Fields
 
 MAX_COUNT = 256
-"""Samples of one drawing."""
+"""Samples of one request."""
 OPTION = "option."
 """Prefix of the fields with options of the sampler."""
 MAX_STEPS = 2000
@@ -79,7 +79,7 @@ def _size(fields: Fields) -> str | None:
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """The settings that drawings and edits share.
+    """The settings that samples and edits share.
 
     Attributes:
         count: number of samples.
@@ -144,7 +144,7 @@ class SamplingRequest:
 
 
 def sample_command(run: Path, request: SamplingRequest, out: str = "samples.png", gif: str | None = None) -> list[str]:
-    """The words of ``fromnoise sample`` that makes a drawing."""
+    """The words of ``fromnoise sample`` that does the same."""
     words = ["sample", shown_path(run), *request.flags(), "--out", out]
     return words + (["--gif", gif] if gif else [])
 

@@ -55,7 +55,7 @@ class RunState:
     warning: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """For the page."""
+        """For the browser."""
         return asdict(self)
 
 

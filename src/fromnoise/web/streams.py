@@ -1,4 +1,4 @@
-"""Answers that grow: drawings step by step, checks of data, and the state of all runs.
+"""Answers that grow: samples step by step, checks of data, and the state of all runs.
 
 A stream of the computing process is passed on as it comes: lines of JSON, each followed by as many bytes as its key
 ``bytes`` says. Nothing of it is kept.
@@ -23,8 +23,8 @@ from fromnoise.web.run_state import run_state
 from fromnoise.web.worker import Answer, Worker
 
 INTERVAL = 1.0
-"""Seconds between two looks at the runs."""
-_SILENT = 15  # looks without a change after which a comment keeps the connection open
+"""Seconds between two readings of the runs."""
+_SILENT = 15  # readings without a change after which a comment keeps the connection open
 
 
 def _stream(worker: Worker, op: str, command: str, values: dict[str, Any]) -> StreamingResponse:
@@ -47,28 +47,28 @@ def _encoded(answer: Answer) -> bytes:
     return json.dumps(header).encode() + b"\n" + content
 
 
-async def draw(request: Request) -> Response:
+async def sample(request: Request) -> Response:
     """Sample, step by step."""
     site, run = run_of(request)
     wanted = SamplingRequest.parse(await fields_of(request))
     command = shell(sample_command(run, wanted))
-    return _stream(site.drawing, "draw", command, {"run": str(run), "sampling": wanted.to_json()})
+    return _stream(site.sampling, "sample", command, {"run": str(run), "sampling": wanted.to_json()})
 
 
 async def forward(request: Request) -> Response:
-    """Noise a drawing again, level by level."""
+    """Noise samples again, level by level."""
     site, run = run_of(request)
     wanted = SamplingRequest.parse(await fields_of(request))
     command = shell(sample_command(run, wanted))
-    return _stream(site.drawing, "forward", command, {"run": str(run), "sampling": wanted.to_json()})
+    return _stream(site.sampling, "forward", command, {"run": str(run), "sampling": wanted.to_json()})
 
 
 async def nearest(request: Request) -> Response:
-    """The training images that are nearest to the samples of a drawing."""
+    """The training images that are nearest to some samples."""
     site, run = run_of(request)
     wanted = SamplingRequest.parse(await fields_of(request))
     command = shell(["evaluate", *sample_command(run, wanted)[1:2]])
-    return _stream(site.drawing, "nearest", command, {"run": str(run), "sampling": wanted.to_json()})
+    return _stream(site.sampling, "nearest", command, {"run": str(run), "sampling": wanted.to_json()})
 
 
 async def edit(request: Request) -> Response:
@@ -77,7 +77,7 @@ async def edit(request: Request) -> Response:
     wanted = EditRequest.parse(await fields_of(request))
     for name in wanted.files():
         site.folders.file(run, name)
-    return _stream(site.drawing, "edit", shell(wanted.command(run)), {"run": str(run), "request": wanted.to_json()})
+    return _stream(site.sampling, "edit", shell(wanted.command(run)), {"run": str(run), "request": wanted.to_json()})
 
 
 async def rate(request: Request) -> Response:
@@ -85,7 +85,7 @@ async def rate(request: Request) -> Response:
     site, run = run_of(request)
     count = (await fields_of(request)).integer("n", 16, 2, 64)
     command = shell(["show", "rate", shown_path(run), "-n", str(count), "--out", "rate.png"])
-    return _stream(site.drawing, "rate", command, {"run": str(run), "count": count})
+    return _stream(site.sampling, "rate", command, {"run": str(run), "count": count})
 
 
 async def doctor(request: Request) -> Response:

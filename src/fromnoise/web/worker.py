@@ -114,7 +114,7 @@ class Worker:
         if process is None or process.stdin is None:
             raise UserError("the computing process has ended")
         process.stdin.write(json.dumps(message).encode() + b"\n")
-        with contextlib.suppress(ConnectionError):  # its end is told by the reader
+        with contextlib.suppress(ConnectionError):  # the reader notices its end
             await process.stdin.drain()
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:

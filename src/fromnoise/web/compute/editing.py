@@ -27,8 +27,8 @@ from fromnoise.editing import (
 from fromnoise.pipeline import Pipeline, SampleStep
 from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
-from fromnoise.web.compute.drawing import check_guidance, parse_size, sampler_of, send_steps
 from fromnoise.web.compute.models import open_model
+from fromnoise.web.compute.sampling import check_guidance, parse_size, sampler_of, send_steps
 from fromnoise.web.compute.sending import Send, pixels
 
 _DEFAULT_SOLVER = "mmps"  # as of fromnoise edit

@@ -21,8 +21,8 @@ from fromnoise.reporting import image_io
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
 from fromnoise.utils.reading import decoding
-from fromnoise.web.compute.drawing import samples_of
 from fromnoise.web.compute.models import open_model
+from fromnoise.web.compute.sampling import samples_of
 from fromnoise.web.compute.sending import Send, pixels
 
 FOLDER = "edits"
@@ -53,10 +53,10 @@ def store_image(send: Send, run: str, path: str, fit: bool) -> None:
 
 
 def store_sample(send: Send, run: str, sampling: dict[str, Any], index: int) -> None:
-    """Write a sample of a drawing as PNG into the run."""
+    """Write a sample as PNG into the run."""
     images = samples_of(run, sampling).images
     if not 0 <= index < len(images):
-        raise UserError(f"the drawing has {len(images)} samples, and no number {index}")
+        raise UserError(f"there are {len(images)} samples, and no number {index}")
     _send_stored(send, run, images[index])
 
 
@@ -94,7 +94,7 @@ def _store(run: Path, kind: str, image: Image.Image) -> str:
 
 
 def nearest(send: Send, run: str, sampling: dict[str, Any]) -> None:
-    """Send the training images that are nearest to the samples of a drawing, by their pixels."""
+    """Send the training images that are nearest to some samples, by their pixels."""
     images = samples_of(run, sampling).images
     data = load_model_data(open_model(run).model, None, lambda line: None)
     if data.shape != tuple(images.shape[1:]):

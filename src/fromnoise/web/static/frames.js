@@ -1,4 +1,4 @@
-// The frames of a drawing, and the canvas that shows one of them: all samples at a time t.
+// The frames of a sampling loop, and the canvas that shows one of them: all samples at a time t.
 
 /** Samples as they were at each step of the loop, in the memory of this page. */
 export class Frames {
@@ -88,7 +88,7 @@ export class Grid {
     this.context.putImageData(this.data, 0, 0);
   }
 
-  /** Show the frame of a drawing at a place in [0, 1], x or x0. */
+  /** Show the frame at a place in [0, 1], x or x0. */
   showFrame(frames, place, kind) {
     for (const [first, frame] of frames.at(place)) paintImages(this.data, frame[kind], this.shape, this.columns, first, frame.count);
     this.context.putImageData(this.data, 0, 0);

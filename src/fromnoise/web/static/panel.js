@@ -1,10 +1,10 @@
-// Panels: each a drawing of a run by its own settings, all at the same time t.
+// Panels: each samples of a run by its own settings, all at the same time t.
 import { postStream, showCommand } from "/static/page.js";
 import { Frames, Grid } from "/static/frames.js";
 
 const PAINT_MS = 100;  // painting each step would take time from the sampling
 
-/** A drawing with its canvas. */
+/** Samples with their canvas. */
 export class Panel {
   /** A panel in a container, under a title. */
   constructor(container, title, onChoose) {
@@ -66,7 +66,7 @@ export class Scrubber {
     return Number(this.slider.value) / Number(this.slider.max);
   }
 
-  /** Make the slider fit the longest drawing, and stand at its end. */
+  /** Make the slider fit the most steps, and stand at its end. */
   open() {
     const frames = Math.max(...this.panels().map((panel) => panel.frames?.length || 0));
     this.box.hidden = frames < 1;

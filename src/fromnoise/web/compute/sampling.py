@@ -1,4 +1,4 @@
-"""Drawings: samples that are sent step by step, kept for saving, and noised again for the forward process."""
+"""Samples: sent step by step, kept for saving, and noised again for the forward process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fromnoise.web.compute.models import open_model
 from fromnoise.web.compute.sending import Send, pixels
 
 MAX_BYTES = 96 << 20
-"""Bytes of the frames that one drawing sends, at most; of more steps, some are left out."""
+"""Bytes of the frames that one job sends, at most; of more steps, some are left out."""
 _BATCH = 64  # as of fromnoise sample
 _FRAMES = 100  # of a GIF, as of fromnoise sample
 _KEPT = 3
 
-_drawings: dict[str, Samples] = {}
+_samples: dict[str, Samples] = {}
 
 
 def steps_of(model: Pipeline, sampling: dict[str, Any]) -> Iterator[SampleStep]:
@@ -79,7 +79,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def draw(send: Send, run: str, sampling: dict[str, Any]) -> None:
+def sample(send: Send, run: str, sampling: dict[str, Any]) -> None:
     """Sample, and send each step."""
     model = open_model(run)
     samples = send_steps(send, model, steps_of(model, sampling), sampling["count"])
@@ -139,27 +139,27 @@ def _key(run: str, model: Pipeline, sampling: dict[str, Any]) -> str:
 
 
 def _keep(key: str, samples: Samples) -> None:
-    _drawings.pop(key, None)
-    _drawings[key] = samples
-    while len(_drawings) > _KEPT:
-        del _drawings[next(iter(_drawings))]
+    _samples.pop(key, None)
+    _samples[key] = samples
+    while len(_samples) > _KEPT:
+        del _samples[next(iter(_samples))]
 
 
 def samples_of(run: str, sampling: dict[str, Any]) -> Samples:
-    """The samples of a drawing: those that were kept, or drawn again, which gives the same.
+    """The samples of a request: those that were kept, or sampled again, which gives the same.
 
     Raises:
         UserError: as ``steps_of``.
     """
     model = open_model(run)
     key = _key(run, model, sampling)
-    if key not in _drawings:
+    if key not in _samples:
         _keep(key, collect(steps_of(model, sampling), _FRAMES))
-    return _drawings[key]
+    return _samples[key]
 
 
 def save(send: Send, run: str, sampling: dict[str, Any], kind: str) -> None:
-    """Send a drawing as the file that ``fromnoise sample`` writes: png, npz or gif."""
+    """Send samples as the file that ``fromnoise sample`` writes: png, npz or gif."""
     samples = samples_of(run, sampling)
     names = open_model(run).model.dataset_info.class_names
 
@@ -181,7 +181,7 @@ def as_file(write: Callable[[Path], None], name: str) -> bytes:
 
 
 def forward(send: Send, run: str, sampling: dict[str, Any]) -> None:
-    """Noise a drawing again at the levels of its sampler, and send x_t and the estimate of x_0 at each.
+    """Noise samples again at the levels of their sampler, and send x_t and the estimate of x_0 at each.
 
     x_t = alpha_t x_0 + sigma_t eps, with the same eps at all t; x_0 are the latents of a model of latents
     """

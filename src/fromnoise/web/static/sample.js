@@ -3,7 +3,7 @@ import { addOptions, formValues, postJSON, postStream, runPath, showError } from
 import { Panel, Scrubber } from "/static/panel.js";
 import { describeModel, fillSettings, showOptions } from "/static/settings.js";
 
-const form = document.getElementById("draw"), run = form.dataset.run, state = document.getElementById("state");
+const form = document.getElementById("sample"), run = form.dataset.run, state = document.getElementById("state");
 const container = document.getElementById("panels"), go = document.getElementById("go"), cancel = document.getElementById("cancel");
 let panels = [], requests = [], stopping = null;
 
@@ -12,7 +12,7 @@ const shownKind = () => (chosenKind() === "nearest" ? "x" : chosenKind());
 const process = () => document.querySelector("input[name=process]:checked").value;
 const scrubber = new Scrubber(() => panels, shownKind);
 
-/** The drawings that the form asks for: [run, title, values]. */
+/** The samples that the form asks for: [run, title, values]. */
 function wanted() {
   const { beside, kind, process: _, ...values } = formValues(form);
   const list = [[run, `${run}, ${values.sampler || "the recipe's sampler"}`, values]];
@@ -40,7 +40,7 @@ async function work(job) {
   }
 }
 
-async function draw(name = "draw") {
+async function sample(name = "sample") {
   container.replaceChildren();
   requests = wanted();
   panels = requests.map(([, title]) => new Panel(container, title, choose));
@@ -65,7 +65,7 @@ function choose(index) {
   if (chosen) chosen.textContent = index;
 }
 
-/** Keep the settings in the address: reloading it draws the same. */
+/** Keep the settings in the address: reloading it samples the same. */
 function remember() {
   const query = new URLSearchParams(formValues(form));
   query.delete("kind");
@@ -87,13 +87,13 @@ async function showNearest() {
   });
 }
 
-form.addEventListener("submit", (event) => { event.preventDefault(); draw(); });
+form.addEventListener("submit", (event) => { event.preventDefault(); sample(); });
 cancel.addEventListener("click", () => stopping?.abort());
 for (const radio of document.querySelectorAll("input[name=kind]")) {
   radio.addEventListener("change", () => (chosenKind() === "nearest" ? showNearest() : scrubber.show()));
 }
 for (const radio of document.querySelectorAll("input[name=process]")) {
-  radio.addEventListener("change", () => draw(process() === "forward" ? "forward" : "draw"));
+  radio.addEventListener("change", () => sample(process() === "forward" ? "forward" : "sample"));
 }
 document.getElementById("edit-sample")?.addEventListener("click", async () => {
   try {
@@ -135,7 +135,7 @@ async function open() {
     if (query.has("sampler")) form.elements.sampler.value = query.get("sampler");
     showOptions(offer.samplers);
     for (const [key, value] of query) if (form.elements[key]) form.elements[key].value = value;
-    if (query.size) await draw();
+    if (query.size) await sample();
   } catch (error) {
     state.textContent = "";
     showError(error.message);
