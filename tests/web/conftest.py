@@ -8,16 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from serving import SMALL, fromnoise
+from starlette.testclient import TestClient
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-
-from serving import SMALL, fromnoise  # noqa: E402
-from starlette.testclient import TestClient  # noqa: E402
-
-from fromnoise.networks import kernels  # noqa: E402
-from fromnoise.web.app import create_app, create_site  # noqa: E402
-from fromnoise.web.settings import Settings  # noqa: E402
+from fromnoise.networks import kernels
+from fromnoise.web.app import create_app, create_site
+from fromnoise.web.settings import Settings
 
 
 @pytest.fixture(autouse=True)
