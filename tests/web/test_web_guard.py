@@ -171,7 +171,8 @@ def test_demo_has_no_other_pages(place):
         create_app_of(Settings(place / "runs", demo="plain")), base_url="http://127.0.0.1:7860", follow_redirects=False
     )
     assert client.get("/").headers["location"] == "/run/plain/sample"
-    assert client.get("/run/plain/sample").status_code == 200
+    page = client.get("/run/plain/sample")
+    assert page.status_code == 200 and "nearest" not in page.text and "Edit sample" not in page.text
     for path in ("/new", "/compare", "/run/plain", "/run/plain/edit", "/run/plain/files/log", "/run/labelled/sample"):
         assert client.get(path).status_code == 404
     for path in ("/api/start", "/api/run/plain/stop", "/api/run/plain/keep", "/api/run/plain/image/images"):
