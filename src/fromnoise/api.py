@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from fromnoise import checkpoint, interop
 from fromnoise.interop import publish
+from fromnoise.model import AutoencoderModel
 from fromnoise.pipeline import Autoencoder, Pipeline
+from fromnoise.utils.errors import UserError
 from fromnoise.utils.hub import HubName, check_token, upload
 
 
@@ -27,7 +29,10 @@ def load(source: str | Path, *, network: nn.Module | None = None, device: str | 
         UserError: there is no such file or repository, it is damaged, or it needs ``network``.
     """
     if network is None and interop.is_foreign(source):
-        return Pipeline(interop.import_model(source).model, device=device)
+        model = interop.import_model(source).model
+        if isinstance(model, AutoencoderModel):
+            raise UserError(f"{source} is an autoencoder, not a diffusion model: use load_autoencoder")
+        return Pipeline(model, device=device)
     return Pipeline(checkpoint.load_model(source, network=network).model, device=device)
 
 
@@ -35,12 +40,18 @@ def load_autoencoder(source: str | Path, *, device: str | None = None) -> Autoen
     """Load an autoencoder: to encode, decode and reconstruct images, and to sample if it is a variational one.
 
     Args:
-        source: a run directory or a .safetensors file, of recipe autoencoder or vae.
+        source: a run directory or a .safetensors file, of recipe autoencoder or vae, or a diffusers folder of an
+            AutoencoderKL.
         device: as of ``load``.
 
     Raises:
         UserError: there is no such file, it is damaged, or it is no autoencoder.
     """
+    if interop.is_foreign(source):
+        model = interop.import_model(source).model
+        if isinstance(model, AutoencoderModel):
+            return Autoencoder(model, device=device)
+        raise UserError(f"{source} is a diffusion model, not an autoencoder: use load")
     return Autoencoder(checkpoint.load_autoencoder(source), device=device)
 
 

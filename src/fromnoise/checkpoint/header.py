@@ -57,7 +57,7 @@ _LARGEST = {
     **{"loss": MAX_STEPS, "sample": MAX_STEPS, "published": MAX_STEPS},
 }
 """Largest whole number in a section of a recipe that is read from a file; no network or schedule needs larger ones."""
-_LARGEST_LIST = {"network": 64}
+_LARGEST_LIST = {"network": 64, "autoencoder": 64}
 
 
 def check_numbers(recipe: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Self, cast
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fromnoise.checkpoint import LoadedModel
     from fromnoise.data import Data
     from fromnoise.evaluation.features.extractor import FeatureExtractor
+    from fromnoise.evaluation.resolve import AnyModel
     from fromnoise.evaluation.sources import ImageSource
     from fromnoise.pipeline.sample_parts import SampleParts
     from fromnoise.utils.device import ComputeConfig
@@ -178,14 +178,14 @@ class _Parts:
             parts.close()
 
 
-def _open_foreign(name: str) -> LoadedModel | None:
+def _open_foreign(name: str) -> AnyModel | None:
     """A model of another program that is read without opening a pickle.
 
     Raises:
         UserError: it is a pickle.
     """
     from fromnoise import interop
-    from fromnoise.checkpoint import LoadedModel
+    from fromnoise.checkpoint import Loaded
     from fromnoise.interop.pickles import is_pickle
     from fromnoise.utils.errors import UserError
 
@@ -193,7 +193,7 @@ def _open_foreign(name: str) -> LoadedModel | None:
         raise UserError(f"{name} is a pickle: make a run of it with fromnoise import {name} --out RUN")
     if not interop.is_foreign(name):
         return None
-    return LoadedModel(interop.import_model(name).model, {}, Path(name) / "model.safetensors")
+    return Loaded(interop.import_model(name).model, {}, Path(name) / "model.safetensors")
 
 
 def _evaluate(

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export."""
-    from fromnoise.checkpoint import load_model
+    from fromnoise.checkpoint import load_trainable
     from fromnoise.interop.exporting import build_exporter
     from fromnoise.registry import names
     from fromnoise.utils.errors import UserError
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"name the format: --to {' or '.join(names('exporter'))}")
     exporter = build_exporter(args.to, component_flags.given_options(args, "exporter"))
     exporter.check_out(args.out)
-    for note in exporter.write(load_model(args.model).model, args.out):
+    for note in exporter.write_any(load_trainable(args.model).model, args.out):
         print(note)
     print(args.out)
     return 0

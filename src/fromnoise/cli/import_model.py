@@ -49,8 +49,11 @@ def run(args: argparse.Namespace) -> int:
     imported.save(args.out)
     model = imported.model
     shape = "x".join(map(str, model.dataset_info.shape))
-    network = model.recipe.network.kind
-    print(f"{args.out}: {imported.format}, network {network}, {model.parameters:,} parameters, {shape}")
+    recipe = model.recipe
+    network = f"network {recipe.network.kind}"
+    if recipe.autoencoder is not None:
+        network = f"autoencoder {recipe.autoencoder.kind}"
+    print(f"{args.out}: {imported.format}, {network}, {model.parameters:,} parameters, {shape}")
     return 0
 
 

@@ -86,7 +86,7 @@ def check_exists(name: str) -> None:
     raise UserError(f"there is no run directory, image file or data set '{name}'{hint}")
 
 
-def no_foreign_model(name: str) -> LoadedModel | None:
+def no_foreign_model(name: str) -> AnyModel | None:
     """No model of another program."""
     return None
 
@@ -95,7 +95,7 @@ def open_runs(
     names: Sequence[str],
     sweep: Mapping[str, Sequence[str]],
     label: str | None = None,
-    open_foreign: Callable[[str], LoadedModel | None] = no_foreign_model,
+    open_foreign: Callable[[str], AnyModel | None] = no_foreign_model,
 ) -> dict[str, AnyModel]:
     """The models among some sources, by name.
 

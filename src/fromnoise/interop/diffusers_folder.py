@@ -5,34 +5,24 @@ The network becomes network ``diffusers``, whose weights keep their names, so th
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor
-
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.interop.diffusers_autoencoder import is_autoencoder
 from fromnoise.interop.diffusers_schedulers import Scheduler, read_scheduler
+from fromnoise.interop.diffusers_weights import STEM, WIDEST, image_size, read_weights
 from fromnoise.interop.foreign_config import ForeignConfig
 from fromnoise.interop.importing import Imported, Importer
-from fromnoise.interop.source import Source, read_json, read_safetensors
+from fromnoise.interop.source import Source, read_json
 from fromnoise.networks.diffusers_layers import ACTIVATIONS
 from fromnoise.networks.diffusers_unet import DownBlock, UpBlock
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import printable
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = Path("scheduler", "scheduler_config.json")
-_STEM = "diffusion_pytorch_model"
-_VARIANTS = ("", ".fp16", ".non_ema")
-_MAX_FILES = 1000
-_WIDEST = 1 << 16  # channels, layers, classes
-_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_OLD_NAME = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(\.)")
 
 
 @register("importer", "diffusers")
@@ -56,22 +46,25 @@ class DiffusersFolder(Importer):
 
     @classmethod
     def recognizes(cls, source: Source) -> bool:
-        """A folder with a pipeline's index, a network in ``unet/``, or a network's configuration."""
+        """A folder with a pipeline's index, a network in ``unet/``, or a network's configuration; no autoencoder."""
+        if is_autoencoder(source):
+            return False
         if source.has("model_index.json") or source.has("unet/config.json"):
             return True
         try:
             return source.has("config.json") and "_class_name" in source.json("config.json")
         except UserError:
-            return any(source.path.glob(f"{_STEM}*"))
+            return any(source.path.glob(f"{STEM}*"))
 
     def read(self, source: Source) -> Imported:
         """Read a pipeline or a network."""
         index = _check_index(source) if source.has("model_index.json") else {}
-        folder = source.path / "unet" if source.has("unet") else source.path
+        inside = "unet/" if source.has("unet") else ""
+        folder = source.path / inside
         config = ForeignConfig(str(folder / "config.json"), read_json(folder / "config.json"))
         scheduler = self._scheduler(source)
         network, info = self._network(config, scheduler.diffusion["learned_variance"], index)
-        weights, notes = _weights(source, folder)
+        weights, notes = read_weights(source, inside)
         recipe: dict[str, Any] = {
             "network": network,
             "diffusion": scheduler.diffusion,
@@ -107,7 +100,7 @@ class DiffusersFolder(Importer):
         if config.integer("out_channels", 3, 1, 2048) != outputs:
             raise config.refuse("out_channels", f"{outputs} for in_channels = {channels} and this variance_type")
         config.choice("class_embed_type", None, (None,))
-        rows = config.optional_integer("num_class_embeds", 1, _WIDEST)
+        rows = config.optional_integer("num_class_embeds", 1, WIDEST)
         null = self.null_class
         if null is None and type(index.get("null_class")) is int:  # of a pipeline that fromnoise exported
             null = index["null_class"]
@@ -115,12 +108,12 @@ class DiffusersFolder(Importer):
             raise UserError(f"--null-class {null} is no row of {config.name}: num_class_embeds = {rows}")
         classes = None if rows is None else _class_names(index, rows - (null is not None))
         levels = config.many("block_out_channels", (224, 448, 672, 896), int, 64)
-        table = config.optional_integer("num_train_timesteps", 1, _WIDEST)
+        table = config.optional_integer("num_train_timesteps", 1, WIDEST)
         return {
             "kind": "diffusers",
             "center_input_sample": config.flag("center_input_sample", False),
             "time_embedding_type": config.choice("time_embedding_type", "positional", ("positional", "learned")),
-            "time_embedding_dim": config.optional_integer("time_embedding_dim", 1, _WIDEST),
+            "time_embedding_dim": config.optional_integer("time_embedding_dim", 1, WIDEST),
             "freq_shift": config.number("freq_shift", 0),
             "flip_sin_to_cos": config.flag("flip_sin_to_cos", True),
             "down_block_types": _kinds(config, "down_block_types", get_args(DownBlock)),
@@ -137,25 +130,14 @@ class DiffusersFolder(Importer):
             "dropout": config.number("dropout", 0.0),
             "act_fn": config.choice("act_fn", "silu", tuple(ACTIVATIONS)),
             "attention_head_dim": _head_dim(config),
-            "norm_num_groups": config.integer("norm_num_groups", 32, 1, _WIDEST),
-            "attn_norm_num_groups": config.optional_integer("attn_norm_num_groups", 1, _WIDEST),
+            "norm_num_groups": config.integer("norm_num_groups", 32, 1, WIDEST),
+            "attn_norm_num_groups": config.optional_integer("attn_norm_num_groups", 1, WIDEST),
             "norm_eps": config.number("norm_eps", 1e-5),
             "resnet_time_scale_shift": config.choice("resnet_time_scale_shift", "default", ("default", "scale_shift")),
             "add_attention": config.flag("add_attention", True),
             "num_train_timesteps": table,
             "null_class": null,
-        }, DatasetInfo((channels, *self._size(config)), classes)
-
-    def _size(self, config: ForeignConfig) -> tuple[int, int]:
-        """Height and width of the images."""
-        value = self.size if self.size is not None else config.get("sample_size", None)
-        if value is None:
-            raise UserError(f"{config.name} has no sample_size: give the side of the images, as in --size 32")
-        sides = [value, value] if isinstance(value, int) else value
-        good = isinstance(sides, list | tuple) and len(sides) == 2
-        if not good or not all(type(s) is int and 1 <= s <= 16384 for s in sides):
-            raise config.refuse("sample_size", "one or two sides in pixels, up to 16384")
-        return sides[0], sides[1]
+        }, DatasetInfo((channels, *image_size(config, self.size)), classes)
 
 
 _RESAMPLING = {"conv": "conv", "resnet": "resnet", None: "conv"}
@@ -178,7 +160,7 @@ def _head_dim(config: ForeignConfig) -> int | None:
     """Channels of an attention head; 8 if the file does not say, None for one head."""
     if "attention_head_dim" not in config.values:
         return 8
-    return config.optional_integer("attention_head_dim", 1, _WIDEST)
+    return config.optional_integer("attention_head_dim", 1, WIDEST)
 
 
 def _class_names(index: dict[str, Any], count: int) -> tuple[str, ...]:
@@ -208,85 +190,3 @@ def _check_index(source: Source) -> dict[str, Any]:
     if parts.get("unet", ["diffusers", "UNet2DModel"])[-1:] != ["UNet2DModel"]:
         raise UserError(f"{source.name}: its unet is a {str(parts['unet'])[-60:]!r}; UNet2DModel can be imported")
     return index
-
-
-def _weights(source: Source, folder: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights in float32 by the names of today's versions, and what was converted.
-
-    Raises:
-        UserError: there are none.
-    """
-    inside = "unet/" if folder != source.path else ""
-    name = _find(source, folder, inside, "safetensors")
-    if name is None and source.read_pickles:
-        name = _find(source, folder, inside, "bin")
-    if name is None:
-        found = next(iter(sorted(p.name for p in folder.glob(f"{_STEM}*"))), None)
-        hint = "it is not complete"
-        if not source.read_pickles:
-            hint = f"{f'it has {found}; ' if found else ''}pickles (.bin) are read by fromnoise import alone"
-        raise UserError(f"{source.name} has no {inside}{WEIGHTS}: {hint}")
-    notes = [] if name == WEIGHTS else [f"weights of {name}"]
-    tensors = dict(_tensors(source, folder, inside, name))
-    if any(_OLD_NAME.search(name) for name in tensors):
-        notes.append("attention weights renamed, as diffusers does: query, key, value, proj_attn to to_q, to_k, ...")
-    kinds = {str(t.dtype).removeprefix("torch.") for t in tensors.values()} - {"float32"}
-    if kinds:
-        notes.append(f"weights converted from {', '.join(sorted(kinds))} to float32")
-    return {
-        _OLD_NAME.sub(lambda m: m[1] + _OLD_NAMES[m[2]] + m[3], n): t.to(torch.float32) for n, t in tensors.items()
-    }, notes
-
-
-def _find(source: Source, folder: Path, inside: str, suffix: str) -> str | None:
-    """Name of the file with the weights, or of the index of several; None if there is none."""
-    names = [f"{_STEM}{variant}.{suffix}" for variant in _VARIANTS]
-    names += [f"{_STEM}.{suffix}.index{variant}.json" for variant in _VARIANTS]
-    found = next((name for name in names if (folder / name).exists()), None)
-    if found is not None:
-        return found
-    for name in names:
-        source.fetch(inside + name)
-        if (folder / name).exists():
-            return name
-    return None
-
-
-def _tensors(source: Source, folder: Path, inside: str, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file, or of all files of an index.
-
-    Raises:
-        UserError: a file is missing, damaged or holds something else.
-    """
-    read: Callable[[Path], Any] = source.pickle_of if ".bin" in name else read_safetensors
-    files = {name: None} if not name.endswith(".json") else _files_of_index(folder / name)
-    source.fetch(*(inside + file for file in files))
-    for file, wanted in files.items():
-        held = read(folder / file)
-        if not isinstance(held, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in held.items()):
-            raise UserError(f"{folder / file} holds something else than the weights of a network")
-        missing = (wanted or set()) - set(held)
-        if missing:
-            raise UserError(f"{folder / file} has no {printable(min(missing))}, which {name} places there")
-        yield from ((k, v) for k, v in held.items() if wanted is None or k in wanted)
-
-
-def _files_of_index(path: Path) -> dict[str, set[str]]:
-    """The names of the tensors in each file of an index.
-
-    Raises:
-        UserError: it is damaged, or names something else than files beside it.
-    """
-    places = read_json(path).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise UserError(f"{path} has no weight_map: download it again")
-    files: dict[str, set[str]] = {}
-    for tensor, file in places.items():
-        if not isinstance(file, str) or not re.fullmatch(rf"{_STEM}[\w.-]*\.(safetensors|bin)", file):
-            raise UserError(f"{path}: {printable(str(file))[:60]!r} is no name of a file of weights beside it")
-        files.setdefault(file, set()).add(tensor)
-    if len(files) > _MAX_FILES:
-        raise UserError(f"{path} names {len(files):,} files: at most {_MAX_FILES:,} are read")
-    if path.name.startswith(WEIGHTS) != all(file.endswith(".safetensors") for file in files):
-        raise UserError(f"{path} names files of another kind than its own name")
-    return files

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fromnoise import registry
 from fromnoise.config import SamplingConfig
 from fromnoise.interop.options import build_with_options
-from fromnoise.model import Model, with_sampler
+from fromnoise.model import AutoencoderModel, Model, with_sampler
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import first_line
 
@@ -40,6 +41,23 @@ class Exporter(ABC):
         Raises:
             UserError: the model cannot be expressed exactly in the format; the message says why.
         """
+
+    def write_autoencoder(self, model: AutoencoderModel, out: Path) -> list[str]:
+        """Write an autoencoder; arguments and result as of ``write``. By default it is refused.
+
+        Raises:
+            UserError: the format has no autoencoders, or not this one; the message says why.
+        """
+        name = registry.name_of("exporter", self)
+        raise UserError(f"an autoencoder cannot be exported --to {name}: use --to safetensors")
+
+    def write_any(self, model: Model | AutoencoderModel, out: Path) -> list[str]:
+        """Write a diffusion model or an autoencoder; as ``write``.
+
+        Raises:
+            UserError: as ``write`` and ``write_autoencoder``.
+        """
+        return self.write_autoencoder(model, out) if isinstance(model, AutoencoderModel) else self.write(model, out)
 
 
 def sampling_with(config: SamplingConfig, sampler: str | None, **values: Any) -> SamplingConfig:
@@ -86,7 +104,9 @@ def build_exporter(name: str, options: dict[str, Any]) -> Exporter:
     return build_with_options("exporter", "export to", name, options)
 
 
-def export_model(model: Model, out: str | Path, to: str, options: dict[str, Any] | None = None) -> list[str]:
+def export_model(
+    model: Model | AutoencoderModel, out: str | Path, to: str, options: dict[str, Any] | None = None
+) -> list[str]:
     """Write a model for another program.
 
     Args:
@@ -103,4 +123,4 @@ def export_model(model: Model, out: str | Path, to: str, options: dict[str, Any]
     """
     exporter, path = build_exporter(to, options or {}), Path(out)
     exporter.check_out(path)
-    return exporter.write(model, path)
+    return exporter.write_any(model, path)

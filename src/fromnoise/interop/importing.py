@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from fromnoise.diffusion.schedules import BetaSchedule, zero_terminal_snr
 from fromnoise.diffusion.value_range import TARGETS, ValueRange, schedule_for_range
 from fromnoise.interop.options import build_with_options
 from fromnoise.interop.source import Source
-from fromnoise.model import Model
+from fromnoise.model import AutoencoderModel, Model
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import check_file, check_folder
 from fromnoise.utils.hub import is_hub, open_repository
@@ -28,10 +28,10 @@ class Imported:
     """What an importer makes of a source.
 
     Attributes:
-        recipe: nested values of the recipe that describe the model: network, diffusion, loss, sample. Sections that
-            have no meaning for it are left out.
+        recipe: nested values of the recipe that describe the model: network, diffusion, loss, sample; of an
+            autoencoder, autoencoder and reconstruction. Sections that have no meaning for it are left out.
         info: shape of the images and names of the classes.
-        weights: state dict of the network, by the names of the network kind in ``recipe``.
+        weights: state dict of the network or autoencoder, by the names of its kind in ``recipe``.
         notes: one line for each thing that was inferred, assumed or differs from the foreign program.
     """
 
@@ -74,7 +74,7 @@ class ImportedModel:
         notes: as of ``Imported``.
     """
 
-    model: Model
+    model: Model | AutoencoderModel
     format: str
     notes: list[str]
 
@@ -85,7 +85,7 @@ class ImportedModel:
             UserError: it cannot be written.
         """
         file = path if path.suffix == ".safetensors" else path / "model.safetensors"
-        checkpoint.save_model(file, self.model, self.model.denoiser.state_dict(), {"step": 0})
+        checkpoint.save_model(file, self.model, self.model.module.state_dict(), {"step": 0})
 
 
 def find(source: Source) -> str | None:
@@ -148,30 +148,34 @@ def import_model(
         raise UserError(f"{path}: {error}") from None
 
 
-def _build(imported: Imported, value_range: tuple[float, float]) -> Model:
+def _build(imported: Imported, value_range: tuple[float, float]) -> Model | AutoencoderModel:
     """The model of a recipe with the imported weights, for images in a range.
 
     Raises:
-        UserError: the recipe is impossible, the weights do not fit its network, or they are not finite.
+        UserError: the recipe is impossible, the weights do not fit its network, they are not finite, or an autoencoder
+            has images in another range than [-1, 1].
     """
     values = {"name": "imported", "data": {"source": ""}, "train": {"steps": 1}} | imported.recipe
     try:
         checkpoint.check_numbers(values)
     except ValueError as error:
         raise UserError(f"its configuration is impossible: {error}") from None
-    tensors = {f"network.{name}": tensor for name, tensor in imported.weights.items()}
     recipe = parse(values)
+    prefix = "network." if recipe.reconstruction is None else ""
+    tensors = {f"{prefix}{name}": tensor for name, tensor in imported.weights.items()}
     if tuple(value_range) != (-1, 1):
         recipe = _for_range(recipe, value_range)
-    return cast(Model, checkpoint.rebuild(recipe, imported.info, tensors))
+    return checkpoint.rebuild(recipe, imported.info, tensors)
 
 
 def _for_range(recipe: Recipe, value_range: tuple[float, float]) -> Recipe:
     """The recipe of a network whose images have another range of values: target ``value-range`` and its schedule.
 
     Raises:
-        UserError: the range is empty, or the schedule or the target allow no other range.
+        UserError: the range is empty, or the schedule or the target allow no other range, or it is an autoencoder.
     """
+    if recipe.reconstruction is not None:
+        raise UserError("--value-range: an autoencoder is imported for images in [-1, 1] alone; leave it out")
     kind = recipe.diffusion.target.kind
     schedule = registry.build("schedule", recipe.diffusion.schedule.kind, recipe.diffusion.schedule.options())
     if kind not in TARGETS or not isinstance(schedule, BetaSchedule):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from fromnoise.interop.adm_to_diffusers import adm_config
-from fromnoise.interop.diffusers_folder import SCHEDULER, WEIGHTS
+from fromnoise.interop.diffusers_autoencoder import autoencoder_kl
+from fromnoise.interop.diffusers_folder import SCHEDULER
+from fromnoise.interop.diffusers_weights import VERSION, sides, write_json, write_network
 from fromnoise.interop.exporting import Exporter, sampling_with, unwritten_guidance
 from fromnoise.interop.importing import check_out
 from fromnoise.interop.schedulers_to_diffusers import SchedulerFile, write_scheduler
 from fromnoise.interop.unet_to_diffusers import unet2d_config, unet2d_weights
-from fromnoise.model import Model
+from fromnoise.model import AutoencoderModel, Model
 from fromnoise.networks.adm_unet import ADMUNet
 from fromnoise.networks.diffusers_unet import DiffusersUNet
 from fromnoise.networks.layers import ceil_to
@@ -25,8 +25,6 @@ from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
 
-_VERSION = "0.42.1"
-"""The version of diffusers with which the tests compare."""
 _CLASS_EMBEDDING = "class_embedding.weight"
 FILES = Path(__file__).parent / "diffusers_files"
 """The files of Python that a folder carries where diffusers' own classes are not enough."""
@@ -50,7 +48,7 @@ class _Network:
 @register("exporter", "diffusers")
 @dataclass(frozen=True)
 class DiffusersExport(Exporter):
-    """A folder for diffusers, which then draws the same images from the same noise.
+    """A folder for diffusers, which then draws the same images from the same noise; or an AutoencoderKL.
 
     DDPMPipeline or DDIMPipeline opens it; a folder with classes, guidance, sampler unipc, or a network that UNet2DModel
     does not have carries a pipeline of its own.
@@ -91,9 +89,9 @@ class DiffusersExport(Exporter):
         scheduler = write_scheduler(model, sampling)
         stock = classes is None and not network.changes and scheduler.class_name != "UniPCMultistepScheduler"
         _write_network(out / "unet", network, model.dataset_info.shape)
-        _write_json(out / SCHEDULER, {"_class_name": scheduler.class_name, **scheduler.config})
+        write_json(out / SCHEDULER, {"_class_name": scheduler.class_name, **scheduler.config})
         index: dict[str, Any] = {
-            "_diffusers_version": _VERSION,
+            "_diffusers_version": VERSION,
             "scheduler": ["diffusers", scheduler.class_name],
             "unet": ["fromnoise_network", "FromnoiseNetwork"] if network.changes else ["diffusers", "UNet2DModel"],
         }
@@ -106,8 +104,20 @@ class DiffusersExport(Exporter):
             index |= _own_pipeline(model, classes, sampling.guidance, scheduler)
             write_atomic(out / "pipeline.py", (FILES / "pipeline.py").read_bytes())
             notes = _notes_of_own_pipeline(model, out, classes, bool(network.changes))
-        _write_json(out / "model_index.json", index)
+        write_json(out / "model_index.json", index)
         return [*scheduler.notes, *notes]
+
+    def write_autoencoder(self, model: AutoencoderModel, out: Path) -> list[str]:
+        """Write an AutoencoderKL."""
+        given = [f"--{name}" for name in ("label", "sampler", "steps", "guidance") if getattr(self, name) is not None]
+        if given:
+            raise UserError(f"an autoencoder takes no {', '.join(given)}: leave it out")
+        config, weights = autoencoder_kl(model)
+        write_network(out, config, weights)
+        return [
+            "scaling_factor is 1: a pipeline of diffusers needs 1 / the standard deviation of the latents there",
+            f'opened by AutoencoderKL.from_pretrained("{out}")',
+        ]
 
 
 def _call(arguments: dict[str, Any]) -> str:
@@ -191,7 +201,7 @@ def _network(model: Model) -> _Network:
         changes["multiple"] = multiple
     channels *= patch**2
     config = {
-        "sample_size": _sides(ceil_to(height, multiple) // patch, ceil_to(width, multiple) // patch),
+        "sample_size": sides(ceil_to(height, multiple) // patch, ceil_to(width, multiple) // patch),
         "in_channels": channels,
         "out_channels": channels * (2 if model.denoiser.learned_variance else 1),
     } | config
@@ -203,10 +213,6 @@ def _network(model: Model) -> _Network:
 def _null_row(model: Model) -> int | None:
     """The row of the class embedding that stands for no class: 0 of the U-Net; of imported ones any, or none."""
     return getattr(model.denoiser.network, "null_class", 0)
-
-
-def _sides(height: int, width: int) -> int | list[int]:
-    return height if height == width else [height, width]
 
 
 def _bake_class(model: Model, network: _Network, label: str) -> None:
@@ -227,17 +233,10 @@ def _bake_class(model: Model, network: _Network, label: str) -> None:
 
 def _write_network(folder: Path, network: _Network, shape: tuple[int, int, int]) -> None:
     """Write configuration and weights; a changed network with the file of its class."""
-    config = {"_class_name": "UNet2DModel", "_diffusers_version": _VERSION, **network.config}
-    prefix = ""
+    config, prefix = {"_class_name": "UNet2DModel", **network.config}, ""
     if network.changes:
         prefix = "unet."
-        own = {"options": network.config, "sample_size": _sides(*shape[1:]), "in_channels": shape[0]}
-        config = {"_class_name": "FromnoiseNetwork", "_diffusers_version": _VERSION, **own, **network.changes}
+        own = {"options": network.config, "sample_size": sides(*shape[1:]), "in_channels": shape[0]}
+        config = {"_class_name": "FromnoiseNetwork", **own, **network.changes}
         write_atomic(folder / "fromnoise_network.py", (FILES / "fromnoise_network.py").read_bytes())
-    weights = {prefix + name: t.detach().cpu().contiguous() for name, t in network.weights.items()}
-    write_atomic(folder / WEIGHTS, save(weights, {"format": "pt"}))
-    _write_json(folder / "config.json", config)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_atomic(path, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    write_network(folder, config, {prefix + name: t for name, t in network.weights.items()})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
+from torch import nn
 
-from fromnoise.config import to_toml
+from fromnoise.config import Recipe, to_toml
 from fromnoise.interop.exporting import Exporter
 from fromnoise.interop.importing import check_out
-from fromnoise.model import Model
+from fromnoise.model import AutoencoderModel, Model
 from fromnoise.registry import register
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
@@ -29,6 +31,16 @@ class SafetensorsFile(Exporter):
 
     def write(self, model: Model, out: Path) -> list[str]:
         """Write the weights under the names of the network's state dict."""
-        weights = {name: t.detach().cpu().contiguous() for name, t in model.denoiser.network.state_dict().items()}
-        write_atomic(out, save(weights, {"format": "pt", "recipe": to_toml(model.recipe)}))
+        _write(model.denoiser.network, model.recipe, out)
         return [f"weights of network {model.recipe.network.kind}; its options are in the metadata, under recipe"]
+
+    def write_autoencoder(self, model: AutoencoderModel, out: Path) -> list[str]:
+        """Write the weights under the names of the autoencoder's state dict."""
+        _write(model.module, model.recipe, out)
+        options: Any = model.recipe.autoencoder
+        return [f"weights of autoencoder {options.kind}; its options are in the metadata, under recipe"]
+
+
+def _write(network: nn.Module, recipe: Recipe, out: Path) -> None:
+    weights = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    write_atomic(out, save(weights, {"format": "pt", "recipe": to_toml(recipe)}))

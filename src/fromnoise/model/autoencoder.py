@@ -74,8 +74,8 @@ class AutoencoderModel:
 
     @property
     def network(self) -> nn.Module:
-        """The network that sampling evaluates: the decoder's trunk."""
-        return self.module.trunks.up
+        """The network that sampling evaluates: that of the decoder."""
+        return self.module.decoder_network
 
     @property
     def latent_space(self) -> None:

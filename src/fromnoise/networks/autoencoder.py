@@ -8,7 +8,8 @@ costs 1/patch^2: on a CPU the full resolution would take most of the time.
 
 An autoencoder is registered in the family ``autoencoder`` and has ``latent_shape``, ``size`` and ``factor``;
 ``decoder`` and ``log_scale`` (C,), the kind of distribution of a pixel given the latents and the logarithm of its scale
-in each colour channel; ``encode(x)``, mean and log variance of q(z | x), and ``decode(z)``, the centre of p(x | z).
+in each colour channel; ``encode(x)``, mean and log variance of q(z | x), and ``decode(z)``, the centre of p(x | z);
+``decoder_network``, a module that ``decode`` calls once.
 
 Source: Kingma and Welling 2014; Rombach et al. 2022, sec. 3.1.
 """
@@ -111,7 +112,7 @@ class _Trunks(nn.Module):
         return F.pixel_shuffle(self.pixels(norm_act(self.up(features), self.norm_out)), self.patch)
 
 
-def _moments(out: Tensor) -> tuple[Tensor, Tensor]:
+def moments(out: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log variance, float32, from a network's output (B, 2Z, ...)."""
     mean, log_variance = out.float().chunk(2, dim=1)
     return mean, log_variance.clamp(*_LOG_VARIANCE)
@@ -166,9 +167,14 @@ class ConvolutionalAutoencoder(nn.Module):
         self.latent_shape = (latent_channels, sides[0], sides[1])
         self.size, self.factor, self.decoder = size, factor, decoder
 
+    @property
+    def decoder_network(self) -> nn.Module:
+        """The decoder's trunk."""
+        return self.trunks.up
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | x), float32 (B, Z, h, w) each, of images (B, C, H, W) in [-1, 1]."""
-        return _moments(self.to_moments(self.trunks.encode(x)))
+        return moments(self.to_moments(self.trunks.encode(x)))
 
     def decode(self, z: Tensor) -> Tensor:
         """The centre of p(x | z), float32 (B, C, H, W), of latents (B, Z, h, w)."""
@@ -224,9 +230,14 @@ class VectorAutoencoder(nn.Module):
         self.latent_shape = (dimensions, 1, 1)
         self.size, self.factor, self.decoder = size, None, decoder
 
+    @property
+    def decoder_network(self) -> nn.Module:
+        """The decoder's trunk."""
+        return self.trunks.up
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | x), float32 (B, D, 1, 1) each, of images (B, C, H, W) in [-1, 1]."""
-        return _moments(self.to_moments(self.trunks.encode(x).flatten(1))[..., None, None])
+        return moments(self.to_moments(self.trunks.encode(x).flatten(1))[..., None, None])
 
     def decode(self, z: Tensor) -> Tensor:
         """The centre of p(x | z), float32 (B, C, H, W), of latents (B, D, 1, 1)."""

@@ -1,9 +1,13 @@
-"""Layers of the networks ``diffusers`` and ``adm``; the names of their parts are those of the weights of diffusers."""
+"""Layers of the networks ``diffusers`` and ``adm`` and of the autoencoder ``diffusers``.
+
+The names of their parts are those of the weights of diffusers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +16,7 @@ from torch.nn import functional as F
 from fromnoise.networks.attention import self_attention
 from fromnoise.networks.layers import norm_act, normalize
 
+Activation = Literal["silu", "swish", "mish", "gelu", "relu"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
@@ -27,7 +32,7 @@ class BlockOptions:
     """What all residual blocks and attention layers of a network share.
 
     Attributes:
-        time_dim: size of the time embedding.
+        time_dim: size of the time embedding; None for a network without a time.
         groups: groups of each group normalization.
         eps: epsilon of the group normalizations.
         dropout: dropout probability before the second convolution.
@@ -38,7 +43,7 @@ class BlockOptions:
         group_channels: channels of a group, at least: a normalization of fewer channels has fewer groups.
     """
 
-    time_dim: int
+    time_dim: int | None
     groups: int
     eps: float
     dropout: float
@@ -84,21 +89,22 @@ class ResnetBlock(nn.Module):
         self.activation = ACTIVATIONS[options.activation]
         self.norm1 = nn.GroupNorm(options.groups_for(ins), ins, options.eps)
         self.conv1 = nn.Conv2d(ins, outs, 3, padding=1)
-        self.time_emb_proj = nn.Linear(options.time_dim, 2 * outs if options.scale_shift else outs)
+        if options.time_dim is not None:
+            self.time_emb_proj = nn.Linear(options.time_dim, 2 * outs if options.scale_shift else outs)
         self.norm2 = nn.GroupNorm(options.groups_for(outs), outs, options.eps)
         self.dropout = nn.Dropout(options.dropout)
         self.conv2 = nn.Conv2d(outs, outs, 3, padding=1)
         same = ins == outs and not project
         self.conv_shortcut = nn.Identity() if same else nn.Conv2d(ins, outs, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Map (B, ins, H, W) and the activated time embedding, (B, time_dim), to (B, outs, H', W')."""
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """Map (B, ins, H, W) and the activated time embedding, (B, time_dim) or None, to (B, outs, H', W')."""
         h = self._norm_act(x, self.norm1)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = self.conv1(h)
-        time = self.time_emb_proj(embedding)
-        if self.options.scale_shift:
+        time = None if self.options.time_dim is None else self.time_emb_proj(embedding)
+        if time is not None and self.options.scale_shift:
             scale, shift = time.chunk(2, dim=1)
             h = self._norm_act(h, self.norm2, scale=scale, shift=shift)
         else:
@@ -169,7 +175,7 @@ class ConvDownsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
         self.padding = padding
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """Halve the sides."""
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)
 
@@ -182,7 +188,7 @@ class ConvUpsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """Double the sides."""
         return self.conv(repeat_pixels(x))
 
@@ -213,7 +219,7 @@ class Level(nn.Module):
             self.attentions = nn.ModuleList(attentions)
         self.has_attention = bool(attentions)
 
-    def block(self, index: int, x: Tensor, embedding: Tensor) -> Tensor:
+    def block(self, index: int, x: Tensor, embedding: Tensor | None) -> Tensor:
         """A residual block and its attention."""
         x = self.resnets[index](x, embedding)
         return self.attentions[index](x) if self.has_attention else x
@@ -229,7 +235,7 @@ class DownLevel(Level):
         super().__init__(resnets, attentions)
         self.downsamplers = nn.ModuleList([] if downsample is None else [downsample])
 
-    def forward(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, embedding: Tensor | None) -> list[Tensor]:
         """The outputs of all blocks and of the downsampling, oldest first."""
         features = []
         for index in range(len(self.resnets)):
@@ -243,7 +249,7 @@ class DownLevel(Level):
 class MiddleLevel(Level):
     """Two residual blocks at the coarsest resolution, with attention between them."""
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """Apply the level."""
         x = self.block(0, x, embedding)
         return self.resnets[1](x, embedding)
@@ -259,7 +265,7 @@ class UpLevel(Level):
         super().__init__(resnets, attentions)
         self.upsamplers = nn.ModuleList([] if upsample is None else [upsample])
 
-    def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor | None) -> Tensor:
         """Apply the level; each block removes the newest skip, at the end of the list."""
         for index in range(len(self.resnets)):
             x = self.block(index, torch.cat([x, skips.pop()], dim=1), embedding)

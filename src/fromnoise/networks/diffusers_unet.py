@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from fromnoise.networks.diffusers_layers import (
     ACTIVATIONS,
+    Activation,
     AttentionLayer,
     BlockOptions,
     ConvDownsample,
@@ -75,7 +76,7 @@ class DiffusersUNet(nn.Module):
         downsample_type: Resampling = "conv",
         upsample_type: Resampling = "conv",
         dropout: float = 0.0,
-        act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu",
+        act_fn: Activation = "silu",
         attention_head_dim: int | None = 8,
         norm_num_groups: int = 32,
         attn_norm_num_groups: int | None = None,

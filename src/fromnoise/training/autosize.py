@@ -28,10 +28,10 @@ def choose_factor(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
     as the finest level of ``choose_levels`` is.
 
     Args:
-        recipe: has an autoencoder.
+        recipe: unchanged without an autoencoder, or with one that has no such option.
         shape: (C, H, W) of the images.
     """
-    if "autoencoder.factor" not in recipe.train.autosize or recipe.autoencoder is None:
+    if "autoencoder.factor" not in recipe.train.autosize or not hasattr(recipe.autoencoder, "factor"):
         return recipe
     wanted = 8 if min(shape[1:]) >= _LARGE_SIDE else 4
     fits = [f for f in (8, 4, 2) if f <= wanted and shape[1] % f == shape[2] % f == 0]
