@@ -24,17 +24,12 @@ from fromnoise.training.held_out import HeldOutLoss
 from fromnoise.training.measurements import Measurements
 from fromnoise.training.optim import OptimizerStep, learning_rate, optimizer_from_config
 from fromnoise.training.progress import StepReport, TrainingProgress, timing
+from fromnoise.training.rollback import State, drop_step
 from fromnoise.training.stopping import Stopped
 from fromnoise.training.threads import ThreadTuner
 from fromnoise.training.trainable import M
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
-
-_MAX_DROPPED_IN_A_ROW = 5  # non-finite steps that cause a rollback
-_MAX_ROLLBACKS_IN_A_ROW = 10  # rollbacks without a finite step between them that end the run
-
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors and JSON header of a training state."""
 
 
 class TrainingLoop(Generic[M]):
@@ -182,7 +177,7 @@ class TrainingLoop(Generic[M]):
             progress.loss_sum, progress.loss_count = progress.loss_sum + loss, progress.loss_count + 1
             progress.dropped_in_a_row = progress.rollbacks_in_a_row = 0
         else:
-            self._drop_step()
+            drop_step(progress, self._load_state, self._load_tensors, self._log)
         self.optimizer_step.zero_grad()
         return loss, grad_norm, lr
 
@@ -236,33 +231,6 @@ class TrainingLoop(Generic[M]):
             u = torch.cat([part.u for part in terms]).to(self.compute.device)
             self.time_sampler.update(cast(Tensor, self.accelerator.gather(u)).cpu(), losses[:, 1])
         return float(losses[:, 0].mean())
-
-    def _drop_step(self) -> None:
-        """Count a non-finite step; after several in a row return to a saved state with half the learning rate."""
-        progress = self.progress
-        progress.dropped_steps += 1
-        progress.dropped_in_a_row += 1
-        self._log(
-            f"step {progress.step}: the loss or the gradient is not finite; step dropped "
-            f"({progress.dropped_steps} so far)"
-        )
-        if progress.dropped_in_a_row < _MAX_DROPPED_IN_A_ROW:
-            return
-        if progress.rollbacks_in_a_row >= _MAX_ROLLBACKS_IN_A_ROW:
-            raise UserError(
-                f"the loss is not finite, even at {progress.lr_scale:.2g} of the learning rate: "
-                "check the data with fromnoise show data, or lower --train.lr"
-            )
-        state = self._load_state(progress.rollbacks_in_a_row)
-        if state is not None:
-            self._load_tensors(state[0])
-        progress.lr_scale, progress.dropped_in_a_row = progress.lr_scale / 2, 0
-        progress.rollbacks, progress.rollbacks_in_a_row = progress.rollbacks + 1, progress.rollbacks_in_a_row + 1
-        action = f"back to the weights of step {state[1]['progress']['step']}" if state is not None else "continuing"
-        self._log(
-            f"step {progress.step}: {_MAX_DROPPED_IN_A_ROW} steps dropped in a row; {action} with the learning rate "
-            f"halved (now x{progress.lr_scale:.3g})"
-        )
 
     # ---- reports
 
