@@ -216,3 +216,22 @@ def test_autoencoders_from_python(digits, runs):
     assert torch.equal(autoencoder.decode(mean), autoencoder.reconstruct(images))
     with pytest.raises(UserError, match="do not follow a prior"):
         autoencoder.sample(2)
+
+
+@pytest.mark.parametrize(
+    ("side", "changes", "name"),
+    [
+        (64, {}, "images"),
+        (96, {"train.minutes": 7.0, "data.flip": False, "sample.count": 9}, "latent"),
+        (128, {"train.epochs": 3.0, "train.batch": 16}, "latent"),
+        (128, {"network.width": 32}, "images"),
+        (128, {"large_images": ""}, "images"),
+    ],
+)
+def test_recipe_for_the_size_of_the_images(side, changes, name):
+    """Recipe ``images`` of large images is ``latent``, unless its own keys were changed; other values are kept."""
+    from fromnoise.training.recipe_choice import for_size
+
+    chosen = for_size(recipes.load("images", changes), (3, side, side))
+    assert chosen.name == name
+    assert {key: recipes.get(chosen, key) for key in changes} == changes

@@ -10,6 +10,7 @@ from pydantic import BaseModel, model_validator
 from fromnoise.config.component import Component, Section
 from fromnoise.config.sections import (
     ClusteringConfig,
+    Count,
     DataConfig,
     DiffusionConfig,
     EMAConfig,
@@ -40,6 +41,10 @@ class Recipe(Section):
     """range of the held-out loss at the end of the budget, for the recipe as it is"""
     loss_source: str = ""
     """who measured expected_loss, and how"""
+    large_images: str = ""
+    """recipe that is used instead for images whose smaller side is at least large_side; left out: none"""
+    large_side: Count = 96
+    """see large_images, in pixels"""
     data: DataConfig = DataConfig()
     network: Annotated[Any, Component("network", "unet", "network")] = "unet"
     autoencoder: (

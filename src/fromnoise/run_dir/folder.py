@@ -25,7 +25,16 @@ _TRAIN_KEYS = (
 _CHANGEABLE_KEYS = (
     *(f"train.{key}" for key in (*BUDGETS, *_TRAIN_KEYS)),
     *("train.tracker", "data.workers", "data.memory_gb", "data.skip_damaged", "name", "about", "cost", "quality"),
-    *("expected_loss", "loss_source", "latent.source", "latent.recipe", "latent.share", "latent.cache"),
+    *(
+        "expected_loss",
+        "loss_source",
+        "large_images",
+        "large_side",
+        "latent.source",
+        "latent.recipe",
+        "latent.share",
+        "latent.cache",
+    ),
 )  # keys of the recipe that a resumed run may change
 _CHANGEABLE_SECTIONS = ("sample.", "evaluation.", "train.tracker.")
 _STATES_KEPT = 2

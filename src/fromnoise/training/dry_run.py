@@ -14,6 +14,7 @@ from fromnoise.training.cost_estimate import CostEstimate, estimate_cost, quick_
 from fromnoise.training.forecast import Forecast, OtherWork, duration, no_other_work
 from fromnoise.training.measurement_plan import MeasurementPlan
 from fromnoise.training.optim import Budget
+from fromnoise.training.recipe_choice import for_size
 from fromnoise.training.self_evaluation import features_seconds
 from fromnoise.training.threads import restored_threads
 from fromnoise.training.trainable import Trainable
@@ -51,6 +52,7 @@ def dry_run(recipe: Recipe, compute: ComputeConfig, log: Callable[[str], None]) 
         UserError: the recipe or its data do not fit.
     """
     data = open_data(recipe, log)
+    recipe = for_size(recipe, data.shape)
     info = dataset_info(recipe, data)
     if recipe.train.autosize:
         recipe = autosize(recipe, info, len(data.train), compute, log)

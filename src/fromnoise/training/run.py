@@ -21,7 +21,7 @@ from fromnoise.config import Recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import Model, build_trainable
 from fromnoise.run_dir import RunDir
-from fromnoise.training import latents
+from fromnoise.training import latents, recipe_choice
 from fromnoise.training.autosize import autosize, keep_choices
 from fromnoise.training.distributed import check_equal, identity, processes, weights_identity
 from fromnoise.training.forecast import duration, prepare_budget
@@ -104,6 +104,7 @@ def _train(
             tqdm.write(line, file=sys.stderr)
             run_dir.log(line)
 
+    recipe = recipe_choice.of_run(recipe, run_dir)
     if recipe.train.autosize and run_dir.exists:
         recipe = keep_choices(recipe, run_dir.recipe())
     recipe = with_autoencoder(recipe, run_dir)
@@ -111,6 +112,14 @@ def _train(
     tracker_of(recipe)  # a missing package is reported before anything is done
     data = open_data(recipe, log)
     check_equal(identity(recipe, data, compute))
+    if not run_dir.exists:
+        chosen = recipe_choice.for_size(recipe, data.shape)
+        if chosen is not recipe:
+            log(
+                f"images of {data.shape[1]}x{data.shape[2]}: recipe {chosen.name} in place of {recipe.name} "
+                '(large_images); --large_images "" keeps to pixels'
+            )
+        recipe = chosen
     if recipe.train.autosize and not run_dir.exists:
         # measured by the first process, for all
         sized = autosize(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
