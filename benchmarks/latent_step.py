@@ -64,9 +64,7 @@ def main() -> None:
             if step >= 5:
                 times[name].append(time.perf_counter() - start)
     print(header())
-    print(
-        f"{compute.describe()}; {'x'.join(map(str, shape))}, batch {latent.config.batch}, {args.steps} steps interleaved"
-    )
+    print(f"{compute.describe()}; {'x'.join(map(str, shape))}, batch {latent.config.batch}, {args.steps} steps each")
     for name, each in times.items():
         print(f"{name}: median {1000 * statistics.median(each):.1f} ms")
     ratios = [a / b for a, b in zip(times["latents"], times["images"], strict=True)]
