@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fromnoise import checkpoint, interop
 from fromnoise.interop import publish
-from fromnoise.model import AutoencoderModel
+from fromnoise.interop.diffusers_autoencoder import is_autoencoder
+from fromnoise.model import AutoencoderModel, Model
 from fromnoise.pipeline import Autoencoder, Pipeline
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.hub import HubName, check_token, upload
@@ -29,9 +30,10 @@ def load(source: str | Path, *, network: nn.Module | None = None, device: str | 
         UserError: there is no such file or repository, it is damaged, or it needs ``network``.
     """
     if network is None and interop.is_foreign(source):
-        model = interop.import_model(source).model
-        if isinstance(model, AutoencoderModel):
-            raise UserError(f"{source} is an autoencoder, not a diffusion model: use load_autoencoder")
+        # the weights of an autoencoder are not downloaded for a refusal
+        model = None if is_autoencoder(interop.Source(source)) else interop.import_model(source).model
+        if not isinstance(model, Model):
+            raise UserError(f"{source} has an autoencoder alone that can be loaded: use load_autoencoder")
         return Pipeline(model, device=device)
     return Pipeline(checkpoint.load_model(source, network=network).model, device=device)
 

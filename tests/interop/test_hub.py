@@ -239,6 +239,11 @@ def test_a_refused_repository_is_not_downloaded(hub: Hub, diffusers_files: dict[
     hub.repositories["them/sd"].commit(diffusers_files | {"model_index.json": json.dumps(index).encode()})
     with pytest.raises(UserError, match="hub:them/sd is a pipeline with vae"):
         fn.load("hub:them/sd")
+    vae = {"vae/config.json": b'{"_class_name": "AutoencoderKL"}', "vae/diffusion_pytorch_model.safetensors": b"x"}
+    hub.repositories["them/ldm"] = Repository()
+    hub.repositories["them/ldm"].commit(diffusers_files | vae)
+    with pytest.raises(UserError, match="use load_autoencoder"):
+        fn.load("hub:them/ldm")
     assert not any(request.endswith(".safetensors") for request in hub.requests)
 
 

@@ -29,7 +29,7 @@ RUN_FILES = ("recipe.toml", "reports.jsonl")
 _SMALL_FILES = (
     *RUN_FILES,
     *("README.md", ".gitattributes", "model_index.json", "config.json", "scheduler_config.json"),
-    *("unet/config.json", "scheduler/scheduler_config.json"),
+    *("unet/config.json", "scheduler/scheduler_config.json", "vae/config.json"),
 )
 
 
