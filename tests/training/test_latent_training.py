@@ -235,3 +235,22 @@ def test_recipe_for_the_size_of_the_images(side, changes, name):
     chosen = for_size(recipes.load("images", changes), (3, side, side))
     assert chosen.name == name
     assert {key: recipes.get(chosen, key) for key in changes} == changes
+
+
+def test_trainer_in_python(tmp_path):
+    """An autoencoder, then a diffusion model of its latents from its run, in memory and in a run directory."""
+    import fromnoise as fn
+
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    quiet = {"device": "cpu", "progress": False, "batch": 8, "steps": 2, "train__previews": 0, "sample__count": 0}
+    small = {k.replace(".", "__"): v for k, v in AUTOENCODER.items() if k.startswith("autoencoder")}
+    autoencoder = fn.Trainer("autoencoder", images, out=tmp_path / "ae", **quiet, **small).run()
+    assert autoencoder.reconstruct(images[:2]).shape == (2, 1, 8, 8)
+    network = {"network__width": 8, "network__attention_resolutions": [], "sample__steps": 2}
+    with pytest.raises(UserError, match="needs a trained autoencoder: give latent__source="):
+        fn.Trainer("latent", images, **quiet, **network)
+    for out in (None, tmp_path / "run", tmp_path / "run"):
+        source = {"latent__source": str(tmp_path / "ae")}
+        pipeline = fn.Trainer("latent", images, out=out, **quiet, **network, **source).run()
+        assert pipeline.sample(2, progress=False).shape == (2, 1, 8, 8)
+        assert pipeline.model.recipe.autoencoder.width == 8

@@ -50,15 +50,19 @@ class TrainedAutoencoder:
     seconds: float = 0.0
 
 
-def with_autoencoder(recipe: Recipe, run_dir: RunDir) -> Recipe:
+def with_autoencoder(recipe: Recipe, run_dir: RunDir | None) -> Recipe:
     """The recipe with the autoencoder of the run that the directory contains, or of ``latent.source``.
+
+    Args:
+        recipe: of any model.
+        run_dir: None for a model that is trained in memory.
 
     Raises:
         UserError: ``latent.source`` is no autoencoder.
     """
     if recipe.autoencoder is None or recipe.reconstruction is not None:
         return recipe
-    if run_dir.exists:
+    if run_dir is not None and run_dir.exists:
         return change(recipe, {"autoencoder": run_dir.recipe().autoencoder})
     if recipe.latent.source:
         return change(recipe, {"autoencoder": checkpoint.load_autoencoder(recipe.latent.source).recipe.autoencoder})

@@ -17,11 +17,12 @@ from fromnoise.data import Data
 from fromnoise.data.convert import as_data
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.denoiser import Denoiser
-from fromnoise.model import Model, build, recipe_of
-from fromnoise.pipeline import Pipeline
+from fromnoise.model import AutoencoderModel, Model, build_trainable, recipe_of
+from fromnoise.pipeline import Autoencoder, Pipeline
 from fromnoise.run_dir import RunDir
 from fromnoise.training.distributed import processes
 from fromnoise.training.forecast import prepare_budget
+from fromnoise.training.latents import cache_latents, fit_latent_space, load_source, with_autoencoder
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.progress import StepReport
 from fromnoise.training.resume import resume
@@ -85,11 +86,11 @@ class Trainer:
         chosen = {f"train__{k}": v for k, v in flags.items() if v is not None}
         if isinstance(model, Denoiser):
             chosen = {"train__previews": 0, "sample__count": 0} | chosen
-        self.model, self.data = open_model(model, images, labels, **(chosen | values))
         self.out = Path(out) if out is not None else None
+        self.model, self.data = open_model(model, images, labels, self.out, **(chosen | values))
         self._progress = progress
         self._compute = select_device(device, precision)
-        self._loop: TrainingLoop[Model] | None = None
+        self._loop: TrainingLoop[Any] | None = None
         if tracker_of(self.recipe) is not None and out is None:
             raise UserError("a tracker follows a run directory: give out=, or leave train.tracker out")
 
@@ -112,6 +113,9 @@ class Trainer:
         if self.out is None:
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator)
             loop.fit_pseudo_labels()
+            if self._has_latents:
+                fit_latent_space(loop, load_source(self.recipe, self.model.dataset_info))
+                cache_latents(loop, lambda line: None)
             with TrainingBar(self._progress) as bar, restored_threads():
                 prepare_budget(loop, lambda line: None)
                 for report in loop.run():
@@ -122,39 +126,51 @@ class Trainer:
             run_dir.check(self.recipe)
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator, run_dir.load_state)
             run_dir.open(self.recipe)
-            resume(loop, run_dir, run_dir.log)
+            new = self._has_latents and not run_dir.has_states
+            autoencoder = load_source(self.recipe, self.model.dataset_info) if new else None
+            resume(loop, run_dir, run_dir.log, autoencoder)
             prepare_budget(loop, run_dir.log)
             if loop.budget_used < 1:
                 yield from run_steps(loop, run_dir, accelerator.is_main_process, run_dir.log, self._progress)
 
-    def run(self) -> Pipeline:
-        """Train to the end; the trained model."""
+    @property
+    def _has_latents(self) -> bool:
+        return isinstance(self.model, Model) and self.model.latent_space is not None
+
+    def run(self) -> Any:
+        """Train to the end; the trained model, as of ``pipeline``."""
         for _ in self:
             pass
         return self.pipeline()
 
-    def pipeline(self) -> Pipeline:
-        """The model with its averaged weights, to sample from.
+    def pipeline(self) -> Any:
+        """The model with its averaged weights: a ``Pipeline`` to sample from, or an ``Autoencoder``.
 
         Raises:
             ValueError: nothing was trained yet.
         """
         if self._loop is None:
             raise ValueError("nothing was trained yet: iterate the trainer, or call run()")
-        return Pipeline(self._loop.ema_model(), device=str(self._compute.device))
+        model, device = self._loop.ema_model(), str(self._compute.device)
+        return (
+            Autoencoder(model, device=device) if isinstance(model, AutoencoderModel) else Pipeline(model, device=device)
+        )
 
 
-def open_model(model: Denoiser | Recipe | str, images: Any, labels: Any = None, **values: Any) -> tuple[Model, Data]:
+def open_model(
+    model: Denoiser | Recipe | str, images: Any, labels: Any = None, out: Path | None = None, **values: Any
+) -> tuple[Model | AutoencoderModel, Data]:
     """A model to train, and its data.
 
     Args:
         model: a denoiser, a recipe, or the name of a recipe or a .toml file.
         images: as of ``as_data``; None opens the recipe's own data.
         labels: class of each image.
+        out: the run directory, whose run has its autoencoder already.
         values: recipe values by dotted key, with ``__`` for the dot.
 
     Raises:
-        UserError: the data cannot be read, or a value is out of range.
+        UserError: the data cannot be read, a value is out of range, or a recipe of latents has no autoencoder.
     """
     changed = {key.replace("__", "."): value for key, value in values.items()}
     if isinstance(model, Denoiser):
@@ -170,4 +186,11 @@ def open_model(model: Denoiser | Recipe | str, images: Any, labels: Any = None, 
         recipe = change(recipe, {"data.source": str(images) if isinstance(images, str | Path) else ""})
         if labels is not None:
             recipe = change(recipe, {"data.labels": True})
-    return build(recipe, dataset_info(recipe, data)), data
+    recipe = with_autoencoder(recipe, RunDir(out) if out is not None else None)
+    latents = recipe.autoencoder is not None and recipe.reconstruction is None
+    if latents and not recipe.latent.source:
+        raise UserError(
+            f"recipe {recipe.name} needs a trained autoencoder: give latent__source=, the run of "
+            'Trainer("autoencoder", images, out=...)'
+        )
+    return build_trainable(recipe, dataset_info(recipe, data)), data
