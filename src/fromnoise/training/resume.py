@@ -49,7 +49,8 @@ def resume(loop: TrainingLoop[Any], run_dir: RunDir, log: Log, autoencoder: Trai
         loop.fit_pseudo_labels()
         if autoencoder is not None:
             fit_latent_space(loop, autoencoder)
-    cache_latents(loop, log)
+    if loop.budget_used < 1:
+        cache_latents(loop, log)
     if loop.accelerator.is_main_process:
         run_dir.truncate_reports(loop.progress.step)
     check_same_step(loop.accelerator, loop.compute.device, loop.progress.step)
