@@ -31,7 +31,7 @@ def models(shape: tuple[int, int, int]) -> dict[str, tuple[Model, int]]:
     )
     info = DatasetInfo(shape)
     chosen = {
-        "images (pixels)": (recipes.load("images", {"large_images": ""}), 1),
+        "images (pixels)": (recipes.load("images", {"data.large_recipe": ""}), 1),
         f"fast, patch {fast.network.patch}": (fast, 16),
         f"fast, patch {halved.network.patch}": (halved, 16),
         "latent": (recipes.load("latent"), 16),

@@ -16,21 +16,24 @@ from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.download import RemoteFile
 from fromnoise.data.named.flowers102_official import Flowers102Official
-from fromnoise.model import build
+from fromnoise.model import build_trainable
 
 # shape of the images and number of classes that the model is conditioned on, by recipe
 DATA = {
+    "autoencoder": ((3, 64, 64), 0),
     "digits": ((1, 8, 8), 0),
     "fashion-labels": ((1, 28, 28), 10),
     "fast": ((1, 28, 28), 0),
     "flowers": ((3, 64, 64), 0),
     "ho2020": ((3, 32, 32), 0),
     "images": ((3, 64, 64), 0),
+    "latent": ((3, 64, 64), 0),
     "mixture": ((1, 28, 28), 10),
     "pulfer": ((1, 28, 28), 0),
     "pulfer-fashion": ((1, 28, 28), 0),
     "simple": ((1, 28, 28), 0),
     "unet": ((3, 128, 128), 0),
+    "vae": ((1, 28, 28), 0),
 }
 TINY_UNET = ["--network.width", "8", "--network.multipliers", "[1,2]", "--network.groups", "4"]
 TINY = [
@@ -46,12 +49,16 @@ def test_recipes_prints_the_size_and_the_parameters_of_each_recipe(right) -> Non
     assert list(rows) == list(DATA)
     for name, (shape, classes) in DATA.items():
         info = DatasetInfo(shape, tuple(map(str, range(classes))) or None)
-        count = build(recipes.load(name), info, device="meta").parameters
+        count = build_trainable(recipes.load(name), info, device="meta").parameters
         assert rows[name]["parameters"] == count
         assert rows[name]["size"].removeprefix("e.g. ") == "x".join(map(str, shape))
         line = next(line for line in printed.splitlines() if line.split()[0] == name)
         assert rows[name]["size"] in line and f"{count:,} parameters" in line
-    assert [name for name, row in rows.items() if row["size"].startswith("e.g. ")] == ["images"]
+    assert [name for name, row in rows.items() if row["size"].startswith("e.g. ")] == [
+        "autoencoder",
+        "images",
+        "latent",
+    ]
 
 
 def read(path: str) -> np.ndarray:

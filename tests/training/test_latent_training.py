@@ -12,6 +12,7 @@ from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.data import to_float, to_uint8
 from fromnoise.model import build_trainable
 from fromnoise.pipeline import collect, sample_steps
+from fromnoise.run_dir import RunDir
 from fromnoise.training.latents import (
     LatentImages,
     TrainedAutoencoder,
@@ -19,6 +20,7 @@ from fromnoise.training.latents import (
     cache_latents,
     encoded,
     fit_latent_space,
+    own_budget,
 )
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.run import train
@@ -186,6 +188,8 @@ def test_a_trained_autoencoder_is_taken_as_it_is(tmp_path, runs):
         ({"autoencoder.factor": 6}, "factor 6 must be a power of two"),
         ({"latent.recipe": "digits"}, "latent.recipe digits trains no autoencoder"),
         ({"sample.clip": True}, "set sample.clip false"),
+        ({"loss.objective": "vlb"}, "codes pixels of 8 bits, not latents"),
+        ({"latent.source": "AUTOENCODER", "data.size": 9}, "9x9 cannot be divided by the factor 2 of the autoencoder"),
         ({"data.pseudo_labels": 8}, "set data.pseudo_labels 0"),
         ({"reconstruction": "regularized", "data.labels": True}, "an autoencoder is not conditioned"),
     ],
@@ -225,7 +229,8 @@ def test_autoencoders_from_python(digits, runs):
         (96, {"train.minutes": 7.0, "data.flip": False, "sample.count": 9}, "latent"),
         (128, {"train.epochs": 3.0, "train.batch": 16}, "latent"),
         (128, {"network.width": 32}, "images"),
-        (128, {"large_images": ""}, "images"),
+        (98, {}, "images"),
+        (128, {"data.large_recipe": ""}, "images"),
     ],
 )
 def test_recipe_for_the_size_of_the_images(side, changes, name):
@@ -254,3 +259,77 @@ def test_trainer_in_python(tmp_path):
         pipeline = fn.Trainer("latent", images, out=out, **quiet, **network, **source).run()
         assert pipeline.sample(2, progress=False).shape == (2, 1, 8, 8)
         assert pipeline.model.recipe.autoencoder.width == 8
+
+
+def test_budget_in_minutes_of_the_diffusion_model(tmp_path):
+    """The autoencoder's time is taken from it, so that the learning rate follows what is left."""
+    recipe = recipes.load("latent", LATENT | {"train.minutes": 10.0, "latent.share": 0.25})
+    assert own_budget(recipe).train.minutes == pytest.approx(7.5)
+    assert own_budget(recipe, 120.0).train.minutes == pytest.approx(8.0)
+    for values in ({"latent.source": "runs/ae"}, {"train.steps": 5}):
+        other = recipes.load("latent", LATENT | {"train.minutes": 10.0} | values)
+        assert own_budget(other) == other
+    out, values = tmp_path / "run", LATENT | {"train.minutes": 0.2, "latent.share": 0.5, "sample.count": 0}
+    result = train(recipes.load("latent", values), out, device="cpu", precision="fp32")
+    spent = result.seconds + 60 * (0.2 - RunDir(out).recipe().train.minutes)
+    assert spent < 14
+    reports = RunDir(out).read_reports()
+    assert reports[0]["lr"] > 0 and reports[0]["budget_used"] < 0.3
+
+
+def test_the_autoencoder_is_in_evaluation_mode(digits, runs):
+    """From the beginning, and in training: a dropout layer of its own would be off."""
+    model = loop_of("latent", digits, runs).model
+    assert not any(module.training for module in model.latent_space.modules())
+    model.module.train()
+    assert not any(module.training for module in model.latent_space.modules())
+
+
+def test_labels_follow_images_that_replace_unreadable_ones(runs):
+    """The latents of image 1 in place of image 0 keep the label of image 1."""
+
+    class Images:
+        shape, labels = (1, 8, 8), torch.tensor([0, 1])
+
+        def __len__(self):
+            return 2
+
+        def get_with_indices(self, indices):
+            return torch.zeros(len(indices), 1, 8, 8, dtype=torch.uint8), torch.ones_like(indices)
+
+    found = encoded(checkpoint.load_model(runs).model, Images(), CPU, flip=False)
+    assert found.labels.tolist() == [1, 1]
+
+
+def test_a_folder_left_by_a_kill_before_the_recipe(tmp_path):
+    """An autoencoder folder that has nothing but a lock is taken over."""
+    (tmp_path / "run" / "autoencoder").mkdir(parents=True)
+    (tmp_path / "run" / "autoencoder" / ".lock").touch()
+    train(recipes.load("latent", LATENT | {"train.steps": 2}), tmp_path / "run", device="cpu", precision="fp32")
+    assert checkpoint.load_model(tmp_path / "run").progress["step"] == 2
+
+
+def test_batches_of_the_autoencoder_fit_any_number_of_processes():
+    """Rounded up to a multiple."""
+    recipe = recipes.load("latent", LATENT | {"train.steps": 10})
+    assert [autoencoder_recipe(recipe, n).train.batch for n in (1, 3, 16)] == [8, 9, 16]
+
+
+def test_latents_are_not_clipped_when_sampling(runs):
+    """One line, from Python too."""
+    import fromnoise as fn
+
+    with pytest.raises(UserError, match="latents are not bounded by 1"):
+        fn.load(runs, device="cpu").sample(1, clip=True, progress=False)
+
+
+def test_bounds_use_other_noise_than_training(runs):
+    """Of the same seed and number: the latents of a bound are not those that were trained on."""
+    from fromnoise.diffusion.rng import Noise
+    from fromnoise.evaluation.autoencoder_bits import sampled_latents
+
+    model = checkpoint.load_model(runs).model
+    pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    trained, _ = model.training_inputs(pixels, None, torch.zeros(1, dtype=torch.int64), CPU)
+    measured, _ = sampled_latents(model.latent_space, to_float(pixels), Noise(0, torch.zeros(1, dtype=torch.int64)))
+    assert not torch.allclose(trained, measured)

@@ -190,7 +190,10 @@ def check_fit(recipe: Recipe, dataset_info: DatasetInfo, tensors: dict[str, Tens
     except UserError:
         raise
     except Exception as error:  # a valid digest says nothing about the values of a header
-        if getattr(registry.get("network", recipe.network.kind), "__module__", "").startswith("fromnoise."):
+        parts = [registry.get("network", recipe.network.kind)]
+        if recipe.autoencoder is not None:
+            parts.append(registry.get("autoencoder", recipe.autoencoder.kind))
+        if all(getattr(part, "__module__", "").startswith("fromnoise.") for part in parts):
             reason = first_line(error)
             raise DamagedFile(f"its header does not describe a network of fromnoise ({reason})") from None
         return  # a network of a plug-in may not support the meta device

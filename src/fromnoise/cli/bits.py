@@ -93,10 +93,15 @@ def _report_autoencoder(model: AutoencoderModel, data: Data, compute: ComputeCon
         estimate = Estimate.mean_of(found.each)
         print(f"  {name:9} bound  {_formatted(estimate)}")
         print(f"  {name:9} bound = {' + '.join(f'{part} {bits:.4f}' for part, bits in found.parts.items())}")
-        out[name] = {"bound": estimate.json(), "flow": None, "parts": found.parts}
+        out["train" if name == "training" else name] = {
+            "bound": estimate.json(),
+            "flow": None,
+            "parts": found.parts,
+        }
     if args.json is not None:
         held_out = out.pop("held out") | {"measured": [measured], "error_over": "images and latents"}
         write_json(args.json, held_out | out)
+        print(args.json)
     if args.plot is not None:
         print(f"an autoencoder has no steps to plot: {args.plot} was not written")
     return 0

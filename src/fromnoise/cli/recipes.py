@@ -45,11 +45,11 @@ def _row(recipe: Recipe) -> dict[str, object]:
     from fromnoise.config import BUDGETS
     from fromnoise.config.recipe_data import declared_info
     from fromnoise.data.dataset_info import DatasetInfo
-    from fromnoise.model import build
+    from fromnoise.model import build_trainable
 
     info = declared_info(recipe)
     shape = "x".join(map(str, (info.shape if info else EXAMPLE_SHAPE)))
-    model = build(recipe, info or DatasetInfo(EXAMPLE_SHAPE), device="meta")
+    model = build_trainable(recipe, info or DatasetInfo(EXAMPLE_SHAPE), device="meta")
     budget = next(f"{getattr(recipe.train, b):,g} {b}" for b in BUDGETS if getattr(recipe.train, b) is not None)
     return {
         "name": recipe.name,

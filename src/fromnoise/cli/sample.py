@@ -124,6 +124,9 @@ def _run(args: argparse.Namespace) -> int:
     model, wrap = loaded.model, no_wrapper
     if isinstance(model, Model):
         model, wrap = guidance_flags.wrap(args, model, compute)
+        model.sampler(config)  # too few steps are reported before the progress bar
+    else:
+        _check_one_pass(args)
     ids = _numbers(args, model)
     count = len(ids)
     conditioning_for(model.dataset_info, args.label, ids)  # an unknown label is reported before the progress bar
@@ -211,6 +214,20 @@ def _sample(
     if kept is not None:
         samples.frames, samples.times = kept.frames, kept.times
     return samples
+
+
+def _check_one_pass(args: argparse.Namespace) -> None:
+    """Check that no flag of diffusion is given for a variational autoencoder.
+
+    Raises:
+        UserError: one is.
+    """
+    from fromnoise.utils.errors import UserError
+
+    flags = ("steps", "grid", "sampler", "guidance", "autoguide", "classifier", "clip", "threshold", "interval")
+    for name in flags:
+        if getattr(args, name, None) is not None:
+            raise UserError(f"--{name} is for diffusion: a variational autoencoder samples in one pass; leave it out")
 
 
 def _check_outputs(args: argparse.Namespace, count: int) -> None:

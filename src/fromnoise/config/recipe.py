@@ -10,7 +10,6 @@ from pydantic import BaseModel, model_validator
 from fromnoise.config.component import Component, Section
 from fromnoise.config.sections import (
     ClusteringConfig,
-    Count,
     DataConfig,
     DiffusionConfig,
     EMAConfig,
@@ -41,10 +40,6 @@ class Recipe(Section):
     """range of the held-out loss at the end of the budget, for the recipe as it is"""
     loss_source: str = ""
     """who measured expected_loss, and how"""
-    large_images: str = ""
-    """recipe that is used instead for images whose smaller side is at least large_side; left out: none"""
-    large_side: Count = 96
-    """see large_images, in pixels"""
     data: DataConfig = DataConfig()
     network: Annotated[Any, Component("network", "unet", "network")] = "unet"
     autoencoder: (
@@ -139,6 +134,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_autoencoder(self) -> Recipe:
+        latents = self.autoencoder is not None and self.reconstruction is None
+        if self.latent.source and not latents and not self.data.large_recipe:
+            raise ValueError("--autoencoder (latent.source) is for diffusion of latents: use recipe latent")
+        if latents and self.loss.objective.kind in ("vlb", "hybrid"):
+            raise ValueError(
+                f"objective {self.loss.objective.kind} codes pixels of 8 bits, not latents: set loss.objective simple"
+            )
         if self.autoencoder is None:
             if self.reconstruction is not None:
                 raise ValueError(

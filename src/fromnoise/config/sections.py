@@ -90,6 +90,10 @@ class DataConfig(Section):
     """memory in GiB for decoded images; larger data sets are decoded while training"""
     skip_damaged: bool = False
     """leave out shards that are missing or damaged, instead of refusing the data"""
+    large_recipe: str = ""
+    """recipe that takes the place of this one for images whose smaller side is at least large_side; left out: none"""
+    large_side: Count = 96
+    """see large_recipe, in pixels"""
 
 
 class DiffusionConfig(Section):

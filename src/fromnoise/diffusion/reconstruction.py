@@ -18,7 +18,7 @@ from fromnoise.diffusion.time_samplers import Uniform
 from fromnoise.registry import register
 
 _LOG_CDF: dict[str, Callable[[Tensor], Tensor]] = {"gaussian": torch.special.log_ndtr, "logistic": F.logsigmoid}
-_LOG_SCALE = (-7.0, 3.0)  # a twentieth of a bin to ten times the range of pixels
+_LOG_SCALE = (-7.0, 3.0)  # an eighth of a bin to ten times the range of pixels
 _DISTANCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mae": mae, "mse": mse}
 
 
@@ -108,7 +108,7 @@ class Regularized(Reconstruction):
     d(x, x') + gradient sum_s d(grad x_s, grad x'_s) + kl_weight KL / dimensions of the image, with x_s the image
     averaged over squares of 2^s pixels. The small KL divergence keeps the latents in a bounded region without taking
     information from them (Rombach et al. 2022, app. G). The decoder's scale is fitted to the errors of the
-    reconstruction and does not change it.
+    reconstruction: its gradient reaches nothing else, but counts in a clipped norm.
 
     Attributes:
         distance: mae or mse.

@@ -33,7 +33,8 @@ class Stream(IntEnum):
     PROBE = 9  # probes of a trace estimator
     TRAINING_CLUSTER = 10  # the cluster label of a training image
     PSEUDO_LABEL = 11  # the pseudo-label of a sample
-    LATENT = 12  # the latents of an image, z ~ q(z | x)
+    LATENT = 12  # the latents of a training image, z ~ q(z | x)
+    BOUND_LATENT = 13  # those of an estimate of the bound
 
 
 def philox(

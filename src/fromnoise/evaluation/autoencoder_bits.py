@@ -32,9 +32,10 @@ def sampled_latents(space: Any, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor
         z ~ q(z | x), standardized, (B, Z, h, w), and log q(z | x) in nats, float64 (B,) on the CPU.
     """
     mean, deviation = space.moments(x)
-    eps = noise.normal(tuple(mean.shape[1:]), Stream.LATENT, like=mean)
-    log_q = -(0.5 * (eps.double() ** 2 + math.log(2 * math.pi)) + deviation.double().log()).flatten(1).sum(1)
-    return mean + deviation * eps, log_q.cpu()
+    eps = noise.normal(tuple(mean.shape[1:]), Stream.BOUND_LATENT, like=mean)
+    wide, log_deviation = eps.cpu().double(), deviation.cpu().double().log()  # some devices have no float64
+    log_q = -(0.5 * (wide**2 + math.log(2 * math.pi)) + log_deviation).flatten(1).sum(1)
+    return mean + deviation * eps, log_q
 
 
 def autoencoder_nats(space: Any, compute: ComputeConfig, pixels: Tensor, noise: Noise) -> dict[str, Tensor]:
@@ -58,8 +59,8 @@ def autoencoder_nats(space: Any, compute: ComputeConfig, pixels: Tensor, noise: 
         z, log_q = sampled_latents(space, x, noise)
         decoded = space.decode(z)
     with torch.no_grad():
-        nll = reconstruction_nll(x.double(), decoded.double(), space.autoencoder)
-    return {RECONSTRUCTION: nll.cpu(), POSTERIOR: log_q}
+        nll = reconstruction_nll(x.cpu().double(), decoded.cpu().double(), space.autoencoder)
+    return {RECONSTRUCTION: nll, POSTERIOR: log_q}
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ def vae_bound(
         with torch.no_grad():
             with compute.autocast():
                 mean, log_variance = model.module.encode(x)
-                eps = Noise(seed, ids).normal(tuple(mean.shape[1:]), Stream.LATENT, like=mean)
+                eps = Noise(seed, ids).normal(tuple(mean.shape[1:]), Stream.BOUND_LATENT, like=mean)
                 decoded = model.module.decode(mean + (0.5 * log_variance).exp() * eps)
-            nll.append(reconstruction_nll(x.double(), decoded.double(), model.module).cpu())
-            kl.append(kl_to_standard_normal(mean.double(), log_variance.double()).cpu())
+            nll.append(reconstruction_nll(x.cpu().double(), decoded.cpu().double(), model.module))
+            kl.append(kl_to_standard_normal(mean.cpu().double(), log_variance.cpu().double()))
         on_progress(len(ids))
     bits = 1 / (math.log(2) * pixels[0].numel())
     parts = {RECONSTRUCTION: bits * torch.cat(nll), KL: bits * torch.cat(kl)}

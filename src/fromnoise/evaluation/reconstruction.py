@@ -1,4 +1,4 @@
-"""What an autoencoder keeps of images: the ceiling of every diffusion model of its latents."""
+"""What an autoencoder keeps of images: the part of the distance of latent diffusion that it causes alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from fromnoise.model import AutoencoderModel
 from fromnoise.utils.device import ComputeConfig
 
 DEAD = 0.01
-"""Nats per cell below which a latent channel tells nothing of the image (Burda et al. 2016 call it inactive)."""
+"""Variance of the mean of q(z | x) over images below which a latent channel tells nothing of them (Burda et al. 2016,
+sec. 5.2: an inactive unit)."""
 
 
 @final
@@ -55,7 +56,7 @@ class ReconstructionReport:
     Attributes:
         psnr: peak signal-to-noise ratio, 20 log10(255) - 10 log10(mean squared error), in dB, mean over images.
         kl: KL(q(z | x) || N(0, I)) in bits per dimension of the image, mean over images.
-        dead: number of latent channels whose KL divergence is below ``DEAD`` per cell.
+        dead: number of latent channels whose mean varies less than ``DEAD`` over the images, averaged over cells.
         channels: number of latent channels.
     """
 
@@ -91,7 +92,7 @@ def measure_reconstruction(
         batch: images per batch.
         on_progress: called with the number of further images done.
     """
-    psnr, kl, by_channel = [], [], []
+    psnr, kl, means = [], [], []
     for indices in shuffled_indices(len(images), 0, range(min(count, len(images)))).split(batch):
         pixels = images.get(indices)
         out = to_uint8(model.reconstruct(pixels, compute)).cpu().double()
@@ -99,11 +100,11 @@ def measure_reconstruction(
         psnr.append(20 * math.log10(255) - 10 * error.clamp(min=1e-4).log10())
         x = to_float(pixels.to(compute.device)).contiguous(memory_format=compute.memory_format)
         with torch.no_grad(), compute.autocast():
-            mean, log_variance = (t.double().cpu() for t in model.module.encode(x))
+            mean, log_variance = (t.cpu().double() for t in model.module.encode(x))
         kl.append(kl_to_standard_normal(mean, log_variance) / (math.log(2) * pixels[0].numel()))
-        by_channel.append((0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)).mean((2, 3)))
+        means.append(mean)
         on_progress(len(indices))
-    channels = torch.cat(by_channel).mean(0)
+    channels = torch.cat(means).var(0).mean((1, 2))
     return ReconstructionReport(
         Estimate.mean_of(torch.cat(psnr)), Estimate.mean_of(torch.cat(kl)), int((channels < DEAD).sum()), len(channels)
     )

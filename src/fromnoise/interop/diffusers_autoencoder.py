@@ -51,7 +51,7 @@ class DiffusersAutoencoderFolder(Importer):
 
     size: int | None = None
 
-    title: ClassVar[str] = "a diffusers folder of an AutoencoderKL"
+    title: ClassVar[str] = "a diffusers folder"
 
     @classmethod
     def recognizes(cls, source: Source) -> bool:

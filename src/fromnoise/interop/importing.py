@@ -139,7 +139,7 @@ def import_model(
     name = format or find(source)
     if name is None:
         titles = [registry.get("importer", n).title for n in registry.names("importer")]  # pyright: ignore[reportFunctionMemberAccess]
-        raise UserError(f"'{path}' is not a model that can be imported: expected {', '.join(titles)}")
+        raise UserError(f"'{path}' is not a model that can be imported: expected {', '.join(dict.fromkeys(titles))}")
     importer: Importer = build_with_options("importer", "import", name, options or {})
     imported = importer.read(source)
     try:

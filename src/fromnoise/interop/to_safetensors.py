@@ -32,7 +32,10 @@ class SafetensorsFile(Exporter):
     def write(self, model: Model, out: Path) -> list[str]:
         """Write the weights under the names of the network's state dict."""
         _write(model.denoiser.network, model.recipe, out)
-        return [f"weights of network {model.recipe.network.kind}; its options are in the metadata, under recipe"]
+        notes = [f"weights of network {model.recipe.network.kind}; its options are in the metadata, under recipe"]
+        if model.latent_space is not None:
+            notes.append("the network alone: its latents cannot be decoded without the autoencoder of the run")
+        return notes
 
     def write_autoencoder(self, model: AutoencoderModel, out: Path) -> list[str]:
         """Write the weights under the names of the autoencoder's state dict."""

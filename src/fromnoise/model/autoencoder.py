@@ -15,6 +15,7 @@ from fromnoise.diffusion.reconstruction import Reconstruction, ReconstructionLos
 from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model.component import component
 from fromnoise.utils.device import ComputeConfig
+from fromnoise.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,12 @@ class AutoencoderModel:
         return x.contiguous(memory_format=compute.memory_format), None
 
     def compile(self) -> None:
-        """Compile the autoencoder with torch.compile."""
-        self.module.compile()
+        """Refuse to compile.
+
+        Raises:
+            UserError: always: an autoencoder is not called as one module.
+        """
+        raise UserError("an autoencoder is not compiled: leave out --compile")
 
     def next_command(self, run: object) -> str:
         """What to do with a trained autoencoder, for the end of a run in a directory."""

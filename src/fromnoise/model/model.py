@@ -197,8 +197,10 @@ class Model:
             wrap_outermost: a wrapper at every noise level, around all but the clipping.
 
         Raises:
-            UserError: the guidance method refuses its options.
+            UserError: the guidance method refuses its options, or latents would be clipped.
         """
+        if self.latent_space is not None and (config.clip or config.threshold is not None):
+            raise UserError("latents are not bounded by 1: leave out --clip and --threshold")
         data = self.recipe.data
         pseudo_labels = self.denoiser.pseudo_labels is not None and self.dataset_info.class_names is None
         conditional = data.labels or data.attributes or pseudo_labels

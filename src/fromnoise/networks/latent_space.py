@@ -32,6 +32,7 @@ class LatentSpace(nn.Module):
         self.shape: tuple[int, int, int] = autoencoder.latent_shape
         self.register_buffer("mean", torch.zeros(self.shape[0]))
         self.register_buffer("deviation", torch.ones(self.shape[0]))
+        self.eval()
 
     def train(self, mode: bool = True) -> LatentSpace:
         """Stay in evaluation mode."""

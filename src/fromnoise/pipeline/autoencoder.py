@@ -34,7 +34,18 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z | x), float32 (B, Z, h, w) each, of images, uint8 (B, C, H, W)."""
+        """Mean and log variance of q(z | x), float32 (B, Z, h, w) each, of images, uint8 (B, C, H, W).
+
+        Raises:
+            ValueError: the images have another number of channels, or a size that has no latents.
+        """
+        (channels, *own), factor = self.model.dataset_info.shape, self.model.module.factor
+        size = list(images.shape[2:])
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images of shape {tuple(images.shape)}: this autoencoder takes (B, {channels}, H, W)")
+        if size != own and (factor is None or any(side % factor for side in size)):
+            needed = f"multiples of {factor}" if factor else "x".join(map(str, own))
+            raise ValueError(f"images of {size[0]}x{size[1]} have no latents in this autoencoder: {needed} have")
         x = to_float(images.to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)
         with self.compute.autocast():
             return self.model.module.encode(x)

@@ -28,8 +28,8 @@ _CHANGEABLE_KEYS = (
     *(
         "expected_loss",
         "loss_source",
-        "large_images",
-        "large_side",
+        "data.large_recipe",
+        "data.large_side",
         "latent.source",
         "latent.recipe",
         "latent.share",
@@ -100,8 +100,9 @@ class RunDir:
 
     def _is_left_over(self, entry: Path) -> bool:
         """Whether a file in the directory may be there before the recipe is, after a kill at the start of a run."""
-        trained_first = entry.name == "autoencoder" and (entry / "recipe.toml").exists()
-        return entry.name == LOCK or entry.match(TEMPORARY) or trained_first
+        if entry.name == "autoencoder" and entry.is_dir():  # trained first: see training/latents.py
+            return (entry / "recipe.toml").exists() or all(map(self._is_left_over, entry.iterdir()))
+        return entry.name == LOCK or entry.match(TEMPORARY)
 
     def open(self, recipe: Recipe) -> None:
         """Create the directory, or reopen it, and lock it against other training processes.

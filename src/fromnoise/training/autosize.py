@@ -9,6 +9,7 @@ from fromnoise.config import Recipe, change, get
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
 from fromnoise.training.cost_estimate import estimate_cost
+from fromnoise.training.latents import own_budget
 from fromnoise.training.optim import Budget
 from fromnoise.utils.device import ComputeConfig
 
@@ -19,13 +20,15 @@ MIN_IMAGES_PER_PARAMETER = 0.04
 together (Hoffmann et al. 2022); the number was measured in docs/results/training-time.md."""
 _FINEST_SIDE = 16
 _LARGE_SIDE = 96  # pixels
+LEAST_FACTOR = 4
+"""Smallest ``autoencoder.factor`` that ``choose_factor`` sets."""
 
 
 def choose_factor(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
     """Set ``autoencoder.factor``, if ``train.autosize`` lists it: 8 for images of about 100 pixels and more, or 4.
 
-    The largest of 8, 4 and 2, from there on, that divides both sides of the images; so latents are about 16 cells wide,
-    as the finest level of ``choose_levels`` is.
+    4 also where 8 does not divide the sides; so latents are about 16 cells wide, as the finest level of
+    ``choose_levels`` is. Where neither divides them the recipe's value stays.
 
     Args:
         recipe: unchanged without an autoencoder, or with one that has no such option.
@@ -33,8 +36,8 @@ def choose_factor(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
     """
     if "autoencoder.factor" not in recipe.train.autosize or not hasattr(recipe.autoencoder, "factor"):
         return recipe
-    wanted = 8 if min(shape[1:]) >= _LARGE_SIDE else 4
-    fits = [f for f in (8, 4, 2) if f <= wanted and shape[1] % f == shape[2] % f == 0]
+    wanted = (8, LEAST_FACTOR) if min(shape[1:]) >= _LARGE_SIDE else (LEAST_FACTOR,)
+    fits = [f for f in wanted if shape[1] % f == shape[2] % f == 0]
     return change(recipe, {"autoencoder.factor": fits[0]}) if fits else recipe
 
 
@@ -80,7 +83,7 @@ def autosize(
     if recipe.reconstruction is not None:
         return recipe
     recipe = choose_levels(recipe, build(recipe, dataset_info, device="meta").shape(None))
-    seconds = Budget.from_config(recipe.train, images).seconds
+    seconds = Budget.from_config(own_budget(recipe).train, images).seconds
     if "network.width" not in recipe.train.autosize or seconds is None:
         return recipe
     best, description = None, ""

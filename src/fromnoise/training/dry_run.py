@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fromnoise.config import Recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
@@ -12,6 +12,7 @@ from fromnoise.model import build_trainable
 from fromnoise.training.autosize import autosize
 from fromnoise.training.cost_estimate import CostEstimate, estimate_cost, quick_estimate
 from fromnoise.training.forecast import Forecast, OtherWork, duration, no_other_work
+from fromnoise.training.latents import own_budget, trains_first, with_autoencoder
 from fromnoise.training.measurement_plan import MeasurementPlan
 from fromnoise.training.optim import Budget
 from fromnoise.training.recipe_choice import for_size
@@ -52,11 +53,15 @@ def dry_run(recipe: Recipe, compute: ComputeConfig, log: Callable[[str], None]) 
         UserError: the recipe or its data do not fit.
     """
     data = open_data(recipe, log)
-    recipe = for_size(recipe, data.shape)
+    recipe = with_autoencoder(for_size(recipe, data.shape), None)
     info = dataset_info(recipe, data)
     if recipe.train.autosize:
         recipe = autosize(recipe, info, len(data.train), compute, log)
-    return measure(build_trainable(recipe, info), data, compute)
+    found = measure(build_trainable(own_budget(recipe), info), data, compute)
+    if not trains_first(recipe):
+        return found
+    first = f"the autoencoder is trained first, for {recipe.latent.share:.0%} of the budget (latent.share)"
+    return replace(found, recipe=recipe, lines=(first, *found.lines))
 
 
 def measure(

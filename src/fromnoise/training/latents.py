@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -28,7 +28,7 @@ FOLDER = "autoencoder"
 _BATCH = 64  # images encoded together
 _SHARED_KEYS = (
     *("data.source", "data.size", "data.channels", "data.resize", "data.holdout", "data.flip"),
-    *("data.memory_gb", "data.workers", "train.seed", "train.threads"),
+    *("data.memory_gb", "data.workers", "data.skip_damaged", "train.seed", "train.threads"),
 )
 
 Log = Callable[[str], None]
@@ -43,11 +43,9 @@ class TrainedAutoencoder:
 
     Attributes:
         model: in evaluation mode.
-        seconds: that its training took of the budget of the run.
     """
 
     model: AutoencoderModel
-    seconds: float = 0.0
 
 
 def with_autoencoder(recipe: Recipe, run_dir: RunDir | None) -> Recipe:
@@ -83,7 +81,14 @@ def load_source(recipe: Recipe, dataset_info: DatasetInfo) -> TrainedAutoencoder
             f"the autoencoder {source} has images of {own} channels, the data have {channels}: "
             f"use --data.channels {own}, or another --autoencoder"
         )
-    if own_size != size and model.module.factor is None:
+    factor = model.module.factor
+    if factor is not None and any(side % factor for side in size):
+        fits = "x".join(str(-(-side // factor) * factor) for side in dict.fromkeys(size))
+        raise UserError(
+            f"images of {size[0]}x{size[1]} cannot be divided by the factor {factor} of the autoencoder {source}: "
+            f"use --data.size {fits}, or another --autoencoder"
+        )
+    if own_size != size and factor is None:
         raise UserError(
             f"the autoencoder {source} is built for images of {own_size[0]}x{own_size[1]}, the data have "
             f"{size[0]}x{size[1]}: use --data.size {own_size[0]}x{own_size[1]}, or another --autoencoder"
@@ -91,11 +96,36 @@ def load_source(recipe: Recipe, dataset_info: DatasetInfo) -> TrainedAutoencoder
     return TrainedAutoencoder(model)
 
 
-def autoencoder_recipe(recipe: Recipe) -> Recipe:
+def trains_first(recipe: Recipe) -> bool:
+    """Whether a run trains an autoencoder before its diffusion model."""
+    return recipe.autoencoder is not None and recipe.reconstruction is None and not recipe.latent.source
+
+
+def own_budget(recipe: Recipe, seconds: float | None = None) -> Recipe:
+    """The recipe with the part of a budget in minutes that is left to the diffusion model.
+
+    Learning rate, plan of measurements and choice of the width follow this part.
+
+    Args:
+        recipe: of any model.
+        seconds: duration of the autoencoder's training; None is ``latent.share`` of the budget.
+    """
+    minutes = recipe.train.minutes
+    if minutes is None or not trains_first(recipe):
+        return recipe
+    used = recipe.latent.share * minutes if seconds is None else seconds / 60
+    return change(recipe, {"train.minutes": max(0.01, minutes - used)})
+
+
+def autoencoder_recipe(recipe: Recipe, processes: int = 1) -> Recipe:
     """The recipe by which the autoencoder of a latent diffusion model is trained first.
 
     Loss and training are those of recipe ``latent.recipe``; the network, the images and the seed are those of
     ``recipe``, and its budget is ``latent.share`` of that of ``recipe``.
+
+    Args:
+        recipe: of the diffusion model.
+        processes: among which a batch is divided; it is rounded up to a multiple.
 
     Raises:
         UserError: ``latent.recipe`` is not that of an autoencoder.
@@ -105,6 +135,8 @@ def autoencoder_recipe(recipe: Recipe) -> Recipe:
         raise UserError(f"latent.recipe {recipe.latent.recipe} trains no autoencoder: use autoencoder")
     values: dict[str, Any] = {key: get(recipe, key) for key in _SHARED_KEYS}
     values |= {"autoencoder": recipe.autoencoder, "train.autosize": ()}
+    parts = processes * own.train.accumulate
+    values["train.batch"] = -(-own.train.batch // parts) * parts
     budget = next(key for key in BUDGETS if getattr(recipe.train, key) is not None)
     amount = getattr(recipe.train, budget) * recipe.latent.share
     values[f"train.{budget}"] = max(1, round(amount)) if budget in ("steps", "images") else amount
@@ -145,14 +177,22 @@ class LatentImages(Images):
 
 
 def fit_latent_space(loop: TrainingLoop[Any], autoencoder: TrainedAutoencoder) -> None:
-    """Take the weights of an autoencoder, standardize its latents, and count its training as part of the budget."""
+    """Take the weights of an autoencoder, and standardize its latents.
+
+    Raises:
+        UserError: the weights are those of another network.
+    """
     space = loop.model.latent_space
-    space.autoencoder.load_state_dict(autoencoder.model.module.state_dict())
+    try:
+        space.autoencoder.load_state_dict(autoencoder.model.module.state_dict())
+    except RuntimeError:
+        raise UserError(
+            "the autoencoder has other layers than section autoencoder of the recipe: leave it out"
+        ) from None
     fit_statistics(loop.model, loop.data.train, loop.compute)
     if loop.accelerator.num_processes > 1:  # rounding may differ between processes
         for buffer in (space.mean, space.deviation):
             broadcast(buffer)
-    loop.progress.seconds = autoencoder.seconds
 
 
 def cache_latents(loop: TrainingLoop[Any], log: Log) -> None:
@@ -160,8 +200,9 @@ def cache_latents(loop: TrainingLoop[Any], log: Log) -> None:
     model, recipe, train = loop.model, loop.model.recipe, loop.data.train
     if getattr(model, "latent_space", None) is None:
         return
-    indices, labels = loop.held_out_loss.indices, loop.data.held_out.labels
-    held_out = MemoryImages(loop.data.held_out.get(indices), labels[indices] if labels is not None else None)
+    pixels, used = loop.data.held_out.get_with_indices(loop.held_out_loss.indices)
+    labels = loop.data.held_out.labels
+    held_out = MemoryImages(pixels, labels[used] if labels is not None else None)
     loop.held_out_loss.replace_images(encoded(model, held_out, loop.compute, flip=False))
     channels, height, width = model.latent_space.shape
     size = len(train) * 2 * channels * height * width * 2 * (1 + recipe.data.flip)
@@ -186,7 +227,7 @@ def fit_statistics(model: Model, images: Images, compute: ComputeConfig) -> None
     space.mean.zero_()
     space.deviation.fill_(1.0)
     count, total = 0, torch.zeros(2, space.shape[0], dtype=torch.float64)
-    for moments in _encoded(model, images, compute, mirror=False):
+    for moments, _ in _encoded(model, images, compute, mirror=False):
         mean, deviation = moments.double().chunk(2, dim=1)
         count += mean[:, 0].numel()
         total += torch.stack([mean.sum((0, 2, 3)), (mean**2 + deviation**2).sum((0, 2, 3))])
@@ -197,13 +238,25 @@ def fit_statistics(model: Model, images: Images, compute: ComputeConfig) -> None
 
 def encoded(model: Model, images: Images, compute: ComputeConfig, flip: bool) -> LatentImages:
     """Encode images, and mirrored ones if ``flip``, into memory."""
-    sets = [torch.cat(list(_encoded(model, images, compute, mirror))).half() for mirror in (False, True)[: 1 + flip]]
-    return LatentImages(sets[0], sets[1] if flip else None, images.labels)
+    channels, height, width = model.latent_space.shape_for(*images.shape[1:])
+    shape = (len(images), 2 * channels, height, width)
+    sets = [torch.empty(shape, dtype=torch.float16) for _ in range(1 + flip)]
+    # an image that cannot be read is replaced by another one, whose label counts then
+    used = torch.arange(len(images))
+    for mirror, moments in enumerate(sets):
+        first = 0
+        for part, indices in _encoded(model, images, compute, bool(mirror)):
+            moments[first : first + len(part)] = part
+            used[first : first + len(part)] = indices
+            first += len(part)
+    labels = images.labels[used] if images.labels is not None else None
+    return LatentImages(sets[0], sets[1] if flip else None, labels)
 
 
-def _encoded(model: Model, images: Images, compute: ComputeConfig, mirror: bool) -> Any:
-    """Mean and deviation of the latents of images, float32 (B, 2 Z, h, w) on the CPU, batch after batch."""
+def _encoded(model: Model, images: Images, compute: ComputeConfig, mirror: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mean and deviation of latents, float32 (B, 2 Z, h, w) on the CPU, and indices of their images, by batches."""
     for indices in torch.arange(len(images)).split(_BATCH):
-        x = to_float(images.get(indices).to(compute.device))
+        pixels, used = images.get_with_indices(indices)
+        x = to_float(pixels.to(compute.device))
         x = (x.flip(-1) if mirror else x).contiguous(memory_format=compute.memory_format)
-        yield torch.cat(model.latent_moments(x, compute), dim=1).float().cpu()
+        yield torch.cat(model.latent_moments(x, compute), dim=1).float().cpu(), used

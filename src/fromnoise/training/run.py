@@ -19,13 +19,20 @@ from tqdm import tqdm
 from fromnoise import checkpoint
 from fromnoise.config import Recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
-from fromnoise.model import Model, build_trainable
+from fromnoise.model import build_trainable
 from fromnoise.run_dir import RunDir
 from fromnoise.training import latents, recipe_choice
 from fromnoise.training.autosize import autosize, keep_choices
 from fromnoise.training.distributed import check_equal, identity, processes, weights_identity
 from fromnoise.training.forecast import duration, prepare_budget
-from fromnoise.training.latents import TrainedAutoencoder, autoencoder_recipe, load_source, with_autoencoder
+from fromnoise.training.latents import (
+    TrainedAutoencoder,
+    autoencoder_recipe,
+    load_source,
+    own_budget,
+    trains_first,
+    with_autoencoder,
+)
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import CHECKPOINT_PART, is_due
 from fromnoise.training.overhead import UP_FRONT
@@ -107,7 +114,8 @@ def _train(
     recipe = recipe_choice.of_run(recipe, run_dir)
     if recipe.train.autosize and run_dir.exists:
         recipe = keep_choices(recipe, run_dir.recipe())
-    recipe = with_autoencoder(recipe, run_dir)
+    if run_dir.exists:
+        recipe = with_autoencoder(recipe, run_dir)
     run_dir.check(recipe)
     tracker_of(recipe)  # a missing package is reported before anything is done
     data = open_data(recipe, log)
@@ -117,25 +125,28 @@ def _train(
         if chosen is not recipe:
             log(
                 f"images of {data.shape[1]}x{data.shape[2]}: recipe {chosen.name} in place of {recipe.name} "
-                '(large_images); --large_images "" keeps to pixels'
+                '(data.large_recipe); --data.large_recipe "" keeps to pixels'
             )
-        recipe = chosen
+        recipe = with_autoencoder(chosen, run_dir)
+    info, autoencoder = dataset_info(recipe, data), None
+    latent_diffusion = recipe.autoencoder is not None and recipe.reconstruction is None
+    if latent_diffusion and recipe.latent.source and not run_dir.has_states:
+        autoencoder = load_source(recipe, info)
     if recipe.train.autosize and not run_dir.exists:
         # measured by the first process, for all
-        sized = autosize(recipe, dataset_info(recipe, data), len(data.train), compute, log) if main else recipe
+        sized = autosize(recipe, info, len(data.train), compute, log) if main else recipe
         recipe = broadcast_object_list([sized])[0]
-    model = build_trainable(recipe, dataset_info(recipe, data))
+    model = build_trainable(recipe, info)
     check_equal(weights_identity(model.module))
-    autoencoder = None
-    if isinstance(model, Model) and model.latent_space is not None and not run_dir.has_states:
-        if recipe.latent.source:
-            autoencoder = load_source(recipe, model.dataset_info)
-        else:
-            result = _train_autoencoder(recipe, run_dir, compute, log)
-            if result.signal:
-                return replace(result, path=run_dir.path, step=0)
-            seconds = result.seconds if recipe.train.minutes is not None else 0.0
-            autoencoder = TrainedAutoencoder(checkpoint.load_autoencoder(result.path), seconds)
+    if latent_diffusion and trains_first(recipe):
+        result = _train_autoencoder(recipe, run_dir, compute, accelerator.num_processes, log)
+        accelerator.wait_for_everyone()  # its last files may be those of this moment
+        if result.signal:
+            return replace(result, path=run_dir.path, step=0)
+        recipe = own_budget(recipe, result.seconds)
+        model = replace(model, recipe=recipe)
+        if not run_dir.has_states:
+            autoencoder = TrainedAutoencoder(checkpoint.load_autoencoder(run_dir.path / latents.FOLDER))
     loop = TrainingLoop(model, data, compute, accelerator, run_dir.load_state, log)
     if main:  # created only now, after everything that may fail
         run_dir.open(recipe)
@@ -167,13 +178,19 @@ def _train(
 
 
 def _train_autoencoder(
-    recipe: Recipe, run_dir: RunDir, compute: ComputeConfig, log: Callable[[str], None]
+    recipe: Recipe, run_dir: RunDir, compute: ComputeConfig, processes: int, log: Callable[[str], None]
 ) -> RunResult:
-    """Train the autoencoder of a latent diffusion model in a folder of its run, or go on with it."""
+    """Train the autoencoder of a latent diffusion model in a folder of its run, or go on with it.
+
+    A run that has begun keeps the autoencoder that it has, whatever its budget is now.
+    """
     out = run_dir.path / latents.FOLDER
+    if run_dir.has_states:
+        reports = RunDir(out).read_reports()
+        return RunResult(out, 0, 0, float(reports[-1]["timing"]["seconds"]) if reports else 0.0)
     log(f"first the autoencoder, in {out}: {recipe.latent.share:.0%} of the budget (latent.share)")
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16"}[compute.dtype]
-    return _train_together(autoencoder_recipe(recipe), out, str(compute.device), precision, compiled=False)
+    return _train_together(autoencoder_recipe(recipe, processes), out, str(compute.device), precision, compiled=False)
 
 
 def run_steps(
