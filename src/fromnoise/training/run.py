@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from fromnoise import checkpoint
-from fromnoise.config import Recipe
+from fromnoise.config import Recipe, parse
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build_trainable
 from fromnoise.run_dir import RunDir
@@ -135,7 +135,7 @@ def _train(
     if recipe.train.autosize and not run_dir.exists:
         # measured by the first process, for all
         sized = autosize(recipe, info, len(data.train), compute, log) if main else recipe
-        recipe = broadcast_object_list([sized])[0]
+        recipe = parse(broadcast_object_list([sized.model_dump(mode="json", exclude_none=True)])[0])
     model = build_trainable(recipe, info)
     check_equal(weights_identity(model.module))
     if latent_diffusion and trains_first(recipe):
