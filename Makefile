@@ -22,7 +22,7 @@ test: install
 	$(BIN)/python -m pytest -q -n auto -m "not slow and not long and not gpu and not campaign"
 
 test-slow: install
-	$(BIN)/python -m pytest -q -n auto --durations=10 -m "slow and not long and not gpu"
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --durations=10 -m "slow and not long and not gpu"
 
 test-long: install
 	$(BIN)/python -m pytest -q --durations=10 -m "long and not gpu and not campaign"

@@ -23,7 +23,7 @@ from fromnoise import config as recipes
 from fromnoise.config.recipe_data import dataset_info
 from fromnoise.data.convert import as_data
 from fromnoise.model import build, build_autoencoder
-from fromnoise.training.latents import TrainedAutoencoder, cache_latents, fit_latent_space
+from fromnoise.training.latents import cache_latents, fit_latent_space
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import ComputeConfig, select_device
 
@@ -37,7 +37,7 @@ def loop_on(shape: tuple[int, int, int], images: int, compute: ComputeConfig, ch
     model = build(recipe, dataset_info(recipe, data))
     loop = TrainingLoop(model, data, compute, Accelerator(cpu=compute.device.type == "cpu"))
     if model.latent_space is not None:
-        fit_latent_space(loop, TrainedAutoencoder(build_autoencoder(recipe, model.dataset_info)))
+        fit_latent_space(loop, build_autoencoder(recipe, model.dataset_info))
         cache_latents(loop, print)
     return loop
 

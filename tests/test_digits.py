@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from digit_confidence import confidence  # noqa: E402
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_digits_are_readable(tmp_path, capsys):
     """A classifier of 98 % accuracy is confident for three quarters of 500 samples, with every class among them.
 

@@ -45,8 +45,9 @@ PARAMETERS = {
 DATA = {"images": "emoji_64.zip", "flowers": "flowers102_64.zip"}  # the official split of flowers is not available
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "unet" else pytest.mark.slow) for name in SHAPES]
+)
 def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsys):
     """Train for two steps on real data, sample, and open every image that was written."""
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))

@@ -15,7 +15,6 @@ from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
 from fromnoise.training.latents import (
     LatentImages,
-    TrainedAutoencoder,
     autoencoder_recipe,
     cache_latents,
     encoded,
@@ -68,7 +67,7 @@ def loop_of(kind, digits, runs, steps=12, resumed=None, **values):
     if resumed is not None:
         loop.resume(*resumed)
     elif kind == "latent":
-        fit_latent_space(loop, TrainedAutoencoder(checkpoint.load_autoencoder(runs / "autoencoder")))
+        fit_latent_space(loop, checkpoint.load_autoencoder(runs / "autoencoder"))
     cache_latents(loop, lambda line: None)
     return loop
 
@@ -269,10 +268,10 @@ def test_budget_in_minutes_of_the_diffusion_model(tmp_path):
     for values in ({"latent.source": "runs/ae"}, {"train.steps": 5}):
         other = recipes.load("latent", LATENT | {"train.minutes": 10.0} | values)
         assert own_budget(other) == other
-    out, values = tmp_path / "run", LATENT | {"train.minutes": 0.2, "latent.share": 0.5, "sample.count": 0}
+    out, values = tmp_path / "run", LATENT | {"train.minutes": 0.1, "latent.share": 0.5, "sample.count": 0}
     result = train(recipes.load("latent", values), out, device="cpu", precision="fp32")
-    spent = result.seconds + 60 * (0.2 - RunDir(out).recipe().train.minutes)
-    assert spent < 14
+    spent = result.seconds + 60 * (0.1 - RunDir(out).recipe().train.minutes)
+    assert spent < 8
     reports = RunDir(out).read_reports()
     assert reports[0]["lr"] > 0 and reports[0]["budget_used"] < 0.3
 

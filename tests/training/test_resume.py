@@ -63,7 +63,10 @@ def train(run_command, out, *words, steps=STEPS, recipe="digits", **kw):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "kills"), [("digits", 10), ("autoencoder", 3), ("latent", 5)])
+@pytest.mark.parametrize(
+    ("recipe", "kills"),
+    [("digits", 5), pytest.param("autoencoder", 3, marks=pytest.mark.long), ("latent", 2)],
+)
 def test_killed_at_random_moments(tmp_path, run_command, recipe, kills):
     """SIGKILL, which cannot be caught, while the run trains, reports or writes a checkpoint (HF#2606, DD#97).
 

@@ -21,7 +21,11 @@ from serving import SMALL, fromnoise
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),  # one process makes the runs
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
 PATIENCE = 60_000
 
 

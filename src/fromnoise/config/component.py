@@ -32,8 +32,11 @@ assert fromnoise.diffusion and fromnoise.networks and fromnoise.optim and fromno
 
 CUSTOM = "custom"
 """The kind of a network that is not registered: a module that the user gives to ``Denoiser`` or ``load``."""
-_CHECKED = ("schedule", "weighting", "time_sampler", "sampler", "optimizer")
+_CHECKED = ("schedule", "weighting", "time_sampler", "sampler", "optimizer", "guidance")
 """Families whose constructors are cheap: they are called to check the options' values, unless they need a context."""
+
+_PLACEHOLDERS: dict[str, dict[str, Any]] = {"guidance": {"denoise": None, "scale": 1.0}}
+"""Contexts for that check: constructors store them."""
 
 
 class Section(BaseModel):
@@ -158,11 +161,15 @@ def parse_component(family: str, default: str, value: Any) -> ComponentConfig:
         parsed = model.model_validate(table)
     except ValidationError as e:
         raise _option_error(family, kind, model, e.errors()[0]) from None
-    if family in _CHECKED and not registry.required_context(family, kind):
+    given = _PLACEHOLDERS.get(family, {})
+    if family in _CHECKED and set(registry.required_context(family, kind)) <= set(given):
         try:
-            registry.build(family, kind, parsed.options())
-        except (ValueError, TypeError) as e:
+            registry.build(family, kind, parsed.options(), **given)
+        except ValueError as e:
             raise OptionError("", kind, str(e)) from None
+        except TypeError as e:  # of a placeholder, it says nothing of the options
+            if not given:
+                raise OptionError("", kind, str(e)) from None
     return parsed
 
 

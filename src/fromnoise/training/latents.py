@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -37,17 +36,6 @@ Log = Callable[[str], None]
 # ---- the autoencoder
 
 
-@dataclass(frozen=True)
-class TrainedAutoencoder:
-    """An autoencoder for a new diffusion model.
-
-    Attributes:
-        model: in evaluation mode.
-    """
-
-    model: AutoencoderModel
-
-
 def with_autoencoder(recipe: Recipe, run_dir: RunDir | None) -> Recipe:
     """The recipe with the autoencoder of the run that the directory contains, or of ``latent.source``.
 
@@ -67,7 +55,7 @@ def with_autoencoder(recipe: Recipe, run_dir: RunDir | None) -> Recipe:
     return recipe
 
 
-def load_source(recipe: Recipe, dataset_info: DatasetInfo) -> TrainedAutoencoder:
+def load_source(recipe: Recipe, dataset_info: DatasetInfo) -> AutoencoderModel:
     """The autoencoder ``latent.source``.
 
     Raises:
@@ -93,7 +81,7 @@ def load_source(recipe: Recipe, dataset_info: DatasetInfo) -> TrainedAutoencoder
             f"the autoencoder {source} is built for images of {own_size[0]}x{own_size[1]}, the data have "
             f"{size[0]}x{size[1]}: use --data.size {own_size[0]}x{own_size[1]}, or another --autoencoder"
         )
-    return TrainedAutoencoder(model)
+    return model
 
 
 def trains_first(recipe: Recipe) -> bool:
@@ -176,7 +164,7 @@ class LatentImages(Images):
         return moments, indices
 
 
-def fit_latent_space(loop: TrainingLoop[Any], autoencoder: TrainedAutoencoder) -> None:
+def fit_latent_space(loop: TrainingLoop[Any], autoencoder: AutoencoderModel) -> None:
     """Take the weights of an autoencoder, and standardize its latents.
 
     Raises:
@@ -184,7 +172,7 @@ def fit_latent_space(loop: TrainingLoop[Any], autoencoder: TrainedAutoencoder) -
     """
     space = loop.model.latent_space
     try:
-        space.autoencoder.load_state_dict(autoencoder.model.module.state_dict())
+        space.autoencoder.load_state_dict(autoencoder.module.state_dict())
     except RuntimeError:
         raise UserError(
             "the autoencoder has other layers than section autoencoder of the recipe: leave it out"

@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from fromnoise import checkpoint
 from fromnoise.config import Recipe
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.model import AutoencoderModel
 from fromnoise.networks import kernels
 from fromnoise.run_dir import RunDir, fixed_difference
 from fromnoise.training.distributed import check_same_step
-from fromnoise.training.latents import TrainedAutoencoder, cache_latents, fit_latent_space
+from fromnoise.training.latents import cache_latents, fit_latent_space
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
@@ -23,7 +24,7 @@ from fromnoise.utils.reading import first_line
 Log = Callable[[str], None]
 
 
-def resume(loop: TrainingLoop[Any], run_dir: RunDir, log: Log, autoencoder: TrainedAutoencoder | None = None) -> None:
+def resume(loop: TrainingLoop[Any], run_dir: RunDir, log: Log, autoencoder: AutoencoderModel | None = None) -> None:
     """Load the newest state of the run directory, or fit the pseudo-labels or the latent space of a new run.
 
     Args:

@@ -26,7 +26,6 @@ from fromnoise.training.autosize import autosize, keep_choices
 from fromnoise.training.distributed import check_equal, identity, processes, weights_identity
 from fromnoise.training.forecast import duration, prepare_budget
 from fromnoise.training.latents import (
-    TrainedAutoencoder,
     autoencoder_recipe,
     load_source,
     own_budget,
@@ -146,7 +145,7 @@ def _train(
         recipe = own_budget(recipe, result.seconds)
         model = replace(model, recipe=recipe)
         if not run_dir.has_states:
-            autoencoder = TrainedAutoencoder(checkpoint.load_autoencoder(run_dir.path / latents.FOLDER))
+            autoencoder = checkpoint.load_autoencoder(run_dir.path / latents.FOLDER)
     loop = TrainingLoop(model, data, compute, accelerator, run_dir.load_state, log)
     if main:  # created only now, after everything that may fail
         run_dir.open(recipe)
