@@ -332,3 +332,17 @@ def test_bounds_use_other_noise_than_training(runs):
     trained, _ = model.training_inputs(pixels, None, torch.zeros(1, dtype=torch.int64), CPU)
     measured, _ = sampled_latents(model.latent_space, to_float(pixels), Noise(0, torch.zeros(1, dtype=torch.int64)))
     assert not torch.allclose(trained, measured)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "autoencoder/model.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "bit", "empty"])
+def test_damaged_files_are_named(runs, tmp_path, name, damage):
+    """One line with the file's name, for both kinds of models."""
+    content = bytearray((runs / name).read_bytes())
+    if damage == "bit":
+        content[-5] ^= 8
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content[:-9] if damage == "truncated" else b"" if damage == "empty" else content)
+    with pytest.raises(UserError, match=r"model\.safetensors") as error:
+        checkpoint.load_trainable(path)
+    assert "\n" not in str(error.value)
