@@ -42,11 +42,12 @@ PARAMETERS = {
     "unet": 35_711_491,
     "flowers": 63_200_387,
 }
+LARGE = ("unet", "flowers")  # half a minute each, so not in CI
 DATA = {"images": "emoji_64.zip", "flowers": "flowers102_64.zip"}  # the official split of flowers is not available
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name == "unet" else pytest.mark.slow) for name in SHAPES]
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LARGE else pytest.mark.slow) for name in SHAPES]
 )
 def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsys):
     """Train for two steps on real data, sample, and open every image that was written."""
