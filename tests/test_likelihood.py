@@ -13,7 +13,8 @@ from fromnoise.data import to_float
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.diffusion.likelihood.ode import RungeKutta
 from fromnoise.evaluation.estimate import Estimate
-from fromnoise.evaluation.likelihood import LikelihoodEvaluator, LikelihoodResult, generalization_gaps
+from fromnoise.evaluation.likelihood import LikelihoodEvaluator
+from fromnoise.evaluation.likelihood_results import LikelihoodResult, generalization_gaps
 from fromnoise.model import build
 from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError

@@ -11,7 +11,8 @@ from fromnoise.cli.common import check_minimum, write_json
 if TYPE_CHECKING:
     from fromnoise.data import Data, Images
     from fromnoise.evaluation.estimate import Estimate
-    from fromnoise.evaluation.likelihood import LikelihoodEvaluator, LikelihoodResult
+    from fromnoise.evaluation.likelihood import LikelihoodEvaluator
+    from fromnoise.evaluation.likelihood_results import LikelihoodResult
     from fromnoise.model import AutoencoderModel, Model
     from fromnoise.utils.device import ComputeConfig
 
@@ -124,7 +125,8 @@ def _measure(evaluator: LikelihoodEvaluator, images: Images, args: argparse.Name
     from tqdm import tqdm
 
     from fromnoise.diffusion.likelihood.ode import RungeKutta, ScipySolver
-    from fromnoise.evaluation.likelihood import LikelihoodResult, random_subset
+    from fromnoise.evaluation.likelihood import random_subset
+    from fromnoise.evaluation.likelihood_results import LikelihoodResult
 
     pixels, labels = random_subset(images, evaluator.model, args.count, args.seed)
     count = len(pixels)
@@ -142,7 +144,7 @@ def _measure(evaluator: LikelihoodEvaluator, images: Images, args: argparse.Name
 
 
 def _report(results: dict[str, LikelihoodResult], description: list[str], args: argparse.Namespace) -> None:
-    from fromnoise.evaluation.likelihood import generalization_gaps
+    from fromnoise.evaluation.likelihood_results import generalization_gaps
     from fromnoise.reporting import plots
 
     print("bits/dim +- one standard error of the mean, over images and noise")

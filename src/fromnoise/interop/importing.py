@@ -206,3 +206,22 @@ def check_out(path: Path) -> None:
     elif path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: choose a folder for --out")
     check_folder(path if path.suffix != ".safetensors" else path.parent)
+
+
+def tutorial_recipe(network: Any, steps: int, beta_start: float, beta_end: float, variance: float) -> dict[str, Any]:
+    """The recipe of a tutorial's DDPM: literal linear betas, noise as the target, ancestral sampling.
+
+    Args:
+        network: kind and options.
+        steps: T.
+        beta_start: beta_1.
+        beta_end: beta_T.
+        variance: f of the published ancestral steps, 0 for beta tilde and 1 for beta.
+    """
+    betas = {"beta_start": beta_start, "beta_end": beta_end, "rescale": False}
+    return {
+        "network": network,
+        "diffusion": {"schedule": {"kind": "linear", "steps": steps, **betas}, "target": "eps"},
+        "sample": {"sampler": "dpmpp-2m", "steps": min(20, steps)},
+        "published": {"sampler": {"kind": "ancestral", "variance": variance}, "grid": "uniform", "clip": False},
+    }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fromnoise.data.dataset_info import DatasetInfo
-from fromnoise.interop.importing import Imported, Importer
+from fromnoise.interop.importing import Imported, Importer, tutorial_recipe
 from fromnoise.interop.source import Source
 from fromnoise.interop.state_dict import Tensors, below, mapping_of
 from fromnoise.networks.embeddings import sinusoid_table
@@ -71,21 +71,9 @@ class Pulfer(Importer):
             f"{steps} timesteps, linear betas from {self.beta_start:g} to {self.beta_end:g}; the table of sinusoids is "
             + ("that of network pulfer" if own else "another than that of network pulfer, and is kept")
         ]
-        recipe: dict[str, Any] = {
-            "network": {"kind": "pulfer", "time_dim": time_dim},
-            "diffusion": {
-                "schedule": {
-                    "kind": "linear",
-                    "steps": steps,
-                    "beta_start": self.beta_start,
-                    "beta_end": self.beta_end,
-                    "rescale": False,
-                },
-                "target": "eps",
-            },
-            "sample": {"sampler": "dpmpp-2m", "steps": min(20, steps)},
-            "published": {"sampler": {"kind": "ancestral", "variance": 1.0}, "grid": "uniform", "clip": False},
-        }
+        recipe = tutorial_recipe(
+            {"kind": "pulfer", "time_dim": time_dim}, steps, self.beta_start, self.beta_end, variance=1.0
+        )
         return Imported(recipe, DatasetInfo((channels, side, side)), weights, notes)
 
 

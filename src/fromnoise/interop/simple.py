@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fromnoise.data.dataset_info import DatasetInfo
-from fromnoise.interop.importing import Imported, Importer
+from fromnoise.interop.importing import Imported, Importer, tutorial_recipe
 from fromnoise.interop.source import Source
 from fromnoise.interop.state_dict import mapping_of
 from fromnoise.registry import register
@@ -61,21 +61,7 @@ class SimpleImporter(Importer):
             raise UserError(f"{source.path} has not the layers of network simple")
         steps = 1000 if self.timesteps is None else self.timesteps
         side = _SIDE if self.size is None else self.size
-        recipe: dict[str, Any] = {
-            "network": "simple",
-            "diffusion": {
-                "schedule": {
-                    "kind": "linear",
-                    "steps": steps,
-                    "beta_start": self.beta_start,
-                    "beta_end": self.beta_end,
-                    "rescale": False,
-                },
-                "target": "eps",
-            },
-            "sample": {"sampler": "dpmpp-2m", "steps": min(20, steps)},
-            "published": {"sampler": {"kind": "ancestral", "variance": 0.0}, "grid": "uniform", "clip": False},
-        }
+        recipe = tutorial_recipe("simple", steps, self.beta_start, self.beta_end, variance=0.0)
         betas = f"linear betas from {self.beta_start:g} to {self.beta_end:g}"
         note = f"assumed: {steps} timesteps, {betas}, images of {side}x{side}"
         channels = weights["out.weight"].shape[0]
