@@ -20,6 +20,7 @@ def parts() -> dict[str, Callable[[Any, argparse.Namespace], list[dict[str, Any]
     """What can be run, by name."""
     from crash_points import crash_points
     from processes import processes
+    from rank_kills import rank_kills
     from runs import kills
     from together import endurance, small_disks, together
 
@@ -28,6 +29,7 @@ def parts() -> dict[str, Callable[[Any, argparse.Namespace], list[dict[str, Any]
         "kills": lambda bench, args: [kills(bench, args.seed, args.kills)],
         "disks": lambda bench, args: small_disks(bench, args.seed, [2**k for k in range(12, 22)]),
         "processes": lambda bench, args: processes(bench, args.seed),
+        "ranks": lambda bench, args: rank_kills(bench, args.seed, args.kills, args.minutes),
         "together": lambda bench, args: together(bench, args.seed, args.together),
         "endurance": lambda bench, args: endurance(bench, args.seed, args.steps),
     }
@@ -40,6 +42,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=int, default=1, help="crash at each EVERY-th operation only")
     parser.add_argument("--kills", type=int, default=100, help="kills at random moments")
+    parser.add_argument("--minutes", type=float, default=120, help="of ranks, after which none is killed")
     parser.add_argument("--together", type=int, default=10, help="pairs of trainings, and of evaluations, at once")
     parser.add_argument("--steps", type=int, default=10_000, help="of the long run")
     parser.add_argument("--json", type=Path, help="write the counts to this file")

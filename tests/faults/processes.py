@@ -53,15 +53,21 @@ def processes(bench: Bench, seed: int) -> list[dict[str, Any]]:
 
 def _far(out: Path, expected: dict[str, Any]) -> list[str]:
     """Tensors of the last state that are further from those of one process than float32 and another order of sums."""
+    return [f"differs by {error:.2g}: {name}" for name, error in distances(out, expected).items() if error > 2e-4]
+
+
+def distances(out: Path, expected: dict[str, Any]) -> dict[str, float]:
+    """How far the tensors of the last state are from expected ones, relative to the largest value if it is above 1.
+
+    Args:
+        out: the run directory.
+        expected: ``runs.content`` of another run.
+    """
     from fromnoise import checkpoint
 
     path = sorted((out / "state").glob("*.safetensors"))[-1]
     tensors, _ = checkpoint.read(path)
-    return [
-        f"differs by {error:.2g}: {name}"
-        for name, tensor in tensors.items()
-        if (error := _error(tensor, expected[f"{path.name}/{name}"])) > 2e-4
-    ]
+    return {name: _error(tensor, expected[f"{path.name}/{name}"]) for name, tensor in tensors.items()}
 
 
 def _error(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -87,45 +93,94 @@ def _run(
         send: sent to the last process when the first new state is there.
         resume: seconds after which a stopped process continues; 0: the launcher is terminated instead.
     """
-    words = list(training.words)
-    words[words.index("--steps") + 1] = str(steps)
-    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", str(count)]
-    torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port()), "-m", "fromnoise"]
-    command = [*(torchrun if count > 1 else [sys.executable, "-m", "fromnoise"]), *words]
-    begin, before = time.monotonic(), _newest(place)
-    out, err = (open(training.bench.folder / name, "w+") for name in ("processes.out", "processes.err"))
-    launcher = subprocess.Popen(
-        command, cwd=place, stdout=out, stderr=err, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    )
+    before = newest(place)
+    launched = Launched(training, place, count, steps)
     if send is not None:
-        while launcher.poll() is None and _newest(place) <= before and time.monotonic() - begin < SLOW:
+        while launched.running and newest(place) <= before and launched.seconds < SLOW:
             time.sleep(0.01)
-        ranks = _children(launcher.pid)
+        ranks = launched.ranks()
         if ranks:
-            os.kill(ranks[-1], send)
+            os.kill(ranks[max(ranks)], send)
             if send == signal.SIGSTOP:
                 time.sleep(resume or 3.0)
                 if resume:
-                    os.kill(ranks[-1], signal.SIGCONT)
+                    os.kill(ranks[max(ranks)], signal.SIGCONT)
                 else:
-                    launcher.terminate()
-    late = False
-    try:
-        launcher.wait(SLOW)
-    except subprocess.TimeoutExpired:
-        late = True
-        for rank in _children(launcher.pid):
-            os.kill(rank, signal.SIGKILL)
-        launcher.kill()
-        launcher.wait()
-    texts = []
-    for file in (out, err):
-        file.seek(0)
-        texts.append(file.read())
-        file.close()
-    seconds = time.monotonic() - begin
-    code = -signal.SIGALRM if late else launcher.returncode
-    return Outcome(code, texts[0], texts[1], seconds, 0.0, 0.0, late)
+                    launched.launcher.terminate()
+    return launched.wait(SLOW)
+
+
+class Launched:
+    """A training by one process, or by several under torchrun."""
+
+    def __init__(self, training: Training, place: Path, count: int, steps: int = 0, restarts: int = 0) -> None:
+        """Start it; time-outs are the environment's.
+
+        Args:
+            training: its words are used.
+            place: the folder.
+            count: of processes.
+            steps: of the run; 0: those of the words.
+            restarts: by torchrun, after a rank has died.
+        """
+        words = list(training.words)
+        if steps:
+            words[words.index("--steps") + 1] = str(steps)
+        torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", str(count)]
+        torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+        torchrun += ["--max-restarts", str(restarts), "-m", "fromnoise"]
+        command = [*(torchrun if count > 1 else [sys.executable, "-m", "fromnoise"]), *words]
+        self._begin, self._alone = time.monotonic(), count == 1
+        self._files = [open(training.bench.folder / f"{place.name}.{name}", "w+") for name in ("out", "err")]
+        self.launcher = subprocess.Popen(
+            command,
+            cwd=place,
+            stdout=self._files[0],
+            stderr=self._files[1],
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.launcher.poll() is None
+
+    @property
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self._begin
+
+    def ranks(self) -> dict[int, int]:
+        """The processes that train, by rank; those that have not replaced their launcher yet are left out."""
+        if self._alone:
+            return {0: self.launcher.pid} if self.running else {}
+        found = {}
+        for pid in _children(self.launcher.pid):
+            try:
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            found |= {int(text[5:]): pid for text in variables if text.startswith(b"RANK=")}
+        return found
+
+    def wait(self, seconds: float) -> Outcome:
+        """Wait for its end; after so many seconds all its processes are killed."""
+        late = False
+        try:
+            self.launcher.wait(seconds)
+        except subprocess.TimeoutExpired:
+            late = True
+            for pid in _children(self.launcher.pid):
+                os.kill(pid, signal.SIGKILL)
+            self.launcher.kill()
+            self.launcher.wait()
+        texts = []
+        for file in self._files:
+            file.seek(0)
+            texts.append(file.read())
+            file.close()
+        code = -signal.SIGALRM if late else self.launcher.returncode
+        return Outcome(code, texts[0], texts[1], self.seconds, 0.0, 0.0, late)
 
 
 def _children(pid: int) -> list[int]:
@@ -136,5 +191,6 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _newest(place: Path) -> int:
+def newest(place: Path) -> int:
+    """The step of the last state; -1 without one."""
     return max((int(p.stem) for p in place.glob("out/state/0*.safetensors")), default=-1)

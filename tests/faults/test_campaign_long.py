@@ -22,12 +22,13 @@ def program(name: str, *words: object) -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("part", ["crash_points", "kills", "disks", "processes", "together", "endurance"])
+@pytest.mark.parametrize("part", ["crash_points", "kills", "disks", "processes", "ranks", "together", "endurance"])
 def test_disturbed_runs_end_as_undisturbed_ones(part, setting, results):
-    """FROMNOISE_FAULT_EVERY, _KILLS, _TOGETHER and _STEPS make it shorter."""
+    """FROMNOISE_FAULT_EVERY, _KILLS, _MINUTES, _TOGETHER and _STEPS make it shorter."""
     numbers = [
         *("--every", setting("EVERY", 1), "--kills", setting("KILLS", 100)),
-        *("--together", setting("TOGETHER", 10), "--steps", setting("STEPS", 10_000)),
+        *("--minutes", setting("MINUTES", 120), "--together", setting("TOGETHER", 10)),
+        *("--steps", setting("STEPS", 10_000)),
     ]
     program("campaign_long.py", part, *numbers, "--seed", setting("SEED", 1), "--json", results / f"long-{part}.json")
 
