@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -200,23 +199,3 @@ def test_invalid_options(wrong, run, digit_files, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     wrong("evaluate", run, "--out", "full", message="not empty")
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one(right, run, tmp_path):
-    """Each samples half of the images; the numbers agree up to rounding of pixel values."""
-    words = ["evaluate", str(run), *QUICK, "--batch", "7", "-n", "45"]
-    right(*words, "--out", "one")
-    launcher = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "--master_port", "29613"]
-    done = subprocess.run(
-        [*launcher, "-m", "fromnoise", *words, "--out", "two"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    one, two = (json.loads((tmp_path / name / "report.json").read_text())["evaluations"][0] for name in ("one", "two"))
-    for key in ("frechet", "kernel", "precision", "coverage", "nearest_pixels"):
-        assert two[key]["value"] == pytest.approx(one[key]["value"], rel=1e-3), key
-    assert one["n"] == two["n"] == 45

@@ -99,7 +99,7 @@ def test_an_interrupted_evaluation_goes_on(right, fromnoise, run, tmp_path, monk
         return original(self, compute, batch)
 
     monkeypatch.setattr(sampling_run.SamplingRun, "steps", steps)
-    monkeypatch.setattr("fromnoise.evaluation.sources.ModelSource.estimated_seconds", lambda self: 0.0)
+    monkeypatch.setattr("fromnoise.evaluation.model_source.ModelSource.estimated_seconds", lambda self: 0.0)
     assert fromnoise(*words, "--out", "again").code == 130
     (folder,) = tmp_path.glob(".again.*.parts")
     assert len(list(folder.glob("*.safetensors"))) == 2

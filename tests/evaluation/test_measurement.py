@@ -18,9 +18,10 @@ from fromnoise.evaluation.metrics.frechet import frechet_distance
 from fromnoise.evaluation.metrics.kid import kernel_distance
 from fromnoise.evaluation.metrics.nearest import NearestNeighbours
 from fromnoise.evaluation.metrics.prdc import prdc
+from fromnoise.evaluation.model_source import ModelSource
 from fromnoise.evaluation.resolve import SampleRequest, image_sources, open_runs
 from fromnoise.evaluation.result_tables import metrics_table, source_reports
-from fromnoise.evaluation.sources import ModelSource, RealImages
+from fromnoise.evaluation.sources import RealImages
 from fromnoise.evaluation.statistics import Moments
 from fromnoise.model import build
 from fromnoise.utils.device import select_device

@@ -18,8 +18,9 @@ from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.evaluation import memorization
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.evaluation.memorization import CodeLengths
+from fromnoise.evaluation.model_source import ModelSource
 from fromnoise.evaluation.sample_checks import check_code_lengths
-from fromnoise.evaluation.sources import ModelSource, RealImages
+from fromnoise.evaluation.sources import RealImages
 from fromnoise.model import Model, build
 from fromnoise.utils.device import select_device
 

@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--size", metavar="S", type=int, help="side in pixels to which image files are resized")
     add("--label", metavar="L", help="class of the samples, by name or number; several with commas; by default all")
     add("--seed", metavar="S", type=int, default=0, help="seed of the samples")
-    add("--batch", metavar="B", type=int, default=64, help="samples per batch")
+    add("--batch", metavar="B", type=int, default=64, help="samples per batch; processes take turns")
     add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     """Sample, in one process or several, and evaluate in the first one."""
+    from collections import deque
     from contextlib import ExitStack
 
     from accelerate import Accelerator
@@ -96,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
 
     from fromnoise.evaluation import resolve
     from fromnoise.evaluation.features.select import check_features
-    from fromnoise.evaluation.sources import ProcessGroup
+    from fromnoise.evaluation.model_source import ModelSource, ProcessGroup
     from fromnoise.training.distributed import check_equal, software
     from fromnoise.utils.device import select_device
     from fromnoise.utils.errors import UserError
@@ -116,7 +117,11 @@ def _run(args: argparse.Namespace) -> int:
     compute = select_device(device, args.precision)
     flags = {name: repr(value) for name, value in vars(args).items() if name not in _OUTPUTS}
     check_equal(flags | software(compute))
-    processes = ProcessGroup(accelerator.process_index, world, lambda batch: cast("Tensor", accelerator.gather(batch)))
+
+    def gather(batch: Tensor) -> Tensor:  # nccl gathers tensors of GPUs
+        return cast("Tensor", accelerator.gather(batch.to(accelerator.device))).cpu()
+
+    processes = ProcessGroup(accelerator.process_index, world, gather)
 
     def log(line: str) -> None:
         if main:
@@ -133,8 +138,8 @@ def _run(args: argparse.Namespace) -> int:
         if out is not None:
             return _evaluate(args, data, sources, compute, out, log)
         for source in sources:  # the other processes only sample
-            for _ in source.batches():
-                pass
+            if isinstance(source, ModelSource):
+                deque(source.batches(), maxlen=0)
     return 0
 
 

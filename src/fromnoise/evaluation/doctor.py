@@ -12,10 +12,11 @@ from fromnoise.evaluation.data_checks import CheckedData, check_data
 from fromnoise.evaluation.features.pixel_features import PixelFeatures
 from fromnoise.evaluation.findings import Finding
 from fromnoise.evaluation.measurement import MIN_IMAGES, measure
+from fromnoise.evaluation.model_source import ModelSource
 from fromnoise.evaluation.resolve import real_images
 from fromnoise.evaluation.run_checks import check_loss, check_reports
 from fromnoise.evaluation.sample_checks import check_samples
-from fromnoise.evaluation.sources import ModelSource, RealImages
+from fromnoise.evaluation.sources import RealImages
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig

@@ -21,7 +21,7 @@ from fromnoise.diffusion.likelihood.ode import ODESolver, ProbabilityFlow
 from fromnoise.diffusion.rng import Noise
 from fromnoise.evaluation.autoencoder_bits import autoencoder_nats, sampled_latents
 from fromnoise.evaluation.likelihood_results import BoundResult
-from fromnoise.evaluation.sources import has_pseudo_labels
+from fromnoise.evaluation.model_source import has_pseudo_labels
 from fromnoise.model import AutoencoderModel, Model
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError

@@ -17,16 +17,9 @@ from fromnoise.data import Data, load
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.data.source import did_you_mean
 from fromnoise.data.spec import parse_spec
+from fromnoise.evaluation.model_source import ModelSource, ProcessGroup, has_pseudo_labels
 from fromnoise.evaluation.reconstruction import ReconstructionSource, measure_reconstruction
-from fromnoise.evaluation.sources import (
-    ImageSource,
-    ModelSource,
-    ProcessGroup,
-    RealImages,
-    first_with_data,
-    has_pseudo_labels,
-    open_samples,
-)
+from fromnoise.evaluation.sources import ImageSource, RealImages, first_with_data, open_samples
 from fromnoise.model import AutoencoderModel, Model
 from fromnoise.pipeline.sample_parts import SampleParts
 from fromnoise.run_dir import RunDir
