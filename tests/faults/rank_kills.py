@@ -22,6 +22,8 @@ from sandbox import Outcome
 STEPS, STATES = 120, 5  # of a run, and between its states
 TOLERANCE = 1e-5
 """Of weights and averages, relative to the largest value of a tensor if that is above 1."""
+TOLERANCES = {"Muon": 1e-4}
+"""Orthogonalization enlarges the rounding of small singular values, which differs with the number of processes."""
 TIMEOUTS = {"FROMNOISE_START_TIMEOUT": "400", "FROMNOISE_STALL_TIMEOUT": "200"}
 """Wide, so that a slow machine is not a stalled rank; torchrun finds killed ranks at once."""
 KINDS: dict[str, tuple[str, ...]] = {
@@ -38,7 +40,8 @@ def rank_kills(bench: Bench, seed: int, count: int, minutes: float) -> list[dict
     """Runs of ``STEPS`` steps, each started again after every kill until it ends, and compared with one process.
 
     The rule: an undisturbed launch exits with 0, a bystander of a kill prints no traceback, and weights and averages
-    end within ``TOLERANCE`` of those of an undisturbed run by one process, with reports of the same steps.
+    end within ``TOLERANCE``, or that of the kind in ``TOLERANCES``, of those of an undisturbed run by one process, with
+    reports of the same steps.
 
     Args:
         bench: has the data.
@@ -49,29 +52,32 @@ def rank_kills(bench: Bench, seed: int, count: int, minutes: float) -> list[dict
     os.environ |= TIMEOUTS
     end, rng = time.monotonic() + 60 * minutes, random.Random(f"ranks/{seed}")
     flags = (*FLAGS, "--train.checkpoint_steps", str(STATES))
+    largest, kills = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
     trainings = {name: Training(bench, STEPS, *flags, *words) for name, words in KINDS.items()}
-    counts, killed, starts, largest = Counts("ranks killed at random", seed), 0, [], 0.0
+    counts, killed, starts = Counts("ranks killed at random", seed), 0, []
     for number, name in enumerate(cycle(KINDS)):
         if killed >= count or time.monotonic() > end:
             break
-        run = Run(trainings[name], rng)
+        limit, run = TOLERANCES.get(name, TOLERANCE), Run(trainings[name], rng)
         outcomes, broken = list(run.launches(count - killed, end)), []
         broken += run.broken
         if not broken:
             errors = distances(run.place / "out", trainings[name].expected)
             errors = {key: value for key, value in errors.items() if key.startswith(("model.", "ema."))}
-            broken += [f"differs by {value:.2g}: {key}" for key, value in errors.items() if value > TOLERANCE]
-            largest = max(largest, *errors.values())
+            broken += [f"differs by {value:.2g}: {key}" for key, value in errors.items() if value > limit]
+            largest[name] = max(largest[name], *errors.values())
         killed += run.killed
+        kills[name] += run.killed
         starts += run.counts
         counts.add(f"{number} ({name})", outcomes, broken)
         print(
             f"run {number}, {name}: {run.killed} kills, {run.restarts} restarts by torchrun, processes {run.counts}, "
-            f"{'broken' if broken else 'equal'}; {killed} kills, largest difference {largest:.1e}",
+            f"{'broken' if broken else 'equal'}; {killed} kills, largest difference {largest[name]:.1e}",
             flush=True,
         )
     by = ", ".join(f"{starts.count(n)} by {n}" for n in (1, 2, 3))
-    counts.remark = f"{killed} kills; launches: {by}; weights and averages within {largest:.1e} of one process"
+    within = ", ".join(f"{name} {largest[name]:.1e} ({kills[name]} kills)" for name in KINDS)
+    counts.remark = f"{killed} kills; launches: {by}; largest difference of weights and averages: {within}"
     return [counts.row()]
 
 
