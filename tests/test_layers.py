@@ -23,7 +23,7 @@ ROWS = (
     {"checkpoint"},
     {"pipeline", "reporting"},
     {"run_dir"},
-    {"editing", "evaluation", "interop"},
+    {"editing", "evaluation", "interop", "tuning"},
     {"training"},
     {"clustering", "api", "web"},
     {"cli"},

@@ -29,6 +29,7 @@ _MEMBERS = {
     "sample": "fromnoise.api",
     "save": "fromnoise.api",
     "save_images": "fromnoise.reporting.image_io",
+    "tune": "fromnoise.api",
 }
 _MODULES = {
     "data": "fromnoise.data",
@@ -47,7 +48,7 @@ _MODULES = {
 
 if TYPE_CHECKING:
     from fromnoise import data, diffusion, evaluation, networks
-    from fromnoise.api import load, load_autoencoder, push, sample, save
+    from fromnoise.api import load, load_autoencoder, push, sample, save, tune
     from fromnoise.data.convert import as_data
     from fromnoise.diffusion import (
         Denoiser,
@@ -92,6 +93,7 @@ __all__ = [
     "schedules",
     "targets",
     "time_samplers",
+    "tune",
     "weightings",
 ]
 

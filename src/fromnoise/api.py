@@ -1,4 +1,4 @@
-"""The library's interface: load, sample, save and publish models."""
+"""The library's interface: load, sample, tune, save and publish models."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from fromnoise.interop import publish
 from fromnoise.interop.diffusers_autoencoder import is_autoencoder
 from fromnoise.model import AutoencoderModel, Model
 from fromnoise.pipeline import Autoencoder, Pipeline
+from fromnoise.tuning import Tuned, last_report, tune_run
+from fromnoise.tuning.learning import ITERATIONS
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.hub import HubName, check_token, upload
+from fromnoise.utils.progress_bar import progress_bar
 
 
 def load(source: str | Path, *, network: nn.Module | None = None, device: str | None = None) -> Pipeline:
@@ -69,6 +72,38 @@ def save(pipeline: Pipeline, path: str | Path) -> None:
         UserError: the file cannot be written.
     """
     pipeline.save(path)
+
+
+def tune(
+    source: str | Path,
+    steps: int = 5,
+    *,
+    data: str | None = None,
+    iterations: int = ITERATIONS,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> Tuned:
+    """Learn the time steps and coefficients of the sampler for a number of steps, as ``fromnoise tune`` does.
+
+    They are kept in the file of the model, and ``load(source).sample(steps=steps)`` uses them.
+
+    Args:
+        source: a run directory or a .safetensors file.
+        steps: number of sampling steps.
+        data: SPEC of the training images; None is that of the recipe.
+        iterations: optimizer steps.
+        device: as of ``load``.
+        progress: show a progress bar; None does in terminals and notebooks.
+
+    Returns:
+        The learned numbers, None if they do not help, and the kernel distances before and after.
+
+    Raises:
+        UserError: there is no such run or no such data, or another process writes in it.
+    """
+    reports = tune_run(source, steps, data=data, iterations=iterations, device=device)
+    with progress_bar(progress, total=iterations, unit="iteration") as bar:
+        return last_report(reports, lambda step: bar.update())
 
 
 def push(

@@ -18,6 +18,7 @@ from fromnoise.checkpoint.model_file import (
     load_trainable,
     rebuild,
     save_model,
+    save_tuned,
 )
 from fromnoise.checkpoint.tensor_file import (
     FORMAT,
@@ -48,6 +49,7 @@ __all__ = [
     "read_header",
     "rebuild",
     "save_model",
+    "save_tuned",
     "serialize",
     "write",
 ]

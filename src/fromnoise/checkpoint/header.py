@@ -1,9 +1,10 @@
-"""The description of a model in a header: its recipe and its data, checked before anything is built from them."""
+"""The description of a model in a header (recipe, data, learned steps), checked before anything is built from it."""
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fromnoise.checkpoint.tensor_file import DamagedFile
 from fromnoise.config import MissingComponent, Recipe, parse
 from fromnoise.data.dataset import Attribute
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.diffusion.samplers import TunedSteps
 from fromnoise.diffusion.schedules import MAX_STEPS
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import first_line, limits, printable
@@ -50,6 +52,30 @@ def parse_header(header: dict[str, Any], path: str | Path) -> tuple[Recipe, Data
         raise DamagedFile(f"{path}: its header does not describe a model of fromnoise{reason}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def tuned_header(tuned: Mapping[int, TunedSteps]) -> dict[str, Any]:
+    """Describe learned steps in a header; empty if there are none."""
+    return {"tuned": {str(count): asdict(steps) for count, steps in sorted(tuned.items())}} if tuned else {}
+
+
+def parse_tuned(header: dict[str, Any], path: str | Path) -> dict[int, TunedSteps]:
+    """Read what ``tuned_header`` put into a header.
+
+    Raises:
+        DamagedFile: the numbers are not those of learned steps.
+    """
+    try:
+        found = [_parse_steps(values) for values in header.get("tuned", {}).values()]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f" ({first_line(error)})" if type(error) is ValueError else ""
+        raise DamagedFile(f"{path}: the tuned steps in its header are damaged{reason}") from None
+    return {steps.count: steps for steps in found}
+
+
+def _parse_steps(values: dict[str, Any]) -> TunedSteps:
+    times, network_times, keep = (tuple(map(float, values[key])) for key in ("times", "network_times", "keep"))
+    return TunedSteps(times, network_times, keep, tuple(tuple(map(float, row)) for row in values["weights"]))
 
 
 _LARGEST = {

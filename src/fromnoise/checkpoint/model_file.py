@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fromnoise import registry
-from fromnoise.checkpoint.header import model_header, parse_header
+from fromnoise.checkpoint.header import model_header, parse_header, parse_tuned, tuned_header
 from fromnoise.checkpoint.tensor_file import DamagedFile, read, write
 from fromnoise.config import Recipe
 from fromnoise.data.dataset_info import DatasetInfo
+from fromnoise.diffusion.samplers import TunedSteps
 from fromnoise.model import AutoencoderModel, Model, build, build_trainable
 from fromnoise.utils.construction import NoInitialValues, limited
 from fromnoise.utils.errors import UserError
@@ -24,7 +26,7 @@ from fromnoise.utils.reading import first_line, printable
 def save_model(
     path: str | Path, model: Model | AutoencoderModel, weights: dict[str, Tensor], progress: dict[str, Any]
 ) -> None:
-    """Write what sampling needs: the weights of the denoiser, the recipe and the description of the data.
+    """Write what sampling needs: the weights of the denoiser, the recipe, the description of the data and tuned steps.
 
     Args:
         path: of the file.
@@ -35,7 +37,30 @@ def save_model(
     Raises:
         UserError: as ``write_atomic``.
     """
-    write(path, weights, {"kind": "model", "progress": progress, **model_header(model.recipe, model.dataset_info)})
+    header = {"kind": "model", "progress": progress, **model_header(model.recipe, model.dataset_info)}
+    write(path, weights, header | (tuned_header(model.tuned) if isinstance(model, Model) else {}))
+
+
+def save_tuned(loaded: LoadedModel, steps: TunedSteps) -> LoadedModel:
+    """Write learned steps into the file of a model, which is otherwise unchanged.
+
+    Args:
+        loaded: the model, from a file.
+        steps: replace those of the same number.
+
+    Returns:
+        The model with the steps.
+
+    Raises:
+        UserError: the file has other weights than when it was loaded, or as ``write_atomic``.
+    """
+    tensors, header = read(loaded.path)
+    own = loaded.model.denoiser.state_dict()
+    if set(own) != set(tensors) or not all(torch.equal(own[name].cpu(), t) for name, t in tensors.items()):
+        raise UserError(f"{loaded.path} was changed while its steps were tuned: tune again")
+    model = replace(loaded.model, tuned={**parse_tuned(header, loaded.path), steps.count: steps})
+    write(loaded.path, tensors, header | tuned_header(model.tuned))
+    return replace(loaded, model=model)
 
 
 M = TypeVar("M", Model, AutoencoderModel, Model | AutoencoderModel)
@@ -126,6 +151,8 @@ def load_trainable(run: str | Path, network: nn.Module | None = None) -> Loaded[
         model = rebuild(recipe, dataset_info, tensors, network)
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
+    if isinstance(model, Model) and network is None:
+        model = replace(model, tuned=parse_tuned(header, path))
     return Loaded(model, progress, path, from_hub)
 
 

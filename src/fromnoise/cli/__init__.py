@@ -28,6 +28,7 @@ from fromnoise.cli import (
     show,
     suggestions,
     train,
+    tune,
     web,
 )
 from fromnoise.cli.arguments import Help, Parser
@@ -39,6 +40,7 @@ VERBS = {
     "sample": sample,
     "edit": edit,
     "guide": guide,
+    "tune": tune,
     "evaluate": evaluate,
     "bits": bits,
     "cluster": cluster,

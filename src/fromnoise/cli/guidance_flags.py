@@ -43,8 +43,12 @@ def wrap(args: argparse.Namespace, model: Model, compute: ComputeConfig) -> tupl
     Raises:
         UserError: the other file does not match the model, or ``--classifier`` has no ``--label``.
     """
+    from fromnoise.model import no_wrapper
+
     autoguide = _autoguidance(args, model, compute)
     model, guide = _classifier(args, model, compute)
+    if autoguide is guide is no_wrapper:
+        return model, no_wrapper
     return model, lambda denoise: guide(autoguide(denoise))
 
 

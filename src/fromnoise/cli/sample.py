@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fromnoise.checkpoint import Loaded
+    from fromnoise.diffusion.samplers import TunedSteps
     from fromnoise.model import AutoencoderModel, Model
     from fromnoise.pipeline import Samples, SampleStep
     from fromnoise.utils.device import ComputeConfig
@@ -64,6 +65,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--steps", metavar="K", type=int, help="steps; heun and pc evaluate the network twice in each")
     add("--grid", metavar="NAME", help=f"time grid: {', '.join(component_flags.names('grid'))}")
     component_flags.add_flag(parser, "sampler", "--sampler", "sampler")
+    add(
+        "--tuned",
+        action=argparse.BooleanOptionalAction,
+        help="use the steps that fromnoise tune learned for this number of steps (default: yes)",
+    )
     add("--seed", metavar="S", type=int, default=0, help="seed; sample i depends on (seed, i) only")
     add("--first", metavar="I", type=int, default=0, help="index of the first sample")
     add("--seeds", metavar="I,J,...", help="indices of the samples, such as 3,17,204")
@@ -117,7 +123,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.as_published and recipe.published is None:
         raise UserError(f"--as-published: the recipe {recipe.name} states no published sampling settings: leave it out")
     own = recipe.published if args.as_published and recipe.published is not None else recipe.sample
-    config = guidance_flags.settings(own, args, "steps", "grid")
+    config = guidance_flags.settings(own, args, "steps", "grid", "tuned")
     guidance_flags.check_labels(args, loaded.model)
     compute = select_device(device_of_rank(args.device), args.precision)
     compute.to_device(loaded.model.module)
@@ -131,6 +137,8 @@ def _run(args: argparse.Namespace) -> int:
     count = len(ids)
     conditioning_for(model.dataset_info, args.label, ids)  # an unknown label is reported before the progress bar
     size = parsing.parse_size("--size", args.size) if args.size else None
+    own = isinstance(model, Model) and wrap is no_wrapper and size in (None, model.dataset_info.shape[1:])
+    tuned = model.tuned_steps(config) if own and isinstance(model, Model) else None
     begun = time.perf_counter()
 
     def steps(part: Tensor) -> Iterator[SampleStep]:
@@ -138,14 +146,16 @@ def _run(args: argparse.Namespace) -> int:
             model, config, compute, ids=part, seed=args.seed, label=args.label, batch=args.batch, wrap=wrap, size=size
         )
 
-    samples = _sample(args, loaded, compute, out, ids.split(args.batch), steps, len(model.levels(config)) - 1)
+    number = len(model.levels(config)) - 1
+    samples = _sample(args, loaded, compute, out, ids.split(args.batch), steps, number, tuned)
     if samples is None:  # the first process writes
         return 0
     spent = time.perf_counter() - begun
     labels = samples.labels if args.label is not None and model.dataset_info.class_names is not None else None
     names = model.dataset_info.class_names if args.label == "all" else None
     image_io.save_images(samples.images, out, labels, ids.tolist(), names)
-    print(f"{count} samples in {spent:.1f} s ({spent / count:.3g} s each): {out}")
+    used = f", {number} tuned steps (--no-tuned: sampler {config.sampler.kind})" if tuned else ""
+    print(f"{count} samples in {spent:.1f} s ({spent / count:.3g} s each{used}): {out}")
     if args.gif:
         image_io.save_gif(samples.frames, args.gif)
         print(f"the reverse process: {args.gif}")
@@ -163,6 +173,7 @@ def _sample(
     batches: Sequence[Tensor],
     steps: Callable[[Tensor], Iterator[SampleStep]],
     steps_of_a_batch: int,
+    tuned: TunedSteps | None,
 ) -> Samples | None:
     """Sample the batches of this process that are not finished; all samples, in the first process.
 
@@ -188,7 +199,7 @@ def _sample(
         if world == 1 and len(batches) == 1:
             return collect(steps(batches[0]), frames, lambda step: bar.update())
         flags = {name: repr(value) for name, value in vars(args).items() if name not in _OUTPUTS}
-        command = flags | weights_identity(loaded.model.module)
+        command = flags | weights_identity(loaded.model.module) | {"tuned": repr(tuned)}
         check_equal(command | software(compute))
         parts = stack.enter_context(contextlib.closing(SampleParts(out, command)))
         if rank == 0:

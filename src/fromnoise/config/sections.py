@@ -258,6 +258,9 @@ class SamplingConfig(Section):
     """interval of times t in which guidance is applied, such as 0.2,0.8; left out: all times"""
     interval_logsnr: Annotated[tuple[float, float] | None, BeforeValidator(parse_pair)] = None
     """interval of log-SNR in which guidance is applied, in place of interval"""
+    tuned: bool = True
+    """use the steps that fromnoise tune learned for this number of steps, if the model has them; they are left out with
+    another sampler or grid, guidance, another clipping, truncation or size"""
     truncation: Positive | None = None
     """largest absolute value of the Gaussian noise; smaller values give less varied samples; left out: unbounded"""
     count: Annotated[int, Field(ge=0)] = 64

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,11 +34,19 @@ def no_wrapper(denoise: Denoise) -> Denoise:
 
 @dataclass(frozen=True)
 class Model:
-    """A denoiser with its recipe and a description of its images."""
+    """A denoiser with its recipe and a description of its images.
+
+    Attributes:
+        recipe: every choice.
+        dataset_info: shape and labels of the data.
+        denoiser: the network with its schedule and target.
+        tuned: steps that were learned for this network (``fromnoise tune``), by their number.
+    """
 
     recipe: Recipe
     dataset_info: DatasetInfo
     denoiser: Denoiser
+    tuned: Mapping[int, samplers.TunedSteps] = field(default_factory=dict)
 
     @property
     def schedule(self) -> schedules.Schedule:
@@ -68,8 +76,8 @@ class Model:
         return self.denoiser
 
     def with_module(self, module: nn.Module) -> Model:
-        """The model with another denoiser of the same kind."""
-        return replace(self, denoiser=module)
+        """The model with another denoiser of the same kind, for which no steps are tuned."""
+        return replace(self, denoiser=module, tuned={})
 
     def training_inputs(
         self, pixels: Tensor, labels: Tensor | None, positions: Tensor, compute: ComputeConfig
@@ -185,6 +193,17 @@ class Model:
             return registry.build("grid", kind, options, schedule=self.schedule, steps=self.steps(config, sampler))
         except ValueError as e:
             raise UserError(str(e)) from None
+
+    def tuned_steps(self, config: SamplingConfig) -> samplers.TunedSteps | None:
+        """The learned steps in place of ``sampler`` and ``levels``; None where ``config`` differs from their tuning.
+
+        They replace the recipe's sampler and grid without guidance, with the recipe's clipping.
+        """
+        own = self.recipe.sample
+        same = all(getattr(config, key) == getattr(own, key) for key in ("sampler", "grid", "clip", "threshold"))
+        if not config.tuned or not same or config.guidance != 1 or config.truncation is not None:
+            return None
+        return self.tuned.get(self.steps(config)) if self.tuned else None
 
     def guided(
         self, config: SamplingConfig, wrap: Wrapper = no_wrapper, wrap_outermost: Wrapper = no_wrapper

@@ -132,11 +132,17 @@ def sample_steps(
             "this model was trained with a class for every image, so it samples with a label only: "
             "give --label all, or one of its classes"
         )
-    chosen = sampler or model.sampler(config)
+    own = sampler is None and wrap is no_wrapper and size in (None, model.dataset_info.shape[1:])
+    tuned = model.tuned_steps(config) if own else None
+    if tuned is not None:
+        chosen, levels = tuned.sampler(model.schedule), tuned.levels(model.schedule)
+    else:
+        chosen = sampler or model.sampler(config)
+        levels = model.levels(config, chosen)
     return SamplingRun(
         model.guided(config, wrap),
         chosen,
-        model.levels(config, chosen),
+        levels,
         model.noise(config, ids, seed),
         lambda noise, like: initial_noise(shape, noise, like),
         cond if cond is not None else model.default_labels(ids, seed),

@@ -9,6 +9,7 @@ from fromnoise.diffusion.samplers.ipndm import IPNDM
 from fromnoise.diffusion.samplers.multistep import MultistepSampler
 from fromnoise.diffusion.samplers.predictor_corrector import PredictorCorrector
 from fromnoise.diffusion.samplers.reverse_sde import ReverseSDE
+from fromnoise.diffusion.samplers.tuned import TunedSampler, TunedSteps
 from fromnoise.diffusion.samplers.unipc import UniPC
 from fromnoise.registry import import_submodules
 
@@ -25,6 +26,8 @@ __all__ = [
     "PredictorCorrector",
     "ReverseSDE",
     "Sampler",
+    "TunedSampler",
+    "TunedSteps",
     "UniPC",
 ]
 
