@@ -4,15 +4,16 @@ BIN := .venv/bin
 
 COMPARED := denoising-diffusion-pytorch smalldiffusion k-diffusion azula torchsde trampoline
 
-.PHONY: install demo test test-slow test-long test-faults test-faults-long check docs bench-gpu
+.PHONY: install demo test test-slow test-both test-long test-faults test-faults-long check docs bench-gpu
 install: .venv/installed
 
+# --no-compile: Python compiles the modules that are imported, which are few of those that are installed.
 # With a GPU: take torch's build for it first (pip install torch into .venv), or leave out -c constraints.txt.
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	# tests compare with them; what they require besides (torchvision and others) is not needed for that
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(COMPARED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --no-deps $(COMPARED)
 	touch $@
 
 demo: install
@@ -23,6 +24,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup --durations=10 -m "slow and not long and not gpu"
+
+# What test and test-slow do, in one session: tests are collected once, and no process waits for the last slow one.
+test-both: install
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder --durations=30 -m "not long and not gpu and not campaign"
 
 test-long: install
 	$(BIN)/python -m pytest -q --durations=10 -m "long and not gpu and not campaign"
@@ -41,7 +46,7 @@ check: install
 
 # The site is build/site/index.html; it is read from disk and needs no network. Any warning fails.
 .venv/docs-installed: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[docs]'
 	touch $@
 
 docs: .venv/docs-installed

@@ -24,6 +24,12 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+def rank_variables(rank: int, world: int, port: int) -> dict[str, int | str]:
+    """The variables that a launcher sets for a rank of one host."""
+    named = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    return named | {"MASTER_ADDR": "127.0.0.1"}
+
+
 def launch(rank: int, world: int, port: int, address: str = "127.0.0.1") -> Launch:
     """Rank ``rank`` as the only one of a host ``host<rank>``."""
     return Launch(rank, world, 0, address, port, False, 0, f"host{rank}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import multiprocessing
 import os
 import re
 import runpy
@@ -18,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from forked import context
 from fromnoise.training.previews import Previews
 from test_docs import code_lines
 
@@ -31,15 +31,6 @@ SMALL = {
     "train_and_evaluate": ["--samples", "20"],
 }
 """Further arguments of programs, besides a few training steps."""
-PRELOADED = [
-    "fromnoise.api",
-    "fromnoise.evaluation.compare",
-    "fromnoise.training.trainer",
-    "matplotlib.figure",
-    "sklearn.datasets",
-    "torch._dynamo",  # imported by torch's optimizers
-]
-"""Modules that are imported once, for all programs."""
 
 
 def name(path: Path) -> str:
@@ -83,12 +74,10 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder) -> Callable[..., str]:
     """Runs a program in its own process, forked from one that has imported the package; returns what it printed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
 
     def run(path: Path, steps: int = 2) -> str:
         output = folder / f"{path.stem}.txt"
-        process = context.Process(target=run_program, args=(str(path), arguments(path, folder, steps), str(output)))
+        process = context().Process(target=run_program, args=(str(path), arguments(path, folder, steps), str(output)))
         process.start()
         process.join(120)
         text = output.read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from forked import ForkedCommand
 from fromnoise import checkpoint
 from fromnoise import config as recipes
 
@@ -161,16 +162,16 @@ def test_signal_saves_a_checkpoint(fromnoise, right, small, tmp_path, number):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_resuming_after_signals(spawn, small, tmp_path):
+def test_resuming_after_signals(small, tmp_path):
     """The same command in a separate process, twice: after SIGINT, then after SIGTERM."""
     steps = [0]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process = spawn("train", "digits", "--steps", 10**6, "--out", "run", *small)
+        process = ForkedCommand(["train", "digits", "--steps", 10**6, "--out", "run", *small])
         begun, run, log = time.monotonic(), tmp_path / "run", tmp_path / "run" / "log"
         while not (run / "model.safetensors").exists() or (steps[-1] and "resuming" not in log.read_text()):
             assert process.poll() is None and time.monotonic() - begun < 120
             time.sleep(0.05)
-        time.sleep(2)
+        time.sleep(1.5)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == code and "Traceback" not in err

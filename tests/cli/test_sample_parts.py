@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from forked import ForkedCommand
 from fromnoise.pipeline import sampling_run
 from fromnoise.pipeline.sample_parts import SampleParts
 
@@ -120,13 +118,11 @@ def test_several_processes_share_the_batches(right, told_run, tmp_path, world):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    def start(rank: int, *more: str) -> subprocess.Popen:
+    def start(rank: int, *more: str) -> ForkedCommand:
         variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": port}
-        environment = os.environ | {key: str(value) for key, value in variables.items()}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        words = [str(word) for word in ("sample", told_run, *WORDS, "--out", tmp_path / "all.npz", *more)]
-        command = [sys.executable, "-m", "fromnoise", *words]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        environment = {key: str(value) for key, value in variables.items()}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "CUDA_VISIBLE_DEVICES": ""}
+        return ForkedCommand(["sample", told_run, *WORDS, "--out", tmp_path / "all.npz", *more], environment)
 
     found = [start(rank) for rank in range(world)]
     errors = [process.communicate(timeout=120)[1] for process in found]

@@ -82,10 +82,10 @@ def preload() -> None:
     """
     import pkgutil
 
-    import matplotlib.backends.backend_agg  # noqa: F401
+    import matplotlib.figure  # noqa: F401
     import pyarrow.parquet  # noqa: F401
-    import sklearn.datasets  # noqa: F401
     import torch
+    import torch._dynamo  # imported by torch's optimizers
 
     import fromnoise
 

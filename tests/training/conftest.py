@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
 
+from forked import ForkedCommand
 from fromnoise import config as recipes
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build
@@ -88,3 +90,14 @@ def environment() -> dict[str, str]:
 def run_command():
     """``(command, environment)``."""
     return command, environment
+
+
+@pytest.fixture
+def fork_command() -> Callable[..., ForkedCommand]:
+    """``fork_command(out, *words, recipe="digits", **variables)`` starts ``command`` in a forked process."""
+
+    def start(out: Path, *words: str, recipe: str = "digits", **variables: object) -> ForkedCommand:
+        chosen = {name: str(value) for name, value in ({"CUDA_VISIBLE_DEVICES": ""} | variables).items()}
+        return ForkedCommand(command(out, *words, recipe=recipe)[3:], chosen)
+
+    return start

@@ -396,14 +396,11 @@ def test_a_preview_is_given_up(make, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_signal_during_a_preview(tmp_path, run_command):
+def test_signal_during_a_preview(tmp_path, fork_command):
     """TERM in the first preview ends the run: no last samples, exit code 143."""
-    command, environment = run_command
     words = ("--steps", "100000", "--train.previews", "4", "--train.evaluation_share", "0.9", "--sample.count", "500")
     slow = ("--sample.steps", "20", "--network.width", "64", "--data.size", "64", "--sample.sampler", "ddim")
-    process = subprocess.Popen(
-        command(tmp_path / "run", *words, *slow), env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    process = fork_command(tmp_path / "run", *words, *slow)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("state/0*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)

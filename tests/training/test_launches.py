@@ -12,22 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import free_port
+from ranks import free_port, rank_variables
 
 from fromnoise import checkpoint
 
 
-def start(rank: int, port: int, words: list[str]) -> subprocess.Popen:
-    """A rank of two, as a launcher starts it."""
-    variables = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = os.environ | {name: str(value) for name, value in variables.items()}
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["recipe", "data"])
-def test_ranks_with_other_recipes_or_images(run_command, tmp_path, kind):
+def test_ranks_with_other_recipes_or_images(fork_command, tmp_path, kind):
     """Both end in time; one line names the first difference, and nothing is trained."""
     for rank in range(2):
         images = np.full((40, 8, 8), rank, np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None]
@@ -36,7 +28,8 @@ def test_ranks_with_other_recipes_or_images(run_command, tmp_path, kind):
     found = []
     for rank in range(2):
         other = ["--train.lr", f"{rank + 1}e-3"] if kind == "recipe" else ["--data", str(tmp_path / f"{rank}.npz")]
-        found.append(start(rank, port, run_command[0](tmp_path / "run", "--steps", "4", *other)))
+        variables = rank_variables(rank, 2, port)
+        found.append(fork_command(tmp_path / "run", "--steps", "4", *other, **variables))
     errors = [process.communicate(timeout=120)[1] for process in found]
     assert [process.returncode for process in found] == [2, 2], errors
     lines = [line for line in "".join(errors).splitlines() if line.startswith("fromnoise:")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 
 import pytest
@@ -48,18 +47,10 @@ def assert_same_run(a, b):
     assert reports_of(a) == reports_of(b)
 
 
-def train(run_command, out, *words, steps=STEPS, recipe="digits", **kw):
+def train(fork_command, out, *words, steps=STEPS, recipe="digits"):
     """Start a training process that saves its state every four steps."""
-    command, environment = run_command
     words = ("--steps", str(steps), "--train.checkpoint_steps", "4", "--sample.count", "0", *words)
-    return subprocess.Popen(
-        command(out, *words, recipe=recipe),
-        env=environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        **kw,
-    )
+    return fork_command(out, *words, recipe=recipe)
 
 
 @pytest.mark.slow
@@ -67,18 +58,18 @@ def train(run_command, out, *words, steps=STEPS, recipe="digits", **kw):
     ("recipe", "kills"),
     [("digits", 5), pytest.param("autoencoder", 3, marks=pytest.mark.long), ("latent", 2)],
 )
-def test_killed_at_random_moments(tmp_path, run_command, recipe, kills):
+def test_killed_at_random_moments(tmp_path, fork_command, recipe, kills):
     """SIGKILL, which cannot be caught, while the run trains, reports or writes a checkpoint (HF#2606, DD#97).
 
     The first kill of a latent diffusion model falls into the training of its autoencoder.
     """
-    whole = train(run_command, tmp_path / "whole", recipe=recipe)
+    whole = train(fork_command, tmp_path / "whole", recipe=recipe)
     _, error = whole.communicate(timeout=300)
     assert whole.returncode == 0, error
     rng, out = random.Random(time.time_ns()), tmp_path / "killed"
     for kill in range(kills):
         folder = out / "autoencoder" if recipe == "latent" and kill == 0 else out
-        process, since = train(run_command, out, recipe=recipe), newest_step(folder)
+        process, since = train(fork_command, out, recipe=recipe), newest_step(folder)
         goal, deadline = since + rng.randrange(STEPS // 12), time.monotonic() + 120
         while newest_step(folder) < goal or not (folder / "log").exists():
             assert process.poll() is None, process.communicate()
@@ -89,16 +80,16 @@ def test_killed_at_random_moments(tmp_path, run_command, recipe, kills):
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: raise STEPS"
     assert 0 < newest_step(out) < STEPS
-    process = train(run_command, out, recipe=recipe)
+    process = train(fork_command, out, recipe=recipe)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert_same_run(tmp_path / "whole", out)
 
 
-def test_larger_budget_and_damaged_state(tmp_path, run_command):
+def test_larger_budget_and_damaged_state(tmp_path, fork_command):
     """12 steps and 8 more equal 20 steps, also if a flipped bit in the newest state makes the one before it count."""
     for out, steps in (("whole", 20), ("parts", 12)):
-        process = train(run_command, tmp_path / out, "--train.decay", "constant", steps=steps)
+        process = train(fork_command, tmp_path / out, "--train.decay", "constant", steps=steps)
         _, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
     out = tmp_path / "parts"
@@ -109,7 +100,7 @@ def test_larger_budget_and_damaged_state(tmp_path, run_command):
     (out / "state" / ".000000009.safetensors.77.tmp").write_bytes(b"half")  # as a killed process leaves it
     with open(out / "reports.jsonl", "a") as f:
         f.write('{"step": 12, "lo')
-    process = train(run_command, out, "--train.decay", "constant", steps=20)
+    process = train(fork_command, out, "--train.decay", "constant", steps=20)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     log = (out / "log").read_text()
@@ -120,11 +111,11 @@ def test_larger_budget_and_damaged_state(tmp_path, run_command):
     assert not list((out / "state").glob("*.tmp"))
 
 
-def test_signals_save_a_checkpoint(tmp_path, run_command):
+def test_signals_save_a_checkpoint(tmp_path, fork_command):
     """SIGINT and SIGTERM end the run after the current step, with a checkpoint and exit codes 130 and 143."""
     for number in (signal.SIGINT, signal.SIGTERM):
         out = tmp_path / str(number)
-        process = train(run_command, out, steps=100_000)
+        process = train(fork_command, out, steps=100_000)
         deadline = time.monotonic() + 120
         while not list((out / "state").glob("0*.safetensors")) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -138,42 +129,42 @@ def test_signals_save_a_checkpoint(tmp_path, run_command):
         assert load_file(out / "model.safetensors")
 
 
-def test_all_states_damaged(tmp_path, run_command):
+def test_all_states_damaged(tmp_path, fork_command):
     """An error; the run is not restarted over the trained model."""
     out = tmp_path / "run"
-    process = train(run_command, out, steps=8)
+    process = train(fork_command, out, steps=8)
     assert process.wait(timeout=120) == 0
     model, reports = (out / "model.safetensors").read_bytes(), (out / "reports.jsonl").read_bytes()
     for state in (out / "state").glob("*.safetensors"):
         state.write_bytes(state.read_bytes()[:-7])
     for _ in range(2):
-        process = train(run_command, out, steps=16)
+        process = train(fork_command, out, steps=16)
         _, error = process.communicate(timeout=120)
         assert process.returncode == 2 and "are damaged" in error and "Traceback" not in error
     assert (out / "model.safetensors").read_bytes() == model and (out / "reports.jsonl").read_bytes() == reports
 
 
-def test_images_of_another_shape(tmp_path, run_command):
+def test_images_of_another_shape(tmp_path, fork_command):
     """A run cannot be resumed with them."""
     out = tmp_path / "run"
-    assert train(run_command, out, steps=4).wait(timeout=120) == 0
+    assert train(fork_command, out, steps=4).wait(timeout=120) == 0
     for state in (out / "state").glob("*.safetensors"):
         tensors, header = checkpoint.read(state)
         header["dataset"]["shape"] = [1, 9, 9]
         checkpoint.write(state, tensors, {k: v for k, v in header.items() if k not in ("format", "version")})
-    process = train(run_command, out, steps=8)
+    process = train(fork_command, out, steps=8)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2 and "shape (1, 9, 9), not (1, 8, 8)" in error
 
 
-def test_one_process_trains_in_a_directory(tmp_path, run_command):
+def test_one_process_trains_in_a_directory(tmp_path, fork_command):
     """A second one is refused while the first trains."""
     out = tmp_path / "run"
-    first = train(run_command, out, steps=100_000)
+    first = train(fork_command, out, steps=100_000)
     deadline = time.monotonic() + 120
     while newest_step(out) < 0 and time.monotonic() < deadline:
         time.sleep(0.02)
-    second = train(run_command, out, steps=100_000)
+    second = train(fork_command, out, steps=100_000)
     _, error = second.communicate(timeout=60)
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
 
@@ -21,19 +20,18 @@ def best_step(found: dict[int, dict]) -> int:
 
 
 @pytest.mark.slow
-def test_best_weights_are_kept(run_command, tmp_path):
+def test_best_weights_are_kept(fork_command, tmp_path):
     """Four evaluations in twelve steps; best.safetensors is of the best one and loads as a model.
 
     After a resume with more budget it is replaced only by a better one.
     """
-    command, environment = run_command
     keys = {"times": "4", "samples": "100", "steps": "2", "features": "pixels"}
     words = [word for key, value in keys.items() for word in (f"--evaluation.{key}", value)]
 
     def train(steps: str) -> None:
-        full = command(tmp_path / "run", "--steps", steps, *words)
-        done = subprocess.run(full, env=environment(), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        process = fork_command(tmp_path / "run", "--steps", steps, *words)
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
 
     train("12")
     found = evaluations(tmp_path / "run")
