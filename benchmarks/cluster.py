@@ -179,7 +179,8 @@ def feature_baselines(task: ClusteringTask, seed: int, encoder: EncoderOutput) -
 def em(recipe: recipes.Recipe, out: Path, limit: int, encoder: EncoderOutput | None) -> dict[str, ClusterScores]:
     """EM and its initial clusters."""
     init = encoder.q if encoder else None
-    result = fit_mixture(recipe, out, limit=limit, init=init, device="cpu", precision="fp32")
+    recipe = recipe.model_copy(update={"clustering": recipe.clustering.model_copy(update={"images": limit})})
+    result = fit_mixture(recipe, out, init=init, device="cpu", precision="fp32")
     if result.signal:
         raise SystemExit(f"{out} is unfinished: run the same command again")
     name = f"initial clusters, {recipe.clustering.init}"

@@ -25,7 +25,8 @@ ROWS = (
     {"run_dir"},
     {"editing", "evaluation", "interop", "tuning"},
     {"training"},
-    {"clustering", "api", "web"},
+    {"clustering", "api"},
+    {"web"},
     {"cli"},
     {"__main__"},
 )

@@ -52,3 +52,15 @@ def client(runs, client_of) -> TestClient:
     """A client of the two runs; its computing process is started once."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     return client_of(runs)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    """One browser for all tests."""
+    from browsing import CHROMIUM, PATIENCE, sync_api
+
+    with sync_api.sync_playwright() as playwright:
+        sync_api.expect.set_options(timeout=PATIENCE)
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()

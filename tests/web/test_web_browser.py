@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import NEEDS, canvas, run_command, sampled, serve, sync_api, watched
 from PIL import Image
 from serving import SMALL, fromnoise
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),  # one process makes the runs
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
-PATIENCE = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    """One browser for all tests."""
-    with sync_api.sync_playwright() as playwright:
-        sync_api.expect.set_options(timeout=PATIENCE)
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser"), NEEDS]  # one process makes the runs
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +29,7 @@ def place(tmp_path_factory) -> Path:
     fromnoise("evaluate", folder / "runs" / "a", "-n", "20", "--features", "pixels", "--bits", "0")
     network = [word for word in SMALL if not word.startswith("--sample")]
     cluster = ["--steps", "4", "-n", "60", "--out", folder / "runs" / "clusters", *SMALL[: len(network)]]
-    fromnoise("cluster", "digits", "-q", "3", *cluster, "--clustering.rounds", "1")
+    fromnoise("cluster", "digits", "-q", "3", *cluster, "--clustering.rounds", "1", "--clustering.init", "pca")
     return folder
 
 
@@ -59,60 +39,10 @@ def server(place) -> Iterator[str]:
     yield from serve(place, "runs")
 
 
-def serve(place: Path, runs: str) -> Iterator[str]:
-    """``fromnoise web RUNS`` in a process of its own: its address."""
-    command = [sys.executable, "-m", "fromnoise", "web", runs, "--port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        process.stdout.close()
-
-
 @pytest.fixture
 def page(browser, server) -> Iterator[object]:
     """A new page, which fails on errors of its modules and on requests to elsewhere."""
     yield from watched(browser, server)
-
-
-def watched(browser, server: str, **options: object) -> Iterator[object]:
-    """A page whose errors and foreign requests fail the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, base_url=server, **options)
-    opened = context.new_page()
-    opened.set_default_timeout(PATIENCE)
-    problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    opened.on("request", lambda r: None if r.url.startswith((server, "blob:")) else problems.append(r.url))
-    yield opened
-    context.close()
-    assert problems == []
-
-
-def canvas(page, selector: str) -> np.ndarray:
-    """The pixels of a canvas, uint8 (H, W, 4)."""
-    script = """c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height);
-        return [d.height, d.width, Array.from(d.data)] }"""
-    height, width, values = page.eval_on_selector(selector, script)
-    return np.array(values, np.uint8).reshape(height, width, 4)
-
-
-def run_command(page, place: Path, out: Path | None = None) -> None:
-    """Run the command that the page shows where its server runs, with another file for what it writes."""
-    words = shlex.split(page.inner_text("#command"))
-    if out is not None:
-        words[words.index("--out") + 1] = str(out)
-    with contextlib.chdir(place):
-        fromnoise(*words[1:])
-
-
-def sampled(page) -> None:
-    """Wait for the end of the sampling."""
-    page.locator("#state", has_text=re.compile(r"\d s$")).wait_for()
 
 
 def test_from_nothing_to_a_trained_run_in_three_clicks(browser, tmp_path):
@@ -126,7 +56,7 @@ def test_from_nothing_to_a_trained_run_in_three_clicks(browser, tmp_path):
             assert "600 steps" in page.inner_text("#cost")
             page.fill("#amount", "6")
             page.select_option("#budget", "steps")
-            page.click("text=Start training")
+            page.click("#start")
             page.wait_for_url("**/run/digits")
             page.locator("#status", has_text="finished").wait_for()
             page.wait_for_selector("#preview-image[src*='step_']")

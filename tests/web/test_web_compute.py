@@ -14,7 +14,8 @@ from PIL import Image
 from serving import ORIGIN, answers, final_images, fromnoise
 
 from fromnoise.web.fields import Fields
-from fromnoise.web.requests import EditRequest, SamplingRequest, TrainRequest, sample_command
+from fromnoise.web.requests import EditRequest, SamplingRequest, sample_command
+from fromnoise.web.training_requests import NewRunRequest
 
 
 def post(client, path, **values):
@@ -109,6 +110,39 @@ def test_mistakes_are_named(client, values, message):
     assert last["event"] == "error" and message in last["message"] and "\n" not in last["message"]
 
 
+@pytest.fixture(scope="module")
+def autoencoders(runs) -> None:
+    """Runs of a variational autoencoder and of one for latents, with random weights."""
+    from fromnoise import checkpoint, config
+    from fromnoise.data.dataset_info import DatasetInfo
+    from fromnoise.model import build_trainable
+
+    for name in ("vae", "autoencoder"):
+        recipe = config.load(name, {"data.source": "digits", "autoencoder.width": 8})
+        model = build_trainable(recipe, DatasetInfo((1, 8, 8)))
+        checkpoint.save_model(runs / name / "model.safetensors", model, model.module.state_dict(), {"step": 0})
+
+
+def test_runs_of_autoencoders(client, autoencoders, tmp_path):
+    """A variational one samples in one pass, as by the command; what needs diffusion says so."""
+    content = post(client, "/api/run/vae/sample", n=3, seed=4).content
+    assert np.array_equal(final_images(content), run_command(answers(content)[0][0]["command"], tmp_path / "a.npz"))
+    assert client.get("/api/run/vae/describe").json()["generative"]
+    assert not client.get("/api/run/autoencoder/describe").json()["generative"]
+    for path, values, message in (
+        ("vae/sample", {"steps": 3}, "steps"),
+        ("vae/sample", {"label": "3"}, "label"),
+        ("vae/forward", {}, "diffusion model"),
+        ("vae/rate", {}, "diffusion model"),
+        ("autoencoder/sample", {}, "fromnoise train latent"),
+    ):
+        last, _ = answers(post(client, f"/api/run/{path}", n=2, **values).content)[-1]
+        assert last["event"] == "error" and message in last["message"], path
+    for name in ("vae", "autoencoder"):
+        for page in ("", "/sample", "/edit", "/understand"):
+            assert client.get(f"/run/{name}{page}").status_code == 200
+
+
 def test_nearest_training_images(client):
     """One for each sample."""
     found = answers(post(client, "/api/run/plain/nearest", n=3, steps=2).content)
@@ -144,10 +178,10 @@ def stored(client) -> dict[str, str]:
     "values",
     [
         {"kind": "inpaint", "n": 2},
-        {"kind": "inpaint", "n": 2, "method": "repaint"},
+        {"kind": "inpaint", "n": 2, "method": "repaint", "solver.resamplings": "2"},
         {"kind": "vary", "n": 3, "depth": 0.6},
         {"kind": "outpaint", "n": 1, "size": "12x12"},
-        {"kind": "restore", "n": 2, "restore": "deblur", "factor": 1.5},
+        {"kind": "restore", "n": 2, "restore": "deblur", "factor": 1.5, "solver.noise_std": "0.1"},
         {"kind": "restore", "n": 1, "restore": "upscale", "factor": 2},
     ],
     ids=lambda v: "-".join(map(str, v.values())),
@@ -160,6 +194,23 @@ def test_edit_is_that_of_its_command(client, stored, values, tmp_path):
     assert np.array_equal(images, out)
     if values["kind"] == "inpaint":
         assert len(np.unique(images[:, :, 0, 0])) == 1  # known pixels are kept
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "repaint", "solver.resamplings": "0"}, "resamplings"),
+        ({"method": "repaint", "solver.resamplings": "2.5"}, "resamplings"),
+        ({"method": "pigdm", "solver.iterations": "3"}, "iterations"),
+        ({"method": "nothing"}, "nothing"),
+        ({"solver.noise_std": "much"}, "noise_std"),
+    ],
+)
+def test_mistakes_of_an_inverse_solver_are_named(client, stored, values, message):
+    """As one line, with the option."""
+    content = post(client, "/api/run/plain/edit", kind="inpaint", n=1, **stored, **values).content
+    last, _ = answers(content)[-1]
+    assert last["event"] == "error" and message in last["message"] and "\n" not in last["message"]
 
 
 def test_interpolation_is_that_of_its_command(client, stored, runs, tmp_path):
@@ -260,7 +311,12 @@ def test_commands_are_understood():
     for kind in ("inpaint", "outpaint", "vary", "restore", "interpolate"):
         lines.append(EditRequest.parse(Fields({"kind": kind, **stored, **sampling})).command(Path("runs/a b")))
     train = {"recipe": "digits", "data": "digits", "budget": "minutes", "amount": "2.5", "labels": True}
-    words = TrainRequest.parse(Fields(train), {}).command(Path("runs/x"))
+    words = NewRunRequest.parse(Fields(train), {}).command(Path("runs/x"))
+    cluster = {"task": "cluster", "data": "digits", "clusters": "3", "images": 60, "budget": "steps", "amount": "1e6"}
+    wanted = NewRunRequest.parse(Fields(cluster), {})
+    lines.append(wanted.command(Path("runs/x")))
+    found = wanted.overrides()
+    assert (found["clustering.count"], found["clustering.images"], found["train.steps"]) == (3, 60, 1_000_000)
     lines.append([w for w in words if w not in ("--data.labels", "true")])
     for words in lines:
         top, _ = parser(words[0])
@@ -269,8 +325,8 @@ def test_commands_are_understood():
             assert (args.count, args.seed, args.label, args.guidance, args.size) == (3, 5, "-1", 1.5, "8x12")
 
 
-def test_options_of_every_sampler_are_flags():
-    """So that the command which a page shows is understood."""
+def test_options_of_every_component_are_flags():
+    """Of samplers and inverse solvers, so that the command which a page shows is understood."""
     from fromnoise import registry
     from fromnoise.cli import parser
 
@@ -280,6 +336,12 @@ def test_options_of_every_sampler_are_flags():
             fields = Fields({"sampler": name, f"option.{option}": "1"})
             flag = sample_command(Path("a"), SamplingRequest.parse(fields))[6]
             assert flag == f"--{option.replace('_', '-')}=1" and flag.split("=")[0] in parsers["sample"].flags()
+    top, _ = parser("edit")
+    for name in registry.names("inverse_solver"):
+        for option in registry.options("inverse_solver", name):
+            fields = {"kind": "restore", "image": "a.png", "method": name, f"solver.{option}": "1"}
+            args = top.parse_args(EditRequest.parse(Fields(fields)).command(Path("a")))
+            assert args.method == name and getattr(args, f"inverse_solver_{option}") == 1
 
 
 def test_broken_model_is_named(client, runs):

@@ -24,8 +24,8 @@ from fromnoise.web import streams
 from fromnoise.web.app import create_site
 from fromnoise.web.fields import Fields
 from fromnoise.web.folders import Folders
-from fromnoise.web.requests import TrainRequest
 from fromnoise.web.settings import Settings, is_loopback
+from fromnoise.web.training_requests import NewRunRequest
 from fromnoise.web.worker import Worker
 
 
@@ -167,11 +167,11 @@ def test_data_sets_are_those_of_the_named_folders(photos, tmp_path):
     found = Folders(Settings(tmp_path / "runs", (photos,))).data_sets()
     assert list(found) == ["photos", "photos/pets", "photos/pets.zip"]
     fields = Fields({"recipe": "images", "data": "photos/pets.zip"})
-    words = TrainRequest.parse(fields, found).command(tmp_path / "runs" / "a")
+    words = NewRunRequest.parse(fields, found).command(tmp_path / "runs" / "a")
     assert words[:4] == ["train", "images", "--data", str(photos / "pets.zip")]
     for other in ("photos/notes.txt", "photos/out", str(photos), "photos/pets/cats"):
         with pytest.raises(UserError, match="--data"):
-            TrainRequest.parse(Fields({"recipe": "images", "data": other}), found)
+            NewRunRequest.parse(Fields({"recipe": "images", "data": other}), found)
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ def _recipe(args: argparse.Namespace, count: int) -> Recipe:
     flags = {"minutes": "train.minutes", "steps": "train.steps", "seed": "train.seed"}
     keys = {key: parse_value(getattr(args, flag)) for flag, key in flags.items() if getattr(args, flag) is not None}
     keys |= {"data.source": args.data, "clustering.count": count, "data.labels": True}
+    keys |= {"clustering.images": args.limit} if args.limit is not None else {}
     keys |= dotted_values(args.dotted)
     return recipes.load(args.recipe, keys)
 
@@ -77,30 +78,19 @@ def _fit(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
     from fromnoise.clustering.fit import fit_mixture
 
     recipe = _recipe(args, count)
-    return fit_mixture(recipe, out, limit=args.limit, given=args.given, device=args.device, precision=args.precision)
+    return fit_mixture(recipe, out, given=args.given, device=args.device, precision=args.precision)
 
 
 def _dry_run(args: argparse.Namespace, count: int) -> int:
     """Print the recipe and the forecast of a number of clusters; nothing is written."""
     import sys
 
-    from fromnoise.clustering.budget import e_steps, wanted_measurements
-    from fromnoise.clustering.task import build_model, limit_patch, prepare
+    from fromnoise.clustering.dry_run import dry_run
     from fromnoise.config import to_toml
-    from fromnoise.training.dry_run import measure
     from fromnoise.utils.device import select_device
 
     compute, recipe = select_device(args.device, args.precision), _recipe(args, count)
-    task = prepare(recipe, args.limit, lambda line: print(f"# {line}", file=sys.stderr))
-    recipe = limit_patch(recipe, task)
-    remaining = len(task.remaining.index) if task.remaining is not None else 0
-    expected = measure(
-        build_model(recipe, task),
-        task.data,
-        compute,
-        wanted_measurements(recipe),
-        lambda cost: e_steps(recipe, len(task.index), remaining, cost.forward_seconds),
-    )
+    expected = dry_run(recipe, compute, lambda line: print(f"# {line}", file=sys.stderr))
     print(to_toml(expected.recipe))
     for line in expected.lines:
         print(f"# {line}")

@@ -13,13 +13,15 @@ examples:
   fromnoise web
   fromnoise web ~/runs --data ~/pictures
   fromnoise web runs/digits --demo
+  fromnoise web hub:owner/digits --demo
   fromnoise web runs/digits --demo --host 0.0.0.0 --public owner-digits.hf.space"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("runs", metavar="FOLDER", nargs="?", type=Path, default=Path("runs"), help="folder of runs")
+    folder = "folder of runs; with --demo one run, which may be hub:owner/name"
+    add("runs", metavar="FOLDER", nargs="?", type=Path, default=Path("runs"), help=folder)
     add(
         "--data",
         metavar="FOLDER",

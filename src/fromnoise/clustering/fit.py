@@ -25,6 +25,7 @@ from fromnoise.clustering.task import ClusteringTask, build_model, limit_patch, 
 from fromnoise.config import Recipe
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
+from fromnoise.run_dir.reports import ROUNDS
 from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.launch import Launch
 from fromnoise.training.loop import TrainingLoop
@@ -71,7 +72,6 @@ def fit_mixture(
     recipe: Recipe,
     out: Path,
     *,
-    limit: int | None = None,
     given: Path | None = None,
     init: Tensor | None = None,
     device: str | None = None,
@@ -82,7 +82,6 @@ def fit_mixture(
     Args:
         recipe: data, network, training and clustering.
         out: the run directory.
-        limit: number of images, selected by the recipe's seed; None for all.
         given: a table of known clusters; see ``read_given_labels``.
         init: initial responsibilities instead of ``clustering.init``, float64 (N, Q).
         device: as in ``select_device``.
@@ -98,13 +97,12 @@ def fit_mixture(
         tqdm.write(line, file=sys.stderr)
 
     with contextlib.closing(RunDir(out, notice)) as folder, restored_threads():
-        return _fit(recipe, folder, limit, given, init, device, precision)
+        return _fit(recipe, folder, given, init, device, precision)
 
 
 def _fit(
     recipe: Recipe,
     folder: RunDir,
-    limit: int | None,
     given: Path | None,
     init: Tensor | None,
     device: str | None,
@@ -115,7 +113,7 @@ def _fit(
         folder.log(line)
 
     compute = select_device(device, precision)
-    task = prepare(recipe, limit, log)
+    task = prepare(recipe, log)
     recipe = limit_patch(recipe, task)
     folder.check(recipe)
     labels = read_given_labels(given, task.images_in_set, recipe.clustering.count) if given else None
@@ -124,6 +122,8 @@ def _fit(
     loop = TrainingLoop(model, task.data, compute, accelerator, folder.load_state, log)
     loop.measurements = Measurements(recipe, wanted_measurements(recipe))
     folder.open(recipe)
+    if not (folder.path / ROUNDS).exists():
+        write_atomic(folder.path / ROUNDS, b"[]\n")  # tells a clustering from a training
     log(
         f"{len(task.index):,} images, {recipe.clustering.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
@@ -233,7 +233,7 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log, last: 
             loop.ema_state_dict(),
             {"step": loop.progress.step, "mixture": mixture},
         )
-        write_atomic(folder.path / "rounds.json", (json.dumps(rounds, indent=1) + "\n").encode())
+        write_atomic(folder.path / ROUNDS, (json.dumps(rounds, indent=1) + "\n").encode())
 
     if loop.progress.step == 0 and not em.state.rounds:
         SamplePreviews(folder, loop.compute).save_data(loop.model, loop.data)

@@ -56,12 +56,11 @@ class ClusteringTask:
         return int(torch.cat(parts).max()) + 1
 
 
-def prepare(recipe: Recipe, limit: int | None, log: Callable[[str], None]) -> ClusteringTask:
+def prepare(recipe: Recipe, log: Callable[[str], None]) -> ClusteringTask:
     """Open the training images of a recipe.
 
     Args:
-        recipe: names the data, and gives the seed and the number of clusters.
-        limit: number of images, selected by the seed; None for all.
+        recipe: names the data, and gives the seed and the numbers of clusters and of images.
         log: called with messages about the data.
 
     Raises:
@@ -70,7 +69,7 @@ def prepare(recipe: Recipe, limit: int | None, log: Callable[[str], None]) -> Cl
     unlabelled = recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": False})})
     data = open_data(unlabelled, log)
     images = data.train
-    chosen = torch.arange(len(images))
+    chosen, limit = torch.arange(len(images)), recipe.clustering.images
     if limit is not None and limit < len(images):
         chosen = shuffled_indices(len(images), recipe.train.seed, range(limit)).sort().values
     labels = images.labels[chosen] if images.labels is not None and data.class_names is not None else None

@@ -294,6 +294,8 @@ class ClusteringConfig(Section):
 
     count: Annotated[int, Field(ge=2)] = 10
     """number of clusters"""
+    images: Annotated[int, Field(ge=2)] | None = None
+    """number of images to cluster, selected by the seed of the training; all by default"""
     init: Literal["encoder", "pca", "pixels", "random"] = "encoder"
     """initial clusters: an encoder trained beforehand, k-means on principal components or on pixels, or random"""
     encoder_steps: Count = 500

@@ -10,6 +10,8 @@ from typing import Any
 from fromnoise.utils.files import append, write_atomic
 from fromnoise.utils.reading import read_bytes
 
+ROUNDS = "rounds.json"
+"""The file with the results of the E-steps; a run with it is a clustering."""
 _COUNTS = ("step", "images", "dropped_steps")
 _NUMBERS = ("loss", "lr", "budget_used", "grad_norm", "held_out_loss", "held_out_loss_raw")
 _LARGEST = 2**63

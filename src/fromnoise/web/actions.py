@@ -19,8 +19,9 @@ from fromnoise.web.app import Site, site_of
 from fromnoise.web.documents import evaluated
 from fromnoise.web.fields import Fields
 from fromnoise.web.folders import FILE_TYPES, NotFound
-from fromnoise.web.requests import SamplingRequest, TrainRequest, continue_command, shell, shown_path
-from fromnoise.web.run_state import previews, recipe_values
+from fromnoise.web.requests import SamplingRequest, shell, shown_path
+from fromnoise.web.run_state import previews
+from fromnoise.web.training_requests import NewRunRequest, continue_command
 
 UPLOADS = "edits"
 """Folder of a run for the images and masks that are edited."""
@@ -82,9 +83,9 @@ async def evaluations(request: Request) -> Response:
 
 
 async def start(request: Request) -> Response:
-    """Start a training."""
+    """Start a training or a clustering."""
     site, fields = site_of(request), await fields_of(request)
-    wanted = TrainRequest.parse(fields, site.folders.data_sets())
+    wanted = NewRunRequest.parse(fields, site.folders.data_sets())
     out = site.folders.new_run(fields.text("name"))
     if out.exists():
         raise UserError(f"there is a run {out.name} already: choose another name, or continue it")
@@ -103,8 +104,6 @@ async def stop(request: Request) -> Response:
 async def continue_run(request: Request) -> Response:
     """Continue a training by its own recipe."""
     site, run = run_of(request)
-    if "clustering" in recipe_values(run) and (run / "assignments.csv").exists():
-        raise UserError(f"{run.name} is a clustering: continue it by the command fromnoise cluster")
     words = continue_command(run)
     await asyncio.to_thread(site.processes.train, run.name, words)
     return JSONResponse({"run": run.name, "command": shell(words)})
@@ -126,7 +125,8 @@ async def save_samples(request: Request) -> Response:
     types = {"png": FILE_TYPES[".png"], "gif": FILE_TYPES[".gif"], "npz": FILE_TYPES[".npz"]}
     if kind not in types:
         raise NotFound("samples are saved as png, npz or gif")
-    wanted = SamplingRequest.parse(Fields(dict(request.query_params)))
+    site.check_free()
+    wanted = SamplingRequest.parse(Fields(dict(request.query_params)), site.demo)
     _, content = await site.sampling.result("save", run=str(run), sampling=wanted.to_json(), kind=kind)
     name = f"samples-{wanted.seed}.{kind}"
     return Response(content, media_type=types[kind], headers={"content-disposition": f'attachment; filename="{name}"'})

@@ -23,6 +23,8 @@ from fromnoise.web.settings import Settings
 from fromnoise.web.worker import Worker
 
 _HERE = Path(__file__).parent
+DEMO_JOBS = 8
+"""Jobs of a demonstration that wait or are computed, at most."""
 
 
 @dataclass
@@ -47,9 +49,23 @@ class Site:
     choices: dict[str, Any] | None = None
     closing: bool = False
 
+    @property
+    def demo(self) -> bool:
+        """Whether one run is shown, for sampling only."""
+        return self.settings.demo is not None
+
+    def check_free(self) -> None:
+        """Check that not too many visitors of a demonstration wait for their samples.
+
+        Raises:
+            UserError: they do.
+        """
+        if self.demo and self.sampling.jobs >= DEMO_JOBS:
+            raise UserError(f"{DEMO_JOBS} other visitors are waiting for their samples: try again in a minute")
+
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         """A page from its template."""
-        text = _TEMPLATES.get_template(template).render(demo=self.settings.demo is not None, **values)
+        text = _TEMPLATES.get_template(template).render(demo=self.demo, **values)
         return Response(text, status, media_type="text/html")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fromnoise.utils.errors import UserError
 from fromnoise.web.settings import Settings
 
-RUN_FILES = ("recipe.toml", "model.safetensors")
+RUN_FILES = ("recipe.toml", "model.safetensors", "reports.jsonl")
 FILE_TYPES = {
     ".png": "image/png",
     ".gif": "image/gif",
@@ -136,7 +136,7 @@ class Folders:
 
 
 def _changed(run: Path) -> float:
-    for name in ("reports.jsonl", *RUN_FILES):
+    for name in reversed(RUN_FILES):
         try:
             return (run / name).stat().st_mtime
         except OSError:

@@ -12,12 +12,13 @@ from fromnoise.web.actions import run_of
 from fromnoise.web.app import site_of
 from fromnoise.web.documents import command_of
 from fromnoise.web.folders import NotFound
-from fromnoise.web.requests import EDITS, continue_command, shell, shown_path
+from fromnoise.web.requests import EDITS, shell, shown_path
 from fromnoise.web.run_state import last_lines, previews, run_state
 from fromnoise.web.streams import states_of
+from fromnoise.web.training_requests import continue_command
 
 _REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
-_SHOWN_FILES = ("samples.png", "reverse.png", "forward.png")
+_SHOWN_FILES = ("samples.png", "reconstructions.png", "reverse.png", "forward.png")
 
 
 async def runs(request: Request) -> Response:
@@ -55,7 +56,8 @@ async def sample(request: Request) -> Response:
     site, path = run_of(request)
     others = [p.name for p in site.folders.runs() if (p / "model.safetensors").is_file()]
     command = shell(["sample", shown_path(path), "-n", "16", "--out", "samples.png"])
-    return site.page("sample.html", title=f"Sample from {path.name}", run=path.name, others=others, command=command)
+    title = site.settings.title or path.name
+    return site.page("sample.html", title=f"Sample from {title}", run=path.name, others=others, command=command)
 
 
 async def demo(request: Request) -> Response:

@@ -14,9 +14,12 @@ from fromnoise.web.fields import Fields
 
 MAX_COUNT = 256
 """Samples of one request."""
-OPTION = "option."
-"""Prefix of the fields with options of the sampler."""
-MAX_STEPS = 2000
+OPTION, SOLVER_OPTION = "option.", "solver."
+"""Prefixes of the fields with options of the sampler, and of the inverse solver."""
+Options = dict[str, float | bool | str]
+MAX_STEPS, MAX_SIDE = 2000, 1024
+DEMO_COUNT, DEMO_STEPS, DEMO_SIDE = 64, 250, 128
+"""Samples, steps and sides of one request to a demonstration: visitors share a machine."""
 EDITS = ("inpaint", "outpaint", "vary", "restore", "interpolate")
 _LARGEST_SEED = 2**63 - 1
 
@@ -32,24 +35,34 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _component(fields: Fields, key: str) -> str | None:
+def component(fields: Fields, key: str) -> str | None:
+    """The name of a component, or None.
+
+    Raises:
+        UserError: it cannot be one.
+    """
     name = fields.optional_text(key)
     if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise UserError(f"{key} {name[:40]!r} is not the name of a component")
     return name
 
 
-def _options(fields: Fields) -> dict[str, float | bool | str]:
-    """The options of the sampler: fields named ``option.NAME``."""
-    found: dict[str, float | bool | str] = {}
+def _options(fields: Fields, prefix: str = OPTION) -> Options:
+    """The options of a component: fields named by the prefix and ``NAME``."""
+    found: Options = {}
     for key in fields.values:
-        if not key.startswith(OPTION):
+        if not key.startswith(prefix):
             continue
-        text, name = fields.text(key), key.removeprefix(OPTION)
+        text, name = fields.text(key), key.removeprefix(prefix)
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) or not re.fullmatch(r"[\w.+-]{0,40}", text):
-            raise UserError(f"{key[:60]!r} is not an option of a sampler")
+            raise UserError(f"{key[:60]!r} is not an option of a sampler or an inverse solver")
         if text:
             found[name] = _option_value(text)
+    return found
+
+
+def _sampler_options(fields: Fields) -> Options:
+    found = _options(fields)
     if found and not fields.optional_text("sampler"):
         raise UserError("choose a sampler to set its options")
     return found
@@ -64,16 +77,18 @@ def _option_value(text: str) -> float | bool | str:
         return text
 
 
-def _option_text(value: float | bool | str) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value}"
+def _option_flags(options: Options) -> list[str]:
+    """The flags of a component's options."""
+    texts = {k: str(v).lower() if isinstance(v, bool) else f"{v}" for k, v in options.items()}
+    return [f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]
 
 
-def _size(fields: Fields) -> str | None:
+def _size(fields: Fields, most: int) -> str | None:
     size = fields.optional_text("size")
     if size is not None and not (
-        re.fullmatch(r"\d{1,4}(x\d{1,4})?", size) and all(1 <= int(side) <= 1024 for side in size.split("x"))
+        re.fullmatch(r"\d{1,4}(x\d{1,4})?", size) and all(1 <= int(side) <= most for side in size.split("x"))
     ):
-        raise UserError("size must be one or two sides from 1 to 1024, such as 32 or 32x48")
+        raise UserError(f"size must be one or two sides from 1 to {most}, such as 32 or 32x48")
     return size
 
 
@@ -99,33 +114,35 @@ class SamplingRequest:
     label: str | None = None
     guidance: float | None = None
     size: str | None = None
-    options: dict[str, float | bool | str] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
 
     @staticmethod
-    def parse(fields: Fields) -> SamplingRequest:
+    def parse(fields: Fields, demo: bool = False) -> SamplingRequest:
         """Read the fields of a form.
+
+        Args:
+            fields: of the form.
+            demo: whether visitors of a demonstration share the machine, whose requests are smaller.
 
         Raises:
             UserError: a value is out of range.
         """
-        count, seed = fields.integer("n", 16, 1, MAX_COUNT), fields.integer("seed", 0, 0, _LARGEST_SEED)
+        most, steps, side = (DEMO_COUNT, DEMO_STEPS, DEMO_SIDE) if demo else (MAX_COUNT, MAX_STEPS, MAX_SIDE)
+        count, seed = fields.integer("n", 16, 1, most), fields.integer("seed", 0, 0, _LARGEST_SEED)
         return SamplingRequest(
             count=count or 16,
             seed=seed or 0,
-            sampler=_component(fields, "sampler"),
-            steps=fields.integer("steps", None, 1, MAX_STEPS),
+            sampler=component(fields, "sampler"),
+            steps=fields.integer("steps", None, 1, steps),
             label=fields.optional_text("label"),
             guidance=fields.number("guidance", None, 0, 100),
-            size=_size(fields),
-            options=_options(fields),
+            size=_size(fields, side),
+            options=_sampler_options(fields),
         )
 
     def sampler_flags(self) -> list[str]:
         """The flags of the sampler and its options."""
-        words = ["--sampler", self.sampler] if self.sampler else []
-        for name, value in self.options.items():
-            words.append(f"--{name.replace('_', '-')}={_option_text(value)}")
-        return words
+        return (["--sampler", self.sampler] if self.sampler else []) + _option_flags(self.options)
 
     def flags(self, size: bool = True) -> list[str]:
         """The flags of the command line; ``--size`` with ``size``."""
@@ -160,6 +177,7 @@ class EditRequest:
         mask: name of the mask, below the run.
         to: name of the other image of an interpolation, below the run.
         method: inverse solver; None for the default.
+        solver_options: of the inverse solver, by name.
         depth: time t up to which noise is added.
         points: images of an interpolation.
         restore: colorize, upscale or deblur.
@@ -176,6 +194,7 @@ class EditRequest:
     points: int = 9
     restore: str = "colorize"
     factor: float = 2.0
+    solver_options: Options = field(default_factory=dict)
 
     @staticmethod
     def parse(fields: Fields) -> EditRequest:
@@ -191,11 +210,12 @@ class EditRequest:
             image=fields.text("image"),
             mask=fields.optional_text("mask"),
             to=fields.optional_text("to"),
-            method=_component(fields, "method"),
+            method=component(fields, "method"),
             depth=fields.number("depth", 0.5, 0.001, 1) or 0.5,
             points=fields.integer("points", 9, 2, 64) or 9,
             restore=fields.choice("restore", ("colorize", "upscale", "deblur")),
             factor=fields.number("factor", 2.0, 0.1, 64) or 2.0,
+            solver_options=_options(fields, SOLVER_OPTION),
         )
         if not request.image:
             raise UserError("choose an image first")
@@ -226,84 +246,10 @@ class EditRequest:
             words += ["--depth", f"{self.depth:g}"]
         if self.kind == "restore":
             words += [f"--{self.restore}"] + ([f"{self.factor:g}"] if self.restore != "colorize" else [])
-        if self.method and self.kind != "vary":
-            words += ["--method", self.method]
+        if self.kind != "vary":
+            words += (["--method", self.method] if self.method else []) + _option_flags(self.solver_options)
         return [*words, "--any-size", "--out", out]
 
     def to_json(self) -> dict[str, Any]:
         """For the computing process."""
         return asdict(self)
-
-
-BUDGETS = ("minutes", "steps", "epochs")
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """A training to start.
-
-    Attributes:
-        recipe: name of a recipe of the package.
-        data: SPEC of the data; None for the recipe's.
-        budget: one of ``BUDGETS``; None for the recipe's.
-        amount: of the budget.
-        labels: condition the model on the classes of the data.
-    """
-
-    recipe: str
-    data: str | None
-    budget: str | None
-    amount: float | None
-    labels: bool
-
-    @staticmethod
-    def parse(fields: Fields, data_sets: dict[str, Path]) -> TrainRequest:
-        """Read the fields of a form.
-
-        Args:
-            fields: of the form.
-            data_sets: those of folders that may be chosen; another word is the name of a registered data set.
-
-        Raises:
-            UserError: a value is out of range.
-        """
-        recipe, data = _component(fields, "recipe"), fields.optional_text("data")
-        if recipe is None:
-            raise UserError("choose a recipe")
-        if data is not None and data in data_sets:
-            data = shown_path(data_sets[data])
-        elif data is not None and not re.fullmatch(r"\w{1,60}", data):
-            raise UserError(
-                f"{data[:60]!r} is not one of the data sets that were named: add --data FOLDER to the command"
-            )
-        amount = fields.number("amount", None, 1e-3, 1e9)
-        budget = fields.choice("budget", ("", *BUDGETS)) or None
-        if budget is not None and amount is None:
-            raise UserError(f"how many {budget}?")
-        return TrainRequest(recipe, data, budget, amount if budget else None, fields.flag("labels"))
-
-    def overrides(self) -> dict[str, Any]:
-        """The keys of the recipe that it sets."""
-        found: dict[str, Any] = {}
-        if self.data is not None:
-            found["data.source"] = self.data
-        if self.budget is not None and self.amount is not None:
-            found[f"train.{self.budget}"] = self._amount()
-        return found | ({"data.labels": True} if self.labels else {})
-
-    def _amount(self) -> int | float:
-        assert self.amount is not None
-        return int(self.amount) if self.amount == int(self.amount) else self.amount
-
-    def command(self, out: Path) -> list[str]:
-        """The words of ``fromnoise train``."""
-        words = ["train", self.recipe]
-        words += ["--data", self.data] if self.data is not None else []
-        words += [f"--{self.budget}", f"{self._amount():g}"] if self.budget else []
-        words += ["--data.labels", "true"] if self.labels else []
-        return [*words, "--out", shown_path(out)]
-
-
-def continue_command(run: Path) -> list[str]:
-    """The words of ``fromnoise train`` that continues a run by its own recipe."""
-    return ["train", shown_path(run / "recipe.toml"), "--out", shown_path(run)]

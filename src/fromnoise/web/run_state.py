@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fromnoise.run_dir.reports import ROUNDS
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.locks import lock_holder
 from fromnoise.utils.reading import read_bytes, read_text
@@ -24,7 +25,8 @@ class RunState:
 
     Attributes:
         name: of its folder.
-        status: running, stopped, finished, or imported for a model without a training of its own.
+        status: running, stopped, finished, imported for a model without a training of its own, or incomplete for a
+            folder of reports alone.
         recipe: its name.
         data: SPEC of the data.
         step: optimizer steps done.
@@ -71,11 +73,11 @@ def run_state(run: Path) -> RunState:
     timing = report.get("timing") or {}
     running = lock_holder(run) is not None
     images = previews(run)
-    trained = (run / "recipe.toml").exists()
-    idle = "finished" if progress >= 1 else "stopped" if trained else "imported"
+    trained, sampleable = (run / "recipe.toml").is_file(), (run / "model.safetensors").is_file()
+    idle = "stopped" if trained else "imported" if sampleable else "incomplete"
     return RunState(
         name=run.name,
-        status="running" if running else idle,
+        status="running" if running else "finished" if progress >= 1 else idle,
         recipe=_text(recipe.get("name")),
         data=_text(_table(recipe, "data").get("source")),
         step=report.get("step") or 0,
@@ -86,7 +88,7 @@ def run_state(run: Path) -> RunState:
         remaining=timing.get("remaining_seconds") if running else None,
         preview=_newest(run, images),
         previews=len(images),
-        sampleable=(run / "model.safetensors").is_file(),
+        sampleable=sampleable,
         warning=_warning(report),
     )
 
@@ -127,6 +129,11 @@ def _read_recipe(path: Path, changed: int, size: int) -> dict[str, Any]:
         return tomllib.loads(read_text(path, _MAX_RECIPE))
     except (UserError, ValueError, RecursionError):
         return {}
+
+
+def is_clustering(run: Path) -> bool:
+    """Whether a run is one of ``fromnoise cluster``, which writes its rounds from the beginning."""
+    return (run / ROUNDS).is_file()
 
 
 def _table(values: dict[str, Any], key: str) -> dict[str, Any]:

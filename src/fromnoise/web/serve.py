@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 
 from fromnoise.utils.errors import UserError
+from fromnoise.utils.hub import PREFIX, is_hub, open_repository
 from fromnoise.web.app import Site, create_app, create_site
 from fromnoise.web.folders import RUN_FILES
 from fromnoise.web.settings import Settings, is_loopback
@@ -30,7 +31,8 @@ def serve(
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        runs: folder of runs, which is created by the first run; with ``demo`` one run.
+        runs: folder of runs, which is created by the first run; with ``demo`` one run: its folder, its
+            model.safetensors or ``hub:owner/name``.
         data: folders whose data sets may be trained on.
         host: address to listen on.
         port: to listen on; 0 for a free one.
@@ -41,6 +43,9 @@ def serve(
     Raises:
         UserError: a folder is missing, or the address is not free.
     """
+    title = str(runs).removeprefix(PREFIX).partition("@")[0].rpartition("/")[2]
+    if demo:
+        runs = _demo_folder(runs)
     if runs.exists() and not runs.is_dir():
         raise UserError(f"{runs} is a file: name the folder of the runs")
     is_run = any((runs / name).exists() for name in RUN_FILES)
@@ -69,6 +74,7 @@ def serve(
             port=listening.getsockname()[1],
             token=token or (None if public or is_loopback(host) else secrets.token_urlsafe(24)),
             demo=runs.name if demo else None,
+            title=title if demo and title else None,
             public=public.lower() if public else None,
         )
         _announce(settings)
@@ -96,6 +102,21 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._site.closing = True
         super().handle_exit(sig, frame)
+
+
+def _demo_folder(run: Path) -> Path:
+    """The folder of the run that a demonstration shows; one of the hub is downloaded.
+
+    Raises:
+        UserError: it cannot be downloaded, or is no run of fromnoise.
+    """
+    if is_hub(run):
+        repository = open_repository(run)
+        if not repository.is_run:
+            raise UserError(f"{repository.name} has no recipe.toml of fromnoise: name a run that fromnoise published")
+        repository.fetch("model.safetensors")
+        return repository.folder
+    return run.parent if run.name == "model.safetensors" and run.is_file() else run
 
 
 def _listen(host: str, port: int) -> socket.socket:

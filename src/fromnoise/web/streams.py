@@ -18,8 +18,9 @@ from starlette.responses import Response, StreamingResponse
 from fromnoise.utils.errors import UserError, one_line
 from fromnoise.web.actions import fields_of, run_of
 from fromnoise.web.app import Site, site_of
-from fromnoise.web.requests import EditRequest, SamplingRequest, TrainRequest, sample_command, shell, shown_path
+from fromnoise.web.requests import EditRequest, SamplingRequest, sample_command, shell, shown_path
 from fromnoise.web.run_state import run_state
+from fromnoise.web.training_requests import NewRunRequest
 from fromnoise.web.worker import Answer, Worker
 
 INTERVAL = 1.0
@@ -50,15 +51,18 @@ def _encoded(answer: Answer) -> bytes:
 async def sample(request: Request) -> Response:
     """Sample, step by step."""
     site, run = run_of(request)
-    wanted = SamplingRequest.parse(await fields_of(request))
-    command = shell(sample_command(run, wanted))
+    site.check_free()
+    fields = await fields_of(request)
+    wanted, place = SamplingRequest.parse(fields, site.demo), fields.integer("place", 0, 0, 100)
+    command = shell(sample_command(run, wanted, f"samples-{place + 1}.png" if place else "samples.png"))
     return _stream(site.sampling, "sample", command, {"run": str(run), "sampling": wanted.to_json()})
 
 
 async def forward(request: Request) -> Response:
     """Noise samples again, level by level."""
     site, run = run_of(request)
-    wanted = SamplingRequest.parse(await fields_of(request))
+    site.check_free()
+    wanted = SamplingRequest.parse(await fields_of(request), site.demo)
     command = shell(sample_command(run, wanted))
     return _stream(site.sampling, "forward", command, {"run": str(run), "sampling": wanted.to_json()})
 
@@ -66,7 +70,7 @@ async def forward(request: Request) -> Response:
 async def nearest(request: Request) -> Response:
     """The training images that are nearest to some samples."""
     site, run = run_of(request)
-    wanted = SamplingRequest.parse(await fields_of(request))
+    wanted = SamplingRequest.parse(await fields_of(request), site.demo)
     command = shell(["evaluate", *sample_command(run, wanted)[1:2]])
     return _stream(site.sampling, "nearest", command, {"run": str(run), "sampling": wanted.to_json()})
 
@@ -99,10 +103,10 @@ async def inspect(request: Request) -> Response:
     """What a training would be."""
     site = site_of(request)
     fields = await fields_of(request)
-    wanted = TrainRequest.parse(fields, site.folders.data_sets())
+    wanted = NewRunRequest.parse(fields, site.folders.data_sets())
     name = fields.text("name") or wanted.recipe
     command = shell(wanted.command(site.folders.new_run(name)))
-    values = {"recipe": wanted.recipe, "overrides": wanted.overrides()}
+    values = {"task": wanted.task, "recipe": wanted.recipe, "overrides": wanted.overrides()}
     return _stream(site.inspecting, "inspect", command, values)
 
 

@@ -37,6 +37,11 @@ class Worker:
         self._numbers = itertools.count(1)
         self._starting = asyncio.Lock()
 
+    @property
+    def jobs(self) -> int:
+        """Number of jobs that wait or are computed."""
+        return len(self._jobs)
+
     async def start(self) -> None:
         """Start the process, if it does not run."""
         async with self._starting:

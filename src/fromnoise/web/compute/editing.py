@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fromnoise import registry
+from fromnoise.config.component import OptionError, parse_component
 from fromnoise.data import to_float
 from fromnoise.diffusion.inverse import InverseSolver, Mask
 from fromnoise.editing import (
@@ -52,7 +53,12 @@ def edit(send: Send, run: str, request: dict[str, Any]) -> None:
 
 
 def _solver(request: dict[str, Any]) -> InverseSolver:
-    return registry.build("inverse_solver", request["method"] or _DEFAULT_SOLVER, {})
+    kind = request["method"] or _DEFAULT_SOLVER
+    try:
+        parsed = parse_component("inverse_solver", kind, {"kind": kind, **request["solver_options"]})
+    except OptionError as error:
+        raise UserError(f"--method {kind}: {f'{error.key}: ' if error.key else ''}{error}") from None
+    return registry.build("inverse_solver", kind, parsed.options())
 
 
 def _inpaint(edit: EditConfig, run: Path, request: dict[str, Any]) -> Iterator[SampleStep]:

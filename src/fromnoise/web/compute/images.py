@@ -21,7 +21,7 @@ from fromnoise.reporting import image_io
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
 from fromnoise.utils.reading import decoding
-from fromnoise.web.compute.models import open_model
+from fromnoise.web.compute.models import open_trained
 from fromnoise.web.compute.sampling import samples_of
 from fromnoise.web.compute.sending import Send, pixels
 
@@ -42,7 +42,7 @@ def store_image(send: Send, run: str, path: str, fit: bool) -> None:
         path: of the upload.
         fit: crop and resize it to the size of the training images.
     """
-    channels, height, width = open_model(run).shape
+    channels, height, width = open_trained(run).model.dataset_info.shape
     with decoding("the upload", "an image", "choose another file"):
         image = open_encoded(path)
         image.load()
@@ -96,7 +96,7 @@ def _store(run: Path, kind: str, image: Image.Image) -> str:
 def nearest(send: Send, run: str, sampling: dict[str, Any]) -> None:
     """Send the training images that are nearest to some samples, by their pixels."""
     images = samples_of(run, sampling).images
-    data = load_model_data(open_model(run).model, None, lambda line: None)
+    data = load_model_data(open_trained(run).model, None, lambda line: None)
     if data.shape != tuple(images.shape[1:]):
         raise UserError("samples of another size than the training images have no nearest one")
     features = PixelFeatures(data.shape)

@@ -6,32 +6,53 @@ from pathlib import Path
 from typing import Any
 
 from fromnoise import checkpoint, registry
-from fromnoise.pipeline import Pipeline
+from fromnoise.model import Model
+from fromnoise.pipeline import Autoencoder, Pipeline
+from fromnoise.utils.errors import UserError
 from fromnoise.web.compute.sending import Send
 
 _KEPT = 2
 _LARGEST_LOGSNR = 30.0  # shown of a level without noise, or of noise alone
 
-_models: dict[tuple[str, int, int], Pipeline] = {}
+_models: dict[tuple[str, int, int], Pipeline | Autoencoder] = {}
 
 
 def open_model(run: str) -> Pipeline:
-    """The model of a run, as its file is now.
+    """The diffusion model of a run, as its file is now.
 
     Args:
         run: its folder.
 
     Raises:
-        UserError: there is no model, or it is damaged.
+        UserError: there is no model, it is damaged, or it is an autoencoder.
+    """
+    found = open_trained(run)
+    if isinstance(found, Autoencoder):
+        raise UserError(f"{Path(run).name} is an autoencoder: this needs a diffusion model")
+    return found
+
+
+def open_trained(run: str) -> Pipeline | Autoencoder:
+    """What was trained in a run, as its file is now: a diffusion model or an autoencoder.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        UserError: there is no model yet, or it is damaged.
     """
     path = Path(run) / "model.safetensors"
-    status = path.stat() if path.exists() else None
-    key = (run, status.st_mtime_ns, status.st_size) if status is not None else (run, 0, 0)
+    try:
+        status = path.stat()
+    except OSError:
+        raise UserError(f"{Path(run).name} has no model yet: it is written while the run trains") from None
+    key = (run, status.st_mtime_ns, status.st_size)
     model = _models.pop(key, None)
     if model is None:
         for old in [k for k in _models if k[0] == run]:
             del _models[old]
-        model = Pipeline(checkpoint.load_model(run).model)
+        trained = checkpoint.load_trainable(run).model
+        model = Pipeline(trained) if isinstance(trained, Model) else Autoencoder(trained)
     _models[key] = model
     while len(_models) > _KEPT:
         del _models[next(iter(_models))]
@@ -40,16 +61,21 @@ def open_model(run: str) -> Pipeline:
 
 def describe(send: Send, run: str) -> None:
     """Send what the forms for a model offer."""
-    model = open_model(run)
-    info, recipe = model.model.dataset_info, model.recipe
-    pseudo = model.denoiser.pseudo_labels is not None
+    model = open_trained(run)
+    info = model.model.dataset_info
+    shared: dict[str, Any] = {"shape": list(info.shape), "parameters": model.model.parameters}
+    if isinstance(model, Autoencoder):
+        generative = model.model.objective.generative
+        return send("end", diffusion=False, generative=generative, classes=[], attributes=[], guided=False, **shared)
+    recipe, pseudo = model.recipe, model.denoiser.pseudo_labels is not None
     send(
         "end",
-        shape=list(info.shape),
+        diffusion=True,
+        generative=True,
+        **shared,
         classes=list(info.class_names or ()),
         attributes=[a.name for a in info.attributes or ()],
         guided=info.is_conditional or pseudo,
-        parameters=model.model.parameters,
         sampler=recipe.sample.sampler.kind,
         steps=model.model.steps(recipe.sample),
         guidance=recipe.sample.guidance,

@@ -14,11 +14,11 @@ import torch
 from fromnoise.data import to_float, to_uint8
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.rng import Noise, Stream
-from fromnoise.pipeline import Pipeline, Samples, SampleStep, collect
+from fromnoise.pipeline import Autoencoder, Pipeline, Samples, SampleStep, collect, sample_steps
 from fromnoise.reporting import image_io
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import read_bytes
-from fromnoise.web.compute.models import open_model
+from fromnoise.web.compute.models import open_model, open_trained
 from fromnoise.web.compute.sending import Send, pixels
 
 MAX_BYTES = 96 << 20
@@ -30,8 +30,8 @@ _KEPT = 3
 _samples: dict[str, Samples] = {}
 
 
-def steps_of(model: Pipeline, sampling: dict[str, Any]) -> Iterator[SampleStep]:
-    """The sampling loop of a request.
+def steps_of(model: Pipeline | Autoencoder, sampling: dict[str, Any]) -> Iterator[SampleStep]:
+    """The sampling loop of a request; of a variational autoencoder it is one step.
 
     Args:
         model: which samples.
@@ -40,6 +40,8 @@ def steps_of(model: Pipeline, sampling: dict[str, Any]) -> Iterator[SampleStep]:
     Raises:
         UserError: a setting does not fit the model.
     """
+    if isinstance(model, Autoencoder):
+        return _decoded(model, sampling)
     check_guidance(model, sampling)
     size = sampling["size"]
     try:
@@ -55,6 +57,22 @@ def steps_of(model: Pipeline, sampling: dict[str, Any]) -> Iterator[SampleStep]:
         )
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _decoded(model: Autoencoder, sampling: dict[str, Any]) -> Iterator[SampleStep]:
+    for key in ("sampler", "steps", "guidance"):
+        if sampling[key] is not None:
+            raise UserError(f"{key} is for diffusion: a variational autoencoder samples in one pass; leave it out")
+    return sample_steps(
+        model.model,
+        model.model.recipe.sample,
+        model.compute,
+        ids=torch.arange(sampling["count"]),
+        seed=sampling["seed"],
+        label=sampling["label"],
+        batch=_BATCH,
+        size=parse_size(sampling["size"]) if sampling["size"] else None,
+    )
 
 
 def sampler_of(sampling: dict[str, Any]) -> dict[str, Any] | None:
@@ -81,12 +99,14 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def sample(send: Send, run: str, sampling: dict[str, Any]) -> None:
     """Sample, and send each step."""
-    model = open_model(run)
+    model = open_trained(run)
     samples = send_steps(send, model, steps_of(model, sampling), sampling["count"])
     _keep(_key(run, model, sampling), samples)
 
 
-def send_steps(send: Send, model: Pipeline, steps: Iterator[SampleStep], count: int, batch: int = _BATCH) -> Samples:
+def send_steps(
+    send: Send, model: Pipeline | Autoencoder, steps: Iterator[SampleStep], count: int, batch: int = _BATCH
+) -> Samples:
     """Send each step of a sampling loop: x_s and the estimate of x_0, and at the end the time.
 
     Args:
@@ -134,7 +154,7 @@ def send_steps(send: Send, model: Pipeline, steps: Iterator[SampleStep], count: 
     return samples
 
 
-def _key(run: str, model: Pipeline, sampling: dict[str, Any]) -> str:
+def _key(run: str, model: Pipeline | Autoencoder, sampling: dict[str, Any]) -> str:
     return json.dumps([run, id(model), sampling], sort_keys=True)
 
 
@@ -151,7 +171,7 @@ def samples_of(run: str, sampling: dict[str, Any]) -> Samples:
     Raises:
         UserError: as ``steps_of``.
     """
-    model = open_model(run)
+    model = open_trained(run)
     key = _key(run, model, sampling)
     if key not in _samples:
         _keep(key, collect(steps_of(model, sampling), _FRAMES))
@@ -161,7 +181,7 @@ def samples_of(run: str, sampling: dict[str, Any]) -> Samples:
 def save(send: Send, run: str, sampling: dict[str, Any], kind: str) -> None:
     """Send samples as the file that ``fromnoise sample`` writes: png, npz or gif."""
     samples = samples_of(run, sampling)
-    names = open_model(run).model.dataset_info.class_names
+    names = open_trained(run).model.dataset_info.class_names
 
     def write(path: Path) -> None:
         if kind == "gif":

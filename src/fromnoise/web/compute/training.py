@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fromnoise import config, registry
+from fromnoise.clustering import dry_run as clustering_dry_run
 from fromnoise.config import BUDGETS, to_toml
 from fromnoise.data import open_source, shuffled_indices
 from fromnoise.evaluation.data_checks import CheckedData, check_data
@@ -14,6 +15,7 @@ from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import one_line
 from fromnoise.web.compute.sending import Send, pixels
 
+_DRY_RUNS = {"train": dry_run, "cluster": clustering_dry_run.dry_run}
 _SHOWN = 64
 _MOST_CLASSES = 200
 
@@ -38,14 +40,14 @@ def choices(send: Send) -> None:
     send("end", recipes=recipes, data=registry.names("dataset"))
 
 
-def inspect(send: Send, recipe: str, overrides: dict[str, Any]) -> None:
-    """Send what a training would be: images, classes, problems of the data, time and memory."""
+def inspect(send: Send, task: str, recipe: str, overrides: dict[str, Any]) -> None:
+    """Send what a training or a clustering would be: images, classes, problems of the data, time and memory."""
 
     def log(line: str) -> None:
         send("log", line=one_line(line))
 
     values = config.load(recipe, overrides)
-    expected = dry_run(values, select_device(), log)
+    expected = _DRY_RUNS[task](values, select_device(), log)
     data = expected.data
     count = min(_SHOWN, len(data.train))
     images = data.train.get(shuffled_indices(len(data.train), values.train.seed, range(count)))

@@ -30,7 +30,7 @@ document.getElementById("same").addEventListener("submit", async (event) => {
   for (const [i, run] of runs.entries()) {
     try {
       state.textContent = `sampling from ${run}...`;
-      await panels[i].run(`/api${runPath(run, "/sample")}`, values, { mainCommand: false });
+      await panels[i].run(`/api${runPath(run, "/sample")}`, values, { place: i });
     } catch (error) {
       showError(`${run}: ${error.message}`);
     }

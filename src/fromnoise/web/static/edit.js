@@ -2,7 +2,7 @@
 import { addOptions, formValues, postImage, postJSON, runPath, showError } from "/static/page.js";
 import { Brush } from "/static/brush.js";
 import { Panel, Scrubber } from "/static/panel.js";
-import { describeModel, fillSettings } from "/static/settings.js";
+import { describeModel, fillSettings, showOptions } from "/static/settings.js";
 
 const form = document.getElementById("edit"), run = form.dataset.run, element = (id) => document.getElementById(id);
 const state = element("state"), go = element("go"), cancel = element("cancel"), container = element("panels");
@@ -56,7 +56,10 @@ element("invert").addEventListener("click", () => brush.change((value) => 1 - va
 element("depth").addEventListener("input", (event) => { element("depth-value").textContent = event.target.value; });
 
 function showFields() {
-  for (const field of form.querySelectorAll("[data-kinds]")) field.hidden = !field.dataset.kinds.split(" ").includes(kind());
+  for (const field of form.querySelectorAll("[data-kinds]")) {
+    field.hidden = !field.dataset.kinds.split(" ").includes(kind());
+    for (const input of field.querySelectorAll("input, select")) input.disabled = field.hidden;
+  }
 }
 element("edit-kind").addEventListener("change", showFields);
 showFields();
@@ -116,7 +119,15 @@ element("point").addEventListener("input", showPoint);
 
 trying(async () => {
   const offer = await fillSettings(run);
-  addOptions(element("method"), offer.solvers.map((s) => s.name).filter((name) => name !== "mmps"));
+  if (!offer.diffusion) {
+    go.disabled = true;
+    throw new Error(`${describeModel(offer)}; edits need a diffusion model`);
+  }
+  const method = element("method"), own = method.options[0].text;
+  addOptions(method, offer.solvers.map((s) => s.name).filter((name) => name !== own));
+  const showSolver = () => { showOptions(offer.solvers, method.value || own, "solver-options", "solver"); showFields(); };
+  method.addEventListener("change", showSolver);
+  showSolver();
   state.textContent = describeModel(offer);
   const wanted = new URLSearchParams(location.search).get("image");
   if (wanted) await open(wanted);

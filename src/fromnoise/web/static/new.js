@@ -12,6 +12,7 @@ let recipes = [], checking = null, named = false, taken = new Set();
 function values() {
   const found = formValues(form);
   found.labels = element("labels").checked;
+  if (found.task === "cluster") delete found.recipe;
   if (!found.amount) delete found.budget;
   return found;
 }
@@ -45,12 +46,25 @@ async function check() {
   }
 }
 
+const task = () => form.elements.task.value;
+
+/** The fields of the task: a training or a clustering. */
+function showTask() {
+  for (const field of form.querySelectorAll("[data-task]")) {
+    field.hidden = field.dataset.task !== task();
+    if (field.tagName === "OPTION") field.disabled = field.hidden;
+  }
+  const budget = form.elements.budget;
+  if (budget.selectedOptions[0].disabled) budget.value = "";
+}
+
 function describeRecipe() {
-  const recipe = recipes.find((r) => r.name === form.elements.recipe.value);
+  const wanted = task() === "cluster" ? "mixture" : form.elements.recipe.value;
+  const recipe = recipes.find((r) => r.name === wanted);
   if (!recipe) return;
   element("recipe-help").textContent = `Recipe: ${recipe.about}. Cost: ${recipe.cost}. Quality: ${recipe.quality}`;
   element("amount").placeholder = `${recipe.amount} ${recipe.budget}`;
-  if (!named) form.elements.name.value = freeName(recipe.name);
+  if (!named) form.elements.name.value = freeName(task() === "cluster" ? "clusters" : recipe.name);
 }
 
 /** A name that no run has. */
@@ -60,8 +74,8 @@ function freeName(name) {
 }
 
 form.elements.name.addEventListener("input", () => { named = true; });
-element("recipe").addEventListener("change", () => { describeRecipe(); check(); });
-for (const id of ["data", "labels", "budget", "amount"]) element(id).addEventListener("change", check);
+for (const id of ["recipe", "task"]) element(id).addEventListener("change", () => { showTask(); describeRecipe(); check(); });
+for (const id of ["data", "labels", "budget", "amount", "clusters", "limit"]) element(id).addEventListener("change", check);
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -106,6 +120,7 @@ async function open() {
     recipe.replaceChildren();
     addOptions(recipe, recipes.map((r) => r.name));
     recipe.value = choices.folders.length ? "images" : "digits";
+    showTask();
     describeRecipe();
   } catch (error) {
     showError(error.message);

@@ -8,9 +8,13 @@ export function showError(message) {
   error.hidden = !message;
 }
 
-/** Show the command line that does the same. */
-export function showCommand(command) {
-  document.getElementById("command").textContent = command;
+const commands = [];
+
+/** Show the command line that does the same; that of another panel goes below those before it. */
+export function showCommand(command, place = 0) {
+  commands.length = place;
+  commands.push(command);
+  document.getElementById("command").textContent = commands.join("\n");
 }
 
 /** The path of a run. */

@@ -2,7 +2,8 @@
 import { postStream, showCommand } from "/static/page.js";
 import { Frames, Grid } from "/static/frames.js";
 
-const PAINT_MS = 100;  // painting each step would take time from the sampling
+// Painting each step would take time from the sampling: after a while the samples are painted less often.
+const SOONEST_MS = 100, LATEST_MS = 1000, PART = 0.1;
 
 /** Samples with their canvas. */
 export class Panel {
@@ -21,18 +22,19 @@ export class Panel {
   }
 
   /** Run a job that streams steps, and show each as it comes. */
-  async run(path, values, { signal, onStep = () => {}, mainCommand = true, kind = () => "x" } = {}) {
+  async run(path, values, { signal, onStep = () => {}, place = 0, kind = () => "x" } = {}) {
     let frames = null, shown = 0;
     const done = { seconds: 0 }, begun = performance.now();
-    await postStream(path, values, (header, content) => {
-      if (header.event === "command" && mainCommand) showCommand(header.command);
+    await postStream(path, { ...values, place }, (header, content) => {
+      if (header.event === "command") showCommand(header.command, place);
       if (header.event === "begin") {
         this.frames = frames = new Frames(header.count, header.shape);
         this.grid.begin(header.count, header.shape);
       }
       if (header.event === "step") {
         frames.add(header, content);
-        if (performance.now() - shown > PAINT_MS || header.index === header.total - 1) {
+        const now = performance.now(), wait = Math.min(LATEST_MS, Math.max(SOONEST_MS, PART * (now - begun)));
+        if (now - shown > wait || header.index === header.total - 1) {
           this.grid.showFrame(frames, 1, kind());
           onStep(header);
           shown = performance.now();

@@ -65,13 +65,23 @@ function update(state) {
   element("warning").hidden = !state.warning;
   element("stop").hidden = state.status !== "running";
   element("continue").hidden = state.status !== "stopped";
+  for (const link of document.querySelectorAll("[data-needs=model]")) link.hidden = !state.sampleable;
+}
+
+/** The folder of the run was deleted or renamed while this page was open. */
+function showGone() {
+  showError(`${run} is not in the folder of runs any more`);
+  update({ ...(last || {}), status: "gone", step: last?.step, progress: last?.progress || 0, loss: null, remaining: null, warning: "", sampleable: false });
 }
 
 watchRuns((states) => {
   const state = states.runs.find((s) => s.name === run);
   const failure = states.failures[run];
   if (failure) showError(failure);
-  if (!state) return;
+  if (!state) {
+    if (!states.starting.includes(run)) showGone();
+    return;
+  }
   const evaluated = states.evaluating.includes(run);
   if (evaluating && !evaluated && !failure) return location.reload();  // its report
   evaluating = evaluated;

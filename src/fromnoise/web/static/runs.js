@@ -23,6 +23,7 @@ function update(run) {
   field("numbers").textContent = numbersOf(run);
   field("warning").textContent = run.warning;
   field("warning").hidden = !run.warning;
+  for (const link of card.querySelectorAll("[data-needs=model]")) link.hidden = !run.sampleable;
   const image = field("preview");
   image.hidden = !run.preview;
   field("no-preview").hidden = Boolean(run.preview);

@@ -49,7 +49,7 @@ async function sample(name = "sample") {
     const times = [];
     for (const [i, [of, , values]] of requests.entries()) {
       const seconds = await panels[i].run(`/api${runPath(of, `/${name}`)}`, values, {
-        signal, kind: shownKind, mainCommand: i === 0,
+        signal, kind: shownKind, place: i,
         onStep: (step) => { state.textContent = `step ${step.index + 1} of ${step.total}`; },
       });
       times.push(`${seconds.toFixed(2)} s`);
@@ -127,15 +127,16 @@ async function open() {
   try {
     const offer = await fillSettings(run);
     const beside = document.getElementById("beside");
-    addOptions(beside, offer.samplers.map((s) => [`sampler:${s.name}`, s.name]));
+    if (offer.diffusion) addOptions(beside, offer.samplers.map((s) => [`sampler:${s.name}`, s.name]));
+    go.disabled = !offer.generative;
     const others = [...document.getElementById("others").options].map((o) => o.value).filter((name) => name !== run);
     addOptions(beside, others.map((name) => [`run:${name}`, `run ${name}`]));
     state.textContent = describeModel(offer);
     const query = new URLSearchParams(location.search);
     if (query.has("sampler")) form.elements.sampler.value = query.get("sampler");
-    showOptions(offer.samplers);
+    if (offer.diffusion) showOptions(offer.samplers, form.elements.sampler.value);
     for (const [key, value] of query) if (form.elements[key]) form.elements[key].value = value;
-    if (query.size) await sample();
+    if (query.size && offer.generative) await sample();
   } catch (error) {
     state.textContent = "";
     showError(error.message);

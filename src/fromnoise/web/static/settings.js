@@ -4,10 +4,12 @@ import { addOptions, getJSON } from "/static/page.js";
 /** Fill the form of a run; returns what the model offers. */
 export async function fillSettings(run) {
   const offer = await getJSON(`/api/run/${encodeURIComponent(run)}/describe`);
+  for (const field of document.querySelectorAll("[data-diffusion]")) field.hidden = !offer.diffusion;
+  if (!offer.diffusion) return offer;
   const sampler = document.getElementById("sampler");
   sampler.options[0].text = `${offer.sampler} (of the recipe)`;
   addOptions(sampler, offer.samplers.map((s) => [s.name, s.name]));
-  sampler.addEventListener("change", () => showOptions(offer.samplers));
+  sampler.addEventListener("change", () => showOptions(offer.samplers, sampler.value));
   document.getElementById("steps").placeholder = String(offer.steps);
   if (offer.classes.length || offer.attributes.length) document.getElementById("label-field").hidden = false;
   if (offer.classes.length) addOptions(document.getElementById("classes"), ["all", ...offer.classes]);
@@ -17,14 +19,14 @@ export async function fillSettings(run) {
   return offer;
 }
 
-/** Fields for the options of the chosen sampler. */
-export function showOptions(samplers) {
-  const chosen = samplers.find((s) => s.name === document.getElementById("sampler").value);
-  document.getElementById("options").replaceChildren(...(chosen?.options || []).map((option) => {
+/** Fields for the options of the chosen component: the sampler, or the inverse solver. */
+export function showOptions(components, name, box = "options", prefix = "option") {
+  const chosen = components.find((c) => c.name === name);
+  document.getElementById(box).replaceChildren(...(chosen?.options || []).map((option) => {
     const field = document.createElement("div"), label = document.createElement("label"), input = document.createElement("input");
     field.className = "field";
-    input.id = `option-${option.name}`;
-    input.name = `option.${option.name}`;
+    input.id = `${prefix}-${option.name}`;
+    input.name = `${prefix}.${option.name}`;
     input.placeholder = option.default;
     input.title = option.help;
     label.htmlFor = input.id;
@@ -37,6 +39,7 @@ export function showOptions(samplers) {
 /** In words what a model is. */
 export function describeModel(offer) {
   const [channels, height, width] = offer.shape;
-  return `${offer.parameters.toLocaleString("en")} parameters, images ${channels}x${height}x${width}` +
+  const kind = offer.diffusion ? "" : offer.generative ? "a variational autoencoder: " : "an autoencoder, whose latents cannot be sampled: ";
+  return `${kind}${offer.parameters.toLocaleString("en")} parameters, images ${channels}x${height}x${width}` +
     (offer.classes.length ? `, ${offer.classes.length} classes` : "");
 }

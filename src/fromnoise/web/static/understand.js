@@ -74,8 +74,10 @@ onResize(draw);
 try {
   evaluations = await getJSON(`/api${runPath(run, "/evaluations")}`);
   fillTable();
-  schedule = (await getJSON(`/api${runPath(run, "/describe")}`)).schedule;
-  state.textContent = "";
+  const offer = await getJSON(`/api${runPath(run, "/describe")}`);
+  schedule = offer.schedule;
+  element("go").disabled = !offer.diffusion;
+  state.textContent = offer.diffusion ? "" : "an autoencoder has no noise schedule and no reverse steps";
   draw();
 } catch (error) {
   state.textContent = "";
