@@ -1,6 +1,6 @@
 """The web interface: first paint, a step of the slider, sampling against the command line, many runs, memory.
 
-python benchmarks/web.py [--run RUN] [--rounds N] [--updates N] [--only NAMES]
+python benchmarks/web.py [--run RUN] [--rounds N] [--pairs N] [--steps K] [--updates N] [--only NAMES]
 
 Needs chromium and Playwright (pip install playwright). Times in the browser end when the frame is painted. Without
 --run a network of 3x32x32 images with random weights samples; its speed is that of a trained one.
@@ -47,6 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a run directory to sample from")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=40, help="of the page and the command, for sample")
+    parser.add_argument("--steps", type=int, default=25, help="of sampling, for sample")
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--only", default="paint,scrub,sample,cpu,runs,memory")
     args = parser.parse_args()
@@ -122,34 +124,79 @@ def scrub(browser, run: Path, args: argparse.Namespace) -> None:
     described("a step of the slider, painted", [b for _, b in times], "ms")
 
 
+COMMAND = """import contextlib, io, re, sys
+from fromnoise.cli import main
+for line in sys.stdin:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        assert main(["sample", *line.split("\t")]) == 0
+    print(re.findall(r"\\((\\S+) s each\\)", out.getvalue())[0], flush=True)"""
+
+
+@contextlib.contextmanager
+def command_process() -> Iterator[subprocess.Popen[str]]:
+    """A process that gives the command again and again and prints its seconds a sample: both sides are warm."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def sample(browser, run: Path, args: argparse.Namespace) -> None:
-    """64 samples of 50 steps of DDIM: on the page, and by the command, which prints the time without its start."""
+    """64 samples of DDIM on the page and by the command, in pairs of which every second is in the other order.
+
+    Beside other work a time says little; two times that follow each other share most of it, and the median of their
+    ratios over many pairs is steady.
+    """
     page_times, command_times = [], []
-    with server(run.parent) as (address, _, _):
+    with server(run.parent) as (address, _, _), command_process() as command:
+        assert command.stdin is not None and command.stdout is not None
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(300_000)
         page.goto(f"{address}run/{run.name}/sample")
         page.locator("#state", has_text="parameters").wait_for()
         page.select_option("#sampler", "ddim")
-        for field, value in {"#n": "64", "#steps": "50"}.items():
+        for field, value in {"#n": "64", "#steps": str(args.steps)}.items():
             page.fill(field, value)
-        for seed in range(args.rounds + 1):
+
+        def by_page(seed: int) -> None:
             page.fill("#seed", str(seed))
             page.evaluate("document.getElementById('state').textContent = ''")
             page.click("#go")
             state = page.locator("#state", has_text=re.compile(r"\d s$"))
             state.wait_for()
             page_times.append(float(state.inner_text().split()[0]))
-            flags = ("-n", "64", "--steps", "50", "--sampler", "ddim", "--seed", str(seed))
-            out = ("--out", str(OUT))
-            command = [sys.executable, "-m", "fromnoise", "sample", str(run), *flags, *out]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            command_times.append(64 * float(re.findall(r"\((\S+) s each\)", printed)[0]))  # more digits than the sum
+
+        def by_command(seed: int) -> None:
+            flags = (
+                "-n",
+                "64",
+                "--steps",
+                str(args.steps),
+                "--sampler",
+                "ddim",
+                "--seed",
+                str(seed),
+                "--out",
+                str(OUT),
+            )
+            command.stdin.write("\t".join([str(run), *flags]) + "\n")
+            command.stdin.flush()
+            command_times.append(64 * float(command.stdout.readline()))
+
+        for seed in range(args.pairs + 1):
+            for job in (by_page, by_command)[:: -1 if seed % 2 else 1]:
+                job(seed)
         page.close()
-    described("64 samples, 50 steps, on the page", page_times[1:], "s")
-    described("64 samples, 50 steps, by the command", command_times[1:], "s")
-    ratios = [a / b for a, b in zip(page_times[1:], command_times[1:], strict=True)]
+    described(f"64 samples, {args.steps} steps, on the page", page_times[1:], "s")
+    described(f"64 samples, {args.steps} steps, by the command", command_times[1:], "s")
+    ratios = sorted(a / b for a, b in zip(page_times[1:], command_times[1:], strict=True))
     described("page / command", ratios, "")
+    print(f"half of the ratios are from {ratios[len(ratios) // 4]:.3f} to {ratios[-len(ratios) // 4]:.3f}")
 
 
 def cpu(browser, run: Path, args: argparse.Namespace) -> None:

@@ -140,6 +140,17 @@ def _values() -> Iterator[Hostile]:
         yield _post(f"train on {data}", "/api/start", {"recipe": "digits", "data": data, "name": "new"})
     for recipe in ("/etc/passwd", "../x.toml", "evil.toml", "--plugin=evil", ""):
         yield _post(f"recipe {recipe}", "/api/start", {"recipe": recipe, "data": "digits", "name": "new"})
+    cluster = {"task": "cluster", "data": "digits", "name": "new"}
+    for name, values in {
+        "one cluster": {"clusters": 1},
+        "words of clusters": {"clusters": "three"},
+        "one image": {"images": 1},
+        "epochs": {"budget": "epochs", "amount": 1},
+        "no data": {"data": ""},
+        "task": {"task": "delete"},
+    }.items():
+        yield _post(f"cluster {name}", "/api/start", cluster | values)
+    yield _post("edit option", "/api/run/plain/edit", {"kind": "vary", "image": "log", "solver.__init__": "1"})
     for amount in ("-1", "nan", "1e999", "x"):
         values = {"recipe": "digits", "name": "new", "budget": "steps", "amount": amount}
         yield _post(f"budget {amount}", "/api/start", values)

@@ -232,6 +232,7 @@ PAGES = (
     "/run/a",
     "/run/a/sample?n=9&steps=4",
     "/run/a/edit",
+    "/run/a/understand",
     "/compare?run=a&run=b",
     "/run/clusters/clusters",
 )
@@ -265,10 +266,10 @@ def test_accessibility(browser, server, axe, scheme):
     for page in watched(browser, server, color_scheme=scheme, bypass_csp=True):
         for path in PAGES:
             page.goto(path)
-            page.wait_for_timeout(300)
+            page.wait_for_timeout(200)
             for width in (1280, 390):
                 page.set_viewport_size({"width": width, "height": 900})
-                page.wait_for_timeout(250)
+                page.wait_for_timeout(200)
                 page.evaluate(axe)
                 faults = page.evaluate("""async () => (await axe.run()).violations
                     .filter(v => ['serious', 'critical'].includes(v.impact))

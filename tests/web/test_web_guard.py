@@ -200,3 +200,17 @@ def test_public_demonstration(place):
     for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}):
         assert client.post("/api/run/plain/sample", json={"n": 0}, headers=headers).status_code == 403
     assert client.get("/new", headers=visit).status_code == 404
+
+
+def test_requests_to_a_demonstration_are_smaller(place):
+    """Visitors share a machine: fewer samples, steps and pixels, and not many at a time."""
+    site = create_site(Settings(place / "runs", demo="plain"))
+    client = TestClient(create_app(site), base_url="http://127.0.0.1:7860")
+    for values in ({"n": 65}, {"steps": 251}, {"size": "129"}):
+        for path in ("sample", "forward"):
+            asked = {"json": values, "headers": {"origin": "http://127.0.0.1:7860"}}
+            assert client.post(f"/api/run/plain/{path}", **asked).status_code == 400
+        assert client.get("/run/plain/samples.png", params=values).status_code == 400
+    site.sampling._jobs = dict.fromkeys(range(8))  # pyright: ignore[reportAttributeAccessIssue]
+    answer = client.post("/api/run/plain/sample", json={"n": 1}, headers={"origin": "http://127.0.0.1:7860"})
+    assert answer.status_code == 400 and "visitors" in answer.json()["error"]

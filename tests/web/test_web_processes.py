@@ -18,7 +18,7 @@ import pytest
 from serving import ORIGIN, fromnoise
 from starlette.testclient import TestClient
 
-from fromnoise.run_dir.reports import read_reports
+from fromnoise.run_dir.reports import ROUNDS, read_reports
 from fromnoise.utils.locks import lock_folder, lock_holder, unlock_folder
 from fromnoise.web.app import create_app, create_site
 from fromnoise.web.documents import evaluated
@@ -26,6 +26,7 @@ from fromnoise.web.report_lines import curves, last_report
 from fromnoise.web.run_state import run_state
 from fromnoise.web.settings import Settings
 from fromnoise.web.streams import states_of
+from fromnoise.web.training_requests import continue_command
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
@@ -69,6 +70,18 @@ def test_command_of_a_finished_run_changes_nothing(runs, client):
     assert words[:2] == ["fromnoise", "train"]
     fromnoise(*words[1:])
     assert (runs / "plain" / "reports.jsonl").read_bytes() == before
+
+
+def test_clusterings_are_continued_by_their_own_verb(tmp_path, monkeypatch):
+    """With the recipe of the run, which has all settings."""
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "a b"
+    run.mkdir(parents=True)
+    (run / "recipe.toml").write_text('[data]\nsource = "digits"\n[clustering]\ncount = 3\n')
+    assert continue_command(run) == ["train", "runs/a b/recipe.toml", "--out", "runs/a b"]
+    (run / ROUNDS).write_text("[]\n")
+    recipe = ["--recipe", "runs/a b/recipe.toml"]
+    assert continue_command(run) == ["cluster", "digits", "-q", "3", *recipe, "--out", "runs/a b"]
 
 
 def test_lock_names_its_holder(tmp_path):

@@ -17,6 +17,7 @@ MINUTE = 1.0
 TRAINED_MS = 900_000  # the end of a minute of training beside other work, with its samples
 
 
+@pytest.mark.timeout(3600)
 def test_walk(browser, tmp_path, monkeypatch, capsys):
     """Every step that a person takes, by clicks; the commands of the pages do the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -44,6 +45,11 @@ def _train(page) -> float:
     page.keyboard.type(f"{MINUTE:g}")
     page.keyboard.press("Tab")
     page.keyboard.type("minutes")
+    page.keyboard.press("Tab")
+    page.locator("#cost", has_text="1 min").wait_for()
+    page.locator("#checking", has_text=re.compile("^$")).wait_for()
+    if re.search(r"[^1-9]0 of \d+ previews", page.inner_text("#cost")):
+        pytest.skip("this machine is too busy for previews within a minute")
     page.click("#start")
     clicks += 1
     begun = time.perf_counter()

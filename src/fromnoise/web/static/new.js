@@ -12,7 +12,6 @@ let recipes = [], checking = null, named = false, taken = new Set();
 function values() {
   const found = formValues(form);
   found.labels = element("labels").checked;
-  if (found.task === "cluster") delete found.recipe;
   if (!found.amount) delete found.budget;
   return found;
 }
@@ -52,7 +51,7 @@ const task = () => form.elements.task.value;
 function showTask() {
   for (const field of form.querySelectorAll("[data-task]")) {
     field.hidden = field.dataset.task !== task();
-    if (field.tagName === "OPTION") field.disabled = field.hidden;
+    for (const input of [field, ...field.querySelectorAll("input, select")]) input.disabled = field.hidden;
   }
   const budget = form.elements.budget;
   if (budget.selectedOptions[0].disabled) budget.value = "";
