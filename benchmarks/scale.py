@@ -1,11 +1,12 @@
-"""Time and memory of a training step against image size, batch size, size of the data set and number of processes.
+"""Time and memory of a step against image size, batch size, width, size of the data set and number of processes.
 
-python benchmarks/scale.py [--sides 16,32,64] [--batches 8,32,128] [--sets 1000,1000000] [--processes 1,2]
-    [--steps N] [--device cpu] [--json FILE]
+python benchmarks/scale.py [--sides 16,32,64] [--batches 8,32,128] [--batch 32] [--widths 32]
+    [--sets 1000,1000000] [--processes 1,2] [--steps N] [--device cpu] [--json FILE]
 
 Each row is measured in a process of its own, which trains a small U-Net on random pixels: the median step time, the
-fraction of the loop outside of loss, backward pass, clipping, optimizer and EMA, and the peak memory (of the GPU, or of
-the process beyond what it had before the first step). Each image size has two rows, without and with network.recompute.
+processor time of a step in one process, which other programs disturb less, the fraction of the loop outside of loss,
+backward pass, clipping, optimizer and EMA, and the peak memory (of the GPU, or of the process beyond what it had before
+the first step). Each image size has two rows, without and with network.recompute.
 The last line compares the sizes of the data set in alternating steps of one process, which is more accurate on a busy
 machine.
 """
@@ -55,6 +56,7 @@ def make_trainer(config: dict[str, Any]) -> TrainingLoop:
 
     side, batch, count = config["side"], config["batch"], config["count"]
     changes = {"network.recompute": config["recompute"], "train.batch": batch, "train.steps": config["steps"]}
+    changes["network.width"] = config["width"]
     recipe = recipes.load(GENERAL_UNET, BASE | changes)
     pixels = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8)
     data = Data(MemoryImages(pixels), MemoryImages(pixels[:2]), None, (1, side, side), "", 0)
@@ -99,17 +101,25 @@ def measure_here(config: dict[str, Any]) -> dict[str, Any]:
                 inside[0] += time.perf_counter() - start
 
         setattr(owner, name, timed)
-    memory_before, steps, gpu_memory = memory(), [], 0.0
+    memory_before, steps, processor, gpu_memory = memory(), [], [], 0.0
     start = timing_start = time.perf_counter()
+    spent = time.process_time()
     for report in loop.run():
         now = time.perf_counter()
         steps.append(now - start)
+        processor.append(time.process_time() - spent)
         if report.step == _WARMUP_STEPS:
             inside[0], timing_start = 0.0, now
-        gpu_memory, start = report.timing["memory_mb"], now
+        gpu_memory, start, spent = report.timing["memory_mb"], now, time.process_time()
     total = time.perf_counter() - timing_start
     peak = gpu_memory if cuda else memory(peak=True) - memory_before
-    return {"seconds": statistics.median(steps[_WARMUP_STEPS:]), "outside": 1 - inside[0] / total, "memory_mb": peak}
+    return {
+        "seconds": statistics.median(steps[_WARMUP_STEPS:]),
+        "processor_seconds": statistics.median(processor[_WARMUP_STEPS:]),
+        "outside": 1 - inside[0] / total,
+        "memory_mb": peak,
+        "parameters": loop.model.parameters,
+    }
 
 
 def memory(peak: bool = False) -> float:
@@ -138,6 +148,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", default="16,32,64")
     parser.add_argument("--batches", default="8,32,128")
+    parser.add_argument("--batch", type=int, default=32, help="of the rows that vary something else")
+    parser.add_argument("--widths", default="32")
     parser.add_argument("--sets", default="1000,1000000")
     parser.add_argument("--processes", default="1,2")
     parser.add_argument("--steps", type=int, default=12)
@@ -148,26 +160,30 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure_here(json.loads(args.one))), flush=True)
         return
-    base = {"side": 16, "batch": 32, "count": 1000, "recompute": False, "steps": args.steps, "device": args.device}
+    base = {"side": 16, "batch": args.batch, "width": 32, "count": 1000, "recompute": False}
+    base |= {"steps": args.steps, "device": args.device}
 
     def listed(words: str) -> list[int]:
         return [int(word) for word in words.split(",")]
 
     rows = [base | {"side": side, "recompute": recompute} for side in listed(args.sides) for recompute in (False, True)]
     rows += [base | {"batch": batch} for batch in listed(args.batches)]
+    rows += [base | {"width": width} for width in listed(args.widths) if width != base["width"]]
     sets = [base | {"side": 8, "count": count, "steps": 4 * args.steps} for count in listed(args.sets)]
     rows += sets
     print(header())
     print(select_device(args.device).describe())
-    print("| side | batch | images | recompute | processes | s a step | outside | memory MB |\n" + "|---" * 8 + "|")
+    titles = "side | batch | parameters | images | recompute | processes | s a step | CPU s | outside | memory MB"
+    print(f"| {titles} |\n" + "|---" * 10 + "|")
     found = []
     for config, processes in [(row, 1) for row in rows] + [(base, count) for count in listed(args.processes)]:
         measured = measure(config, processes)
         found.append(config | measured | {"processes": processes})
         print(
-            f"| {config['side']} | {config['batch']} | {config['count']:,} | {'yes' if config['recompute'] else 'no'} "
-            f"| {processes} "
-            f"| {measured['seconds']:.4f} | {measured['outside']:.1%} | {measured['memory_mb']:.0f} |",
+            f"| {config['side']} | {config['batch']} | {measured['parameters']:,} | {config['count']:,} "
+            f"| {'yes' if config['recompute'] else 'no'} | {processes} "
+            f"| {measured['seconds']:.4f} | {measured['processor_seconds']:.4f} "
+            f"| {measured['outside']:.1%} | {measured['memory_mb']:.0f} |",
             flush=True,
         )
     medians, ratio = measure_alternately(sets)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromnoise.data import flip_mask, shuffled_indices
-from fromnoise.data.shuffling import permutation, splitmix
+from fromnoise.data.shuffling import MAX_SORTED, permutation, permute_places, splitmix
 
 MASK = (1 << 64) - 1
 
@@ -124,3 +124,35 @@ def test_flips_belong_to_positions() -> None:
     for index in range(n):
         own = mirrored[indices == index]
         assert own.any() and not own.all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5000), st.integers(-5, MASK), st.integers(0, 2**40))
+def test_places_of_large_sets_are_permuted(n: int, seed: int, epoch: int) -> None:
+    """Each number once, at the same place whichever places are asked for."""
+    places = np.arange(n)
+    found = permute_places(n, seed, epoch, places)
+    assert sorted(found.tolist()) == places.tolist()
+    assert permute_places(n, seed, epoch, places[::-7]).tolist() == found[::-7].tolist()
+
+
+def test_permuted_places_look_random() -> None:
+    """Mean displacement n / 3, and neighbours, seeds and epochs are independent of each other."""
+    n = 100_000
+    found = [permute_places(n, seed, epoch, np.arange(n)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for each in found:
+        assert abs(np.abs(each - np.arange(n)).mean() / (n / 3) - 1) < 0.02
+        assert abs(np.corrcoef(each[1:], each[:-1])[0, 1]) < 0.02
+        bins = np.bincount(each[:1000] * 20 // n, minlength=20)
+        assert ((bins - 50) ** 2 / 50).sum() < 50  # chi^2 of 19 degrees of freedom: p = 1e-4
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert (found[a] == found[b]).sum() < 12 and abs(np.corrcoef(found[a], found[b])[0, 1]) < 0.02
+
+
+def test_order_of_a_billion_images_needs_no_memory() -> None:
+    """At any position."""
+    n = 1_000_000_000
+    assert n > MAX_SORTED
+    found = shuffled_indices(n, 3, range(7 * n - 500, 7 * n + 500))
+    assert len(set(found[:500].tolist())) == 500 and int(found.min()) >= 0 and int(found.max()) < n
+    assert found.tolist()[500:] == permute_places(n, 3, 7, np.arange(500)).tolist()

@@ -17,7 +17,7 @@ from torch import Tensor
 from fromnoise.data.dataset import Attribute, Data, Images, MemoryImages, Shape, StreamedImages, decode
 from fromnoise.data.decoding import Resize
 from fromnoise.data.image_shape import choose_shape
-from fromnoise.data.shuffling import permutation
+from fromnoise.data.shuffling import shuffled_indices
 from fromnoise.data.source import Log, Source
 from fromnoise.utils.errors import UserError
 
@@ -138,7 +138,8 @@ def _hold_out(n: int, share: float, seed: int, log: Log) -> tuple[Tensor, Tensor
         return torch.arange(n), torch.arange(n)
     count = min(max(1, round(share * n)), n // 2, _MAX_HELD_OUT)
     held_out = torch.zeros(n, dtype=torch.bool)
-    held_out[torch.from_numpy(permutation(n, seed, _HOLD_OUT_EPOCH)[:count].copy())] = True
+    first = n * _HOLD_OUT_EPOCH
+    held_out[shuffled_indices(n, seed, range(first, first + count))] = True
     return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
 
