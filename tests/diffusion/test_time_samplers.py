@@ -33,6 +33,20 @@ def test_lognormal_levels(table):
     assert float(ends.min()) > 0
 
 
+@pytest.mark.parametrize("table", [schedules.ContinuousCosine(), schedules.linear(1000)], ids=["continuous", "table"])
+def test_lognormal_levels_with_a_share_of_uniform_times(table):
+    """A fifth of the times is uniform in t, the others are those of the normal distribution."""
+    time_sampler = time_samplers.LogNormal(-0.8, 0.5, uniform=0.2)
+    u = time_sampler.sample(Noise(3, torch.arange(8192)))
+    t, shared = time_sampler.time(u, table), u < 0.2
+    assert float(shared.double().mean()) == pytest.approx(0.2, abs=1e-3)
+    assert stats.kstest(t[shared].numpy(), "uniform").statistic < 0.01
+    assert stats.kstest(-table.logsnr(t[~shared]).numpy() / 2, "norm", (-0.8, 0.5)).statistic < 0.01
+    assert 0 < float(t.min()) and float(t.max()) <= 1
+    with pytest.raises(ValueError, match="uniform=1 must be a probability"):
+        time_samplers.LogNormal(uniform=1)
+
+
 def truth(u):
     """A loss that falls steeply with u."""
     return 5 * torch.exp(-6 * u) + 0.1

@@ -56,7 +56,7 @@ def save_tuned(loaded: LoadedModel, steps: TunedSteps) -> LoadedModel:
     """
     tensors, header = read(loaded.path)
     own = loaded.model.denoiser.state_dict()
-    if set(own) != set(tensors) or not all(torch.equal(own[name].cpu(), t) for name, t in tensors.items()):
+    if set(own) != set(tensors) or not all(torch.equal(own[name].cpu().to(t.dtype), t) for name, t in tensors.items()):
         raise UserError(f"{loaded.path} was changed while its steps were tuned: tune again")
     model = replace(loaded.model, tuned={**parse_tuned(header, loaded.path), steps.count: steps})
     write(loaded.path, tensors, header | tuned_header(model.tuned))

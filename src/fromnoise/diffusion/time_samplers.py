@@ -66,29 +66,40 @@ class Stratified(TimeSampler):
 
 @register("time_sampler", "lognormal")
 class LogNormal(Stratified):
-    """ln(sigma/alpha) ~ N(mean, std^2), stratified (Karras et al. 2022, table 1).
+    """ln(sigma/alpha) ~ N(mean, std^2), stratified (Karras et al. 2022, table 1), with a share of uniform times.
+
+    A normal distribution of small deviation leaves the highest noise levels, from which sampling starts, nearly
+    untrained; the share of uniform times visits them.
 
     The losses are not reweighted: the distribution of noise levels is a choice of this sampler.
     """
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+    def __init__(self, mean: float = -1.2, std: float = 1.2, uniform: float = 0.0) -> None:
         """Set the normal distribution; beyond the ends of the schedule the nearest end is taken.
 
         Args:
             mean: of ln(sigma/alpha).
             std: standard deviation of ln(sigma/alpha).
+            uniform: probability of a time that is uniform in t instead.
 
         Raises:
-            ValueError: the standard deviation is not positive.
+            ValueError: the standard deviation is not positive, or the probability not in [0, 1).
         """
         if not std > 0:
             raise ValueError(f"std={std} must be positive")
-        self.mean, self.std = mean, std
+        if not 0 <= uniform < 1:
+            raise ValueError(f"uniform={uniform} must be a probability below 1")
+        self.mean, self.std, self.uniform = mean, std, uniform
 
     def time(self, u: Tensor, schedule: Schedule) -> Tensor:
         """The times of the normal quantiles, at least the first step of a beta schedule and never the clean image."""
-        logsnr = -2 * (self.mean + self.std * torch.special.ndtri(u))
-        return schedule.time_from_logsnr(logsnr).clamp(min=1 / (schedule.steps or 1_000_000))
+        normal = (u - self.uniform) / (1 - self.uniform)
+        logsnr = -2 * (self.mean + self.std * torch.special.ndtri(normal.clamp(0, 1)))
+        times = schedule.time_from_logsnr(logsnr).clamp(min=1 / (schedule.steps or 1_000_000))
+        if self.uniform:
+            spread = schedule.time_from_uniform((u / self.uniform).clamp(max=1 - 1e-9))
+            times = torch.where(u < self.uniform, spread, times)
+        return times
 
 
 @register("time_sampler", "importance")
