@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-COMPARED := denoising-diffusion-pytorch smalldiffusion k-diffusion azula torchsde trampoline
+COMPARED := denoising-diffusion-pytorch smalldiffusion k-diffusion azula torchsde trampoline torchcfm pot torchdiffeq torch-ema
 
 .PHONY: install demo test test-slow test-both test-long test-faults test-faults-long check docs bench-gpu
 install: .venv/installed

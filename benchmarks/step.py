@@ -18,15 +18,14 @@ import contextlib
 import importlib.util
 import json
 import statistics
-import sys
 import time
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from foreign import foreign
 from header import GENERAL_UNET, header
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -150,17 +149,8 @@ def of_diffusers(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
 
 def of_lucidrains(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     """lucidrains, as its ``Trainer`` takes a step."""
-    # it imports torchvision for its data set alone; a stub is enough here
-    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
-        stub = types.ModuleType("torchvision")
-        stub.transforms, stub.utils, stub.models = (types.ModuleType(n) for n in ("transforms", "utils", "models"))  # type: ignore[attr-defined]
-        sys.modules.update({"torchvision": stub})
-        sys.modules.update({f"torchvision.{n}": getattr(stub, n) for n in ("transforms", "utils", "models")})
-        fid = types.ModuleType("denoising_diffusion_pytorch.fid_evaluation")
-        fid.FIDEvaluation = None  # type: ignore[attr-defined]
-        sys.modules["denoising_diffusion_pytorch.fid_evaluation"] = fid
-    core: Any = importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
-    ema_pytorch: Any = importlib.import_module("ema_pytorch")
+    core = foreign("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+    ema_pytorch = foreign("ema_pytorch")
     net = core.Unet(dim=64, dim_mults=(1, 2, 2), channels=1, full_attn=(False, True, False), flash_attn=False)
     diffusion = core.GaussianDiffusion(net, image_size=SIDE, timesteps=1000, objective="pred_noise")
     diffusion = diffusion.to(compute.device)

@@ -1,0 +1,46 @@
+"""fromnoise: its recipe of short budgets."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fromnoise import config as recipes
+from fromnoise.checkpoint import load_model
+from fromnoise.data import to_float
+from fromnoise.pipeline import collect, sample_steps
+from fromnoise.training.run import train
+from fromnoise.utils.device import select_device
+from peers.common import Budget, Task, Trained
+
+
+def fast(task: Task, budget: Budget, bf16: bool) -> Trained:
+    """``fromnoise train fast --minutes M``; its budget holds evaluations, previews and checkpoints too."""
+    changes = {
+        "data.source": task.source,
+        "train.seed": task.seed,
+        "train.minutes": budget.seconds / 60,
+        "sample.count": 0,
+    }
+    folder = Path(tempfile.mkdtemp())
+    compute = select_device("cpu", "auto" if bf16 else "fp32")
+    result = train(
+        recipes.load("fast", changes | {"sample.count": 0}), folder, device="cpu", precision="auto" if bf16 else "fp32"
+    )
+    model = load_model(folder).model
+    budget.used = result.seconds
+    sampled = 0
+
+    def sample(count: int) -> Tensor:
+        nonlocal sampled
+        ids = torch.arange(sampled, sampled + count)
+        sampled += count
+        labels = model.default_labels(ids, 0, False)
+        return to_float(collect(sample_steps(model, model.recipe.sample, compute, ids=ids, label=labels)).images)
+
+    name = f"{model.recipe.sample.sampler.kind}, {model.recipe.sample.steps} steps"
+    batch = model.recipe.train.batch
+    return Trained(model.denoiser, result.step, result.step * batch, result.seconds, {name: sample})
