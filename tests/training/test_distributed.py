@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import free_port, rank_variables
 
 from fromnoise import checkpoint
+from ranks import free_port, rank_variables
 
 
 def words_of(recipe: str) -> tuple[str, ...]:

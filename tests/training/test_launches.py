@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import free_port, rank_variables
 
 from fromnoise import checkpoint
+from ranks import free_port, rank_variables
 
 
 @pytest.mark.slow
