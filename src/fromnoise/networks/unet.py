@@ -182,6 +182,8 @@ class UNet(nn.Module):
         deepest = len(channels) - 1
 
         self.patch, self.multiple = patch, patch * 2**deepest
+        # every call launches the same kernels and draws no random numbers: a CUDA graph can replay it
+        self.capturable = dropout == 0 and not recompute
         self.time = TimeEmbedding(width if time_dim is None else time_dim, hidden_dim)
         # Row 0 is "no class", row c + 1 is class c.
         self.labels = nn.Embedding(classes + 1, hidden_dim) if classes else None

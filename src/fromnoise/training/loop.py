@@ -17,7 +17,7 @@ from torch import Tensor
 from fromnoise.data import Batch, BatchStream, Data
 from fromnoise.diffusion.losses import LossTerms, self_condition_mask
 from fromnoise.networks import kernels
-from fromnoise.training import fit_pseudo_labels
+from fromnoise.training import cuda_graphs, fit_pseudo_labels
 from fromnoise.training.distributed import sync_clock_and_stop
 from fromnoise.training.ema import EMA
 from fromnoise.training.held_out import HeldOutLoss
@@ -101,6 +101,8 @@ class TrainingLoop(Generic[M]):
         loss = model.training_loss()
         self.time_sampler = loss.time_sampler
         self.training_loss = accelerator.prepare(loss)
+        if compute.device.type == "cuda" and accelerator.num_processes == 1:
+            cuda_graphs.enable(getattr(model.module, "network", model.module))
         self.held_out_loss = HeldOutLoss(model, data.held_out, compute)
         self.stream = BatchStream(data.train, config.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
