@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def run_entry(name: str, data: Data, args: argparse.Namespace) -> tuple[Run, Ten
         "seconds": round(trained.seconds, 2),
         "wall_seconds": round(wall, 2),
         "parameters": trained.parameters,
-        "precision": trained.precision if not entry.bf16 else "bf16",
+        "precision": trained.precision or ("bf16" if entry.bf16 else "fp32"),
         **figures,
         "real_vs_real": distances(real),
         "accuracy": distances.classifier.accuracy,
@@ -327,6 +328,7 @@ def main() -> None:
         if not ENTRIES[name].data or data in ENTRIES[name].data
     ]
     print(header(), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and the run in progress is ended
     for run in missing(read(args.json), wanted, args.again):
         result = run_apart(run, args) | {"header": header(), "version": version(ENTRIES[run["entry"]].library)}
         add(args.json, result)

@@ -47,8 +47,10 @@ def azula(task: Task, budget: Budget, bf16: bool) -> Trained:
         return draw
 
     samplers = {
-        "DDIM, 64 steps": with_weights(denoiser, None, sampler(sample.DDIMSampler, 64)),
-        "exponential Adams-Bashforth (x), 32 steps": with_weights(denoiser, None, sampler(sample.xEABSampler, 32)),
-        "DDPM, 64 steps": with_weights(denoiser, None, sampler(sample.DDPMSampler, 64)),
+        "last weights, DDIM, 64 steps": with_weights(denoiser, None, sampler(sample.DDIMSampler, 64)),
+        "last weights, exponential Adams-Bashforth (x), 32 steps": with_weights(
+            denoiser, None, sampler(sample.xEABSampler, 32)
+        ),
+        "last weights, DDPM, 64 steps": with_weights(denoiser, None, sampler(sample.DDPMSampler, 64)),
     }
     return Trained(denoiser, done, done * batch, budget.used, samplers)

@@ -92,7 +92,7 @@ class Trained:
         images: training images seen.
         seconds: duration of the steps.
         samplers: by name of weights and sampler.
-        precision: of training and sampling.
+        precision: of training and sampling; empty: bfloat16 if the entry says so.
     """
 
     network: nn.Module
@@ -100,7 +100,7 @@ class Trained:
     images: int
     seconds: float
     samplers: dict[str, Sampler] = field(default_factory=dict)
-    precision: str = "fp32"
+    precision: str = ""
 
     @property
     def parameters(self) -> int:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from peers.common import Budget, Sampler, Task, Trained, accelerator, crop, with_weights
 
 
-def diffusers_samplers(net: Callable[[Tensor, Any], Tensor], noise: Any, shape: tuple[int, ...]) -> dict[str, Sampler]:
-    """DPM-Solver++ with 25 steps and DDIM with 50, with the schedule of training."""
+def diffusers_samplers(
+    net: Callable[[Tensor, Any], Tensor], noise: Any, shape: tuple[int, ...], ddim_steps: int = 50
+) -> dict[str, Sampler]:
+    """DPM-Solver++ with 25 steps and DDIM, with the schedule of training."""
     diffusers = foreign("diffusers")
 
     def sampler(kind: Any, steps: int) -> Sampler:
@@ -30,7 +32,7 @@ def diffusers_samplers(net: Callable[[Tensor, Any], Tensor], noise: Any, shape: 
 
     return {
         "DPM-Solver++, 25 steps": sampler(diffusers.DPMSolverMultistepScheduler, 25),
-        "DDIM, 50 steps": sampler(diffusers.DDIMScheduler, 50),
+        f"DDIM, {ddim_steps} steps": sampler(diffusers.DDIMScheduler, ddim_steps),
     }
 
 
@@ -81,7 +83,7 @@ def diffusers_example(task: Task, budget: Budget, bf16: bool) -> Trained:
         return model(x, k).sample
 
     samplers = {}
-    for name, sampler in diffusers_samplers(predict, noise, (channels, side, side)).items():
+    for name, sampler in diffusers_samplers(predict, noise, (channels, side, side), 25).items():
         cropped = lambda count, sampler=sampler: crop(sampler(count), size)  # noqa: E731
         samplers[f"average, {name}"] = with_weights(net, averaged, cropped)
         samplers[f"last weights, {name}"] = with_weights(net, None, cropped)

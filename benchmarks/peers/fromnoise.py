@@ -19,18 +19,13 @@ from peers.common import Budget, Task, Trained
 
 def fast(task: Task, budget: Budget, bf16: bool) -> Trained:
     """``fromnoise train fast --minutes M``; its budget holds evaluations, previews and checkpoints too."""
-    changes = {
-        "data.source": task.source,
-        "train.seed": task.seed,
-        "train.minutes": budget.seconds / 60,
-        "sample.count": 0,
-    }
-    folder = Path(tempfile.mkdtemp())
-    compute = select_device("cpu", "auto" if bf16 else "fp32")
-    result = train(
-        recipes.load("fast", changes | {"sample.count": 0}), folder, device="cpu", precision="auto" if bf16 else "fp32"
-    )
+    changes = {"data.source": task.source, "train.seed": task.seed, "sample.count": 0}
+    recipe = recipes.load("fast", changes | {"train.minutes": budget.seconds / 60})
+    folder, precision = Path(tempfile.mkdtemp()), "auto" if bf16 else "fp32"
+    result = train(recipe, folder, device="cpu", precision=precision)
+    compute = select_device("cpu", precision)
     model = load_model(folder).model
+    compute.to_device(model.denoiser)
     budget.used = result.seconds
     sampled = 0
 
@@ -42,5 +37,5 @@ def fast(task: Task, budget: Budget, bf16: bool) -> Trained:
         return to_float(collect(sample_steps(model, model.recipe.sample, compute, ids=ids, label=labels)).images)
 
     name = f"{model.recipe.sample.sampler.kind}, {model.recipe.sample.steps} steps"
-    batch = model.recipe.train.batch
-    return Trained(model.denoiser, result.step, result.step * batch, result.seconds, {name: sample})
+    batch, trained_in = model.recipe.train.batch, "bf16" if compute.dtype == torch.bfloat16 else "fp32"
+    return Trained(model.denoiser, result.step, result.step * batch, result.seconds, {name: sample}, trained_in)

@@ -63,10 +63,10 @@ def smalldiffusion(task: Task, budget: Budget, bf16: bool, network: str = "unet"
 
         return sample
 
-    samplers = {}
+    samplers, more = {}, 50 if grey else 20
     for name, chosen in {
         f"its own, {steps} steps, gam {gam}": sampler(steps, gam),
-        "its own, 50 steps, gam 2": sampler(50, 2.0),
+        f"its own, {more} steps, gam 2": sampler(more, 2.0),
     }.items():
         samplers[f"average, {name}"] = with_weights(net, averaged, chosen)
         samplers[f"last weights, {name}"] = with_weights(net, None, chosen)
