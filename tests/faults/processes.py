@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 from cases import Bench
+from forked_ranks import children, free_port
 from runs import Counts, Training
 from sandbox import Outcome
 
@@ -74,12 +74,6 @@ def _error(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max()) / max(1.0, float(b.abs().max())) if a.numel() else 0.0
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def _run(
     training: Training, place: Path, steps: int, count: int, send: signal.Signals | None = None, resume: float = 0.0
 ) -> Outcome:
@@ -127,7 +121,7 @@ class Launched:
         if steps:
             words[words.index("--steps") + 1] = str(steps)
         torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", str(count)]
-        torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+        torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
         torchrun += ["--max-restarts", str(restarts), "-m", "fromnoise"]
         command = [*(torchrun if count > 1 else [sys.executable, "-m", "fromnoise"]), *words]
         self._begin, self._alone = time.monotonic(), count == 1
@@ -155,7 +149,7 @@ class Launched:
         if self._alone:
             return {0: self.launcher.pid} if self.running else {}
         found = {}
-        for pid in _children(self.launcher.pid):
+        for pid in children(self.launcher.pid):
             try:
                 variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             except OSError:
@@ -170,7 +164,7 @@ class Launched:
             self.launcher.wait(seconds)
         except subprocess.TimeoutExpired:
             late = True
-            for pid in _children(self.launcher.pid):
+            for pid in children(self.launcher.pid):
                 os.kill(pid, signal.SIGKILL)
             self.launcher.kill()
             self.launcher.wait()
@@ -181,14 +175,6 @@ class Launched:
             file.close()
         code = -signal.SIGALRM if late else self.launcher.returncode
         return Outcome(code, texts[0], texts[1], self.seconds, 0.0, 0.0, late)
-
-
-def _children(pid: int) -> list[int]:
-    """The child processes of a process, the oldest first."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def newest(place: Path) -> int:

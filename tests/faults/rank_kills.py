@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import Bench
+from forked_ranks import ForkedRanks
 from processes import FLAGS, SLOW, Launched, distances, newest
 from runs import Counts, Training, content
 from sandbox import Outcome
@@ -26,6 +27,8 @@ TOLERANCES = {"Muon": 1e-4}
 """Orthogonalization enlarges the rounding of small singular values, which differs with the number of processes."""
 TIMEOUTS = {"FROMNOISE_START_TIMEOUT": "400", "FROMNOISE_STALL_TIMEOUT": "200"}
 """Wide, so that a slow machine is not a stalled rank; torchrun finds killed ranks at once."""
+TORCHRUN = 0.25
+"""Share of the launches by torchrun and new interpreters; the others fork their ranks, which is faster."""
 KINDS: dict[str, tuple[str, ...]] = {
     "two averages": ("--ema.decays", "[0.9, 0.5]"),
     "labels": ("--data.labels", "true", "--ema.decays", "[0.9]"),
@@ -54,7 +57,7 @@ def rank_kills(bench: Bench, seed: int, count: int, minutes: float) -> list[dict
     flags = (*FLAGS, "--train.checkpoint_steps", str(STATES))
     largest, kills = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
     trainings = {name: Training(bench, STEPS, *flags, *words) for name, words in KINDS.items()}
-    counts, killed, starts = Counts("ranks killed at random", seed), 0, []
+    counts, killed, starts, torchrun = Counts("ranks killed at random", seed), 0, [], 0
     for number, name in enumerate(cycle(KINDS)):
         if killed >= count or time.monotonic() > end:
             break
@@ -69,15 +72,17 @@ def rank_kills(bench: Bench, seed: int, count: int, minutes: float) -> list[dict
         killed += run.killed
         kills[name] += run.killed
         starts += run.counts
+        torchrun += sum(run.torchrun)
         counts.add(f"{number} ({name})", outcomes, broken)
         print(
-            f"run {number}, {name}: {run.killed} kills, {run.restarts} restarts by torchrun, processes {run.counts}, "
-            f"{'broken' if broken else 'equal'}; {killed} kills, largest difference {largest[name]:.1e}",
+            f"run {number}, {name}: {run.killed} kills, {run.restarts} restarts by the launcher, "
+            f"processes {run.counts}, {'broken' if broken else 'equal'}; {killed} kills, largest difference {largest[name]:.1e}",
             flush=True,
         )
     by = ", ".join(f"{starts.count(n)} by {n}" for n in (1, 2, 3))
     within = ", ".join(f"{name} {largest[name]:.1e} ({kills[name]} kills)" for name in KINDS)
-    counts.remark = f"{killed} kills; launches: {by}; largest difference of weights and averages: {within}"
+    counts.remark = f"{killed} kills; launches: {by}, of which {torchrun} by torchrun or a new interpreter; "
+    counts.remark += f"largest difference of weights and averages: {within}"
     return [counts.row()]
 
 
@@ -87,8 +92,9 @@ class Run:
     Attributes:
         place: its folder.
         killed: number of kills so far.
-        restarts: those after which torchrun has started the ranks again.
+        restarts: those after which the launcher has started the ranks again.
         counts: number of processes of each launch.
+        torchrun: whether each launch was by torchrun, or for one process by a new interpreter.
         broken: what broke the rule.
     """
 
@@ -103,6 +109,7 @@ class Run:
         self.place = training.new_folder("killed")
         self.killed = self.restarts = 0
         self.counts: list[int] = []
+        self.torchrun: list[bool] = []
         self.broken: list[str] = []
         self._start = 5.0  # seconds from a launch to its first state, as last seen
 
@@ -117,7 +124,9 @@ class Run:
             count = self._rng.choice([n for n in (1, 2, 3) if n not in self.counts[-1:]])
             self.counts.append(count)
             restarts = self._rng.choice((0, 0, 1)) if count > 1 else 0
-            launched = Launched(self._training, self.place, count, restarts=restarts)
+            self.torchrun.append(self._rng.random() < TORCHRUN)
+            launcher = Launched if self.torchrun[-1] else ForkedRanks
+            launched = launcher(self._training, self.place, count, restarts=restarts)
             known: dict[int, int] = {}
             kills = 0
             while kills <= restarts and self.killed < most and time.monotonic() < end:
@@ -139,7 +148,7 @@ class Run:
         if not self.broken and _steps(content(self.place / "out")) != _steps(self._training.expected):
             self.broken.append("reports of other steps")
 
-    def _next_ranks(self, launched: Launched, known: dict[int, int], count: int) -> dict[int, int]:
+    def _next_ranks(self, launched: Launched | ForkedRanks, known: dict[int, int], count: int) -> dict[int, int]:
         """The ranks of a launch, all of them other processes than the killed ones; empty if it ends before."""
         while launched.running and launched.seconds < SLOW:
             ranks = launched.ranks()
@@ -148,7 +157,7 @@ class Run:
             time.sleep(0.01)
         return {}
 
-    def _kill(self, launched: Launched, ranks: dict[int, int]) -> bool:
+    def _kill(self, launched: Launched | ForkedRanks, ranks: dict[int, int]) -> bool:
         """Wait for a moment, while it starts or after some new states, and kill a rank; False if all ended before."""
         rng, begin, before = self._rng, time.monotonic(), newest(self.place)
         if rng.random() < 0.2:
