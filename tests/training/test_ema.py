@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fromnoise.config import EMAConfig
-from fromnoise.training.ema import EMA, power_function_exponent
+from fromnoise.training.ema import EMA
+from fromnoise.training.power_average import power_function_exponent
 
 
 class _TwoWeights(nn.Module):

@@ -226,6 +226,13 @@ class EMAConfig(Section):
     """steps between two updates of the averages; the first is after step 1"""
     update_after: Annotated[int, Field(ge=0)] = 0
     """steps during which the averages are copies of the weights"""
+    snapshots: Annotated[int, Field(ge=0)] = 0
+    """number of times, evenly over the budget, that two more averages are written to snapshots/, from which
+    fromnoise ema computes an average of any width afterwards; 0 for none"""
+    snapshot_widths: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.28)], ...], Field(min_length=1)] = (0.05, 0.1)
+    """relative widths of the averages in snapshots (Karras et al. 2024, sec. 3.2)"""
+    snapshot_every: Count = 16
+    """steps between two updates of the averages in snapshots"""
     best_epoch: bool = False
     """instead of averages, keep the weights of the epoch with the lowest mean training loss (recipe pulfer)"""
 

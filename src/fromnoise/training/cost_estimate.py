@@ -136,6 +136,7 @@ def estimate_cost(
     ema = model.recipe.ema
     # weights, gradient and two moments; averages or the best epoch, and the denoiser that samples with them
     copies = 4 + 1 + len(ema.decays) + len(ema.widths) + ema.best_epoch
+    copies += len(ema.snapshot_widths) if ema.snapshots else 0
     weight_bytes = 4 * sum(p.numel() for p in model.module.parameters()) * copies
     return CostEstimate(
         parameters=model.parameters,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.config import EMAConfig
+from fromnoise.training.ema_snapshots import SnapshotAverages
+from fromnoise.training.power_average import power_function_exponent
 
 
 class BestEpoch:
@@ -65,6 +67,10 @@ class EMA:
         d = min(decay, 1 - n^(-2/3))            warmup "power" (that of ema-pytorch and lucidrains)
         d = decay                               warmup "none"
         d = (1 - update_every / step)^(g + 1)   power-function averages (Karras et al. 2024), g from their width
+
+    Attributes:
+        averages: parameters by name of each average.
+        snapshots: two more averages, which are stored through training; None if the recipe has none.
     """
 
     def __init__(self, config: EMAConfig, network: nn.Module, steps_per_epoch: Fraction = Fraction(1)) -> None:
@@ -79,6 +85,7 @@ class EMA:
         self._parameters: dict[str, Tensor] = {n: p for n, p in network.named_parameters() if p.requires_grad}
         self._best = BestEpoch(steps_per_epoch, self._parameters) if config.best_epoch else None
         count = len(config.decays) + len(config.widths)
+        self.snapshots = SnapshotAverages(config, self._parameters) if config.snapshots else None
         self.averages = [{name: p.detach().clone() for name, p in self._parameters.items()} for _ in range(count)]
 
     def decays_at(self, step: int) -> list[float]:
@@ -101,6 +108,8 @@ class EMA:
         """
         if self._best is not None:
             self._best.update(step, loss)
+        if self.snapshots is not None:
+            self.snapshots.update(step)
         if (step - 1) % self.config.update_every:
             return
         parameters: list[Tensor] = list(self._parameters.values())
@@ -121,39 +130,15 @@ class EMA:
     def state_dict(self) -> dict[str, Tensor]:
         """All averages, under ``INDEX.PARAMETER``, and the state of the best epoch."""
         tensors = {f"{i}.{name}": t for i, average in enumerate(self.averages) for name, t in average.items()}
-        return tensors | (self._best.state_dict() if self._best is not None else {})
+        more = self.snapshots.state_dict() if self.snapshots is not None else {}
+        return tensors | more | (self._best.state_dict() if self._best is not None else {})
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what ``state_dict`` returned."""
         for i, average in enumerate(self.averages):
             for name, t in average.items():
                 t.copy_(state[f"{i}.{name}"])
+        if self.snapshots is not None:
+            self.snapshots.load_state_dict(state)
         if self._best is not None:
             self._best.load_state_dict(state)
-
-
-def power_function_exponent(width: float) -> float:
-    """Exponent g of the power-function average of a relative width.
-
-    The average weighs the parameters at time t of a run by t^g. Its width is the standard deviation of that profile,
-    relative to the length of the run: width = (g + 1)^(1/2) / ((g + 2) (g + 3)^(1/2)) (Karras et al. 2024, eq. 126).
-
-    Args:
-        width: in (0, 12^(-1/2)]; the largest is the plain mean, g = 0.
-
-    Raises:
-        ValueError: the width is out of range.
-    """
-    if not 0 < width <= 12**-0.5:
-        raise ValueError(f"a relative width lies in (0, 0.288], not {width}")
-    low, high = 0.0, 1.0
-
-    def width_of(g: float) -> float:
-        return math.sqrt((g + 1) / (g + 3)) / (g + 2)
-
-    while width_of(high) > width:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if width_of(middle) > width else (low, middle)
-    return (low + high) / 2

@@ -15,6 +15,7 @@ from fromnoise.model import AutoencoderModel
 from fromnoise.networks import kernels
 from fromnoise.run_dir import RunDir, fixed_difference
 from fromnoise.training.distributed import check_same_step
+from fromnoise.training.ema_snapshots import drop_later
 from fromnoise.training.latents import cache_latents, fit_latent_space
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import ComputeConfig
@@ -54,6 +55,7 @@ def resume(loop: TrainingLoop[Any], run_dir: RunDir, log: Log, autoencoder: Auto
         cache_latents(loop, log)
     if loop.accelerator.is_main_process:
         run_dir.truncate_reports(loop.progress.step)
+        drop_later(run_dir.path, loop.progress.step)
     check_same_step(loop.accelerator, loop.compute.device, loop.progress.step)
 
 

@@ -272,7 +272,7 @@ def run_steps(
                     unwritten.clear()
                     last_written = time.monotonic()
             preview_due = is_due(used_before, used, plan.previews) and overhead.allows("preview", used)
-            used_before = used
+            snapshots_before, used_before = used_before, used
             # checkpoints that take long are rarer, so that they take a small part of the time
             rarest = overhead.last("checkpoint") / max(1e-9, CHECKPOINT_PART * config.evaluation_share)
             save_due = time.monotonic() - last_save > max(config.checkpoint_seconds, rarest)
@@ -280,6 +280,9 @@ def run_steps(
             stable = not loop.progress.dropped_in_a_row  # after a non-finite step the weights may be bad
             if preview_due:  # before the state, so that a run that is killed in between makes it again
                 save_preview()
+            if loop.ema.snapshots is not None and is_due(snapshots_before, used, loop.model.recipe.ema.snapshots):
+                with overhead.spend("snapshot"):  # before the state, for the same reason
+                    loop.ema.snapshots.save(run_dir.path)
             if loop.stopping or loop.budget_used >= 1 or (stable and save_due):
                 save()
             yield report
