@@ -76,7 +76,8 @@ def rank_kills(bench: Bench, seed: int, count: int, minutes: float) -> list[dict
         counts.add(f"{number} ({name})", outcomes, broken)
         print(
             f"run {number}, {name}: {run.killed} kills, {run.restarts} restarts by the launcher, "
-            f"processes {run.counts}, {'broken' if broken else 'equal'}; {killed} kills, largest difference {largest[name]:.1e}",
+            f"processes {run.counts}, {'broken' if broken else 'equal'}; {killed} kills, "
+            f"largest difference {largest[name]:.1e}",
             flush=True,
         )
     by = ", ".join(f"{starts.count(n)} by {n}" for n in (1, 2, 3))
