@@ -80,6 +80,11 @@ class Recipe(Section):
         """The largest number of pseudo-labels; 0 if the model is conditioned on labels or attributes."""
         return 0 if self.data.labels or self.data.attributes else self.data.pseudo_labels
 
+    @property
+    def pseudo_label_means(self) -> bool:
+        """Whether the network sees the mean images of the pseudo-labels."""
+        return self.data.pseudo_label_means and self.pseudo_labels > 0
+
     @model_validator(mode="after")
     def _check_budget(self) -> Recipe:
         budget = [k for k in BUDGETS if getattr(self.train, k) is not None]

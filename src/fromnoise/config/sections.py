@@ -82,6 +82,8 @@ class DataConfig(Section):
     """condition the model on numeric attributes of each image, from a labels.csv beside the images"""
     pseudo_labels: Annotated[int, Field(ge=0)] = 0
     """without labels and attributes, condition the model on at most this many clusters of the images; 0 for none"""
+    pseudo_label_means: bool = False
+    """the network also sees the mean image of the pseudo-label, as further input channels"""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """fraction of the images that is held out if the data have no test or validation split"""
     workers: Annotated[int, Field(ge=0)] = 2

@@ -18,6 +18,7 @@ from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model.autoencoder import AutoencoderModel
 from fromnoise.model.component import component
 from fromnoise.model.model import Model
+from fromnoise.networks.cluster_means import ClusterMeans
 from fromnoise.networks.latent_space import LatentSpace
 from fromnoise.utils.construction import limited_by_machine
 from fromnoise.utils.errors import UserError
@@ -118,16 +119,17 @@ def _network(
             "fromnoise.load(PATH, network=MyNet())"
         )
     channels, height, width = shape
-    return component(
+    network = component(
         "network",
         recipe.network,
-        in_channels=channels * (2 if recipe.loss.self_conditioning else 1),
+        in_channels=channels * (1 + recipe.loss.self_conditioning + recipe.pseudo_label_means),
         out_channels=channels * (2 if recipe.diffusion.learned_variance else 1),
         size=(height, width),
         classes=len(dataset_info.class_names) if dataset_info.class_names else recipe.pseudo_labels,
         attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
         timesteps=schedule.steps or 1000,
     )
+    return ClusterMeans(network, recipe.pseudo_labels, shape) if recipe.pseudo_label_means else network
 
 
 def recipe_of(denoiser: Denoiser, info: DatasetInfo, **values: Any) -> Recipe:

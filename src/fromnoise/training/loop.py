@@ -108,10 +108,9 @@ class TrainingLoop(Generic[M]):
 
     def fit_pseudo_labels(self) -> None:
         """Fit the pseudo-labels to the training images, if the model uses them."""
-        pseudo_labels = getattr(self.model.module, "pseudo_labels", None)
-        if pseudo_labels is not None:
+        if getattr(self.model.module, "pseudo_labels", None) is not None:
             clusters = fit_pseudo_labels.fit_synchronized(
-                pseudo_labels, self.stream, self.config.seed, self.accelerator
+                self.model.module, self.stream, self.config.seed, self.accelerator
             )
             self._log(f"{clusters} clusters of the training images as pseudo-labels (data.pseudo_labels)")
 

@@ -22,7 +22,7 @@ class KMeansResult:
     centroids: Tensor
 
 
-def kmeans(points: Tensor, clusters: int, seed: int, restarts: int = 1) -> KMeansResult:
+def kmeans(points: Tensor, clusters: int, seed: int, restarts: int = 1, iterations: int = 300) -> KMeansResult:
     """Partition points by k-means.
 
     Args:
@@ -30,6 +30,7 @@ def kmeans(points: Tensor, clusters: int, seed: int, restarts: int = 1) -> KMean
         clusters: K, at most N.
         seed: seed of the initial centroids; any integer.
         restarts: number of runs from different initial centroids, of which the one with the least inertia is kept.
+        iterations: at most, of each run.
 
     Returns:
         Labels and centroids.
@@ -39,5 +40,5 @@ def kmeans(points: Tensor, clusters: int, seed: int, restarts: int = 1) -> KMean
     """
     from sklearn.cluster import KMeans
 
-    model = KMeans(clusters, n_init=restarts, random_state=seed % 2**32).fit(points.numpy())  # type: ignore[call-overload]
+    model = KMeans(clusters, n_init=restarts, max_iter=iterations, random_state=seed % 2**32).fit(points.numpy())  # type: ignore[call-overload]
     return KMeansResult(torch.from_numpy(model.labels_).long(), torch.from_numpy(np.asarray(model.cluster_centers_)))
