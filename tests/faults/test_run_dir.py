@@ -147,7 +147,8 @@ def test_c8_state_names_what_computed_it(tmp_path):
         if before:
             kernels.enable()
     assert now == {"device": "cpu", "precision": "float32", "processes": "1", "normalization": "torch"} | {
-        "torch": torch.__version__
+        "sharding": "none",
+        "torch": torch.__version__,
     }
     assert describe_changes(now, now) is None
     assert describe_changes(None, now) is None

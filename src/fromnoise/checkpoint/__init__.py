@@ -20,6 +20,7 @@ from fromnoise.checkpoint.model_file import (
     save_model,
     save_tuned,
 )
+from fromnoise.checkpoint.state_file import read_state, shard_folder
 from fromnoise.checkpoint.tensor_file import (
     FORMAT,
     DamagedFile,
@@ -27,6 +28,7 @@ from fromnoise.checkpoint.tensor_file import (
     check_run_format,
     read,
     read_header,
+    read_index,
     serialize,
     write,
 )
@@ -47,9 +49,12 @@ __all__ = [
     "parse_header",
     "read",
     "read_header",
+    "read_index",
+    "read_state",
     "rebuild",
     "save_model",
     "save_tuned",
     "serialize",
+    "shard_folder",
     "write",
 ]

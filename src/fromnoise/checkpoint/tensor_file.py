@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ FORMAT = 2
 """Number of the file format; it changes when a file of an older version can no longer be read."""
 _NO_DIGEST = "0" * 64  # takes the place of the digest while it is computed
 _MAX_HEADER = 16 << 20  # bytes
+_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+    "BOOL": torch.bool,
+}  # as safetensors names them
 
 
 class DamagedFile(UserError):
@@ -115,10 +121,36 @@ def read_header(path: str | Path) -> dict[str, Any]:
         DamagedFile: the header cannot be read.
         UnreadableFile: it is not a regular file, or cannot be read.
     """
+    return _parse_description(path, _description(path, _first_bytes(path)))
+
+
+def read_index(path: str | Path) -> tuple[dict[str, tuple[torch.dtype, list[int]]], dict[str, Any]]:
+    """Type and shape of each tensor of a file, and its header; as ``read_header``.
+
+    Raises:
+        DamagedFile: a type or a shape cannot be read.
+    """
+    data = _first_bytes(path)
+    header = _parse_description(path, _description(path, data))
+    _check_format(path, header)
+    index: dict[str, tuple[torch.dtype, list[int]]] = {}
+    for name, entry in json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).items():
+        if name == "__metadata__":
+            continue
+        dtype, shape = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
+        if dtype not in _DTYPES or not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+            raise DamagedFile(f"{path} is damaged: type or shape of {name[:200]!r} cannot be read")
+        index[name] = (_DTYPES[dtype], shape)
+    if sum(dtype.itemsize * math.prod(shape) for dtype, shape in index.values()) > Path(path).stat().st_size:
+        raise DamagedFile(f"{path} is damaged: it is smaller than its tensors")
+    return index, header
+
+
+def _first_bytes(path: str | Path) -> bytes:
+    """The part of a safetensors file that precedes its tensors."""
     with open_regular(path) as file:
         size = file.read(8)
-        data = size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER))
-    return _parse_description(path, _description(path, data))
+        return size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER))
 
 
 def check_run_format(folder: Path) -> None:

@@ -42,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--seed", metavar="S", help="seed of the initial weights, the order of the data and the noise")
     add("--batch", metavar="B", help="batch size, over all processes")
     add("--tracker", metavar="NAME", help="show the run in tensorboard, trackio or wandb (default: none)")
+    add("--sharding", metavar="MODE", help="none or full: each process holds a part of the network (default: none)")
     add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
     add("--compile", action="store_true", help="compile the network with torch.compile: slow to start, faster on GPUs")
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Values by dotted key, from the flags and from ``--section.key value``."""
     named = {"data": "data.source", "seed": "train.seed", "batch": "train.batch", "tracker": "train.tracker"}
-    named |= {"autoencoder": "latent.source"}
+    named |= {"autoencoder": "latent.source", "sharding": "train.sharding"}
     named |= {b: f"train.{b}" for b in ("minutes", "steps", "epochs", "images")}
     found = {key: parse_value(getattr(args, flag)) for flag, key in named.items() if getattr(args, flag) is not None}
     if "data.source" in found:

@@ -148,6 +148,9 @@ class TrainConfig(Section):
     """images per optimizer step, over all processes and micro-batches"""
     accumulate: Count = 1
     """micro-batches per step, whose gradients are accumulated; needs less memory"""
+    sharding: Literal["none", "full"] = "none"
+    """with several processes, full shards weights, gradients, moments and averages over them (FSDP2), for networks that
+    do not fit on one device; none: each process holds all of them (DDP)"""
     optimizer: Annotated[Any, Component("optimizer", "adam", "optimizer")] = "adam"
     lr: Positive = 2e-4
     """learning rate"""

@@ -5,7 +5,7 @@ Kept here because ``torch.optim.Muon`` takes matrices only, and most parameters 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from fromnoise.optim.adam import check_betas_and_eps
 from fromnoise.optim.base import Optimizer
+from fromnoise.optim.parts import local, local_parts, part_like, whole
 from fromnoise.registry import register
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan's quintic a x + b x^3 + c x^5, tuned for few iterations
+_WHOLE_ELEMENTS = 1 << 24  # of sharded matrices that are gathered together, at most, where one is not larger
 _ADAM_RMS = 0.2  # typical root mean square of Adam's updates, to which Muon's are scaled (Liu et al. 2025, eq. 4)
 
 
@@ -64,6 +66,9 @@ class MuonOptimizer(torch.optim.Optimizer):
     """W <- W - lr * 0.2 sqrt(max(M, N)) * orthogonalize(Nesterov momentum), for W of shape (M, N).
 
     A convolution kernel (O, I, h, w) is the matrix (O, h w I), which is its order in memory in channels_last.
+
+    Of sharded parameters the momentum is sharded too; its matrices are gathered for the orthogonalization, some at a
+    time, and every process computes them all, as without sharding.
     """
 
     def __init__(
@@ -90,15 +95,35 @@ class MuonOptimizer(torch.optim.Optimizer):
             for p in updated:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            momenta = [self.state[p]["momentum"] for p in updated]
-            gradients = [p.grad for p in updated]
-            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            matrices = self._orthogonalize([_channels_last_view(update).flatten(1) for update in nesterov])
-            for weight, matrix in zip(updated, matrices, strict=True):
-                scale = _ADAM_RMS * max(matrix.shape) ** 0.5
-                view = _channels_last_view(weight)
-                view.add_(matrix.view(view.shape), alpha=-group["lr"] * scale)
+            for some in _portions(updated):
+                self._update(some, group["lr"], group["momentum"])
+
+    def _update(self, weights: list[Tensor], lr: float, momentum: float) -> None:
+        """Update momenta and weights from the gradients."""
+        momenta = [self.state[p]["momentum"] for p in weights]
+        gradients = [p.grad for p in weights if p.grad is not None]
+        torch._foreach_lerp_(local_parts(momenta), local_parts(gradients), 1 - momentum)
+        if local(weights[0]) is weights[0]:
+            nesterov = list(torch._foreach_lerp(gradients, momenta, momentum))
+        else:
+            nesterov = [whole(torch.lerp(g, m, momentum)) for g, m in zip(gradients, momenta, strict=True)]
+        matrices = self._orthogonalize([_channels_last_view(update).flatten(1) for update in nesterov])
+        for weight, update, matrix in zip(weights, nesterov, matrices, strict=True):
+            scale = _ADAM_RMS * max(matrix.shape) ** 0.5
+            rows = part_like(matrix.view(_channels_last_view(update).shape), weight)
+            _channels_last_view(local(weight)).add_(rows, alpha=-lr * scale)
+
+
+def _portions(weights: list[Tensor]) -> Iterator[list[Tensor]]:
+    """All weights at once; of sharded ones as many as are gathered together."""
+    some: list[Tensor] = []
+    for weight in weights:
+        sharded = local(weight) is not weight
+        if some and sharded and sum(w.numel() for w in some) + weight.numel() > _WHOLE_ELEMENTS:
+            yield some
+            some = []
+        some.append(weight)
+    yield some
 
 
 def orthogonalize(matrices: Sequence[Tensor], iterations: int = 5) -> list[Tensor]:

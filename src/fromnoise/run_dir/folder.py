@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from fromnoise.utils.reading import UnreadableFile, read_bytes, read_text
 
 _TRAIN_KEYS = (
     *("accumulate", "checkpoint_seconds", "checkpoint_steps", "evaluation_share", "evaluations", "held_out"),
-    *("min_steps", "previews", "report_every", "threads"),
+    *("min_steps", "previews", "report_every", "sharding", "threads"),
 )
 _CHANGEABLE_KEYS = (
     *(f"train.{key}" for key in (*BUDGETS, *_TRAIN_KEYS)),
@@ -38,6 +39,10 @@ _CHANGEABLE_KEYS = (
 )  # keys of the recipe that a resumed run may change
 _CHANGEABLE_SECTIONS = ("sample.", "evaluation.", "train.tracker.")
 _STATES_KEPT = 2
+_SHARDS = "*.shards"
+
+StateReader = Callable[[Path], tuple[dict[str, Tensor], dict[str, Any]]]
+"""Reads tensors and header of a state; raises DamagedFile."""
 
 
 class RunDir:
@@ -76,6 +81,11 @@ class RunDir:
     def has_states(self) -> bool:
         """Whether training has begun."""
         return bool(self._state_files())
+
+    @property
+    def newest_step(self) -> int:
+        """The step of the newest training state; -1 if there is none."""
+        return next((int(path.stem) for path in self._state_files() if path.stem.isdecimal()), -1)
 
     def check(self, recipe: Recipe) -> None:
         """Check that a run of this recipe can be started or resumed here; nothing is created.
@@ -121,6 +131,7 @@ class RunDir:
             for folder in (self.path, self.states, self.samples):
                 for temporary in folder.glob(TEMPORARY):
                     temporary.unlink(missing_ok=True)  # left by a killed process
+            self._remove_shards()
         except BlockingIOError:
             raise UserError(
                 f"another process is training in {self.path}: wait for it, or choose another --out"
@@ -208,15 +219,39 @@ class RunDir:
         Raises:
             UserError: the file cannot be written.
         """
-        checkpoint.write(self.states / f"{step:09d}.safetensors", tensors, header)
+        checkpoint.write(self.state_file(step), tensors, header)
+        self.remove_old_states()
+
+    def state_file(self, step: int) -> Path:
+        """The file of the state of a step; one of several files is complete when this one is there."""
+        return self.states / f"{step:09d}.safetensors"
+
+    def remove_old_states(self) -> None:
+        """Delete all training states but the newest two."""
         for old in self._state_files()[_STATES_KEPT:]:
             old.unlink(missing_ok=True)
+        self._remove_shards()
 
-    def load_state(self, skip: int = 0) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def _remove_shards(self) -> None:
+        """Delete the folders of states that are gone, or that a kill left incomplete."""
+        if not any(self.states.glob(_SHARDS)):
+            return
+        kept: set[str | None] = set()
+        for path in (*self._state_files(), *self.states.glob("*.damaged")):
+            with contextlib.suppress(UserError):
+                kept.add(checkpoint.shard_folder(checkpoint.read_header(path)))
+        for folder in self.states.glob(_SHARDS):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def load_state(
+        self, skip: int = 0, read: StateReader = checkpoint.read_state
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Read the newest training state; a damaged one is logged and renamed, and the one before it is read.
 
         Args:
             skip: number of newer states to skip, limited so that the oldest is not skipped.
+            read: reads a state; processes that share its parts bring their own.
 
         Returns:
             Tensors and header; None if the run has no state yet.
@@ -227,7 +262,7 @@ class RunDir:
         states = self._state_files()
         for path in states[min(skip, max(0, len(states) - 1)) :]:
             try:
-                return checkpoint.read(path)
+                return read(path)
             except checkpoint.DamagedFile as e:
                 self._notice(f"{e}; reading the checkpoint before it")
                 with contextlib.suppress(FileNotFoundError):  # another process has renamed it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +14,9 @@ from fromnoise.training.optim import OptimizerStep, optimizer_from_config
 from fromnoise.training.threads import choose_threads, seconds_of
 from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
+
+if TYPE_CHECKING:
+    from fromnoise.training.loop import TrainingLoop
 
 _MIN_PASSES, _MAX_PASSES = 3, 12  # the median counts: the first prepares, and others may be disturbed
 _MIN_SECONDS = 1.5  # short passes are repeated for so long, up to _MAX_PASSES
@@ -144,6 +148,45 @@ def estimate_cost(
         memory_mb=(weight_bytes + activation_bytes * (micro_batch / trial.images)) / 2**20,
         forward_seconds=forward_seconds,
     )
+
+
+def sharded_estimate(loop: TrainingLoop[Any]) -> CostEstimate:
+    """Estimate the cost from passes of black images through the sharded network; all processes call it together.
+
+    A forward pass counts as a third of forward and backward pass. The optimizer's time is not measured.
+
+    Args:
+        loop: its weights do not change.
+    """
+    config, processes = loop.config, loop.accelerator.num_processes
+    images = config.batch // config.accumulate // processes
+    labels = torch.zeros(images, dtype=torch.long) if loop.model.dataset_info.class_names is not None else None
+    pixels = torch.zeros(images, *loop.model.dataset_info.shape, dtype=torch.uint8)
+    positions = torch.arange(images)
+    x0, cond = loop.model.training_inputs(pixels, labels, positions, loop.compute)
+    passes: list[float] = []
+    for _ in range(_MIN_PASSES):
+        start = time.perf_counter()
+        with loop.compute.autocast():
+            losses = loop.training_loss(x0, positions, cond)
+        losses.weighted.mean().backward()
+        if loop.compute.device.type == "cuda":
+            torch.cuda.synchronize()
+        passes.append(time.perf_counter() - start)
+    loop.optimizer_step.zero_grad()
+    seconds = statistics.median(passes)
+    return CostEstimate(
+        parameters=loop.model.parameters,
+        step_seconds=seconds * config.accumulate,
+        memory_mb=sharded_bytes(loop.model, processes) / 2**20,
+        forward_seconds=seconds / 3 / images,
+    )
+
+
+def sharded_bytes(model: Trainable, processes: int) -> float:
+    """Bytes of weights, gradients, moments and averages in each process, without activations and gathered units."""
+    ema = model.recipe.ema
+    return 4.0 * model.parameters * (4 + len(ema.decays) + len(ema.widths) + ema.best_epoch) / processes
 
 
 def _seconds_per_image(model: Trainable, trial: _Trial, seconds: float) -> float:

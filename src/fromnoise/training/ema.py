@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.config import EMAConfig
+from fromnoise.optim.parts import local, local_parts
 from fromnoise.training.ema_snapshots import SnapshotAverages
 from fromnoise.training.power_average import power_function_exponent
 
@@ -54,7 +55,9 @@ class BestEpoch:
         self._loss_sum, count, self._lowest_loss, epochs = state["epoch_statistics"].tolist()
         self._loss_count, self._epochs = int(count), int(epochs)
         saved = {name: state.get(f"best.{name}") for name in self._parameters}
-        self.weights = {name: t.to(self._parameters[name]) for name, t in saved.items() if t is not None}
+        self.weights = {name: torch.empty_like(self._parameters[name]) for name, t in saved.items() if t is not None}
+        for name, kept in self.weights.items():
+            local(kept).copy_(state[f"best.{name}"])
 
 
 class EMA:
@@ -67,6 +70,8 @@ class EMA:
         d = min(decay, 1 - n^(-2/3))            warmup "power" (that of ema-pytorch and lucidrains)
         d = decay                               warmup "none"
         d = (1 - update_every / step)^(g + 1)   power-function averages (Karras et al. 2024), g from their width
+
+    Averages of sharded parameters are sharded in the same way; an update exchanges nothing.
 
     Attributes:
         averages: parameters by name of each average.
@@ -112,9 +117,9 @@ class EMA:
             self.snapshots.update(step)
         if (step - 1) % self.config.update_every:
             return
-        parameters: list[Tensor] = list(self._parameters.values())
+        parameters = local_parts(self._parameters.values())
         for average, decay in zip(self.averages, self.decays_at(step), strict=True):
-            torch._foreach_lerp_(list(average.values()), parameters, 1 - decay)
+            torch._foreach_lerp_(local_parts(average.values()), parameters, 1 - decay)
 
     @property
     def active(self) -> bool:
@@ -134,10 +139,10 @@ class EMA:
         return tensors | more | (self._best.state_dict() if self._best is not None else {})
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned; of sharded parameters ``state`` has the parts of this process."""
         for i, average in enumerate(self.averages):
             for name, t in average.items():
-                t.copy_(state[f"{i}.{name}"])
+                local(t).copy_(state[f"{i}.{name}"])
         if self.snapshots is not None:
             self.snapshots.load_state_dict(state)
         if self._best is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fromnoise import checkpoint
 from fromnoise.config import EMAConfig
+from fromnoise.optim.parts import local, local_parts, whole
 from fromnoise.training.power_average import power_function_exponent
 from fromnoise.utils.errors import UserError
 
@@ -56,9 +57,9 @@ class SnapshotAverages:
         if (step - 1) % every:
             return
         self.step, kept = step, 1 - min(every, step) / step
-        parameters = list(self._parameters.values())
+        parameters = local_parts(self._parameters.values())
         for average, exponent in zip(self._averages, self._exponents, strict=True):
-            torch._foreach_lerp_(list(average.values()), parameters, 1 - kept ** (exponent + 1))
+            torch._foreach_lerp_(local_parts(average.values()), parameters, 1 - kept ** (exponent + 1))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages, under ``snapshot.INDEX.PARAMETER``, and the step."""
@@ -70,13 +71,16 @@ class SnapshotAverages:
         self.step = int(state["snapshot.step"])
         for i, average in enumerate(self._averages):
             for name, t in average.items():
-                t.copy_(state[f"snapshot.{i}.{name}"])
+                local(t).copy_(state[f"snapshot.{i}.{name}"])
 
-    def save(self, run: Path) -> Path:
+    def save(self, run: Path, main: bool = True) -> Path:
         """Write a snapshot: both averages in float16, which keeps 11 bits of each number.
+
+        Of sharded parameters all processes call it together.
 
         Args:
             run: the run directory.
+            main: whether this process writes.
 
         Returns:
             The file, named by the step of the last update.
@@ -85,8 +89,14 @@ class SnapshotAverages:
             UserError: it cannot be written.
         """
         path = run / FOLDER / f"{self.step:09d}.safetensors"
-        tensors = {f"{i}.{n}": _half(t) for i, average in enumerate(self._averages) for n, t in average.items()}
-        checkpoint.write(path, tensors, {"kind": _KIND, "step": self.step, "widths": self._config.snapshot_widths})
+        tensors: dict[str, Tensor] = {}
+        for i, average in enumerate(self._averages):
+            for name, t in average.items():
+                values = whole(t)
+                if main:
+                    tensors[f"{i}.{name}"] = _half(values).cpu()
+        if main:
+            checkpoint.write(path, tensors, {"kind": _KIND, "step": self.step, "widths": self._config.snapshot_widths})
         return path
 
 

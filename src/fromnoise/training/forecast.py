@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from fromnoise.config import Recipe
-from fromnoise.training.cost_estimate import CostEstimate, quick_estimate
+from fromnoise.training.cost_estimate import CostEstimate, quick_estimate, sharded_estimate
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import MeasurementCosts, MeasurementPlan, allowance
 from fromnoise.training.optim import Budget
@@ -181,7 +181,13 @@ def prepare_budget(
         return
     limit, alone = torch.get_num_threads(), accelerator.num_processes == 1
     cost, features = None, 0.0
-    if accelerator.is_main_process:
+    if loop.layout.sharded:  # a whole copy may not fit
+        if cpu and config.threads is not None:
+            torch.set_num_threads(config.threads)
+        cost = sharded_estimate(loop)
+        if accelerator.is_main_process and loop.measurements.wanted.self_evaluations:
+            features = features_seconds(loop.model, loop.data, loop.compute)
+    elif accelerator.is_main_process:
         trial = loop.model.with_module(copy.deepcopy(loop.model.module))
         threads = config.threads if cpu and config.threads is not None else None if alone else limit
         before, start = preemptions(), time.monotonic()

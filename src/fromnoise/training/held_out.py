@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -41,12 +42,12 @@ class HeldOutLoss:
     def _labels(self, rows: Tensor) -> Tensor | None:
         return self._images.labels[rows] if self._images.labels is not None else None
 
-    def report(self, raw: nn.Module, averaged: nn.Module | None, stopping: Stopping = lambda: False) -> dict[str, Any]:
+    @torch.inference_mode()
+    def report(self, modules: Iterable[nn.Module], stopping: Stopping = lambda: False) -> dict[str, Any]:
         """Measure the raw and the averaged weights.
 
         Args:
-            raw: the module that is trained, in evaluation mode.
-            averaged: with the EMA weights; None if the recipe has no averages.
+            modules: with the raw weights and, if the recipe has averages, with those; in evaluation mode.
             stopping: asked before each batch.
 
         Returns:
@@ -56,7 +57,7 @@ class HeldOutLoss:
         Raises:
             Stopped: the run is asked to stop.
         """
-        losses = [self(module, stopping) for module in (raw, averaged) if module is not None]
+        losses = [self(module, stopping) for module in modules]
         bins = loss_by_time(*losses[-1]).tolist()
         return {
             "held_out_loss": float(losses[-1][0].mean()),

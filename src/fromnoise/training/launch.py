@@ -15,7 +15,8 @@ import torch.distributed as dist
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.reading import first_line
 
-_LONGEST_COLLECTIVE = timedelta(days=7)  # other ranks wait while the first one samples; the watchdog finds dead ranks
+LONGEST_COLLECTIVE = timedelta(days=7)
+"""Other ranks wait while the first one samples; the watchdog finds dead ranks."""
 _NUMBERS = 4096  # added by the check
 
 
@@ -145,7 +146,7 @@ def connect(launch: Launch, backend: str, seconds: float) -> tuple[dist.Store, l
                 torch.cuda.set_device(launch.local_rank)
             group = dist.PrefixStore(launch.key("group"), store)
             dist.init_process_group(
-                backend, store=group, rank=launch.rank, world_size=launch.world, timeout=_LONGEST_COLLECTIVE
+                backend, store=group, rank=launch.rank, world_size=launch.world, timeout=LONGEST_COLLECTIVE
             )
             found.append(_add_numbers(launch, backend))
         except RuntimeError as error:
@@ -158,7 +159,7 @@ def connect(launch: Launch, backend: str, seconds: float) -> tuple[dist.Store, l
         raise NotConnected(_apart(launch, backend, f"no answer within {seconds:.0f} s"))
     if found[0] is not None:
         raise found[0]
-    store.set_timeout(_LONGEST_COLLECTIVE)
+    store.set_timeout(LONGEST_COLLECTIVE)
     return store, hosts
 
 

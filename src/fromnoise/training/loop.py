@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Generic, cast
 
 import torch
@@ -21,6 +21,7 @@ from fromnoise.training import cuda_graphs, fit_pseudo_labels
 from fromnoise.training.distributed import sync_clock_and_stop
 from fromnoise.training.ema import EMA
 from fromnoise.training.held_out import HeldOutLoss
+from fromnoise.training.layout import layout_of
 from fromnoise.training.measurements import Measurements
 from fromnoise.training.optim import OptimizerStep, learning_rate, optimizer_from_config
 from fromnoise.training.progress import StepReport, TrainingProgress, timing
@@ -50,6 +51,8 @@ class TrainingLoop(Generic[M]):
         step_seconds: duration of all training steps of this process.
         progress: counters that are saved in the training state.
         ema: averages of the weights, or the weights of the best epoch.
+        layout: how the weights lie on the processes.
+        before_rollback: called before a saved state is read again.
         stopping: whether the loop ends before the next step.
     """
 
@@ -74,7 +77,8 @@ class TrainingLoop(Generic[M]):
             log: receives messages.
 
         Raises:
-            UserError: the batch cannot be divided among processes and accumulation steps.
+            UserError: the batch cannot be divided among processes and accumulation steps, or the weights among
+                processes.
         """
         config = model.recipe.train
         self.model, self.data, self.compute, self.accelerator = model, data, compute, accelerator
@@ -92,17 +96,17 @@ class TrainingLoop(Generic[M]):
         self.progress = TrainingProgress()
         self.stopping = self._stop_requested = False
         self._micro_batches = config.accumulate
+        self.before_rollback: Callable[[], object] = lambda: None
         kernels.enable()
-        compute.to_device(model.module)
-        self.ema = EMA(model.recipe.ema, model.module, Fraction(len(data.train), config.batch))
-        self._ema_module = copy.deepcopy(model.module).eval().requires_grad_(False)
-        self.optimizer_step = OptimizerStep(optimizer_from_config(config), model.module, config.lr, compute.dtype)
-        self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.module.modules())
         loss = model.training_loss()
         self.time_sampler = loss.time_sampler
-        self.training_loss = accelerator.prepare(loss)
-        if compute.device.type == "cuda" and accelerator.num_processes == 1:
+        self.layout = layout_of(config, accelerator, compute)
+        self.training_loss = self.layout.distribute(loss, model.module)
+        if compute.device.type == "cuda" and accelerator.num_processes == 1 and not self.layout.sharded:
             cuda_graphs.enable(getattr(model.module, "network", model.module))
+        self.ema = EMA(model.recipe.ema, model.module, Fraction(len(data.train), config.batch))
+        self.optimizer_step = OptimizerStep(optimizer_from_config(config), model.module, config.lr, compute.dtype)
+        self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.module.modules())
         self.held_out_loss = HeldOutLoss(model, data.held_out, compute)
         self.stream = BatchStream(data.train, config.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
@@ -157,12 +161,18 @@ class TrainingLoop(Generic[M]):
         self.measurements.reserve_more(sync_clock_and_stop(self.accelerator, self.compute.device, seconds, False)[0])
         self.budget = self.measurements.budget(len(self.data.train))
 
+    def include(self, seconds: float) -> None:
+        """Count seconds of other work, by the clock of the first process, for a budget in minutes."""
+        seconds += self.progress.seconds
+        self.progress.seconds = sync_clock_and_stop(self.accelerator, self.compute.device, seconds, False)[0]
+
     def stop_requested(self) -> bool:
         """Whether ``stop`` was called in this process."""
         return self._stop_requested
 
     def _train_step(self, batch: Batch) -> tuple[float, float, float]:
         """Take one optimizer step; returns loss over all processes, gradient norm and learning rate."""
+        self.layout.release()
         progress = self.progress
         lr = learning_rate(self.config, progress.step, self.budget_used) * progress.lr_scale
         if self._has_dropout:  # nothing else uses torch's global generator
@@ -178,7 +188,7 @@ class TrainingLoop(Generic[M]):
             progress.loss_sum, progress.loss_count = progress.loss_sum + loss, progress.loss_count + 1
             progress.dropped_in_a_row = progress.rollbacks_in_a_row = 0
         else:
-            drop_step(progress, self._load_state, self._load_tensors, self._log)
+            drop_step(progress, self._read_saved, self._load_tensors, self._log)
         self.optimizer_step.zero_grad()
         return loss, grad_norm, lr
 
@@ -194,9 +204,12 @@ class TrainingLoop(Generic[M]):
             except torch.OutOfMemoryError:
                 size = len(batch.positions) // self._micro_batches
                 if size % 2 or self.accelerator.num_processes > 1:
+                    remedies = "use a smaller network, or set network.recompute to true"
+                    if self.accelerator.num_processes > 1 and not self.layout.sharded:
+                        remedies += " or train.sharding to full"
                     raise UserError(
                         f"a micro-batch of {size} images does not fit in memory: raise train.accumulate "
-                        f"(now {self._micro_batches}), use a smaller network, or set network.recompute to true"
+                        f"(now {self._micro_batches}), {remedies}"
                     ) from None
             self.optimizer_step.zero_grad()
             torch.cuda.empty_cache()
@@ -213,7 +226,7 @@ class TrainingLoop(Generic[M]):
             labels = batch.labels[part] if batch.labels is not None else None
             x0, cond = self.model.training_inputs(batch.pixels[part], labels, batch.positions[part], self.compute)
             last = i == micro_batches - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.training_loss):
+            with contextlib.nullcontext() if last else self.layout.accumulating(self.training_loss):
                 with self.compute.autocast():
                     losses: LossTerms = self.training_loss(
                         x0, batch.positions[part], cond, self_condition=self_condition
@@ -240,7 +253,7 @@ class TrainingLoop(Generic[M]):
     ) -> StepReport:
         """Report a step, with held-out losses where the plan has them."""
         progress, config = self.progress, self.config
-        measure = self.measurements.held_out_due(progress.step, used_before, self.budget_used)
+        measure = self.measurements.held_out_due(progress.step, used_before, self.budget_used, self.layout.agree)
         logged = measure or progress.step % config.report_every == 0 or self.budget_used >= 1
         mean_loss = progress.loss_sum / progress.loss_count if progress.loss_count else loss
         held_out_losses = self.evaluate() if measure else {}
@@ -264,39 +277,59 @@ class TrainingLoop(Generic[M]):
             **held_out_losses,
         )
 
-    @torch.inference_mode()
     def evaluate(self) -> dict[str, Any]:
         """Measure the loss on held-out images, at times and with noise that are the same at every call.
 
         Returns:
-            As of ``HeldOutLoss.report``; nothing if the run is asked to stop.
+            As of ``HeldOutLoss.report``; nothing if the run is asked to stop, and of sharded weights in all processes
+            but the first.
         """
-        averaged = self.ema_model().module if self.ema.active else None
         with self.measurements.overhead.spend("held-out evaluation"), contextlib.suppress(Stopped):
-            return self.held_out_loss.report(self.model.module.eval(), averaged, self.stop_requested)
+            self.gather(raw=True)
+            if self.accelerator.is_main_process or not self.layout.sharded:
+                modules = (build().module for _, build in self.versions())
+                return self.held_out_loss.report(modules, self.stop_requested)
         return {}
+
+    # ---- whole weights
+
+    def gather(self, *, raw: bool = False) -> None:
+        """Collect sharded weights in the first process, where they stay until the next step.
+
+        All processes call it together, before one of the methods below is called in the first.
+
+        Args:
+            raw: collect the raw weights too, not only those for sampling.
+        """
+        self.layout.gather(self.model.module, self.ema.parameters(), raw=raw)
+
+    def versions(self) -> list[tuple[str, Callable[[], M]]]:
+        """Names of the raw and, if there are any, the averaged weights, each with a function that returns the model."""
+
+        def raw() -> M:
+            return self.model.with_module(self.layout.raw(self.model.module))
+
+        found: list[tuple[str, Callable[[], M]]] = [("raw weights", raw)]
+        if self.ema.active:
+            found.append(("best epoch" if self.ema.config.best_epoch else "EMA weights", self.ema_model))
+        return found
 
     def ema_model(self) -> M:
         """The model with the weights for sampling: EMA, best epoch, or raw weights if the recipe has neither.
 
-        Its module is the same object at each call, in evaluation mode, with the weights of the last call.
+        Its module is in evaluation mode. If the weights are not sharded it is the same object at each call, with the
+        weights of the last call.
         """
-        with torch.no_grad():
-            weights = self.ema.parameters()
-            for (name, p), raw in zip(self._ema_module.named_parameters(), self.model.module.parameters(), strict=True):
-                p.copy_(weights.get(name, raw))  # frozen parameters have no average
-            for copied, original in zip(self._ema_module.buffers(), self.model.module.buffers(), strict=True):
-                copied.copy_(original)
-        return self.model.with_module(self._ema_module)
-
-    # ---- state
+        return self.model.with_module(self.layout.averaged(self.model.module, self.ema.parameters()))
 
     def ema_state_dict(self) -> dict[str, Tensor]:
         """Weights and buffers of ``ema_model``, float32: the content of model.safetensors."""
-        return self.ema_model().module.state_dict()
+        return self.layout.averaged_state(self.model.module, self.ema.parameters())
+
+    # ---- state
 
     def state(self) -> State:
-        """Tensors and header from which ``resume`` continues bit for bit."""
+        """Tensors, sharded ones as DTensors, and header from which ``resume`` continues bit for bit."""
         tensors = {f"model.{k}": v for k, v in self.model.module.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizer_step.state_dict().items()}
@@ -306,6 +339,19 @@ class TrainingLoop(Generic[M]):
             "progress": dict(self.progress.__dict__),
             "measurements": self.measurements.to_json(),
         }
+
+    def read_state(self, path: Path) -> State:
+        """Read a state for ``resume``; of sharded tensors the parts of this process.
+
+        Raises:
+            DamagedFile: it is damaged.
+            UserError: it cannot be read.
+        """
+        return self.layout.read(path, self.model.module)
+
+    def _read_saved(self, skip: int) -> State | None:
+        self.before_rollback()
+        return self._load_state(skip)
 
     def resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         """Continue from a state."""
@@ -319,7 +365,7 @@ class TrainingLoop(Generic[M]):
         for name, t in tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = t
-        self.model.module.load_state_dict(parts["model"])
+        self.layout.load(self.model.module, parts["model"])
         self.ema.load_state_dict(parts.get("ema", {}))
         if "time_sampler" in parts:
             self.time_sampler.load_state_dict(parts["time_sampler"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -51,18 +52,21 @@ class Measurements:
         whole = Budget.from_config(self._train, images)
         return whole if whole.seconds is None else replace(whole, seconds=max(1e-9, whole.seconds - self.reserve))
 
-    def held_out_due(self, step: int, used_before: float, used_now: float) -> bool:
+    def held_out_due(
+        self, step: int, used_before: float, used_now: float, agree: Callable[[bool], bool] = bool
+    ) -> bool:
         """Whether the held-out loss is measured after a step.
 
         Args:
             step: number of steps done.
             used_before: fraction of the budget used before the step.
             used_now: fraction used after it.
+            agree: makes the decisions of several processes equal; called by all or none of them.
         """
         if step == 1 and self.plan.at_start and self.plan.evaluations:
             return True
         due = is_due(used_before, used_now, self.plan.evaluations)
-        return due and self.overhead.allows("held-out evaluation", used_now)
+        return due and agree(self.overhead.allows("held-out evaluation", used_now))
 
     # ---- in the header of a training state
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fromnoise import registry
 from fromnoise.config import TrainConfig
 from fromnoise.optim import Optimizer
+from fromnoise.optim.parts import local, whole
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class OptimizerStep:
 
     def clip(self, max_norm: float | None) -> float:
         """Clip the gradient to a norm, or leave it if ``max_norm`` is None; returns the norm before."""
-        return float(nn.utils.clip_grad_norm_(self.parameters, math.inf if max_norm is None else max_norm))
+        return float(whole(nn.utils.clip_grad_norm_(self.parameters, math.inf if max_norm is None else max_norm)))
 
     def step(self, lr: float) -> None:
         """Update the parameters from their gradients with this learning rate."""
@@ -107,7 +108,7 @@ class OptimizerStep:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned; of sharded parameters ``state`` has the parts of this process."""
         by_name = {name: p for p, name in self._names.items()}
         owner = {p: o for o in self._optimizers for group in o.param_groups for p in group["params"]}
         for optimizer in self._optimizers:
@@ -116,5 +117,9 @@ class OptimizerStep:
             name, _, key = name_and_key.rpartition(".")
             p = by_name[name]
             # the fused update is faster if moments have the memory layout of their parameter
-            kept = torch.empty_like(p).copy_(value) if value.shape == p.shape else value.clone().to(p.device)
-            owner[p].state[p][key] = kept.detach()
+            if value.shape == local(p.detach()).shape:
+                kept = torch.empty_like(p.detach())
+                local(kept).copy_(value)
+            else:
+                kept = value.clone().to(p.device)
+            owner[p].state[p][key] = kept

@@ -20,7 +20,6 @@ from fromnoise.run_dir import RunDir
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.measurement_plan import PREVIEW_COUNT, preview_config
 from fromnoise.training.stopping import Stopping, unless_stopped
-from fromnoise.training.trainable import M
 from fromnoise.utils.device import ComputeConfig
 
 _GIF_FRAMES = 100
@@ -83,14 +82,6 @@ class Previews(ABC):
         image_io.save(preview, self.run_dir.samples / f"step_{loop.progress.step:08d}.png")
         return preview
 
-    def _versions(self, loop: TrainingLoop[M]) -> list[tuple[str, M]]:
-        """The model with raw and with averaged weights, and their names."""
-        versions = [("raw weights", loop.model)]
-        if loop.ema.active:
-            name = "best epoch" if loop.model.recipe.ema.best_epoch else "EMA weights"
-            versions.append((name, loop.ema_model()))
-        return versions
-
 
 def previews_of(model: Model | AutoencoderModel, run_dir: RunDir, compute: ComputeConfig) -> Previews:
     """What writes the images of a model's run."""
@@ -119,8 +110,8 @@ class SamplePreviews(Previews):
         """
         config = preview_config(loop.model.recipe)
         panels = [
-            (name, image_io.grid(self._sample(model, config, PREVIEW_COUNT, loop.stop_requested).images))
-            for name, model in self._versions(loop)
+            (name, image_io.grid(self._sample(build(), config, PREVIEW_COUNT, loop.stop_requested).images))
+            for name, build in loop.versions()
         ]
         return self._save_preview(loop, panels)
 
@@ -173,8 +164,8 @@ class ReconstructionPreviews(Previews):
         """Write samples/step_N.png: held-out images, and their reconstructions with raw and with EMA weights."""
         images = self._held_out(loop, PREVIEW_COUNT)
         panels = [("held-out images", image_io.grid(images))]
-        for name, model in self._versions(loop):
-            panels.append((name, image_io.grid(self._reconstruct(model, images, loop.stop_requested))))
+        for name, build in loop.versions():
+            panels.append((name, image_io.grid(self._reconstruct(build(), images, loop.stop_requested))))
         return self._save_preview(loop, panels)
 
     def save_final_samples(self, loop: TrainingLoop[AutoencoderModel], stopping: Stopping = lambda: False) -> list[str]:

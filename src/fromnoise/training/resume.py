@@ -37,7 +37,9 @@ def resume(loop: TrainingLoop[Any], run_dir: RunDir, log: Log, autoencoder: Auto
     Raises:
         UserError: the state is of another recipe or of other images, or the processes read different states.
     """
-    state = run_dir.load_state()
+    if loop.layout.sharded:  # all processes read it together
+        check_same_step(loop.accelerator, loop.compute.device, run_dir.newest_step)
+    state = run_dir.load_state(read=loop.read_state)
     if state is not None:
         tensors, header = state
         check_state(header, run_dir, loop.model.recipe, loop.model.dataset_info, log)
@@ -102,13 +104,14 @@ def check_progress(progress: object, run_dir: RunDir) -> None:
             raise misfit(run_dir, ValueError(f"a counter is {str(value)[:40]}"))
 
 
-def arithmetic(compute: ComputeConfig, accelerator: Accelerator) -> dict[str, str]:
+def arithmetic(compute: ComputeConfig, accelerator: Accelerator, sharded: bool = False) -> dict[str, str]:
     """What the last bits of the weights depend on besides the recipe, for the header of a state."""
     defines = ("BF16",) if compute.dtype == torch.bfloat16 else ()
     return {
         "device": compute.device.type,
         "precision": str(compute.dtype).removeprefix("torch."),
         "processes": str(accelerator.num_processes),
+        "sharding": "full" if sharded else "none",
         "torch": torch.__version__,
         "normalization": kernels.identity("group_norm", *defines) if compute.device.type == "cpu" else "torch",
     }
@@ -116,7 +119,8 @@ def arithmetic(compute: ComputeConfig, accelerator: Accelerator) -> dict[str, st
 
 def log_arithmetic(header: dict[str, Any], loop: TrainingLoop[Any], log: Log) -> None:
     """Say what computes differently from the run that wrote a state."""
-    changes = describe_changes(header.get("arithmetic"), arithmetic(loop.compute, loop.accelerator))
+    now = arithmetic(loop.compute, loop.accelerator, loop.layout.sharded)
+    changes = describe_changes(header.get("arithmetic"), now)
     if changes is not None:
         log(changes)
 

@@ -37,7 +37,8 @@ from fromnoise.training.measurement_plan import CHECKPOINT_PART, is_due
 from fromnoise.training.overhead import UP_FRONT
 from fromnoise.training.previews import previews_of
 from fromnoise.training.progress import StepReport
-from fromnoise.training.resume import arithmetic, resume
+from fromnoise.training.resume import resume
+from fromnoise.training.saving import saver_of
 from fromnoise.training.self_evaluation import SelfEvaluation
 from fromnoise.training.stopping import Stopped
 from fromnoise.training.threads import restored_threads
@@ -146,13 +147,18 @@ def _train(
         model = replace(model, recipe=recipe)
         if not run_dir.has_states:
             autoencoder = checkpoint.load_autoencoder(run_dir.path / latents.FOLDER)
-    loop = TrainingLoop(model, data, compute, accelerator, run_dir.load_state, log)
+    if compiled and recipe.train.sharding == "full":
+        raise UserError("--compile does not compile a network whose weights are sharded: leave out one of both")
+    loop = TrainingLoop(
+        *(model, data, compute, accelerator), lambda skip: run_dir.load_state(skip, loop.read_state), log
+    )
     if main:  # created only now, after everything that may fail
         run_dir.open(recipe)
     accelerator.wait_for_everyone()
     log(
         f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}; "
         f"{model.parameters:,} parameters; {compute.describe()}"
+        + (f"; weights sharded over {accelerator.num_processes} processes" if loop.layout.sharded else "")
     )
     if compiled:
         model.compile()
@@ -164,6 +170,8 @@ def _train(
                 pass
         stopped = loop.budget_used < 1
         accelerator.wait_for_everyone()  # before the final samples, which may take longer than the processes' timeout
+        if not stopped:
+            loop.gather()
         if main and not stopped:
             try:
                 _finish(loop, run_dir, log)
@@ -213,6 +221,7 @@ def run_steps(
     config, overhead, plan = loop.config, loop.measurements.overhead, loop.measurements.plan
     previews = previews_of(loop.model, run_dir, loop.compute)
     tracking = Tracking(loop.model.recipe if main else None, run_dir.path, loop.progress.step, log)
+    saver, everywhere = saver_of(loop, run_dir), main or loop.layout.sharded
     unwritten: list[dict[str, Any]] = []
     last_save, saved_step = time.monotonic(), loop.progress.step
     last_written = last_save
@@ -220,74 +229,77 @@ def run_steps(
     def save() -> None:
         nonlocal last_save, saved_step
         with overhead.spend("checkpoint"):
-            write()
+            if main:  # reports first, so that the reports of every saved state are on the disk even after a kill
+                run_dir.write_reports(unwritten)
+                unwritten.clear()
+            saver.save()
         last_save, saved_step = time.monotonic(), loop.progress.step
-
-    def write() -> None:
-        # reports first, so that the reports of every saved state are on the disk even after a kill
-        run_dir.write_reports(unwritten)
-        unwritten.clear()
-        tensors, header = loop.state()
-        header |= checkpoint.model_header(loop.model.recipe, loop.model.dataset_info)
-        header |= {"arithmetic": arithmetic(loop.compute, loop.accelerator)}
-        step = loop.progress.step
-        run_dir.save_state(step, tensors, header)
-        checkpoint.save_model(run_dir.model_file, loop.model, loop.ema_state_dict(), {"step": step})
 
     def save_preview() -> None:
         with overhead.spend("preview"), contextlib.suppress(Stopped):
-            tracking.preview(previews.save_preview(loop), loop.progress.step)
-            previews.save_loss_plot()
+            loop.gather(raw=True)
+            if main:
+                tracking.preview(previews.save_preview(loop), loop.progress.step)
+                previews.save_loss_plot()
+
+    def evaluate() -> dict[str, Any]:
+        with overhead.spend("evaluation"), contextlib.suppress(Stopped):
+            loop.gather()
+            if self_evaluation is not None:
+                return {"evaluation": self_evaluation()}
+        return {}
+
+    def is_save_due(step: int) -> bool:
+        # checkpoints that take long are rarer, so that they take a small part of the time
+        rarest = overhead.last("checkpoint") / max(1e-9, CHECKPOINT_PART * config.evaluation_share)
+        due = time.monotonic() - last_save > max(config.checkpoint_seconds, rarest)
+        return due or (config.checkpoint_steps is not None and step % config.checkpoint_steps == 0)
 
     with contextlib.closing(tracking), TrainingBar(progress if main else False) as bar:
         self_evaluation, new = None, loop.progress.step == 0
         if main and new:
             previews.save_data(loop.model, loop.data)
+        if everywhere and new:
             save()
         start = time.monotonic()
         with contextlib.suppress(Stopped):
             if main and plan.self_evaluations:
                 with overhead.spend(UP_FRONT):
                     self_evaluation = SelfEvaluation(loop, run_dir, log)
-        if main and new and plan.previews and plan.at_start:
+        if everywhere and new and plan.previews and plan.at_start:
             save_preview()
         loop.reserve(overhead.last("checkpoint"))  # for the one at the end
-        loop.progress.seconds += time.monotonic() - start  # a budget in minutes includes it
-        used_before = loop.budget_used
+        loop.include(time.monotonic() - start)
+        used_before, agree = loop.budget_used, loop.layout.agree
         for report in loop.run():
-            if not main:
+            if not everywhere:
                 yield report
                 continue
             bar.update(report)
             used, evaluation = report.budget_used, {}
-            if self_evaluation is not None and is_due(used_before, used, plan.self_evaluations):
-                if overhead.allows("evaluation", used):
-                    with overhead.spend("evaluation"), contextlib.suppress(Stopped):
-                        evaluation = {"evaluation": self_evaluation()}
-            if report.logged or evaluation:
+            if is_due(used_before, used, plan.self_evaluations):
+                if agree(self_evaluation is not None and overhead.allows("evaluation", used)):
+                    evaluation = evaluate()
+            if main and (report.logged or evaluation):
                 unwritten.append(report.to_json() | evaluation)
                 tracking.report(report, evaluation.get("evaluation"))
                 if time.monotonic() - last_written > _REPORT_SECONDS:  # to be watched; flushed with the next state
                     run_dir.write_reports(unwritten, to_disk=False)
                     unwritten.clear()
                     last_written = time.monotonic()
-            preview_due = is_due(used_before, used, plan.previews) and overhead.allows("preview", used)
-            snapshots_before, used_before = used_before, used
-            # checkpoints that take long are rarer, so that they take a small part of the time
-            rarest = overhead.last("checkpoint") / max(1e-9, CHECKPOINT_PART * config.evaluation_share)
-            save_due = time.monotonic() - last_save > max(config.checkpoint_seconds, rarest)
-            save_due |= config.checkpoint_steps is not None and report.step % config.checkpoint_steps == 0
-            stable = not loop.progress.dropped_in_a_row  # after a non-finite step the weights may be bad
-            if preview_due:  # before the state, so that a run that is killed in between makes it again
-                save_preview()
-            if loop.ema.snapshots is not None and is_due(snapshots_before, used, loop.model.recipe.ema.snapshots):
+            if is_due(used_before, used, plan.previews) and agree(overhead.allows("preview", used)):
+                save_preview()  # before the state, so that a run that is killed in between makes it again
+            if loop.ema.snapshots is not None and is_due(used_before, used, loop.model.recipe.ema.snapshots):
                 with overhead.spend("snapshot"):  # before the state, for the same reason
-                    loop.ema.snapshots.save(run_dir.path)
-            if loop.stopping or loop.budget_used >= 1 or (stable and save_due):
+                    loop.ema.snapshots.save(run_dir.path, main)
+            used_before = used
+            stable = not loop.progress.dropped_in_a_row  # after a non-finite step the weights may be bad
+            if loop.stopping or loop.budget_used >= 1 or (stable and agree(is_save_due(report.step))):
                 save()
             yield report
-        if main and saved_step != loop.progress.step:
+        if everywhere and saved_step != loop.progress.step:
             save()  # the run was asked to stop after its last report
+        saver.wait()
 
 
 def _finish(loop: TrainingLoop[Any], run_dir: RunDir, log: Callable[[str], None]) -> None:

@@ -124,7 +124,10 @@ class Trainer:
             return
         with contextlib.closing(RunDir(self.out, warnings.warn)) as run_dir, restored_threads():
             run_dir.check(self.recipe)
-            loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator, run_dir.load_state)
+            loop = self._loop = TrainingLoop(
+                *(self.model, self.data, self._compute, accelerator),
+                load_state=lambda skip: run_dir.load_state(skip, loop.read_state),
+            )
             run_dir.open(self.recipe)
             new = self._has_latents and not run_dir.has_states
             autoencoder = load_source(self.recipe, self.model.dataset_info) if new else None
@@ -146,11 +149,14 @@ class Trainer:
     def pipeline(self) -> Any:
         """The model with its averaged weights: a ``Pipeline`` to sample from, or an ``Autoencoder``.
 
+        With ``train.sharding`` full all processes call it together, and only the first one gets the weights.
+
         Raises:
             ValueError: nothing was trained yet.
         """
         if self._loop is None:
             raise ValueError("nothing was trained yet: iterate the trainer, or call run()")
+        self._loop.gather()
         model, device = self._loop.ema_model(), str(self._compute.device)
         return (
             Autoencoder(model, device=device) if isinstance(model, AutoencoderModel) else Pipeline(model, device=device)
