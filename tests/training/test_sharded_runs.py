@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import Ranks, free_port
 
 from fromnoise import checkpoint
 from fromnoise import config as recipes
 from fromnoise.run_dir import RunDir
 from fromnoise.training.run import train
+from ranks import Ranks, free_port
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 TOLERANCE = 1e-5
