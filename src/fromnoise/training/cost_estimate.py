@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fromnoise.config import EMAConfig
 from fromnoise.networks import kernels
 from fromnoise.training.optim import OptimizerStep, optimizer_from_config
 from fromnoise.training.threads import choose_threads, seconds_of
@@ -137,10 +138,8 @@ def estimate_cost(
     micro_seconds = seconds + (micro_batch - trial.images) * _seconds_per_image(model, trial, seconds)
     optimizer_seconds = _time_optimizer_step(model, compute)
     forward_seconds = seconds_of(trial.sample, 3) / trial.images
-    ema = model.recipe.ema
-    # weights, gradient and two moments; averages or the best epoch, and the denoiser that samples with them
-    copies = 4 + 1 + len(ema.decays) + len(ema.widths) + ema.best_epoch
-    copies += len(ema.snapshot_widths) if ema.snapshots else 0
+    # weights, gradient, two moments and averages, and the denoiser that samples with them
+    copies = 4 + _averages(model.recipe.ema) + 1
     weight_bytes = 4 * sum(p.numel() for p in model.module.parameters()) * copies
     return CostEstimate(
         parameters=model.parameters,
@@ -185,8 +184,13 @@ def sharded_estimate(loop: TrainingLoop[Any]) -> CostEstimate:
 
 def sharded_bytes(model: Trainable, processes: int) -> float:
     """Bytes of weights, gradients, moments and averages in each process, without activations and gathered units."""
-    ema = model.recipe.ema
-    return 4.0 * model.parameters * (4 + len(ema.decays) + len(ema.widths) + ema.best_epoch) / processes
+    return 4.0 * model.parameters * (4 + _averages(model.recipe.ema)) / processes
+
+
+def _averages(ema: EMAConfig) -> int:
+    """Number of averages, with those of snapshots and the best epoch."""
+    stored = len(ema.snapshot_widths) if ema.snapshots else 0
+    return len(ema.decays) + len(ema.widths) + ema.best_epoch + stored
 
 
 def _seconds_per_image(model: Trainable, trial: _Trial, seconds: float) -> float:
