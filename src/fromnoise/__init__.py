@@ -21,6 +21,7 @@ _MEMBERS = {
     "Trainer": "fromnoise.training.trainer",
     "UserError": "fromnoise.utils.errors",
     "as_data": "fromnoise.data.convert",
+    "distill": "fromnoise.api",
     "evaluate": "fromnoise.evaluation.compare",
     "load": "fromnoise.api",
     "load_autoencoder": "fromnoise.api",
@@ -48,7 +49,7 @@ _MODULES = {
 
 if TYPE_CHECKING:
     from fromnoise import data, diffusion, evaluation, networks
-    from fromnoise.api import load, load_autoencoder, push, sample, save, tune
+    from fromnoise.api import distill, load, load_autoencoder, push, sample, save, tune
     from fromnoise.data.convert import as_data
     from fromnoise.diffusion import (
         Denoiser,
@@ -76,6 +77,7 @@ __all__ = [
     "as_data",
     "data",
     "diffusion",
+    "distill",
     "evaluate",
     "evaluation",
     "guidance",

@@ -1,4 +1,4 @@
-"""The library's interface: load, sample, tune, save and publish models."""
+"""The library's interface: load, sample, tune, distill, save and publish models."""
 
 from __future__ import annotations
 
@@ -63,6 +63,41 @@ def load_autoencoder(source: str | Path, *, device: str | None = None) -> Autoen
 def sample(source: str | Path, n: int = 1, **options: Any) -> Tensor:
     """Samples of a saved model, uint8 (n, C, H, W): ``load(source).sample(n, **options)``."""
     return load(source).sample(n, **options)
+
+
+def distill(
+    source: str | Path,
+    steps: int = 2,
+    images: Any = None,
+    *,
+    minutes: float | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+    progress: bool | None = None,
+    **values: Any,
+) -> Pipeline:
+    """Distill a saved model to one that samples in a few evaluations, as ``fromnoise distill`` does.
+
+    Args:
+        source: a run directory or a .safetensors file: the base.
+        steps: evaluations of a sample: 1, 2 or 4.
+        images: training images, anything that ``as_data`` takes; None is the data of the base.
+        minutes: budget, 10 by default; ``train__steps`` is one in optimizer steps.
+        out: the run directory, where the same call resumes; None keeps everything in memory.
+        device: as of ``load``.
+        progress: show a progress bar; None does in terminals and notebooks.
+        values: further recipe values, with ``__`` for the dot.
+
+    Raises:
+        UserError: the model cannot be distilled, or the data cannot be read.
+    """
+    from fromnoise.training.distillation import distillation_recipe
+    from fromnoise.training.trainer import Trainer
+
+    changed = {key.replace("__", "."): value for key, value in values.items()}
+    changed |= {} if minutes is None else {"train.minutes": minutes}
+    recipe = distillation_recipe(source, steps, changed)
+    return Trainer(recipe, images, out=out, device=device, progress=progress).run()
 
 
 def save(pipeline: Pipeline, path: str | Path) -> None:

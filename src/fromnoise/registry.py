@@ -35,7 +35,7 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "noise_conditioning": ("timesteps",),
     "distance": ("a", "b"),
     "weighting": (),
-    "objective": ("distance", "weighting", "schedule", "variance"),
+    "objective": ("distance", "weighting", "schedule", "variance", "base"),
     "time_sampler": ("timesteps",),
     "sampler": ("schedule", "predictor"),
     "grid": ("schedule", "steps"),

@@ -209,9 +209,11 @@ def test_time_from_logsnr_inverts_logsnr(table):
 
 
 @pytest.mark.parametrize("table", [schedules.linear(1000), schedules.cosine(1000), schedules.sigmoid(1000)])
-@pytest.mark.parametrize("name", registry.names("sampler"))
+@pytest.mark.parametrize("name", [name for name in registry.names("sampler") if name != "consistency"])
 def test_b5_every_sampler_works_on_its_default_grid(name, table):
     """With an exact denoiser and its default steps at most 50, most samples reach a narrow mode of the data.
+
+    Sampler consistency is for distilled models, whose estimate is not a mean.
 
     In version 0.1 all samplers had one grid, on which Heun fails (next test).
     """

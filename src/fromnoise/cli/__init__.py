@@ -16,6 +16,7 @@ from fromnoise.cli import (
     cluster,
     component_flags,
     data,
+    distill,
     doctor,
     edit,
     evaluate,
@@ -37,6 +38,7 @@ from fromnoise.utils.errors import UserError, one_line
 
 VERBS = {
     "train": train,
+    "distill": distill,
     "sample": sample,
     "edit": edit,
     "guide": guide,
@@ -131,7 +133,7 @@ def _run(argv: list[str]) -> int:
     return args.run(args)
 
 
-RECIPE_VERBS = ("train", "cluster")
+RECIPE_VERBS = ("train", "distill", "cluster")
 """Verbs that take recipe keys as ``--section.key value``."""
 
 

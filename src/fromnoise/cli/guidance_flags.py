@@ -45,6 +45,8 @@ def wrap(args: argparse.Namespace, model: Model, compute: ComputeConfig) -> tupl
     """
     from fromnoise.model import no_wrapper
 
+    if args.autoguide is not None or args.classifier is not None:
+        model.require_denoiser("guidance")
     autoguide = _autoguidance(args, model, compute)
     model, guide = _classifier(args, model, compute)
     if autoguide is guide is no_wrapper:

@@ -173,6 +173,9 @@ class TrainConfig(Section):
         ...,
     ] = ()
     """keys that are chosen at the start of a run, by the size of the images, the budget and the speed of the machine"""
+    init_from: str = ""
+    """run directory or .safetensors file of a trained model of the same network, from whose weights training starts;
+    left out: from random ones"""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     """seed of the initial weights, the order of the images, their flips, and the noise"""
     report_every: Count = 50

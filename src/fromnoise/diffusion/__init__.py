@@ -5,6 +5,7 @@ Imports torch and ``fromnoise.registry`` only.
 
 from fromnoise.diffusion import (
     beta_curves,
+    consistency,
     inverse,
     karras_schedule,
     likelihood,
@@ -110,6 +111,7 @@ __all__ = [
     "V",
     "Weighting",
     "beta_curves",
+    "consistency",
     "initial_noise",
     "inverse",
     "karras_schedule",

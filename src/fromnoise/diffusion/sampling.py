@@ -95,6 +95,28 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> list[NoiseLevel]
     return _between_ends(schedule, steps, place)
 
 
+@register("grid", "times")
+def given_times(schedule: Schedule, steps: int, times: tuple[float, ...] = (1.0,)) -> list[NoiseLevel]:
+    """Given times, then t = 0; for another number of steps they are interpolated linearly.
+
+    Args:
+        schedule: of the noise.
+        steps: number of steps.
+        times: decreasing times t in (0, 1], the first of them 1.
+
+    Raises:
+        ValueError: the times are not such a list, or as of ``uniform``.
+    """
+    knots = torch.tensor([*times, 0.0], dtype=torch.float64)
+    if not times or times[0] != 1 or not bool((knots.diff() < 0).all()):
+        raise ValueError(f"times={list(times)} must decrease from 1 and stay above 0")
+    if steps < 1:
+        return uniform(schedule, steps)  # raises the error
+    place = torch.linspace(0, len(times), steps + 1, dtype=torch.float64)
+    below = place.floor().long().clamp(max=len(times) - 1)
+    return snap_to_steps(schedule, torch.lerp(knots[below], knots[below + 1], place - below))
+
+
 def _between_ends(
     schedule: Schedule, steps: int, place: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> list[NoiseLevel]:

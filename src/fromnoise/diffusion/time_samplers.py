@@ -102,6 +102,32 @@ class LogNormal(Stratified):
         return times
 
 
+@register("time_sampler", "times")
+class GivenTimes(Stratified):
+    """Given times for a share of the images, in turns, and stratified ones in (0, 1] for the others."""
+
+    def __init__(self, times: tuple[float, ...] = (1.0,), share: float = 0.75) -> None:
+        """Set the times.
+
+        Args:
+            times: the given times t, each in (0, 1].
+            share: of the images that have one of them, in [0, 1].
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        if not times or not all(0 < t <= 1 for t in times) or not 0 <= share <= 1:
+            raise ValueError(f"times={list(times)} must be times in (0, 1], and share={share} lie in [0, 1]")
+        self.times, self.share = times, share
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """``times`` where u < share, in equal parts; the rest of [0, 1) is spread over all times."""
+        given = torch.tensor(self.times, dtype=torch.float64)
+        index = (u / max(self.share, 1e-9) * len(given)).long().clamp(0, len(given) - 1)
+        other = schedule.time_from_uniform(((u - self.share) / max(1 - self.share, 1e-9)).clamp(0, 1 - 1e-12))
+        return torch.where(u < self.share, given[index], other)
+
+
 @register("time_sampler", "importance")
 class Importance(TimeSampler):
     """In proportion to sqrt(E[L^2]) of the recent losses at each step (Nichol and Dhariwal 2021, eq. 18).

@@ -49,8 +49,10 @@ class EditConfig:
             wrap_outermost: as of ``Model.guided``.
 
         Raises:
-            UserError: impossible steps or an unknown label.
+            UserError: impossible steps or an unknown label, or an inverse problem with a distilled model.
         """
+        if wrap_outermost is not no_wrapper:
+            self.model.require_denoiser("an inverse problem")
         config = self.config if self.label is not None else self.config.model_copy(update={"guidance": 1.0})
         return SamplingRun(
             self.model.guided(config, self.wrap, wrap_outermost),

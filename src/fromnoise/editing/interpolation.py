@@ -108,6 +108,7 @@ def interpolate(
 def _interpolate_by_flow(
     model: Model, config: SamplingConfig, compute: ComputeConfig, x0: Tensor, weight: Tensor, level: NoiseLevel
 ) -> Tensor:
+    model.require_denoiser("encoding along the probability flow")
     flow = ProbabilityFlow(model.denoiser, model.schedule, RungeKutta())
     level = min(level, flow.noisy_level, key=lambda v: float(v.t))
     with compute.autocast():

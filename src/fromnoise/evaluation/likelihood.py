@@ -79,6 +79,14 @@ class LikelihoodEvaluator:
     batch: int = 64
     config: SamplingConfig | None = None
 
+    def __post_init__(self) -> None:
+        """Check the model.
+
+        Raises:
+            UserError: it was distilled.
+        """
+        self.model.require_denoiser("a likelihood")
+
     def elbo(self) -> ELBO:
         """The variational bound of the reverse process without guidance; x_0 is clipped if it is when sampling."""
         config = (self.config or self.model.recipe.sample).model_copy(update={"guidance": 1.0})

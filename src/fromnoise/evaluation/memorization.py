@@ -53,7 +53,9 @@ def comparable_models(sources: Sequence[ImageSource], data: Data, log: Log) -> d
         return {}
     out, split = {}, _split(first_with_data([model for _, model in known]))
     for name, model in known:
-        if model.dataset_info.fingerprint == data.fingerprint and _split(model) == split:
+        if model.is_distilled:
+            log(f"{name} was distilled: it has no bits/dim to compare")
+        elif model.dataset_info.fingerprint == data.fingerprint and _split(model) == split:
             out[name] = model
         elif not model.recipe.data.source:
             log(f"{name} does not record its training data: its bits/dim are not compared")

@@ -41,12 +41,15 @@ class Model:
         dataset_info: shape and labels of the data.
         denoiser: the network with its schedule and target.
         tuned: steps that were learned for this network (``fromnoise tune``), by their number.
+        base: the frozen model from which training starts, ``train.init_from``; None where there is none, and in a
+            model that was loaded.
     """
 
     recipe: Recipe
     dataset_info: DatasetInfo
     denoiser: Denoiser
     tuned: Mapping[int, samplers.TunedSteps] = field(default_factory=dict)
+    base: Model | None = None
 
     @property
     def schedule(self) -> schedules.Schedule:
@@ -130,6 +133,7 @@ class Model:
             weighting=component("weighting", config.weighting),
             schedule=self.schedule,
             variance=self.variance(self.recipe.sample),
+            base=self.base.denoiser if self.base is not None else None,
         )
         return losses.DiffusionLoss(
             self.denoiser,
@@ -216,7 +220,7 @@ class Model:
             wrap_outermost: a wrapper at every noise level, around all but the clipping.
 
         Raises:
-            UserError: the guidance method refuses its options, or latents would be clipped.
+            UserError: the guidance method refuses its options, the model was distilled, or latents would be clipped.
         """
         if self.latent_space is not None and (config.clip or config.threshold is not None):
             raise UserError("latents are not bounded by 1: leave out --clip and --threshold")
@@ -227,6 +231,7 @@ class Model:
         plain: Denoise = self.denoiser if conditional else guidance.Unconditional(self.denoiser)
         denoise = plain
         if config.guidance != 1:
+            self.require_denoiser(f"guidance {config.guidance:g}")
             denoise = component("guidance", config.guidance_method, denoise=denoise, scale=config.guidance)
         denoise = wrap(denoise)
         span = config.interval_logsnr
@@ -268,6 +273,23 @@ class Model:
             raise UserError(
                 f"{what} works on pixels, and this model on the latents of an autoencoder: use a model of pixels, "
                 "such as recipe images"
+            )
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether x_0 is one image that x_t can have come from, by ``fromnoise distill``, and not their mean."""
+        return self.recipe.loss.objective.kind == "consistency"
+
+    def require_denoiser(self, what: str) -> None:
+        """Refuse what needs the posterior mean E[x_0 | x_t].
+
+        Raises:
+            UserError: the model was distilled.
+        """
+        if self.is_distilled:
+            raise UserError(
+                f"{what} needs the mean of x_0, which a distilled model does not predict: use the run that it was "
+                "distilled from"
             )
 
     def shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:

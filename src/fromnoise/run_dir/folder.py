@@ -25,7 +25,17 @@ _TRAIN_KEYS = (
 )
 _CHANGEABLE_KEYS = (
     *(f"train.{key}" for key in (*BUDGETS, *_TRAIN_KEYS)),
-    *("train.tracker", "data.workers", "data.memory_gb", "data.skip_damaged", "name", "about", "cost", "quality"),
+    *(
+        "train.tracker",
+        "train.init_from",
+        "data.workers",
+        "data.memory_gb",
+        "data.skip_damaged",
+        "name",
+        "about",
+        "cost",
+        "quality",
+    ),
     *(
         "expected_loss",
         "loss_source",
@@ -56,6 +66,7 @@ class RunDir:
         reports: reports.jsonl.
         log_file: log.
         recipe_file: recipe.toml.
+        base_file: base.safetensors, the model from which training started (``train.init_from``), if there is one.
     """
 
     def __init__(self, path: Path, on_notice: Callable[[str], object] = lambda line: None) -> None:
@@ -70,6 +81,7 @@ class RunDir:
         self._lock: int | None = None
         self.model_file, self.samples, self.states = path / "model.safetensors", path / "samples", path / "state"
         self.reports, self.log_file, self.recipe_file = path / "reports.jsonl", path / "log", path / "recipe.toml"
+        self.base_file = path / "base.safetensors"
         self._noticed: set[str] = set()
 
     @property

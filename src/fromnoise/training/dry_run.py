@@ -10,6 +10,7 @@ from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.data import Data
 from fromnoise.model import build_trainable
 from fromnoise.training.autosize import autosize
+from fromnoise.training.base_model import with_base
 from fromnoise.training.cost_estimate import CostEstimate, estimate_cost, quick_estimate
 from fromnoise.training.forecast import Forecast, OtherWork, duration, no_other_work
 from fromnoise.training.latents import own_budget, trains_first, with_autoencoder
@@ -57,7 +58,7 @@ def dry_run(recipe: Recipe, compute: ComputeConfig, log: Callable[[str], None]) 
     info = dataset_info(recipe, data)
     if recipe.train.autosize:
         recipe = autosize(recipe, info, len(data.train), compute, log)
-    found = measure(build_trainable(own_budget(recipe), info), data, compute)
+    found = measure(with_base(build_trainable(own_budget(recipe), info), compute), data, compute)
     if not trains_first(recipe):
         return found
     first = f"the autoencoder is trained first, for {recipe.latent.share:.0%} of the budget (latent.share)"

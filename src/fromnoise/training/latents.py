@@ -86,7 +86,8 @@ def load_source(recipe: Recipe, dataset_info: DatasetInfo) -> AutoencoderModel:
 
 def trains_first(recipe: Recipe) -> bool:
     """Whether a run trains an autoencoder before its diffusion model."""
-    return recipe.autoencoder is not None and recipe.reconstruction is None and not recipe.latent.source
+    given = recipe.latent.source or recipe.train.init_from
+    return recipe.autoencoder is not None and recipe.reconstruction is None and not given
 
 
 def own_budget(recipe: Recipe, seconds: float | None = None) -> Recipe:

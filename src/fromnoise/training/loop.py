@@ -111,8 +111,9 @@ class TrainingLoop(Generic[M]):
         self.stream = BatchStream(data.train, config.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
 
     def fit_pseudo_labels(self) -> None:
-        """Fit the pseudo-labels to the training images, if the model uses them."""
-        if getattr(self.model.module, "pseudo_labels", None) is not None:
+        """Fit the pseudo-labels to the training images, if the model uses them and did not start from another one."""
+        started = getattr(self.model, "base", None) is not None
+        if getattr(self.model.module, "pseudo_labels", None) is not None and not started:
             clusters = fit_pseudo_labels.fit_synchronized(
                 self.model.module, self.stream, self.config.seed, self.accelerator
             )

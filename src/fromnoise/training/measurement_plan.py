@@ -145,8 +145,10 @@ class MeasurementPlan:
 
 
 def preview_config(recipe: Recipe) -> SamplingConfig:
-    """Sampling of previews: few DDIM steps."""
+    """Sampling of previews: few DDIM steps, or the few steps of a distilled model."""
     config = recipe.sample
+    if recipe.loss.objective.kind == "consistency":
+        return config
     steps = min(PREVIEW_STEPS, config.steps or PREVIEW_STEPS, recipe.timesteps or PREVIEW_STEPS)
     return SamplingConfig(sampler="ddim", steps=steps, clip=config.clip)
 

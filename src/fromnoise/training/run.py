@@ -23,6 +23,7 @@ from fromnoise.model import build_trainable
 from fromnoise.run_dir import RunDir
 from fromnoise.training import latents, recipe_choice
 from fromnoise.training.autosize import autosize, keep_choices
+from fromnoise.training.base_model import keep_base, with_base
 from fromnoise.training.distributed import check_equal, identity, processes, weights_identity
 from fromnoise.training.forecast import duration, prepare_budget
 from fromnoise.training.latents import (
@@ -136,7 +137,7 @@ def _train(
         # measured by the first process, for all
         sized = autosize(recipe, info, len(data.train), compute, log) if main else recipe
         recipe = parse(broadcast_object_list([sized.model_dump(mode="json", exclude_none=True)])[0])
-    model = build_trainable(recipe, info)
+    model = with_base(build_trainable(recipe, info), compute, run_dir)
     check_equal(weights_identity(model.module))
     if latent_diffusion and trains_first(recipe):
         result = _train_autoencoder(recipe, run_dir, compute, accelerator.num_processes, log)
@@ -154,6 +155,7 @@ def _train(
     )
     if main:  # created only now, after everything that may fail
         run_dir.open(recipe)
+        keep_base(model, run_dir)
     accelerator.wait_for_everyone()
     log(
         f"{len(data.train):,} training images, {len(data.held_out):,} held out, {'x'.join(map(str, data.shape))}; "

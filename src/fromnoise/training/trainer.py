@@ -20,6 +20,7 @@ from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.model import AutoencoderModel, Model, build_trainable, recipe_of
 from fromnoise.pipeline import Autoencoder, Pipeline
 from fromnoise.run_dir import RunDir
+from fromnoise.training.base_model import keep_base, with_base
 from fromnoise.training.distributed import processes
 from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.latents import cache_latents, fit_latent_space, load_source, with_autoencoder
@@ -90,6 +91,8 @@ class Trainer:
         self.model, self.data = open_model(model, images, labels, self.out, **(chosen | values))
         self._progress = progress
         self._compute = select_device(device, precision)
+        run_dir = RunDir(self.out) if self.out is not None else None
+        self.model = with_base(self.model, self._compute, run_dir)
         self._loop: TrainingLoop[Any] | None = None
         if tracker_of(self.recipe) is not None and out is None:
             raise UserError("a tracker follows a run directory: give out=, or leave train.tracker out")
@@ -113,9 +116,9 @@ class Trainer:
         if self.out is None:
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator)
             loop.fit_pseudo_labels()
-            if self._has_latents:
+            if self._fits_latents:
                 fit_latent_space(loop, load_source(self.recipe, self.model.dataset_info))
-                cache_latents(loop, lambda line: None)
+            cache_latents(loop, lambda line: None)
             with TrainingBar(self._progress) as bar, restored_threads():
                 prepare_budget(loop, lambda line: None)
                 for report in loop.run():
@@ -129,7 +132,8 @@ class Trainer:
                 load_state=lambda skip: run_dir.load_state(skip, loop.read_state),
             )
             run_dir.open(self.recipe)
-            new = self._has_latents and not run_dir.has_states
+            keep_base(self.model, run_dir)
+            new = self._fits_latents and not run_dir.has_states
             autoencoder = load_source(self.recipe, self.model.dataset_info) if new else None
             resume(loop, run_dir, run_dir.log, autoencoder)
             prepare_budget(loop, run_dir.log)
@@ -137,8 +141,8 @@ class Trainer:
                 yield from run_steps(loop, run_dir, accelerator.is_main_process, run_dir.log, self._progress)
 
     @property
-    def _has_latents(self) -> bool:
-        return isinstance(self.model, Model) and self.model.latent_space is not None
+    def _fits_latents(self) -> bool:
+        return isinstance(self.model, Model) and self.model.latent_space is not None and self.model.base is None
 
     def run(self) -> Any:
         """Train to the end; the trained model, as of ``pipeline``."""
@@ -194,7 +198,7 @@ def open_model(
             recipe = change(recipe, {"data.labels": True})
     recipe = with_autoencoder(recipe, RunDir(out) if out is not None else None)
     latents = recipe.autoencoder is not None and recipe.reconstruction is None
-    if latents and not recipe.latent.source:
+    if latents and not recipe.latent.source and not recipe.train.init_from:
         raise UserError(
             f"recipe {recipe.name} needs a trained autoencoder: give latent__source=, the run of "
             'Trainer("autoencoder", images, out=...)'
