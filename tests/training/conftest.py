@@ -76,7 +76,7 @@ AUTOENCODER = {
 
 def command(out: Path, *words: str, recipe: str = "digits") -> list[str]:
     """The command line that trains a small network in a separate process."""
-    values = TINY | (AUTOENCODER if recipe != "digits" else {})
+    values = TINY | (AUTOENCODER if recipe in ("autoencoder", "latent") else {})
     tiny = [w for key, value in values.items() for w in (f"--{key}", str(value).lower())]
     return [sys.executable, "-m", "fromnoise", "train", recipe, "--out", str(out), *tiny, "--device", "cpu", *words]
 

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from fromnoise import checkpoint
+from fromnoise.config import to_toml
+from fromnoise.training.distillation import distillation_recipe
 
 STEPS = 240
 
@@ -53,16 +55,33 @@ def train(fork_command, out, *words, steps=STEPS, recipe="digits"):
     return fork_command(out, *words, recipe=recipe)
 
 
+def distilled_recipe(fork_command, folder):
+    """The file of a recipe that distills a short run."""
+    base = train(fork_command, folder / "base", steps=4)
+    _, error = base.communicate(timeout=120)
+    assert base.returncode == 0, error
+    path = folder / "distilled.toml"
+    path.write_text(to_toml(distillation_recipe(folder / "base", 2, {"train.steps": STEPS})))
+    return str(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "kills"),
-    [("digits", 5), pytest.param("autoencoder", 3, marks=pytest.mark.long), ("latent", 2)],
+    [
+        ("digits", 5),
+        pytest.param("autoencoder", 3, marks=pytest.mark.long),
+        ("latent", 2),
+        pytest.param("distilled", 3, marks=pytest.mark.long),
+    ],
 )
 def test_killed_at_random_moments(tmp_path, fork_command, recipe, kills):
     """SIGKILL, which cannot be caught, while the run trains, reports or writes a checkpoint (HF#2606, DD#97).
 
     The first kill of a latent diffusion model falls into the training of its autoencoder.
     """
+    if recipe == "distilled":
+        recipe = distilled_recipe(fork_command, tmp_path)
     whole = train(fork_command, tmp_path / "whole", recipe=recipe)
     _, error = whole.communicate(timeout=300)
     assert whole.returncode == 0, error

@@ -13,7 +13,7 @@ _FLOOR = 1e-6  # of a squared distance, whose root has no gradient at 0
 
 
 def energy_distance(x: Tensor, y: Tensor, own: Tensor) -> Tensor:
-    """Contribution of each of n vectors to their energy distance to m others, relative to the mean distance of the others.
+    """Contribution of each of n vectors to their energy distance to m others, in units of the mean distance of these.
 
     D = (2 E|x - y| - E|x - x'| - E|y - y'|) / E|y - y'|
 

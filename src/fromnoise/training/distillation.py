@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fromnoise import checkpoint
 from fromnoise.config import Recipe, change
 from fromnoise.config.component import CUSTOM
@@ -49,7 +51,7 @@ def distillation_recipe(run: str | Path, steps: int, values: dict[str, Any] | No
         "train.init_from": str(run),
         "train.minutes": 10.0,
         "train.optimizer": "muon",
-        "train.lr": 2e-3,
+        "train.lr": 5e-4,
         "train.warmup": 20,
         "train.decay": "linear",
         "train.decay_from": 0.3,
@@ -65,6 +67,8 @@ def distillation_recipe(run: str | Path, steps: int, values: dict[str, Any] | No
         "sample.guidance": 1.0,
         "evaluation.times": 0,
     }
+    if hasattr(recipe.network, "dropout"):
+        chosen["network.dropout"] = 0.0  # both points of a trajectory are seen by the same network
     dropped = {"expected_loss": None, "published": None}
     return change(recipe.model_copy(update=dropped), chosen | (values or {}))
 
@@ -75,8 +79,6 @@ def step_times(schedule: Schedule, steps: int) -> tuple[float, ...]:
     Raises:
         UserError: the schedule has too few steps.
     """
-    import torch
-
     levels = torch.tensor([-2 * math.log(level) for level in NOISE_LEVELS[steps]], dtype=torch.float64)
     times = [1.0, *schedule.time_from_logsnr(levels).tolist()]
     count = schedule.steps or 1000
