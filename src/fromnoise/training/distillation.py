@@ -45,7 +45,7 @@ def distillation_recipe(run: str | Path, steps: int, values: dict[str, Any] | No
         "quality": "",
         "loss_source": "",
         "loss.objective": {"kind": "consistency", "times": times, "clip": recipe.sample.clip},
-        "loss.time_sampler": {"kind": "times", "times": times},
+        "loss.time_sampler": {"kind": "times", "times": times, "share": min(0.25 * steps, 0.5)},
         "latent.source": "",
         "data.large_recipe": "",
         "train.init_from": str(run),
