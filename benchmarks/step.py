@@ -1,6 +1,7 @@
 """Time of a training step and of a sampling step: diffusers, denoising-diffusion-pytorch (lucidrains) and fromnoise.
 
 python benchmarks/step.py [--batch B] [--rounds N] [--precisions fp32,bf16] [--compile] [--device cpu] [--json FILE]
+    [--against CHECKOUT]
 
 All three build the same architecture: images of 32x32x1, 64/128/128 channels, two blocks per level, attention at 16x16.
 Each training step samples noise and times, runs forward and backward pass, clips the gradient, and updates the weights
@@ -8,7 +9,8 @@ and one EMA, as the library's own training code does. The libraries alternate wi
 slows all of them. Printed are the median time, and the median over the rounds of the ratio to diffusers in fp32. FLOPs
 are counted by torch, and compared with the FLOP/s of a 3x3 convolution of 64 channels, forward and backward, in the
 same rounds. lucidrains is measured where it is installed (pip install --no-deps denoising-diffusion-pytorch ema-pytorch
-einops pytorch-fid).
+einops pytorch-fid). --against adds this version and that of another checkout (git worktree add CHECKOUT COMMIT), each
+in a process of its own, in the same rounds.
 """
 
 from __future__ import annotations
@@ -18,18 +20,22 @@ import contextlib
 import importlib.util
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from foreign import foreign
 from header import GENERAL_UNET, header
+from step_process import StepProcess
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import fromnoise
 from fromnoise import config as recipes
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.model import build
@@ -39,6 +45,7 @@ from fromnoise.training.ema import EMA
 from fromnoise.training.optim import OptimizerStep, optimizer_from_config
 from fromnoise.utils.device import ComputeConfig, select_device
 
+HERE = Path(__file__).parents[1]
 SIDE = 32
 OURS = {
     "data.flip": False,
@@ -177,6 +184,26 @@ def of_lucidrains(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
     return Entry("lucidrains", sum(p.numel() for p in net.parameters()), train, evaluate)
 
 
+def options(args: argparse.Namespace, precision: str) -> list[str]:
+    """The options of a process that measures one precision."""
+    device = ["--device", args.device] if args.device else []
+    return ["--precisions", precision, "--batch", str(args.batch), *["--compile"] * args.compile, *device]
+
+
+def serve(args: argparse.Namespace) -> None:
+    """The process of ``StepProcess``: takes a step for each line of its input, and answers with a line."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    entry = ours(select_device(args.device, args.precisions), args.batch, args.compile)
+    steps = {"train": entry.train, "evaluate": entry.evaluate}
+    source = Path(fromnoise.__file__).parent
+    print(json.dumps({"parameters": entry.parameters, "source": str(source)}), file=answers, flush=True)
+    for line in sys.stdin:
+        steps[line.strip()]()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        print("{}", file=answers, flush=True)
+
+
 def convolution(compute: ComputeConfig, batch: int) -> tuple[Callable[[], Any], float]:
     """Forward and backward pass of one convolution, and its FLOPs: a measure of what the machine can do."""
     layer = nn.Conv2d(64, 64, 3, padding=1, bias=False, device=compute.device, dtype=compute.dtype)
@@ -207,7 +234,14 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile every network first")
     parser.add_argument("--device")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare with the source of another checkout")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.serve:
+        serve(args)
+        return
+    if args.against and not (args.against / "src" / "fromnoise").is_dir():
+        parser.error(f"{args.against} has no src/fromnoise: make one with git worktree add {args.against} COMMIT")
     auto = select_device(args.device)
     precisions = (args.precisions or ("fp32,bf16" if auto.dtype == torch.bfloat16 else "fp32")).split(",")
     makers = [of_diffusers, ours]
@@ -215,7 +249,7 @@ def main() -> None:
         makers.append(without_c)
     if importlib.util.find_spec("denoising_diffusion_pytorch") is not None:
         makers.insert(1, of_lucidrains)
-    timed: dict[tuple[str, str], dict[str, list[float]]] = {}
+    processes: list[StepProcess] = []
     entries: dict[tuple[str, str], Entry] = {}
     peaks: dict[str, tuple[Callable[[], Any], float, list[float]]] = {}
     for precision in precisions:
@@ -225,7 +259,13 @@ def main() -> None:
             torch.manual_seed(0)
             entry = make(compute, args.batch, args.compile)
             entries[entry.name, precision] = entry
-            timed[entry.name, precision] = {"train": [], "evaluate": []}
+        for name, checkout in {"this version": HERE, "other version": args.against}.items() if args.against else ():
+            process = StepProcess(checkout, options(args, precision))
+            processes.append(process)
+            print(f"{name}, {precision}: {process.source}", flush=True)
+            steps = [partial(process.ask, what) for what in ("train", "evaluate")]
+            entries[name, precision] = Entry(name, process.parameters, *steps)
+    timed: dict[tuple[str, str], dict[str, list[float]]] = {key: {"train": [], "evaluate": []} for key in entries}
     flops = {}
     for key, entry in entries.items():
         for _ in range(2):
@@ -240,6 +280,8 @@ def main() -> None:
             timed[key]["evaluate"].append(seconds(entry.evaluate, auto.device))
         for convolve, _, times in peaks.values():
             times.append(min(seconds(convolve, auto.device) for _ in range(3)))
+    for process in processes:
+        process.close()
     print(header())
     print(f"{auto.describe()}, batch {args.batch}, {args.rounds} rounds{', compiled' if args.compile else ''}")
     for precision, (_, work, times) in peaks.items():
@@ -265,6 +307,15 @@ def main() -> None:
             f"{ratio['train']:.2f} | {f'{utilization:.0%}' if utilization else '-'} | {evaluate:.3f} | "
             f"{ratio['evaluate']:.2f} |"
         )
+    for precision in precisions if args.against else ():
+        this, other = timed["this version", precision], timed["other version", precision]
+        for what, times in this.items():
+            ratios = [b / a for a, b in zip(times, other[what], strict=True)]
+            quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+            print(
+                f"this version against {args.against}, {what}, {precision}: {quartiles[1]:.3f} times as fast "
+                f"(quartiles {quartiles[0]:.3f}, {quartiles[2]:.3f})"
+            )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 
