@@ -14,6 +14,7 @@ import fromnoise as fn
 from fromnoise import checkpoint
 from fromnoise import config as recipes
 from fromnoise.cli import main
+from fromnoise.cli.distill import default_folder
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build
 from fromnoise.training.base_model import with_base
@@ -224,3 +225,18 @@ def test_times_of_steps_follow_the_noise_of_the_schedule():
             assert all(a > b > 0 for a, b in zip(times, times[1:], strict=False))
     with pytest.raises(UserError, match="too coarse"):
         step_times(schedules.linear(4), 4)
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        ("runs/a.b", "runs/a.b-2-steps"),
+        ("runs/a/model.safetensors", "runs/a-2-steps"),
+        ("some/file.safetensors", "some/file-2-steps"),
+        ("hub:owner/name@main", "runs/name-2-steps"),
+    ],
+)
+def test_the_folder_beside_the_base(run, expected):
+    """Of a run, of its file, of another file, of a model of the hub."""
+    assert default_folder(run, 2).as_posix() == expected
+    assert default_folder(run, 1).name.endswith("-1-step")

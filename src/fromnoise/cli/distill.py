@@ -25,7 +25,7 @@ with its base. What needs a denoiser is left to the base: fromnoise bits, guidan
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run directory or a .safetensors file: the base")
+    add("model", metavar="RUN", help="a run directory, a .safetensors file or hub:owner/name: the base")
     add("--steps", metavar="K", type=int, default=2, help="evaluations of a sample: 1, 2 or 4 (default: 2)")
     add("--out", metavar="DIR", type=Path, help="run directory of the result (default: RUN-K-steps)")
     add("--minutes", metavar="M", help="budget in minutes (default: 10)")
@@ -73,10 +73,18 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def default_folder(run: str, steps: int) -> Path:
-    """The run directory beside the base: ``RUN-2-steps``."""
-    path = Path(run)
-    base = path.parent if path.name == "model.safetensors" and path.parent.name else path.with_suffix("")
-    return base.with_name(f"{base.name}-{steps}-step{'s' if steps > 1 else ''}")
+    """The run directory beside the base, ``RUN-2-steps``; in ``runs`` for a model of the hub."""
+    from fromnoise.utils.hub import HubName, is_hub
+
+    if is_hub(run):
+        base = Path("runs") / HubName.parse(run).repository.rpartition("/")[2]
+    else:
+        path = Path(run).resolve()
+        base = path.parent if path.name == "model.safetensors" else path
+        if base.suffix == ".safetensors":
+            base = base.with_suffix("")
+    named = base.with_name(f"{base.name}-{steps}-step{'s' if steps > 1 else ''}")
+    return named.relative_to(Path.cwd()) if named.is_relative_to(Path.cwd()) else named
 
 
 def _compare(args: argparse.Namespace, out: Path, recipe: Recipe) -> None:

@@ -19,6 +19,8 @@ OTHER_VERBS = {
     "metrics": "evaluate",
     "fid": "evaluate",
     "compare": "evaluate",
+    "distil": "distill",
+    "consistency": "distill",
     "nll": "bits",
     "likelihood": "bits",
     "inpaint": "edit inpaint",
