@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40, help="of the page and the command, for sample")
     parser.add_argument("--steps", type=int, default=25, help="of sampling, for sample")
     parser.add_argument("--updates", type=int, default=1000)
-    parser.add_argument("--only", default="paint,scrub,sample,cpu,runs,memory")
+    parser.add_argument("--only", default="paint,scrub,sample,loop,cpu,runs,memory")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -129,7 +129,7 @@ from fromnoise.cli import main
 for line in sys.stdin:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-        assert main(["sample", *line.split("\t")]) == 0
+        assert main(["sample", *line.rstrip().split("\t")]) == 0
     print(re.findall(r"\\((\\S+) s each\\)", out.getvalue())[0], flush=True)"""
 
 
@@ -197,6 +197,36 @@ def sample(browser, run: Path, args: argparse.Namespace) -> None:
     ratios = sorted(a / b for a, b in zip(page_times[1:], command_times[1:], strict=True))
     described("page / command", ratios, "")
     print(f"half of the ratios are from {ratios[len(ratios) // 4]:.3f} to {ratios[-len(ratios) // 4]:.3f}")
+
+
+def loop(browser, run: Path, args: argparse.Namespace) -> None:
+    """The job of the computing process, which sends every step, over the loop alone: pairs in one process."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from fromnoise.pipeline import collect
+    from fromnoise.web.compute import sampling
+    from fromnoise.web.compute.__main__ import Channel, Output
+    from fromnoise.web.compute.models import open_model
+
+    model, output = open_model(str(run)), Output(os.open(os.devnull, os.O_WRONLY))
+    form = {"count": 64, "sampler": "ddim", "steps": args.steps, "label": None, "guidance": None, "size": None}
+
+    def seconds(sends: bool, seed: int) -> tuple[float, float]:
+        values = form | {"seed": seed, "options": {}}
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        if sends:
+            sampling.sample(Channel(1, output, set()).send, str(run), values)
+        else:
+            collect(sampling.steps_of(model, values))
+        return time.perf_counter() - begin, time.process_time() - begin_cpu
+
+    walls, cpus = [], []
+    for seed in range(args.pairs + 1):
+        order = (True, False) if seed % 2 else (False, True)
+        found = {sends: seconds(sends, seed) for sends in order}
+        walls.append(found[True][0] / found[False][0])
+        cpus.append(found[True][1] / found[False][1])
+    described("job that sends every step / loop alone, wall time", walls[1:], "")
+    described("job that sends every step / loop alone, CPU", cpus[1:], "")
 
 
 def cpu(browser, run: Path, args: argparse.Namespace) -> None:
@@ -314,7 +344,15 @@ def resident(number: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-MEASUREMENTS = {"paint": paint, "scrub": scrub, "sample": sample, "cpu": cpu, "runs": runs, "memory": memory}
+MEASUREMENTS = {
+    "paint": paint,
+    "scrub": scrub,
+    "sample": sample,
+    "loop": loop,
+    "cpu": cpu,
+    "runs": runs,
+    "memory": memory,
+}
 
 if __name__ == "__main__":
     main()

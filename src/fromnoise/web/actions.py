@@ -160,6 +160,8 @@ async def upload(request: Request) -> Response:
     try:
         await asyncio.to_thread(write_atomic, path, content)
         header, _ = await site.sampling.result(f"store_{kind}", path=str(path), **values)
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), "the upload")) from None
     finally:
         path.unlink(missing_ok=True)
     return JSONResponse(header)

@@ -31,8 +31,8 @@ async function trying(job) {
   try {
     await job();
   } catch (error) {
-    if (error.name === "AbortError") state.textContent = "cancelled";
-    else showError(error.message);
+    state.textContent = error.name === "AbortError" ? "cancelled" : "";
+    if (error.name !== "AbortError") showError(error.message);
   }
 }
 
