@@ -344,15 +344,7 @@ def resident(number: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-MEASUREMENTS = {
-    "paint": paint,
-    "scrub": scrub,
-    "sample": sample,
-    "loop": loop,
-    "cpu": cpu,
-    "runs": runs,
-    "memory": memory,
-}
+MEASUREMENTS = {part.__name__: part for part in (paint, scrub, sample, loop, cpu, runs, memory)}
 
 if __name__ == "__main__":
     main()

@@ -54,9 +54,9 @@ def client(runs, client_of) -> TestClient:
     return client_of(runs)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """One browser for all tests."""
+    """One browser for the tests of a module; while it is open no event loop of others can run."""
     from browsing import CHROMIUM, PATIENCE, sync_api
 
     with sync_api.sync_playwright() as playwright:

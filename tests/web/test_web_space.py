@@ -19,7 +19,7 @@ from serving import answers
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 HOST = "owner-digits.hf.space"
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]  # the process that has made the runs
 
 
 @pytest.fixture
