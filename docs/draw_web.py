@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
 SCALE = 0.75
@@ -61,14 +61,13 @@ def edit(browser: Any, address: str) -> Image.Image:
     page.wait_for_selector("#sampler option[value=ddim]", state="attached")
     page.fill("#random", "3")
     page.click("#take")
-    page.locator("#kept option").nth(1).wait_for(state="attached")
-    page.wait_for_timeout(500)
+    expect(page.locator("#kept")).to_have_value(re.compile("^image-"), timeout=PATIENCE)
     box = page.locator("#canvas").bounding_box()
     page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
     page.mouse.down()
     page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.7 * box["height"], steps=6)
     page.mouse.up()
-    for field, value in {"#n": "9", "#steps": "30"}.items():
+    for field, value in {"#n": "9", "#steps": "20"}.items():
         page.fill(field, value)
     page.click("#go")
     sampled(page)
@@ -116,16 +115,18 @@ def main() -> None:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(sys.argv[1]).parent)
     assert server.stdout is not None
     address = server.stdout.readline().split()[-1]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name in sys.argv[2:] or PICTURES:
-            image = PICTURES[name](browser, address)
-            small = image.resize((round(SCALE * image.width), round(SCALE * image.height)), Image.Resampling.LANCZOS)
-            small.quantize(128).save(IMAGES / f"{name}.png", optimize=True)
-            print(IMAGES / f"{name}.png")
-        browser.close()
-    server.terminate()
-    server.wait(30)
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            for name in sys.argv[2:] or PICTURES:
+                image = PICTURES[name](browser, address)
+                small = image.resize([round(SCALE * side) for side in image.size], Image.Resampling.LANCZOS)
+                small.quantize(128).save(IMAGES / f"{name}.png", optimize=True)
+                print(IMAGES / f"{name}.png")
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_samples_are_those_of_the_command(client, run, values, tmp_path):
 def test_saved_files_are_those_of_the_command(client, runs, tmp_path):
     """Byte for byte, also of samples that are not kept any more."""
     fields = {"n": "4", "seed": "11", "steps": "3"}
-    words = sample_command(runs / "plain", SamplingRequest.parse(Fields(fields)), str(tmp_path / "a.png"))
+    words = sample_command(str(runs / "plain"), SamplingRequest.parse(Fields(fields)), str(tmp_path / "a.png"))
     fromnoise(*words, "--gif", tmp_path / "a.gif")
     for kind in ("png", "gif"):
         answer = client.get(f"/run/plain/samples.{kind}", params=fields)
@@ -90,6 +90,7 @@ def test_describe(client):
     offer = client.get("/api/run/labelled/describe").json()
     assert offer["shape"] == [1, 8, 8] and offer["classes"] == [str(k) for k in range(10)] and offer["guided"]
     assert "ddim" in [s["name"] for s in offer["samplers"]] and "mmps" in [s["name"] for s in offer["solvers"]]
+    assert client.get("/api/run/labelled/describe").json() == offer  # kept
     assert not client.get("/api/run/plain/describe").json()["guided"]
 
 
@@ -308,7 +309,7 @@ def test_commands_are_understood():
 
     stored = {"image": "edits/a.png", "mask": "edits/b.png", "to": "edits/c.png"}
     sampling = {"n": 3, "seed": 5, "sampler": "ddim", "steps": 7, "label": "-1", "guidance": 1.5, "size": "8x12"}
-    lines = [sample_command(Path("runs/a b"), SamplingRequest.parse(Fields(sampling)))]
+    lines = [sample_command("runs/a b", SamplingRequest.parse(Fields(sampling)))]
     for kind in ("inpaint", "outpaint", "vary", "restore", "interpolate"):
         lines.append(EditRequest.parse(Fields({"kind": kind, **stored, **sampling})).command(Path("runs/a b")))
     train = {"recipe": "digits", "data": "digits", "budget": "minutes", "amount": "2.5", "labels": True}
@@ -335,7 +336,7 @@ def test_options_of_every_component_are_flags():
     for name in registry.names("sampler"):
         for option in registry.options("sampler", name):
             fields = Fields({"sampler": name, f"option.{option}": "1"})
-            flag = sample_command(Path("a"), SamplingRequest.parse(fields))[6]
+            flag = sample_command("a", SamplingRequest.parse(fields))[6]
             assert flag == f"--{option.replace('_', '-')}=1" and flag.split("=")[0] in parsers["sample"].flags()
     top, _ = parser("edit")
     for name in registry.names("inverse_solver"):

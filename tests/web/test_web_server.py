@@ -12,16 +12,18 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from serving import ORIGIN, answers, fromnoise
+from starlette.testclient import TestClient
 
 from fromnoise.cli import main
 from fromnoise.utils.errors import UserError
-from fromnoise.web import streams
-from fromnoise.web.app import create_site
+from fromnoise.web import serve, streams
+from fromnoise.web.app import create_app, create_site
 from fromnoise.web.fields import Fields
 from fromnoise.web.folders import Folders
 from fromnoise.web.settings import Settings, is_loopback
@@ -53,6 +55,20 @@ def test_mistakes(words, message, tmp_path, monkeypatch, capsys):
     assert main(["web", *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("fromnoise: ") and message in error and error.count("\n") == 1
+
+
+def test_demonstration_of_a_run_of_the_hub(tmp_path, monkeypatch):
+    """It is downloaded, and its commands name it as the hub does, not a folder of this machine."""
+    (tmp_path / "1a2b").mkdir()
+    (tmp_path / "1a2b" / "recipe.toml").touch()
+    fetched, sites = [], []
+    repository = SimpleNamespace(is_run=True, folder=tmp_path / "1a2b", fetch=fetched.append)
+    monkeypatch.setattr(serve, "open_repository", lambda source: repository)
+    monkeypatch.setattr(serve._Server, "run", lambda server, sockets: sites.append(server._site))
+    assert main(["web", "hub:owner/digits", "--demo", "--port", "0"]) == 0
+    assert fetched == ["model.safetensors"] and sites[0].settings.demo == "1a2b"
+    page = TestClient(create_app(sites[0]), base_url=sites[0].settings.address).get("/").text
+    assert "fromnoise sample hub:owner/digits -n 16" in page and str(tmp_path) not in page
 
 
 def test_taken_port(tmp_path, monkeypatch, capsys):

@@ -54,8 +54,17 @@ def run_of(request: Request) -> tuple[Site, Path]:
 async def describe(request: Request) -> Response:
     """What the forms for a model offer."""
     site, run = run_of(request)
-    header, _ = await site.sampling.result("describe", run=str(run))
-    return JSONResponse(header)
+    model = run / "model.safetensors"
+    status = model.stat() if model.is_file() else None
+    key = (run.name, status.st_mtime_ns, status.st_size) if status is not None else None
+    if key is None or key not in site.described:
+        header, _ = await site.sampling.result("describe", run=str(run))
+        if key is None:
+            return JSONResponse(header)
+        for old in [k for k in site.described if k[0] == run.name]:
+            del site.described[old]
+        site.described[key] = header
+    return JSONResponse(site.described[key])
 
 
 async def choices(request: Request) -> Response:

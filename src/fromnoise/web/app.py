@@ -19,6 +19,7 @@ from fromnoise.utils.errors import UserError, one_line
 from fromnoise.web.folders import Folders, NotFound
 from fromnoise.web.guard import IMAGE_PATH, MAX_FORM, MAX_IMAGE, Guard, TooLarge, too_large
 from fromnoise.web.processes import Processes
+from fromnoise.web.requests import shown_path
 from fromnoise.web.settings import Settings
 from fromnoise.web.worker import Worker
 
@@ -38,6 +39,7 @@ class Site:
         sampling: computes samples and edits.
         inspecting: computes what the form of a new run shows.
         choices: recipes and named data sets, after they were asked for.
+        described: what the forms for a model offer, by run and state of its file, so that nobody waits for it twice.
         closing: the server is about to end.
     """
 
@@ -47,12 +49,17 @@ class Site:
     sampling: Worker = field(default_factory=Worker)
     inspecting: Worker = field(default_factory=Worker)
     choices: dict[str, Any] | None = None
+    described: dict[tuple[str, int, int], dict[str, Any]] = field(default_factory=dict)
     closing: bool = False
 
     @property
     def demo(self) -> bool:
         """Whether one run is shown, for sampling only."""
         return self.settings.demo is not None
+
+    def shown(self, run: Path) -> str:
+        """A run as a command names it: of a demonstration of the hub's, by its name there."""
+        return self.settings.hub or shown_path(run)
 
     def check_free(self) -> None:
         """Check that not too many visitors of a demonstration wait for their samples.

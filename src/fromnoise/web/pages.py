@@ -55,8 +55,8 @@ async def sample(request: Request) -> Response:
     """The form and the grid of samples."""
     site, path = run_of(request)
     others = [p.name for p in site.folders.runs() if (p / "model.safetensors").is_file()]
-    command = shell(["sample", shown_path(path), "-n", "16", "--out", "samples.png"])
-    title = site.settings.title or path.name
+    command = shell(["sample", site.shown(path), "-n", "16", "--out", "samples.png"])
+    title = site.settings.hub or path.name
     return site.page("sample.html", title=f"Sample from {title}", run=path.name, others=others, command=command)
 
 

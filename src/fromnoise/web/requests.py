@@ -160,10 +160,9 @@ class SamplingRequest:
         return asdict(self)
 
 
-def sample_command(run: Path, request: SamplingRequest, out: str = "samples.png", gif: str | None = None) -> list[str]:
+def sample_command(run: str, request: SamplingRequest, out: str = "samples.png") -> list[str]:
     """The words of ``fromnoise sample`` that does the same."""
-    words = ["sample", shown_path(run), *request.flags(), "--out", out]
-    return words + (["--gif", gif] if gif else [])
+    return ["sample", run, *request.flags(), "--out", out]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.hub import PREFIX, is_hub, open_repository
+from fromnoise.utils.hub import HubName, is_hub, open_repository
 from fromnoise.web.app import Site, create_app, create_site
 from fromnoise.web.folders import RUN_FILES
 from fromnoise.web.settings import Settings, is_loopback
@@ -43,7 +43,7 @@ def serve(
     Raises:
         UserError: a folder is missing, or the address is not free.
     """
-    title = str(runs).removeprefix(PREFIX).partition("@")[0].rpartition("/")[2]
+    hub = str(HubName.parse(runs)) if demo and is_hub(runs) else None
     if demo:
         runs = _demo_folder(runs)
     if runs.exists() and not runs.is_dir():
@@ -74,7 +74,7 @@ def serve(
             port=listening.getsockname()[1],
             token=token or (None if public or is_loopback(host) else secrets.token_urlsafe(24)),
             demo=runs.name if demo else None,
-            title=title if demo and title else None,
+            hub=hub,
             public=public.lower() if public else None,
         )
         _announce(settings)

@@ -18,7 +18,7 @@ class Settings:
         port: of the server.
         token: that a browser must present; None asks for none.
         demo: name of the one run that is shown, to sample only; None for all runs and everything.
-        title: of the demonstration; None for the name of the run's folder.
+        hub: ``hub:owner/name`` of the run that is shown; None for a folder of this machine.
         public: name under which a demonstration is shown to everybody, behind a proxy that encrypts; None if it is not.
     """
 
@@ -28,7 +28,7 @@ class Settings:
     port: int = 7860
     token: str | None = None
     demo: str | None = None
-    title: str | None = None
+    hub: str | None = None
     public: str | None = None
 
     @property

@@ -54,7 +54,7 @@ async def sample(request: Request) -> Response:
     site.check_free()
     fields = await fields_of(request)
     wanted, place = SamplingRequest.parse(fields, site.demo), fields.integer("place", 0, 0, 100)
-    command = shell(sample_command(run, wanted, f"samples-{place + 1}.png" if place else "samples.png"))
+    command = shell(sample_command(site.shown(run), wanted, f"samples-{place + 1}.png" if place else "samples.png"))
     return _stream(site.sampling, "sample", command, {"run": str(run), "sampling": wanted.to_json()})
 
 
@@ -63,7 +63,7 @@ async def forward(request: Request) -> Response:
     site, run = run_of(request)
     site.check_free()
     wanted = SamplingRequest.parse(await fields_of(request), site.demo)
-    command = shell(sample_command(run, wanted))
+    command = shell(sample_command(site.shown(run), wanted))
     return _stream(site.sampling, "forward", command, {"run": str(run), "sampling": wanted.to_json()})
 
 
@@ -71,7 +71,7 @@ async def nearest(request: Request) -> Response:
     """The training images that are nearest to some samples."""
     site, run = run_of(request)
     wanted = SamplingRequest.parse(await fields_of(request), site.demo)
-    command = shell(["evaluate", *sample_command(run, wanted)[1:2]])
+    command = shell(["evaluate", shown_path(run)])
     return _stream(site.sampling, "nearest", command, {"run": str(run), "sampling": wanted.to_json()})
 
 
