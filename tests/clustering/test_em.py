@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from fromnoise import config as recipes
 from fromnoise.clustering.em import EM, Round, encoder_log_likelihood
@@ -16,6 +15,7 @@ from fromnoise.clustering.given_labels import align_clusters
 from fromnoise.clustering.init import smoothed_one_hot
 from fromnoise.clustering.task import build_model, prepare
 from fromnoise.diffusion.likelihood.e_step import mixture_elbo, mixture_weights, responsibilities
+from fromnoise.training.distributed import make_accelerator
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
 
@@ -49,7 +49,7 @@ def make(given=None, q=None, **over) -> EM:
     dotted = {key.replace("_", ".", 1): value for key, value in over.items()}
     recipe = recipes.load("mixture", TINY | dotted)
     task = copy.deepcopy(task_of_digits())
-    loop = TrainingLoop(build_model(recipe, task), task.data, select_device("cpu", "fp32"), Accelerator(cpu=True))
+    loop = TrainingLoop(build_model(recipe, task), task.data, select_device("cpu", "fp32"), make_accelerator(cpu=True))
     return EM(loop, torch.full((IMAGES, 3), 1 / 3, dtype=torch.float64) if q is None else q, given)
 
 

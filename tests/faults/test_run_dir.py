@@ -133,16 +133,15 @@ def train(out: Path, steps: int, kernel: str) -> str:
 
 def test_c8_state_names_what_computed_it(tmp_path):
     """A state with other arithmetic is named, one with the same is not, and neither is one of an older version."""
-    from accelerate import Accelerator
-
     from fromnoise.networks import kernels
+    from fromnoise.training.distributed import make_accelerator
     from fromnoise.training.resume import arithmetic, describe_changes
     from fromnoise.utils.device import select_device
 
     before = kernels.enabled()
     try:
         kernels.disable()
-        now = arithmetic(select_device("cpu", "fp32"), Accelerator(cpu=True))
+        now = arithmetic(select_device("cpu", "fp32"), make_accelerator(cpu=True))
     finally:
         if before:
             kernels.enable()

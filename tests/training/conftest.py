@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from accelerate import Accelerator
 
 from forked import ForkedCommand
 from fromnoise import config as recipes
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build
+from fromnoise.training.distributed import make_accelerator
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
 
@@ -51,7 +51,9 @@ def make():
         if "d" not in data:
             data["d"] = open_data(recipe, lambda line: None)
         model = build(recipe, dataset_info(recipe, data["d"]))
-        return TrainingLoop(model, data["d"], select_device("cpu", precision), Accelerator(cpu=True), load_state, log)
+        return TrainingLoop(
+            model, data["d"], select_device("cpu", precision), make_accelerator(cpu=True), load_state, log
+        )
 
     return loop
 

@@ -44,7 +44,12 @@ def test_means_of_a_run_are_those_of_its_clusters(make, tmp_path) -> None:
     loop = make(steps=2, data_pseudo_labels=3, data_pseudo_label_means=True)
     loop.fit_pseudo_labels()
     model = loop.model
-    images = model.training_inputs(loop.stream.batch(range(len(loop.stream.images))).pixels, None, torch.arange(len(loop.stream.images)), loop.compute)
+    images = model.training_inputs(
+        loop.stream.batch(range(len(loop.stream.images))).pixels,
+        None,
+        torch.arange(len(loop.stream.images)),
+        loop.compute,
+    )
     for cluster in range(3):
         members = images[0][images[1] == cluster]
         expected = members.mean(0) if len(members) else images[0].mean(0)

@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 import fromnoise as fn
 from fromnoise import checkpoint
@@ -19,6 +18,7 @@ from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.model import build
 from fromnoise.training.base_model import with_base
 from fromnoise.training.distillation import distillation_recipe, step_times
+from fromnoise.training.distributed import make_accelerator
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.training.run import train
 from fromnoise.utils.device import select_device
@@ -90,7 +90,7 @@ def loop_of(base, steps=8, resumed=None):
     recipe = distillation_recipe(base, 2, SHORT | {"train.steps": steps})
     data = open_data(recipe, lambda line: None)
     model = with_base(build(recipe, dataset_info(recipe, data)), CPU)
-    loop = TrainingLoop(model, data, CPU, Accelerator(cpu=True), lambda skip: None)
+    loop = TrainingLoop(model, data, CPU, make_accelerator(cpu=True), lambda skip: None)
     if resumed is not None:
         loop.resume(*resumed)
     return loop

@@ -84,3 +84,15 @@ def test_two_processes_equal_one_with_the_same_batch(name, tmp_path, run_command
     assert len(list((tmp_path / "two" / "state").glob("*.safetensors"))) <= 2
     more, _ = train(fork_command, tmp_path / "two")  # one process in the same directory: nothing left to do
     assert all(torch.equal(more[k], two[k]) for k in two)
+
+
+def test_another_device_in_the_same_program(monkeypatch) -> None:
+    """Accelerate alone refuses to change the device; it is told that the first one was a GPU."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    from fromnoise.training.distributed import make_accelerator
+
+    make_accelerator(cpu=True)
+    monkeypatch.setitem(AcceleratorState._shared_state, "device", torch.device("cuda"))
+    monkeypatch.setitem(PartialState._shared_state, "_cpu", False)
+    assert make_accelerator(cpu=True).device.type == "cpu"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from fromnoise import checkpoint
 from fromnoise import config as recipes
@@ -13,6 +12,7 @@ from fromnoise.data import to_float, to_uint8
 from fromnoise.model import build_trainable
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.run_dir import RunDir
+from fromnoise.training.distributed import make_accelerator
 from fromnoise.training.latents import (
     LatentImages,
     autoencoder_recipe,
@@ -63,7 +63,7 @@ def loop_of(kind, digits, runs, steps=12, resumed=None, **values):
     """A training loop, new or resumed from the state of another."""
     recipe = recipes.load(kind, KINDS[kind] | {"train.steps": steps} | values)
     model = build_trainable(recipe, dataset_info(recipe, digits))
-    loop = TrainingLoop(model, digits, CPU, Accelerator(cpu=True), lambda skip: None)
+    loop = TrainingLoop(model, digits, CPU, make_accelerator(cpu=True), lambda skip: None)
     if resumed is not None:
         loop.resume(*resumed)
     elif kind == "latent":

@@ -92,13 +92,12 @@ def _run(args: argparse.Namespace) -> int:
     from collections import deque
     from contextlib import ExitStack
 
-    from accelerate import Accelerator
     from tqdm import tqdm
 
     from fromnoise.evaluation import resolve
     from fromnoise.evaluation.features.select import check_features
     from fromnoise.evaluation.model_source import ModelSource, ProcessGroup
-    from fromnoise.training.distributed import check_equal, software
+    from fromnoise.training.distributed import check_equal, make_accelerator, software
     from fromnoise.utils.device import select_device
     from fromnoise.utils.errors import UserError
     from fromnoise.utils.files import check_file, check_folder
@@ -111,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_file(args.json, ".json")
     sweep = resolve.parse_sweep(args.sweep)
-    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no", device_placement=False)
+    accelerator = make_accelerator(args.device == "cpu")
     main, world = accelerator.is_main_process, accelerator.num_processes
     device = str(accelerator.device) if args.device is None or world > 1 else args.device
     compute = select_device(device, args.precision)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from fromnoise.config import Recipe
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.run_dir.reports import ROUNDS
+from fromnoise.training.distributed import make_accelerator
 from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.launch import Launch
 from fromnoise.training.loop import TrainingLoop
@@ -118,7 +118,7 @@ def _fit(
     folder.check(recipe)
     labels = read_given_labels(given, task.images_in_set, recipe.clustering.count) if given else None
     model = build_model(recipe, task, labels.names if labels else None)
-    accelerator = Accelerator(cpu=compute.device.type == "cpu", mixed_precision="no", device_placement=False)
+    accelerator = make_accelerator(compute.device.type == "cpu")
     loop = TrainingLoop(model, task.data, compute, accelerator, folder.load_state, log)
     loop.measurements = Measurements(recipe, wanted_measurements(recipe))
     folder.open(recipe)

@@ -83,6 +83,23 @@ def processes(device: str | None = None) -> Iterator[None]:
     watchdog.close()
 
 
+def make_accelerator(cpu: bool) -> Accelerator:
+    """The processes of a run; accelerate manages them alone: device, precision and batch size are ours.
+
+    Accelerate keeps the device of the first accelerator of a program and refuses another one: without other processes
+    it forgets it here, so that a program can train on a GPU and then on the CPU.
+
+    Args:
+        cpu: whether the CPU is used where there is a GPU.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, is_initialized
+
+    if is_initialized() and not dist.is_initialized() and (AcceleratorState().device.type == "cpu") != cpu:
+        AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001
+    return Accelerator(cpu=cpu, mixed_precision="no", device_placement=False)
+
+
 def _seconds(name: str, default: float) -> float:
     """Seconds by an environment variable.
 

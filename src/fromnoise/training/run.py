@@ -24,7 +24,7 @@ from fromnoise.run_dir import RunDir
 from fromnoise.training import latents, recipe_choice
 from fromnoise.training.autosize import autosize, keep_choices
 from fromnoise.training.base_model import keep_base, with_base
-from fromnoise.training.distributed import check_equal, identity, processes, weights_identity
+from fromnoise.training.distributed import check_equal, identity, make_accelerator, processes, weights_identity
 from fromnoise.training.forecast import duration, prepare_budget
 from fromnoise.training.latents import (
     autoencoder_recipe,
@@ -88,8 +88,7 @@ def train(
 
 
 def _train_together(recipe: Recipe, out: Path, device: str | None, precision: str, compiled: bool) -> RunResult:
-    # accelerate manages the processes alone: device, precision and batch size are ours
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", device_placement=False)
+    accelerator = make_accelerator(device == "cpu")
     compute = select_device(
         str(accelerator.device) if device is None or accelerator.num_processes > 1 else device, precision
     )

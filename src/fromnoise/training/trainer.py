@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from fromnoise.config import Recipe, change
 from fromnoise.config import load as load_recipe
 from fromnoise.config.recipe_data import dataset_info, open_data
@@ -21,7 +19,7 @@ from fromnoise.model import AutoencoderModel, Model, build_trainable, recipe_of
 from fromnoise.pipeline import Autoencoder, Pipeline
 from fromnoise.run_dir import RunDir
 from fromnoise.training.base_model import keep_base, with_base
-from fromnoise.training.distributed import processes
+from fromnoise.training.distributed import make_accelerator, processes
 from fromnoise.training.forecast import prepare_budget
 from fromnoise.training.latents import cache_latents, fit_latent_space, load_source, with_autoencoder
 from fromnoise.training.loop import TrainingLoop
@@ -112,7 +110,7 @@ class Trainer:
             yield from self._train()
 
     def _train(self) -> Iterator[StepReport]:
-        accelerator = Accelerator(cpu=self._compute.device.type == "cpu", mixed_precision="no", device_placement=False)
+        accelerator = make_accelerator(self._compute.device.type == "cpu")
         if self.out is None:
             loop = self._loop = TrainingLoop(self.model, self.data, self._compute, accelerator)
             loop.fit_pseudo_labels()
