@@ -9,11 +9,11 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import Ranks, free_port, launch
 
 from fromnoise.training import distributed
 from fromnoise.training.launch import Launch, NotConnected, connect
 from fromnoise.utils.errors import UserError
+from ranks import Ranks, free_port, launch
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 
