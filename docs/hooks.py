@@ -36,6 +36,7 @@ FAMILIES = {
     "guidance": "Guidance",
     "inverse_solver": "Solvers of inverse problems",
     "network": "Networks",
+    "augmentation": "Augmentation of training images",
     "optimizer": "Optimizers",
     "tracker": "Trackers",
     "dataset": "Named data sets",

@@ -87,8 +87,8 @@ def test_reconstructed_averages_are_those_kept_directly(tmp_path):
 
 
 def test_interrupted_run_has_the_same_snapshots(make, tmp_path):
-    """The averages are part of the state; snapshots after the step of the state are made again."""
-    options = {"ema_snapshots": 3, "ema_snapshot_every": 2}
+    """The averages are part of the state, and augmentation depends on the position; later snapshots are dropped."""
+    options = {"ema_snapshots": 3, "ema_snapshot_every": 2, "data_augmentation": "edm"}
     whole, parts = make(**options), make(**options)
     steps = [report.step for report in whole.run()]
     assert steps == list(range(1, 13)) and whole.ema.snapshots.step == 11
@@ -141,7 +141,11 @@ def test_runs_without_snapshots_and_damaged_ones(tmp_path):
     with pytest.raises(UserError, match="is damaged"):
         Snapshots(tmp_path).average(0.1)
     tensors = {"0.w": torch.zeros(3)}
-    for header in ({"kind": "model"}, {"kind": "snapshot", "step": 1, "widths": ["x"]}):
+    for header in (
+        {"kind": "model"},
+        {"kind": "snapshot", "step": 1, "widths": ["x"]},
+        {"kind": "snapshot", "step": 1, "widths": 3},
+    ):
         checkpoint.write(path, tensors, header)
         with pytest.raises(UserError, match="is not a snapshot of averages"):
             Snapshots(tmp_path)

@@ -32,7 +32,7 @@ assert fromnoise.diffusion and fromnoise.networks and fromnoise.optim and fromno
 
 CUSTOM = "custom"
 """The kind of a network that is not registered: a module that the user gives to ``Denoiser`` or ``load``."""
-_CHECKED = ("schedule", "weighting", "time_sampler", "sampler", "optimizer", "guidance")
+_CHECKED = ("schedule", "weighting", "time_sampler", "sampler", "optimizer", "guidance", "augmentation")
 """Families whose constructors are cheap: they are called to check the options' values, unless they need a context."""
 
 _PLACEHOLDERS: dict[str, dict[str, Any]] = {"guidance": {"denoise": None, "scale": 1.0}}

@@ -146,6 +146,10 @@ class Recipe(Section):
             raise ValueError(
                 f"objective {self.loss.objective.kind} codes pixels of 8 bits, not latents: set loss.objective simple"
             )
+        if self.autoencoder is not None and self.data.augmentation is not None:
+            raise ValueError(
+                "data.augmentation moves pixels, which a model of latents and an autoencoder do not see: leave it out"
+            )
         if self.autoencoder is None:
             if self.reconstruction is not None:
                 raise ValueError(

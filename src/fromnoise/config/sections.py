@@ -76,6 +76,9 @@ class DataConfig(Section):
     """channels of the images; left out: 1 if all images are grey, otherwise 3"""
     flip: bool = False
     """mirror each training image horizontally with probability 1/2"""
+    augmentation: (
+        Annotated[Any, Component("augmentation", "edm", "augmentation that the network is told; left out: none")] | None
+    ) = None
     labels: bool = False
     """condition the model on the class labels of the data"""
     attributes: bool = False

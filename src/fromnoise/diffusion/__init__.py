@@ -19,6 +19,7 @@ from fromnoise.diffusion import (
     time_samplers,
     value_range,
 )
+from fromnoise.diffusion.augmentation import Augmentation, EDMAugmentation
 from fromnoise.diffusion.denoiser import (
     Denoise,
     Denoiser,
@@ -61,11 +62,13 @@ from fromnoise.diffusion.weightings import P2, ConstantWeighting, MinSNR, SNRWei
 __all__ = [
     "DDIM",
     "EDM",
+    "EDMAugmentation",
     "IPNDM",
     "P2",
     "VLB",
     "X0",
     "Ancestral",
+    "Augmentation",
     "Autoguidance",
     "BetaSchedule",
     "ClassifierFreeGuidance",

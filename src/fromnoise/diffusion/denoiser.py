@@ -6,6 +6,7 @@ A network is any ``nn.Module(x, t, cond)``; the meaning of its output (``Target`
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,7 @@ class Denoiser(nn.Module):
 
     pseudo_labels: Any
     latent_space: Any
+    _augmentation: Tensor | None = None
 
     def __init__(
         self,
@@ -102,6 +104,16 @@ class Denoiser(nn.Module):
         self.self_conditioning, self.self_conditioning_clip = self_conditioning, self_conditioning_clip
         self.learned_variance = learned_variance
 
+    def augmented(self, augmentation: Tensor) -> Denoiser:
+        """This denoiser, with the same weights, for images to which something was done.
+
+        Args:
+            augmentation: what, float32 (B, K), as of ``augmentation.Augmentation``; a second condition of the network.
+        """
+        view = copy.copy(self)
+        view._augmentation = augmentation
+        return view
+
     def output(
         self, x: Tensor, level: NoiseLevel, cond: Tensor | None = None, previous: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -114,7 +126,8 @@ class Denoiser(nn.Module):
             estimate = torch.zeros_like(x) if previous is None else previous
             inputs = torch.cat([inputs, estimate.clamp(-1, 1) if self.self_conditioning_clip else estimate], dim=1)
         t = self.noise_conditioning.value(level).to(x.device, torch.float32, non_blocking=True).expand(len(x))
-        out = self.network(inputs, t, cond).to(x.dtype)
+        more = {} if self._augmentation is None else {"augmentation": self._augmentation}
+        out = self.network(inputs, t, cond, **more).to(x.dtype)
         if not self.learned_variance:
             return out, None
         out, v = out.chunk(2, dim=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.diffusion.augmentation import Augmentation
 from fromnoise.diffusion.denoiser import Denoiser, Prediction, null_condition
 from fromnoise.diffusion.likelihood import elbo
 from fromnoise.diffusion.rng import Noise, Stream
@@ -204,6 +205,7 @@ class DiffusionLoss(nn.Module):
         seed: int = 0,
         offset_noise: float = 0.0,
         label_dropout: float = 0.0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Combine the parts.
 
@@ -215,10 +217,12 @@ class DiffusionLoss(nn.Module):
             offset_noise: strength of an extra N(0, I) per image and channel (Guttenberg 2023).
             label_dropout: probability that an image's condition is replaced by the null condition (Ho and Salimans
                 2022, alg. 1).
+            augmentation: of the training images; the network is told what was done.
         """
         super().__init__()
         self.denoiser, self.objective, self.time_sampler = denoiser, objective, time_sampler
         self.seed, self.offset_noise, self.label_dropout = seed, offset_noise, label_dropout
+        self.augmentation = augmentation
 
     def forward(
         self,
@@ -236,9 +240,12 @@ class DiffusionLoss(nn.Module):
             positions: in the sequence of training images, int64 (B,): with the seed they determine time and noise.
             cond: (B,) classes or (B, A) attributes, or None.
             self_condition: a self-conditioned model sees its own first estimate, computed without gradient.
-            training: whether conditions are dropped; held-out images keep theirs.
+            training: whether images are augmented and conditions dropped; held-out ones stay as they are.
         """
-        noise = Noise(self.seed, positions)
+        noise, denoiser = Noise(self.seed, positions), self.denoiser
+        if self.augmentation is not None and training:
+            x0, described = self.augmentation(x0, noise)
+            denoiser = denoiser.augmented(described)
         u = self.time_sampler.sample(noise)
         schedule = self.denoiser.schedule
         level = schedule.at(self.time_sampler.time(u, schedule), like=x0)
@@ -250,10 +257,10 @@ class DiffusionLoss(nn.Module):
             dropped = (noise.uniform(Stream.LABEL_DROPOUT) < self.label_dropout).to(cond.device)
             cond = torch.where(dropped.reshape(-1, *[1] * (cond.ndim - 1)), null_condition(cond), cond)
         previous = None
-        if self.denoiser.self_conditioning and self_condition:
+        if denoiser.self_conditioning and self_condition:
             with torch.no_grad():
-                previous = self.denoiser(level.noisy(x0, eps), level, cond).x0
-        per_image = self.objective.per_image(self.denoiser, x0, eps, level, cond, previous)
+                previous = denoiser(level.noisy(x0, eps), level, cond).x0
+        per_image = self.objective.per_image(denoiser, x0, eps, level, cond, previous)
         return LossTerms(per_image * self.time_sampler.weight(u).to(per_image), per_image.detach(), u, level.t)
 
 

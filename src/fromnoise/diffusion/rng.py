@@ -35,6 +35,7 @@ class Stream(IntEnum):
     PSEUDO_LABEL = 11  # the pseudo-label of a sample
     LATENT = 12  # the latents of a training image, z ~ q(z | x)
     BOUND_LATENT = 13  # those of an estimate of the bound
+    AUGMENTATION = 14  # what is done to a training image
 
 
 def philox(

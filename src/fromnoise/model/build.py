@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fromnoise import registry
 from fromnoise.config import Recipe, change, parse, to_config
 from fromnoise.config.component import CUSTOM
 from fromnoise.data.dataset_info import DatasetInfo
@@ -119,6 +120,12 @@ def _network(
             "fromnoise.load(PATH, network=MyNet())"
         )
     channels, height, width = shape
+    augmentation, kind = recipe.data.augmentation, recipe.network.kind
+    if augmentation is not None and "augmentation" not in registry.context("network", kind):
+        raise UserError(
+            f"network {kind} cannot be told of data.augmentation: use network unet, adm, lucidrains or diffusers, or "
+            "leave data.augmentation out"
+        )
     network = component(
         "network",
         recipe.network,
@@ -128,6 +135,7 @@ def _network(
         classes=len(dataset_info.class_names) if dataset_info.class_names else recipe.pseudo_labels,
         attributes=[(a.mean, a.deviation) for a in dataset_info.attributes or ()],
         timesteps=schedule.steps or 1000,
+        augmentation=component("augmentation", augmentation).conditions if augmentation is not None else 0,
     )
     return ClusterMeans(network, recipe.pseudo_labels, shape) if recipe.pseudo_label_means else network
 

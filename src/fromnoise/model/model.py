@@ -124,7 +124,7 @@ class Model:
 
     def training_loss(self) -> losses.DiffusionLoss:
         """The training loss that the recipe names."""
-        config = self.recipe.loss
+        config, augmentation = self.recipe.loss, self.recipe.data.augmentation
         distance = registry.get("distance", config.distance.kind)
         objective = component(
             "objective",
@@ -142,6 +142,7 @@ class Model:
             seed=self.recipe.train.seed,
             offset_noise=config.offset_noise,
             label_dropout=config.label_dropout,
+            augmentation=component("augmentation", augmentation) if augmentation is not None else None,
         )
 
     def variance(self, config: SamplingConfig) -> float | None:

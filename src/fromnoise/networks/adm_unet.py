@@ -33,7 +33,7 @@ from fromnoise.networks.diffusers_layers import (
     repeat_pixels,
 )
 from fromnoise.networks.diffusers_unet import sinusoids
-from fromnoise.networks.embeddings import AttributeEmbedding, add_class
+from fromnoise.networks.embeddings import AttributeEmbedding, AugmentationEmbedding, add_augmentation, add_class
 from fromnoise.networks.layers import ceil_to, crop_to, norm_act, pad_to, zero
 from fromnoise.registry import register
 
@@ -54,6 +54,7 @@ class ADMUNet(nn.Module):
         *,
         classes: int = 0,
         attributes: Sequence[tuple[float, float]] = (),
+        augmentation: int = 0,
         width: int = 128,
         multipliers: tuple[float, ...] = (1, 2, 3, 4),
         blocks: int = 2,
@@ -87,6 +88,7 @@ class ADMUNet(nn.Module):
             out_channels: channels of the prediction; twice as many for a learned variance.
             classes: number of classes; 0 for none.
             attributes: mean and standard deviation of each attribute; empty for none. Not in the sources.
+            augmentation: how many numbers describe what was done to an image; 0 for none. Not in the sources.
             width: channels, of which those of the levels are multiples
             multipliers: channels of each level as multiples of the width, finest level first
             blocks: residual blocks of a level on the way down; one more on the way up
@@ -162,6 +164,7 @@ class ADMUNet(nn.Module):
         size = time_dim if class_position == "input" else hidden
         self.class_embedding = nn.Embedding(classes + (null_class is not None), size) if classes else None
         self.attributes = AttributeEmbedding(attributes, hidden) if attributes else None
+        self.augmentation = AugmentationEmbedding(augmentation, hidden) if augmentation else None
 
         def resnet(ins: int, outs: int) -> ResnetBlock:
             return ResnetBlock(ins, outs, options, scale=residual_scale)
@@ -209,7 +212,7 @@ class ADMUNet(nn.Module):
                 elif isinstance(module, AttentionLayer):
                     zero(module.to_out[0])  # pyright: ignore[reportArgumentType]
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, augmentation: Tensor | None = None) -> Tensor:
         """Predict from noisy images.
 
         Args:
@@ -217,6 +220,7 @@ class ADMUNet(nn.Module):
             t: (B,) float, the time input.
             cond: (B,) int64 class indices, -1 for no class; or (B, A) float attributes, NaN for unknown ones; None for
                 an unconditional prediction.
+            augmentation: what was done to the images, (B, K); None for nothing.
 
         Returns:
             (B, out_channels, H, W).
@@ -227,7 +231,7 @@ class ADMUNet(nn.Module):
         height, width = x.shape[-2:]
         x = pad_to(x, ceil_to(height, self.multiple), ceil_to(width, self.multiple))
         # Every residual block begins with the SiLU of the embedding: computed once for all of them.
-        embedding = F.silu(self._embedding(t, cond, x.dtype))
+        embedding = F.silu(add_augmentation(self._embedding(t, cond, x.dtype), augmentation, self.augmentation))
         x = self.conv_in(x)
         skips = [x]
         for level in self.down_blocks:

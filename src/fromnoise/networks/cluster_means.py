@@ -36,9 +36,10 @@ class ClusterMeans(nn.Module):
         self.capturable = getattr(network, "capturable", False)
         self.fixed_size = getattr(network, "fixed_size", False)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, augmentation: Tensor | None = None) -> Tensor:
         """As the network's; images of another size than the means get resized means."""
         means = self.means[:1].expand(len(x), -1, -1, -1) if cond is None else self.means[cond + 1]
         if means.shape[-2:] != x.shape[-2:]:
             means = F.interpolate(means, x.shape[-2:], mode="bilinear", antialias=True)
-        return self.network(torch.cat([x, means.to(x)], dim=1), t, cond)
+        more = {} if augmentation is None else {"augmentation": augmentation}
+        return self.network(torch.cat([x, means.to(x)], dim=1), t, cond, **more)

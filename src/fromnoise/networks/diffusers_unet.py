@@ -33,7 +33,7 @@ from fromnoise.networks.diffusers_layers import (
     pool_pixels,
     repeat_pixels,
 )
-from fromnoise.networks.embeddings import AttributeEmbedding, add_class
+from fromnoise.networks.embeddings import AttributeEmbedding, AugmentationEmbedding, add_augmentation, add_class
 from fromnoise.networks.layers import ceil_to, crop_to, norm_act, pad_to
 from fromnoise.registry import register
 
@@ -61,6 +61,7 @@ class DiffusersUNet(nn.Module):
         *,
         classes: int = 0,
         attributes: Sequence[tuple[float, float]] = (),
+        augmentation: int = 0,
         center_input_sample: bool = False,
         time_embedding_type: Literal["positional", "learned"] = "positional",
         time_embedding_dim: int | None = None,
@@ -93,6 +94,7 @@ class DiffusersUNet(nn.Module):
             out_channels: channels of the prediction; twice as many for a learned variance.
             classes: number of classes; 0 for none.
             attributes: mean and standard deviation of each attribute; empty for none. Not in the source.
+            augmentation: how many numbers describe what was done to an image; 0 for none. Not in the source.
             center_input_sample: map the input x to 2 x - 1
             time_embedding_type: sinusoids of the timestep, or a learned table of ``num_train_timesteps`` rows
             time_embedding_dim: size of the time embedding; default: 4 times the first of ``block_out_channels``
@@ -161,6 +163,7 @@ class DiffusersUNet(nn.Module):
         )
         self.class_embedding = nn.Embedding(classes + (null_class is not None), time_dim) if classes else None
         self.attributes = AttributeEmbedding(attributes, time_dim) if attributes else None
+        self.augmentation = AugmentationEmbedding(augmentation, time_dim) if augmentation else None
 
         def attentions(channels: int, count: int, kind: str) -> list[nn.Module]:
             present = kind.startswith("Attn")
@@ -200,7 +203,7 @@ class DiffusersUNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, first, norm_eps)
         self.conv_out = nn.Conv2d(first, out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, augmentation: Tensor | None = None) -> Tensor:
         """Predict from noisy images.
 
         Args:
@@ -208,6 +211,7 @@ class DiffusersUNet(nn.Module):
             t: (B,) float, the timestep, 0 to T - 1.
             cond: (B,) int64 class indices, -1 for no class; or (B, A) float attributes, NaN for unknown ones; None for
                 an unconditional prediction.
+            augmentation: what was done to the images, (B, K); None for nothing.
 
         Returns:
             (B, out_channels, H, W).
@@ -219,7 +223,8 @@ class DiffusersUNet(nn.Module):
         x = pad_to(x, ceil_to(height, self.multiple), ceil_to(width, self.multiple))
         if self.center_input_sample:
             x = 2 * x - 1
-        embedding = self.activation(self._embedding(t, cond, x.dtype))
+        embedding = add_augmentation(self._embedding(t, cond, x.dtype), augmentation, self.augmentation)
+        embedding = self.activation(embedding)
         x = self.conv_in(x)
         skips = [x]
         for level in self.down_blocks:

@@ -110,6 +110,41 @@ class AttributeEmbedding(nn.Module):
         return torch.where(known, self.upper(F.silu(self.lower(standard))), self.unknown)
 
 
+class AugmentationEmbedding(nn.Linear):
+    """What was done to a training image: a linear layer without bias, so that no augmentation adds nothing.
+
+    Source: Karras et al. 2022, app. F.2.
+    """
+
+    def __init__(self, conditions: int, hidden: int) -> None:
+        """Build the layer, with weights of 0.
+
+        Args:
+            conditions: how many numbers describe the augmentation of an image.
+            hidden: size of the embedding to which it is added.
+        """
+        super().__init__(conditions, hidden, bias=False)
+        nn.init.zeros_(self.weight)
+
+
+def add_augmentation(embedding: Tensor, augmentation: Tensor | None, layer: AugmentationEmbedding | None) -> Tensor:
+    """Add the embedding of the augmentation to that of time and condition.
+
+    Args:
+        embedding: (B, D).
+        augmentation: what was done to each image, (B, K); None for nothing.
+        layer: None if the network takes no augmentation.
+
+    Raises:
+        ValueError: ``augmentation`` is given, but there is no layer.
+    """
+    if augmentation is None:
+        return embedding
+    if layer is None:
+        raise ValueError("this network takes no augmentation: build it with augmentation, or leave it out")
+    return embedding + layer(augmentation.to(embedding.dtype))
+
+
 def add_condition(
     embedding: Tensor, cond: Tensor | None, labels: nn.Embedding | None, attributes: AttributeEmbedding | None
 ) -> Tensor:

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.embeddings import AttributeEmbedding, add_condition, sinusoid
+from fromnoise.networks.embeddings import (
+    AttributeEmbedding,
+    AugmentationEmbedding,
+    add_augmentation,
+    add_condition,
+    sinusoid,
+)
 from fromnoise.networks.layers import ceil_to, crop_to, pad_to
 from fromnoise.registry import register
 
@@ -41,6 +47,7 @@ class LucidrainsUNet(nn.Module):
         *,
         classes: int = 0,
         attributes: Sequence[tuple[float, float]] = (),
+        augmentation: int = 0,
         width: int = 64,
         multipliers: tuple[int, ...] = (1, 2, 4, 8),
         full_attention: tuple[bool, ...] | None = None,
@@ -57,6 +64,7 @@ class LucidrainsUNet(nn.Module):
             out_channels: channels of the prediction; twice as many for a learned variance.
             classes: number of classes; 0 for none. Not in the source, which is unconditional.
             attributes: mean and standard deviation of each attribute; empty for none. Not in the source.
+            augmentation: how many numbers describe what was done to an image; 0 for none. Not in the source.
             width: channels after the stem
             multipliers: channels of each level as multiples of the width, finest level first
             full_attention: per level, softmax attention (true) or linear attention (false); default: softmax attention
@@ -100,6 +108,7 @@ class LucidrainsUNet(nn.Module):
         # Row 0 is "no class", row c + 1 is class c.
         self.labels = nn.Embedding(classes + 1, embedding) if classes else None
         self.attributes = AttributeEmbedding(attributes, embedding) if attributes else None
+        self.augmentation = AugmentationEmbedding(augmentation, embedding) if augmentation else None
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, (ins, outs) in enumerate(zip(outer, inner, strict=True)):
             linear = not full[level]
@@ -119,7 +128,7 @@ class LucidrainsUNet(nn.Module):
             # Small beside the time embedding, as in Peebles and Xie 2023.
             nn.init.normal_(self.labels.weight, std=0.02)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, augmentation: Tensor | None = None) -> Tensor:
         """Predict from noisy images.
 
         Args:
@@ -127,6 +136,7 @@ class LucidrainsUNet(nn.Module):
             t: (B,) float, the timestep, 0 to T - 1.
             cond: (B,) int64 class indices, -1 for no class; or (B, A) float attributes, NaN for unknown ones; None for
                 an unconditional prediction.
+            augmentation: what was done to the images, (B, K); None for nothing.
 
         Returns:
             (B, out_channels, H, W).
@@ -139,7 +149,8 @@ class LucidrainsUNet(nn.Module):
 
         embedding = self.time(sinusoid(t, self.width, self.theta).to(x.dtype))
         # Every residual block begins with the SiLU of the embedding: computed once for all of them.
-        embedding = F.silu(add_condition(embedding, cond, self.labels, self.attributes))
+        embedding = add_condition(embedding, cond, self.labels, self.attributes)
+        embedding = F.silu(add_augmentation(embedding, augmentation, self.augmentation))
 
         x = stem = self.stem(x)
         skips: list[Tensor] = []

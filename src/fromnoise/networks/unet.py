@@ -20,7 +20,14 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.embeddings import AttributeEmbedding, PositionEmbedding, TimeEmbedding, add_condition
+from fromnoise.networks.embeddings import (
+    AttributeEmbedding,
+    AugmentationEmbedding,
+    PositionEmbedding,
+    TimeEmbedding,
+    add_augmentation,
+    add_condition,
+)
 from fromnoise.networks.layers import (
     Attention,
     Downsample,
@@ -73,6 +80,7 @@ class UNet(nn.Module):
         size: tuple[int, int] | None = None,
         classes: int = 0,
         attributes: Sequence[tuple[float, float]] = (),
+        augmentation: int = 0,
         width: int = 64,
         multipliers: tuple[int, ...] = (1, 2, 4, 8),
         blocks: int = 2,
@@ -104,6 +112,7 @@ class UNet(nn.Module):
                 images of any size.
             classes: number of classes; 0 for none.
             attributes: mean and standard deviation of each attribute; empty for none.
+            augmentation: how many numbers describe what was done to an image; 0 for none.
             width: channels of the finest level
             multipliers: channels of each level as multiples of the width, finest level first
             blocks: residual blocks per level on the way down
@@ -183,11 +192,12 @@ class UNet(nn.Module):
 
         self.patch, self.multiple = patch, patch * 2**deepest
         # every call launches the same kernels and draws no random numbers: a CUDA graph can replay it
-        self.capturable = dropout == 0 and not recompute
+        self.capturable = dropout == 0 and not recompute and not augmentation
         self.time = TimeEmbedding(width if time_dim is None else time_dim, hidden_dim)
         # Row 0 is "no class", row c + 1 is class c.
         self.labels = nn.Embedding(classes + 1, hidden_dim) if classes else None
         self.attributes = AttributeEmbedding(attributes, hidden_dim) if attributes else None
+        self.augmentation = AugmentationEmbedding(augmentation, hidden_dim) if augmentation else None
         self.stem = nn.Conv2d(in_channels * patch**2, width, 3, padding=1)
         self.place = PositionEmbedding(width) if positions else nn.Identity()
 
@@ -232,7 +242,7 @@ class UNet(nn.Module):
                 elif isinstance(module, Attention):
                     zero(module.out)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, augmentation: Tensor | None = None) -> Tensor:
         """Predict from noisy images.
 
         Args:
@@ -240,6 +250,7 @@ class UNet(nn.Module):
             t: (B,) float, the timestep, 0 to T - 1.
             cond: (B,) int64 class indices, -1 for no class; or (B, A) float attributes, NaN for unknown ones; None for
                 an unconditional prediction.
+            augmentation: what was done to the images, (B, K); None for nothing.
 
         Returns:
             (B, out_channels, H, W).
@@ -253,7 +264,8 @@ class UNet(nn.Module):
             x = F.pixel_unshuffle(x, self.patch)
 
         # Every residual block begins with the SiLU of the embedding: computed once for all of them.
-        embedding = F.silu(add_condition(self.time(t, x.dtype), cond, self.labels, self.attributes))
+        embedding = add_condition(self.time(t, x.dtype), cond, self.labels, self.attributes)
+        embedding = F.silu(add_augmentation(embedding, augmentation, self.augmentation))
 
         x = self.place(self.stem(x))
         features = []

@@ -225,7 +225,8 @@ def _widths(path: Path, header: dict[str, Any]) -> list[float]:
     Raises:
         DamagedFile: it is no snapshot.
     """
-    widths: list[Any] = list(header.get("widths") or ())
+    found = header.get("widths")
+    widths: list[Any] = found if isinstance(found, list) else []
     valid = all(isinstance(w, float) and 0 < w < 0.28 for w in widths)
     if header.get("kind") != _KIND or not widths or not valid or header.get("step") != int(path.stem):
         raise checkpoint.DamagedFile(f"{path} is not a snapshot of averages: delete it")
