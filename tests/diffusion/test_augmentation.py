@@ -1,4 +1,4 @@
-"""Augmentation that the network is told: geometry, condition, random numbers, and its place in training."""
+"""Augmentation as a condition: geometry, condition, random numbers, and its place in training."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_depends_on_seed_and_position_alone():
     ],
     ids=["unet", "adm", "lucidrains", "diffusers"],
 )
-def test_networks_are_told(network):
+def test_networks_take_the_condition(network):
     """The loss depends on the layer in training alone; samples see no augmentation; held-out images keep their loss."""
     values = network | {"data.pseudo_labels": 4, "data.augmentation": {"kind": "edm", "probability": 1.0}}
     model = build(recipes.load("digits", values), DatasetInfo((1, 8, 8)))
@@ -122,7 +122,7 @@ def test_networks_are_told(network):
 
 def test_what_cannot_be_augmented_is_one_line():
     """Networks that take no condition, and latents."""
-    with pytest.raises(UserError, match=r"network simple cannot be told of data\.augmentation: use network unet"):
+    with pytest.raises(UserError, match="network simple does not take the condition of data.augmentation: use"):
         build(recipes.load("digits", {"network": "simple", "data.augmentation": "edm"}), DatasetInfo((1, 32, 32)))
     with pytest.raises(UserError, match=r"data\.augmentation moves pixels"):
         recipes.load("latent", {"data.augmentation": "edm"})

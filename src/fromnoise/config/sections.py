@@ -77,7 +77,8 @@ class DataConfig(Section):
     flip: bool = False
     """mirror each training image horizontally with probability 1/2"""
     augmentation: (
-        Annotated[Any, Component("augmentation", "edm", "augmentation that the network is told; left out: none")] | None
+        Annotated[Any, Component("augmentation", "edm", "augmentation, a condition of the network; left out: none")]
+        | None
     ) = None
     labels: bool = False
     """condition the model on the class labels of the data"""

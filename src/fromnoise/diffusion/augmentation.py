@@ -1,4 +1,4 @@
-"""Augmentation of training images that does not leak into samples: the network is told what was done to an image.
+"""Augmentation of training images that does not leak into samples: its parameters are a condition of the network.
 
 Karras et al. 2022, app. F.2, after Karras et al. 2020 ("Training generative adversarial networks with limited data"):
 each operation is applied with a probability, and its parameters are a second condition of the network. Sampling

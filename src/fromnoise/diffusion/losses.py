@@ -217,7 +217,7 @@ class DiffusionLoss(nn.Module):
             offset_noise: strength of an extra N(0, I) per image and channel (Guttenberg 2023).
             label_dropout: probability that an image's condition is replaced by the null condition (Ho and Salimans
                 2022, alg. 1).
-            augmentation: of the training images; the network is told what was done.
+            augmentation: of the training images; its parameters are a condition of the network.
         """
         super().__init__()
         self.denoiser, self.objective, self.time_sampler = denoiser, objective, time_sampler

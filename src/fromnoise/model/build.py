@@ -123,8 +123,8 @@ def _network(
     augmentation, kind = recipe.data.augmentation, recipe.network.kind
     if augmentation is not None and "augmentation" not in registry.context("network", kind):
         raise UserError(
-            f"network {kind} cannot be told of data.augmentation: use network unet, adm, lucidrains or diffusers, or "
-            "leave data.augmentation out"
+            f"network {kind} does not take the condition of data.augmentation: use network unet, adm, lucidrains or "
+            "diffusers, or leave data.augmentation out"
         )
     network = component(
         "network",
