@@ -121,9 +121,14 @@ def image_format(name: str) -> ImageFormat | None:
     return next((f for f in formats if name.lower().endswith(f.suffixes)), None)
 
 
+def image_suffixes() -> list[str]:
+    """The suffixes of the formats of image files."""
+    return [suffix for f in all_formats() if isinstance(f, ImageFormat) for suffix in f.suffixes]
+
+
 def image_files(names: Iterable[str]) -> list[str]:
     """The image files among ``names``."""
-    suffixes = tuple(suffix for f in all_formats() if isinstance(f, ImageFormat) for suffix in f.suffixes)
+    suffixes = tuple(image_suffixes())
     return [name for name in names if name.lower().endswith(suffixes)]
 
 

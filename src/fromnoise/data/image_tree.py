@@ -122,7 +122,7 @@ def arrange(root: Path, make: Callable[..., T], names: Sequence[str], log: Log, 
         log: takes a line if files are left out, or if a label table is used.
         table: the label table.
     """
-    splits = _find_splits(names, log)
+    splits = find_splits(names, log)
     labels: dict[str, list[int | str | None]] = {
         split: [f.parts[0] if len(f.parts) > 1 else None for f in files] for split, files in splits.items()
     }
@@ -146,7 +146,7 @@ class _File:
     parts: tuple[str, ...]
 
 
-def _find_splits(names: Sequence[str], log: Log) -> dict[str, list[_File]]:
+def find_splits(names: Sequence[str], log: Log) -> dict[str, list[_File]]:
     """Group files by split.
 
     Folders that contain all files are ignored (archives often have one), unless they are named as a split.
@@ -180,11 +180,20 @@ def list_files(root: Path) -> list[str]:
     Raises:
         OSError: a folder cannot be listed.
     """
+    return walk(root)[0]
+
+
+def walk(root: Path) -> tuple[list[str], dict[str, int]]:
+    """List the files below a folder as ``list_files``, and its folders with their times of change in nanoseconds.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
 
     def fail(error: OSError) -> NoReturn:
         raise error
 
-    found, visited = [], set()
+    found, visited, times = [], set(), {}
     for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
         real = os.path.realpath(folder)
         if real in visited:
@@ -192,9 +201,10 @@ def list_files(root: Path) -> list[str]:
             continue
         visited.add(real)
         folders[:] = [f for f in folders if not is_hidden(f)]
-        below = Path(folder).relative_to(root)
-        found += [(below / f).as_posix() for f in files if not is_hidden(f)]
-    return sorted(found)
+        below = Path(folder).relative_to(root).as_posix()
+        times["" if below == "." else below] = os.stat(folder).st_mtime_ns
+        found += [f if below == "." else f"{below}/{f}" for f in files if not is_hidden(f)]
+    return sorted(found), times
 
 
 def count_suffixes(names: Sequence[str]) -> str:

@@ -18,14 +18,16 @@ a file                          of a registered format (``data/formats/``): .zip
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import fromnoise.data.formats
 import fromnoise.data.named  # noqa: F401  both register what is in them
 from fromnoise import registry
+from fromnoise.data.folder_index import index_folder, open_indexed
 from fromnoise.data.format import Format, all_formats, describe_formats, find_format, image_files
 from fromnoise.data.hub import open_hub
-from fromnoise.data.image_tree import count_suffixes, list_files, open_folder
+from fromnoise.data.image_tree import count_suffixes, open_folder, walk
 from fromnoise.data.named_dataset import open_named
 from fromnoise.data.shards.manifest import problem_list
 from fromnoise.data.shards.patterns import is_pattern, local_files
@@ -63,10 +65,14 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
 def _open_folder(root: Path, log: Log) -> Splits:
     if (root / "model.safetensors").exists() and (root / "recipe.toml").exists():
         raise UserError(f"'{root}' is a run directory, not data: name its data, or a folder of samples in it")
-    files = list_files(root)
+    indexed = open_indexed(root, log)
+    if indexed is not None:
+        return indexed
+    began = time.time()
+    files, folders = walk(root)
     images = image_files(files)
     if images:
-        return open_folder(root, images, log, files)
+        return index_folder(root, images, files, folders, began, log) or open_folder(root, images, log, files)
     for candidate in all_formats():
         if isinstance(candidate, Format) and candidate.several_files:
             names = [f for f in files if candidate.matches(f)]
