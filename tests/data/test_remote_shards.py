@@ -209,16 +209,22 @@ def test_limit_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROMNOISE_CACHE_GB", str(250 / 2**30))
     cache, written = ShardCache(), []
 
-    def get(name: str) -> Path:
+    def get(name: str) -> None:
         time.sleep(0.01)
-        return cache.get(name, 100, lambda path: written.append(name) or path.write_bytes(bytes(100)))
 
-    first = get("a")
-    get("b"), get("a"), get("c")
-    assert written == ["a", "b", "c"] and first.exists()
+        def fetch(path: Path) -> None:
+            written.append(name)
+            path.write_bytes(bytes(100))
+
+        with cache.open(name, 100, fetch) as file:
+            assert file.read() == bytes(100)
+
+    for name in ("a", "b", "a", "c", "a"):
+        get(name)
+    assert written == ["a", "b", "c"]
     get("b")
     assert written == ["a", "b", "c", "b"]
-    files = list(first.parent.iterdir())
+    files = list((Path(os.environ["FROMNOISE_CACHE"]) / "shards").iterdir())
     assert len(files) == 2 and all(f.stat().st_size == 100 for f in files)
     assert cache.room(250) and not cache.room(251)
 
@@ -232,7 +238,7 @@ def test_interrupted_fetch_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.get("a", 100, fail)
+        cache.open("a", 100, fail)
     assert list((Path(os.environ["FROMNOISE_CACHE"]) / "shards").iterdir()) == []
 
 

@@ -53,6 +53,21 @@ class Hub:
         self.server.server_close()
 
 
+def _entry(name: str, content: bytes) -> dict[str, Any]:
+    """A file as the hub lists it."""
+    return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+
+
+def _tree(files: dict[str, bytes], below: str, recursive: bool) -> list[dict[str, Any]]:
+    """The files and folders of a folder, as the hub lists them."""
+    prefix = f"{below}/" if below else ""
+    inside = {f: c for f, c in files.items() if f.startswith(prefix)}
+    parents = {f[: i + len(prefix)] for f in inside for i, c in enumerate(f[len(prefix) :]) if c == "/"}
+    folders = [{"type": "directory", "path": f, "size": 0, "oid": "0"} for f in sorted(parents)]
+    entries = folders + [_entry(f, c) for f, c in inside.items()]
+    return [e for e in entries if recursive or "/" not in e["path"][len(prefix) :]]
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
 
@@ -68,26 +83,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self._path()
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+        if found := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             if (commit := self._commit(found[1], found[2] or "main")) is not None:
                 files = self.hub.repositories[found[1]].commits[commit]
                 self._answer(200, {"id": found[1], "sha": commit, "siblings": [{"rfilename": f} for f in files]})
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+        elif found := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", path):
             if (commit := self._commit(found[1], found[2])) is not None:
                 files = self.hub.repositories[found[1]].commits[commit]
-                entries = [
-                    {"type": "file", "path": f, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
-                    for f, c in files.items()
-                ]
-                self._answer(200, entries)
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                self._answer(200, _tree(files, found[3] or "", "recursive=true" in self.path.lower()))
+        elif found := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             if (commit := self._commit(found[1], found[2])) is not None:
                 content = self.hub.repositories[found[1]].commits[commit].get(found[3])
                 if content is None:
                     self._fail(404, "EntryNotFound")
                     return
                 headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit}
-                self._answer(200, content, headers)
+                part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+                if part:
+                    content = content[int(part[1]) : int(part[2]) + 1]
+                self._answer(206 if part else 200, content, headers)
         else:
             self._fail(404, "")
 
@@ -95,6 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
         path, body = self._path(), self._body()
         if path == "/api/validate-yaml":
             self._answer(200, {"errors": [], "warnings": []})
+        elif found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)", path):
+            if (commit := self._commit(found[1], found[2])) is not None:
+                files = self.hub.repositories[found[1]].commits[commit]
+                wanted = {unquote(word) for word in re.findall(r"paths=([^&]+)", body.decode())}
+                self._answer(200, [_entry(f, c) for f, c in files.items() if f in wanted])
         elif path.endswith("/info/lfs/objects/batch"):
             objects = json.loads(body)["objects"]
             actions = [o | {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{o['oid']}"}}} for o in objects]

@@ -9,7 +9,8 @@ a folder                        image files; sub-folders are classes, or splits 
 a file                          of a registered format (``data/formats/``): .zip, .npz, .npy, .tar, .parquet, IDX,
                                 or an image
 ``name-{000000..000012}.tar``   several shards or parquet files; ``folder/*.tar`` too
-``s3://...``, ``http://...``    shards in an object store (``shards/remote``)
+``s3://...``, ``http://...``    shards or parquet files in an object store (``shards/remote``)
+``hf://datasets/owner/name``    parquet files of the hub, fetched as they are needed (``shards/remote_tables``)
 ==============================  ======================================================================
 
 ``SPEC:split`` is one split of it: train, validation (val), test, a name of its own, or all.

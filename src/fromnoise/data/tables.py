@@ -85,9 +85,7 @@ class TableSource(Source):
         content = self._content(i)
         if isinstance(content, Path):
             return content.suffix.lower(), read_bytes(content, limits().image_bytes)
-        with open_encoded(io.BytesIO(content)) as image:
-            kind = str(image.format)
-        return f".{_SUFFIXES.get(kind, kind.lower())}", content
+        return encoded_suffix(content), content
 
     def name(self, i: int) -> str:
         """Number of the row."""
@@ -97,6 +95,13 @@ class TableSource(Source):
         """Bytes of the encoded image."""
         content = self._content(i)
         return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+def encoded_suffix(content: bytes) -> str:
+    """The suffix of a file with the content of an encoded image."""
+    with open_encoded(io.BytesIO(content)) as image:
+        kind = str(image.format)
+    return f".{_SUFFIXES.get(kind, kind.lower())}"
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fromnoise.data.download import cache_folder
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import private_folder
 from fromnoise.utils.locks import lock_folder, unlock_folder
-from fromnoise.utils.reading import open_regular
+from fromnoise.utils.reading import UnreadableFile, open_regular
 
 CACHE_GB = "FROMNOISE_CACHE_GB"
 """Environment variable: the most GiB of remote shards that are kept on the disk."""
@@ -67,12 +68,15 @@ class ShardCache:
         free = shutil.disk_usage(self._folder).free
         return needed <= min(self._limit, kept + int((1 - _SPARED) * free))
 
-    def get(self, identity: str, size: int, fetch: Fetch) -> Path:
-        """The file of an identity; it is fetched by one process, for which the others wait.
+    def open(self, identity: str, size: int, fetch: Fetch, *, exact: bool = True) -> BinaryIO:
+        """Open the file of an identity; it is fetched by one process, for which the others wait.
+
+        An open file can be read after another one has taken its room.
 
         Args:
             identity: address, size and digest or time of change.
             size: its bytes.
+            exact: whether the file must have this size; otherwise it is an estimate.
             fetch: fetches it to a path, and raises an exception if it is incomplete.
 
         Raises:
@@ -80,17 +84,20 @@ class ShardCache:
         """
         name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         path = self._folder / name
-        if self._touch(path, size):
-            return path
+        expected = size if exact else None
+        found = self._open(path, expected)
+        if found is not None:
+            return found
         with self._locked(name):
-            if self._touch(path, size):  # another process has fetched it
-                return path
+            found = self._open(path, expected)  # another process may have fetched it
+            if found is not None:
+                return found
             self._make_room(size)
             temporary = self._folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
             try:
                 fetch(temporary)
-                with open_regular(temporary) as file:
-                    os.fsync(file.fileno())
+                file = open_regular(temporary)
+                os.fsync(file.fileno())
                 os.replace(temporary, path)
             except OSError as error:
                 raise UserError(
@@ -100,18 +107,21 @@ class ShardCache:
             finally:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
-        return path
+        return file
 
     @staticmethod
-    def _touch(path: Path, size: int) -> bool:
-        """Mark a file as used now; whether it is there, whole."""
+    def _open(path: Path, size: int | None) -> BinaryIO | None:
+        """Open a file and mark it as used now; None if it is not there, whole."""
         try:
-            if path.stat().st_size != size:
-                return False
+            file = open_regular(path)
+        except UnreadableFile:
+            return None
+        if size is not None and os.fstat(file.fileno()).st_size != size:
+            file.close()
+            return None
+        with contextlib.suppress(OSError):
             os.utime(path)
-        except OSError:
-            return False
-        return True
+        return file
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:

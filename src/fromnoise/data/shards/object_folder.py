@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from fromnoise.data.shards.patterns import expand_braces
 from fromnoise.utils.errors import UserError
@@ -17,6 +17,12 @@ _FIRST_PAUSE = 0.5  # seconds, doubled after each failed try
 _PERMANENT = (PermissionError, NotADirectoryError, IsADirectoryError, NotImplementedError)
 
 T = TypeVar("T")
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Digest or time of change of a file, by what the store tells of it; empty if it tells neither."""
+    keys = ("ETag", "etag", "blob_id", "LastModified", "mtime", "created", "md5Hash")
+    return next((str(info[key]) for key in keys if info.get(key)), "")
 
 
 class ObjectFolder:
@@ -31,7 +37,8 @@ class ObjectFolder:
         try:
             import fsspec
 
-            self._fs, path = fsspec.core.url_to_fs(url)
+            options = {"endpoint": os.environ.get("HF_ENDPOINT")} if url.startswith("hf://") else {}
+            self._fs, path = fsspec.core.url_to_fs(url, **options)
         except ImportError as error:
             raise UserError(f"'{url}' cannot be opened: {first_line(error)}; install what it names") from None
         except ValueError as error:
@@ -93,6 +100,32 @@ class ObjectFolder:
             found = self.attempt(lambda name=name: self._fs.glob(self.path(name)), name)
             names += sorted(str(path).rpartition("/")[2] for path in found)
         return list(dict.fromkeys(names))
+
+    def below(self, suffix: str) -> list[str]:
+        """Paths of all files below the folder whose names end with a suffix, sorted."""
+        try:
+            found = self.attempt(lambda: self._fs.find(self._path), f"**/*{suffix}")
+        except FileNotFoundError:
+            return []
+        names = [str(path).removeprefix(self._path).lstrip("/") for path in found]
+        return sorted(name for name in names if name.endswith(suffix))
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file; what is read of it is requested then.
+
+        Raises:
+            Exception: as the store; callers use ``attempt``.
+        """
+        return self._fs.open(self.path(name), "rb")
+
+    def version(self, name: str) -> str:
+        """What changes when a file does: size, and digest or time of change, as far as the store tells.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+        """
+        info = self.info(name)
+        return f"{info.get('size')}\0{version_of(info)}"
 
     def info(self, name: str) -> dict[str, Any]:
         """Size and time of change of a file.

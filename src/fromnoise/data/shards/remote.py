@@ -1,5 +1,7 @@
 """Shards in an object store, through fsspec: ``s3://bucket/folder``, ``http://host/name-{000..012}.tar``, ...
 
+Parquet files are in ``remote_tables``.
+
 A set that fits in the cache is fetched shard by shard, when a shard is first needed, and checked by its digest. Of a
 larger set only the parts that hold the images of a batch are fetched, several at a time.
 """
@@ -10,8 +12,7 @@ import io
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 from fromnoise.data.formats.numpy_files import npz_arrays
 from fromnoise.data.shards.cache import ShardCache
@@ -23,13 +24,14 @@ from fromnoise.data.shards.manifest import (
     check_complete,
     parse_manifest,
 )
-from fromnoise.data.shards.object_folder import ObjectFolder
+from fromnoise.data.shards.object_folder import ObjectFolder, version_of
 from fromnoise.data.shards.patterns import check_uncompressed, is_pattern
+from fromnoise.data.shards.remote_tables import open_remote_tables
 from fromnoise.data.shards.shard_source import open_shards
 from fromnoise.data.shards.store import OpenFiles, Store, cached_index, scan
 from fromnoise.data.source import Log, Splits
 from fromnoise.utils.errors import UserError
-from fromnoise.utils.reading import UnreadableFile, decoding, open_regular, size_text
+from fromnoise.utils.reading import UnreadableFile, decoding, size_text
 
 _GAP = 1 << 16  # bytes between two parts that are fetched anyway
 _LARGEST = 16 << 20  # bytes of parts that are fetched as one
@@ -41,8 +43,8 @@ def open_remote(url: str, log: Log) -> Splits:
     """Open shards in an object store.
 
     Args:
-        url: of a folder with an index.json or with .tar files, of one .tar file or of an index.json, or a pattern with
-            braces; ``*`` where the store can list files.
+        url: of a folder with an index.json or with .tar or .parquet files, of one such file or of an index.json, or a
+            pattern with braces; ``*`` where the store can list files.
         log: takes lines about the cache.
 
     Raises:
@@ -52,11 +54,21 @@ def open_remote(url: str, log: Log) -> Splits:
     if "::" in url:
         raise UserError(f"'{url}' is a chain of addresses: name one")
     check_uncompressed(last)
-    single = last.endswith((".tar", LIST_NAME)) or is_pattern(last)
-    if not single and "." in last and last.rpartition(".")[2].isalnum() and last != url.split("://")[1].strip("/"):
-        raise UserError(f"'{url}' is the address of a file that is no .tar shard: download it and name the file")
+    single = last.endswith((".tar", ".parquet", LIST_NAME)) or is_pattern(last)
+    if (
+        not single
+        and not url.startswith("hf://")
+        and "." in last
+        and last.rpartition(".")[2].isalnum()
+        and last != url.split("://")[1].strip("/")
+    ):
+        raise UserError(
+            f"'{url}' is the address of a file that is no .tar or .parquet shard: download it and name the file"
+        )
     base = folder if single else url.rstrip("/")
     remote = ObjectFolder(base)
+    if last.endswith(".parquet"):
+        return open_remote_tables(remote, remote.matching(last), log)
     content = remote.fetch_small(LIST_NAME)
     manifest = None if content is None else parse_manifest(content, f"{base}/{LIST_NAME}")
     if manifest is not None:
@@ -66,8 +78,13 @@ def open_remote(url: str, log: Log) -> Splits:
         names = remote.matching(last)
     else:
         names = listed if listed is not None else remote.matching("*.tar")
+    tables = [] if names else remote.below(".parquet")
+    if tables:
+        return open_remote_tables(remote, tables, log)
     if not names:
-        raise UserError(f"'{url}' holds no shards: name a folder with .tar files, or one with an {LIST_NAME}")
+        raise UserError(
+            f"'{url}' holds no shards: name a folder with .tar or .parquet files, or one with an {LIST_NAME}"
+        )
     store = RemoteStore(remote, names, manifest, log)
     return open_shards(store, url, log)
 
@@ -113,9 +130,8 @@ class RemoteStore(Store):
     def _version(self, k: int, info: dict[str, Any] | None) -> str:
         """What changes when the shard does."""
         shard = self._known[k]
-        keys = ("ETag", "etag", "LastModified", "mtime", "created", "md5Hash")
         version = shard.sha256 if shard is not None and shard.sha256 else ""
-        version = version or next((str(info[key]) for key in keys if info and info.get(key)), "")
+        version = version or version_of(info or {})
         return f"{self._remote.url}/{self.names[k]}\0{self._sizes[k]}\0{version}"
 
     def index(self, k: int) -> ShardIndex:
@@ -131,7 +147,7 @@ class RemoteStore(Store):
             found = self._packed_index(k, size)
             if found is not None:
                 return found
-            with open_regular(self._fetch(k)) as file:
+            with self._fetch(k) as file:
                 return scan(file, address, size)
 
         found = cached_index(self._versions[k], size, build, self._log)
@@ -149,11 +165,11 @@ class RemoteStore(Store):
         with decoding(address, "an index of a shard", "remove it"):
             return index_from_arrays(npz_arrays(address, io.BytesIO(content), len(content)), size)
 
-    def _fetch(self, k: int) -> Path:
-        """The shard in the cache."""
+    def _fetch(self, k: int) -> BinaryIO:
+        """Open the shard in the cache."""
         shard, size = self._known[k], self._sizes[k] or 0
         sha256 = shard.sha256 if shard is not None else ""
-        return self._cache.get(
+        return self._cache.open(
             self._versions[k], size, lambda path: self._remote.copy(self.names[k], path, size, sha256)
         )
 

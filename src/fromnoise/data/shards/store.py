@@ -20,7 +20,8 @@ from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import private_folder, write_atomic
 from fromnoise.utils.reading import UnreadableFile, decoding, first_line, open_regular
 
-_KEPT_OPEN = 256  # shards; the files of others are opened for every read
+KEPT_OPEN = 256
+"""Shards that stay open; the files of others are opened for every read."""
 _ANNOUNCED = 2.0  # seconds of indexing after which a line is logged
 
 
@@ -60,13 +61,14 @@ class Store(ABC):
 class OpenFiles:
     """Shards on the disk, of which the first few stay open; safe to use from several threads."""
 
-    def __init__(self, path_of: Callable[[int], Path]) -> None:
+    def __init__(self, opener: Callable[[int], BinaryIO], kept: int = KEPT_OPEN) -> None:
         """Nothing is opened.
 
         Args:
-            path_of: the file of a shard; may fetch it.
+            opener: opens the file of a shard; may fetch it.
+            kept: number of files that stay open.
         """
-        self._path_of = path_of
+        self._opener, self._kept = opener, kept
         self._files: dict[int, BinaryIO] = {}
         self._lock = threading.Lock()
 
@@ -81,11 +83,11 @@ class OpenFiles:
             UserError: it is missing, or cannot be read.
         """
         try:
-            file = open_regular(self._path_of(k))
+            file = self._opener(k)
         except UnreadableFile as error:  # not the error of one image, which would be left out
             raise UserError(f"{error}; restore it and run the same command again") from None
         with self._lock:
-            if len(self._files) < _KEPT_OPEN and k not in self._files:
+            if len(self._files) < self._kept and k not in self._files:
                 self._files[k] = file
         return file
 
@@ -190,7 +192,7 @@ class LocalStore(Store):
         self._root, self.names, self.manifest, self._log = root, tuple(names), manifest, log
         self._known = {s.name: s for s in manifest.shards} if manifest is not None else {}
         self._paths = [root / name for name in names]
-        self._open = OpenFiles(self._paths.__getitem__)
+        self._open = OpenFiles(lambda k: open_regular(self._paths[k]))
         self._indexing = 0.0  # seconds
 
     def index(self, k: int) -> ShardIndex:
