@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from fromnoise import checkpoint
 from fromnoise import config as recipes
 from fromnoise.run_dir import RunDir
 from fromnoise.training.run import train
-from ranks import Ranks, free_port
+from ranks import Ranks, free_port, rank_variables
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 TOLERANCE = 1e-5
@@ -45,9 +46,8 @@ class Runs:
             train(recipe, self.folder / out, device="cpu", precision="fp32")
 
         def environment(rank: int) -> dict[str, str]:
-            numbers = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": port}
-            more = {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true", "FROMNOISE_STALL_TIMEOUT": "5"}
-            return {name: str(number) for name, number in numbers.items()} | more
+            more = {"ACCELERATE_USE_CPU": "true", "FROMNOISE_STALL_TIMEOUT": "5"}
+            return {name: str(value) for name, value in rank_variables(rank, world, port).items()} | more
 
         return [ranks.start(lambda r=r: work(r), environment(r)) for r in range(world)]
 
@@ -203,7 +203,7 @@ def kill_at(place: Path, at: int, victim: int):
 
     def before(rank: int) -> None:
         if rank == victim:
-            from crash_points import Disk
+            from crash_points import Disk  # pyright: ignore[reportMissingImports]
 
             Disk(place, at).install()
 
@@ -217,9 +217,10 @@ def test_killed_at_every_write_of_a_state(runs, victim, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "faults"))
     steps = {"train__steps": 6, "train__checkpoint_steps": 2, "train__sharding": "full"}
     runs.train("whole", 2, **steps)
+    runs.train("begun", 2, **steps | {"train__steps": 2})
     for at in range(0, 200, 7 if victim == 0 else 3):
         out = f"killed{at}"
-        runs.train(out, 2, **steps | {"train__steps": 2})
+        shutil.copytree(runs.folder / "begun", runs.folder / out)
         place = runs.folder / f"at{at}"
         place.mkdir()
         with Ranks(place) as ranks:

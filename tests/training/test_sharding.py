@@ -49,11 +49,11 @@ class Branch(nn.Module):
 
 def test_units_are_called_composites_with_a_share_of_the_parameters():
     """Inner ones first; neither layers, lists of modules nor small composites."""
+    first, second, third = Branch(8), Branch(8), Branch(8)
     network = nn.Module()
     network.stem, network.small = nn.Linear(16, 16), Branch(1)
-    network.branches = nn.ModuleList([Branch(8), nn.Sequential(Branch(8), Branch(8))])
+    network.branches = nn.ModuleList([first, nn.Sequential(second, third)])
     found = units(network)
-    first, (second, third) = network.branches[0], network.branches[1]
     assert found == [first, second, third]
     for p in first.parameters():
         p.requires_grad_(False)
@@ -181,7 +181,9 @@ def test_damaged_files(saved, damage):
     with pytest.raises(checkpoint.DamagedFile, match="damaged|incomplete"):
         loop.read_state(state)
     lines = []
-    _, header = RunDir(folder.path, lines.append).load_state(read=loop.read_state)
+    read = RunDir(folder.path, lines.append).load_state(read=loop.read_state)
+    assert read is not None
+    header = read[1]
     assert header["progress"]["step"] == 1 and len(lines) == 1 and "reading the checkpoint before it" in lines[0]
 
 
