@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fromnoise import __version__
 from fromnoise.config import Recipe, flat
 from fromnoise.data import Data
+from fromnoise.diffusion.losses import LossTerms
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.training.launch import Launch, NotConnected, connect
 from fromnoise.training.watchdog import EXIT_CODE, Watchdog
@@ -213,3 +214,25 @@ def sync_clock_and_stop(
     local = torch.tensor([seconds if accelerator.is_main_process else 0.0, float(stop_requested)], device=device)
     clock, stop_requests = cast(Tensor, accelerator.reduce(local, "sum")).tolist()
     return clock, stop_requests > 0
+
+
+def gather_losses(accelerator: Accelerator, device: torch.device, terms: list[LossTerms], time_sampler: Any) -> float:
+    """Collect the losses of a step, and update the sampler of its times.
+
+    Args:
+        accelerator: the processes.
+        device: of this process.
+        terms: losses of the micro-batches of this process.
+        time_sampler: as of ``time_samplers.TimeSampler``.
+
+    Returns:
+        The mean weighted loss over all processes.
+    """
+    local = torch.stack(
+        [torch.cat([part.weighted.detach() for part in terms]), torch.cat([part.unweighted for part in terms])], 1
+    )
+    losses = cast(Tensor, accelerator.gather(local)).cpu()
+    if time_sampler.state_dict() and bool(losses.isfinite().all()):
+        u = torch.cat([part.u for part in terms]).to(device)
+        time_sampler.update(cast(Tensor, accelerator.gather(u)).cpu(), losses[:, 1])
+    return float(losses[:, 0].mean())

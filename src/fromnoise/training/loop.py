@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +18,7 @@ from fromnoise.data import Batch, BatchStream, Data
 from fromnoise.diffusion.losses import LossTerms, self_condition_mask
 from fromnoise.networks import kernels
 from fromnoise.training import cuda_graphs, fit_pseudo_labels
-from fromnoise.training.distributed import sync_clock_and_stop
+from fromnoise.training.distributed import gather_losses, sync_clock_and_stop
 from fromnoise.training.ema import EMA
 from fromnoise.training.held_out import HeldOutLoss
 from fromnoise.training.layout import layout_of
@@ -234,18 +234,7 @@ class TrainingLoop(Generic[M]):
                     )
                 (losses.weighted.mean() / micro_batches).backward()
             terms.append(losses)
-        return self._gather_losses(terms)
-
-    def _gather_losses(self, terms: list[LossTerms]) -> float:
-        """Collect the losses of all processes, update the time sampler, and return the mean weighted loss."""
-        local = torch.stack(
-            [torch.cat([part.weighted.detach() for part in terms]), torch.cat([part.unweighted for part in terms])], 1
-        )
-        losses = cast(Tensor, self.accelerator.gather(local)).cpu()
-        if self.time_sampler.state_dict() and bool(losses.isfinite().all()):
-            u = torch.cat([part.u for part in terms]).to(self.compute.device)
-            self.time_sampler.update(cast(Tensor, self.accelerator.gather(u)).cpu(), losses[:, 1])
-        return float(losses[:, 0].mean())
+        return gather_losses(self.accelerator, self.compute.device, terms, self.time_sampler)
 
     # ---- reports
 
