@@ -151,3 +151,11 @@ def test_label_tables_and_small_folders_have_no_index(few, tmp_path: Path, write
         age(tmp_path / name)
         assert isinstance(open_source(str(tmp_path / name)), image_tree.FolderSource)
         assert not index_path(tmp_path / name).exists()
+
+
+def test_an_index_that_others_could_have_written_is_not_used(root: Path) -> None:
+    """As of shards: the folder is listed, and a line says that the index is not kept."""
+    index_path(root).parent.chmod(0o777)
+    lines: list[str] = []
+    found = open_splits(str(root), lines.append)
+    assert sum(map(len, found.values())) == len(NAMES) and any("is not kept" in line for line in lines)
