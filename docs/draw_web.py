@@ -81,7 +81,7 @@ def new(browser: Any, address: str) -> Image.Image:
     page.wait_for_selector("#recipe option[value=mixture]", state="attached")
     page.select_option("#task", "cluster")
     page.locator("#cost", has_text="E-step").wait_for()
-    page.locator("#checking", has_text=re.compile("^$")).wait_for()
+    page.locator("#checking", has_text=re.compile("^$")).wait_for(state="attached")
     return picture(page)
 
 

@@ -214,6 +214,21 @@ def test_cluster_map(page, place):
     assert page.eval_on_selector("#map", "c => c.toDataURL()") != full
 
 
+def test_cluster_map_appears_after_the_training(page, place):
+    """Its files are written when the run has ended already; the page of the run then shows it."""
+    run, done = place / "runs" / "late", place / "runs" / "clusters"
+    run.mkdir()
+    for name in ("recipe.toml", "rounds.json", "reports.jsonl"):
+        shutil.copy(done / name, run / name)
+    page.goto("/run/late")
+    page.wait_for_selector("#loss canvas")
+    assert page.locator("text=Cluster map").count() == 0
+    for name in ("map.csv", "map_images.png", "report.html"):
+        shutil.copy(done / name, run / name)
+    page.click("text=Cluster map")
+    page.wait_for_selector("#legend label")
+
+
 def test_understand(page, place, tmp_path):
     """The schedule, the evaluation of the run, and bits by step when they are asked for."""
     page.goto("/run/a/understand")

@@ -49,7 +49,7 @@ def _train(page) -> float:
     page.keyboard.type("minutes")
     page.keyboard.press("Tab")
     page.locator("#cost", has_text="1.0 minutes").wait_for()
-    page.locator("#checking", has_text=re.compile("^$")).wait_for()
+    page.locator("#checking", has_text=re.compile("^$")).wait_for(state="attached")
     if re.search(r"\b[0-2] of \d+ previews", page.inner_text("#cost")):
         pytest.skip("this machine is too busy for previews within a minute")
     page.click("#start")

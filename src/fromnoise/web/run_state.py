@@ -38,6 +38,7 @@ class RunState:
         preview: name of the newest image of samples, below the run.
         previews: number of previews.
         sampleable: whether there is a model file.
+        clustered: whether the page of a clustering is there, which is written after its training.
         warning: a line; empty if there is none.
     """
 
@@ -54,6 +55,7 @@ class RunState:
     preview: str | None = None
     previews: int = 0
     sampleable: bool = False
+    clustered: bool = False
     warning: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def run_state(run: Path) -> RunState:
         preview=_newest(run, images),
         previews=len(images),
         sampleable=sampleable,
+        clustered=(run / "report.html").is_file(),
         warning=_warning(report),
     )
 

@@ -88,7 +88,8 @@ watchRuns((states) => {
   element("evaluating").textContent = evaluating ? "being evaluated..." : "";
   element("evaluate").disabled = evaluating;
   update(state);
-  if (last && last.status === "running" && state.status !== "running") return location.reload();  // its images and log
+  const ended = last?.status === "running" && state.status !== "running";
+  if (ended || (last && !last.clustered && state.clustered)) return location.reload();  // its images, log and cluster map
   if (!last || last.step !== state.step || last.previews !== state.previews) loadCurves();
   last = state;
 });

@@ -30,7 +30,8 @@ export function showOptions(components, name, box = "options", prefix = "option"
     input.placeholder = option.default;
     input.title = option.help;
     label.htmlFor = input.id;
-    label.textContent = option.name.replaceAll("_", " ");
+    const words = option.name.replaceAll("_", " ");
+    label.textContent = words[0].toUpperCase() + words.slice(1);
     field.append(label, input);
     return field;
   }));
