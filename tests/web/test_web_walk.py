@@ -152,7 +152,7 @@ def _compare(page, place: Path) -> None:
 
 
 def _evaluate(page, place: Path) -> None:
-    """The button writes a report, which opens; its command writes the same numbers."""
+    """The button writes a report, which opens; its command measures the same."""
     page.goto("/run/digits")
     page.wait_for_selector("#loss canvas")
     page.click("#evaluate")
@@ -164,7 +164,9 @@ def _evaluate(page, place: Path) -> None:
         fromnoise(*words[1:])
     reports = [json.loads((place / f"runs/digits/evaluation-{i}/report.json").read_text()) for i in (1, 2)]
     distances = [report["evaluations"][0]["frechet"] for report in reports]
-    assert distances[0] == distances[1]
+    first, second = distances
+    assert (first["n"], first["floor"]) == (second["n"], second["floor"])
+    assert second["value"] == pytest.approx(first["value"], rel=0.01)  # a process that has trained rounds by C kernels
 
 
 STEPS = {
