@@ -85,8 +85,8 @@ def main() -> None:
     parser.add_argument("--untuned", default="40", help="further numbers of steps, without tuning")
     parser.add_argument("-n", type=int, default=1024)
     parser.add_argument("--seeds", default="0", help="seeds of the samples")
-    parser.add_argument("--iterations", type=int, default=240)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--iterations", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--device")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -107,7 +107,7 @@ def main() -> None:
         for steps in map(int, args.steps.split(",")):
             rows += printed(bench, run, steps, args.seeds, None, {})
             start, cpu = time.perf_counter(), time.process_time()
-            reports = tune(model, data, compute, steps, iterations=args.iterations, batch=args.batch)
+            reports = tune(model, compute, steps, iterations=args.iterations, batch=args.batch)
             result = last_report(reports, lambda step: None)
             cost = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
             cost |= {"distance_before": result.before, "distance_after": result.after}

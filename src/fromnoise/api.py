@@ -113,7 +113,6 @@ def tune(
     source: str | Path,
     steps: int = 5,
     *,
-    data: str | None = None,
     iterations: int = ITERATIONS,
     device: str | None = None,
     progress: bool | None = None,
@@ -125,18 +124,17 @@ def tune(
     Args:
         source: a run directory or a .safetensors file.
         steps: number of sampling steps.
-        data: SPEC of the training images; None is that of the recipe.
         iterations: optimizer steps.
         device: as of ``load``.
         progress: show a progress bar; None does in terminals and notebooks.
 
     Returns:
-        The learned numbers, None if they do not help, and the kernel distances before and after.
+        The learned numbers, None if they do not help, and the distances to samples of more steps before and after.
 
     Raises:
-        UserError: there is no such run or no such data, or another process writes in it.
+        UserError: there is no such run, or another process writes in it.
     """
-    reports = tune_run(source, steps, data=data, iterations=iterations, device=device)
+    reports = tune_run(source, steps, iterations=iterations, device=device)
     with progress_bar(progress, total=iterations, unit="iteration") as bar:
         return last_report(reports, lambda step: bar.update())
 

@@ -18,8 +18,7 @@ STEPS = TunedSteps((1.0, 0.3, 0.0), (1.0, 0.25), (0.4, 0.0), ((0.7,), (0.2, 0.9)
 
 
 @pytest.fixture(autouse=True)
-def _few_images(monkeypatch):
-    monkeypatch.setattr("fromnoise.tuning.learning.REAL", 64)
+def _few_samples(monkeypatch):
     monkeypatch.setattr("fromnoise.tuning.learning._CHECKED", 16)
 
 
@@ -44,7 +43,7 @@ def test_tune_keeps_what_it_learned_in_the_run(own, right):
     assert all(torch.equal(before[name], after[name]) for name in before)
     kept = changed.pop("tuned", {})
     assert changed == header
-    assert list(kept) == (["3"] if "3 tuned steps: kernel distance" in said else [])
+    assert list(kept) == (["3"] if "3 tuned steps: distance to samples of more steps" in said else [])
     assert kept or "nothing was changed" in said
     assert not (own / ".lock").exists()
 
@@ -119,4 +118,4 @@ def test_mistakes_of_tune(own, wrong, tmp_path):
     wrong("tune", "hub:a/b", message="is on the hub")
     wrong("tune", own, "--steps", "0", message="--steps 0 is too small")
     wrong("tune", own, "--steps", "101", message="choose from 1 to 100")
-    wrong("tune", own, "--batch", "1", message="--batch 1 is too small")
+    wrong("tune", own, "--batch", "0", message="--batch 0 is too small")

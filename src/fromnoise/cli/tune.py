@@ -6,8 +6,9 @@ import argparse
 import sys
 
 HELP = "learn the time steps and coefficients of the sampler for a number of steps"
-EPILOG = """A few dozen numbers are learned by comparing samples with training images; the network stays as it is. They
-are kept in model.safetensors and used when that number of steps is asked, unless --no-tuned is given.
+EPILOG = """A few dozen numbers are learned by comparing samples with those of more steps from the same noise; the
+network stays as it is. They are kept in model.safetensors and used when that number of steps is asked, unless
+--no-tuned is given.
 
 examples:
   fromnoise tune runs/mine --steps 5
@@ -19,9 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="RUN", help="a run directory or a .safetensors file")
     add("--steps", metavar="K", type=int, default=5, help="number of sampling steps")
-    add("--data", metavar="SPEC", help="training images (default: the data of the run)")
-    add("--iterations", metavar="N", type=int, default=240, help="optimizer steps")
-    add("--batch", metavar="B", type=int, default=64, help="samples in each")
+    add("--iterations", metavar="N", type=int, default=160, help="optimizer steps")
+    add("--batch", metavar="B", type=int, default=32, help="samples in each")
     add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
     add("--precision", default="auto", help="auto, bf16 or fp32")
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Tune, and say what was kept."""
     from fromnoise.cli.common import check_minimum
 
-    check_minimum(("--steps", args.steps, 1), ("--iterations", args.iterations, 1), ("--batch", args.batch, 2))
+    check_minimum(("--steps", args.steps, 1), ("--iterations", args.iterations, 1), ("--batch", args.batch, 1))
     import time
     from statistics import mean
 
@@ -47,12 +47,10 @@ def run(args: argparse.Namespace) -> int:
     reports = tune_run(
         args.model,
         args.steps,
-        data=args.data,
         iterations=args.iterations,
         batch=args.batch,
         device=args.device,
         precision=args.precision,
-        log=print,
     )
     distances: list[float] = []
     # a flag, because Python drops a KeyboardInterrupt that is raised in a callback of another library
@@ -60,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
         def show(step: TuningStep) -> None:
             distances.append(step.distance)
-            bar.set_description_str(f"distance x 1000 {1000 * mean(distances[-20:]):.2f}", refresh=False)
+            bar.set_description_str(f"distance {mean(distances[-20:]):.4f}", refresh=False)
             bar.update()
             if signals:
                 raise _StoppedError
@@ -71,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             reports.close()
             tqdm.write(f"stopped after {len(distances)} iterations; nothing was changed", file=sys.stderr)
             return 128 + signals[0]
-    change = f"kernel distance x 1000 of other noise {1000 * report.before:.2f} -> {1000 * report.after:.2f}"
+    change = f"distance to samples of more steps, of other noise: {report.before:.4f} -> {report.after:.4f}"
     spent = f"{time.perf_counter() - begun:.0f} s, {time.process_time() - cpu:.0f} s of CPU time"
     if report.steps is None:
         print(f"{args.steps} steps are not better than before: {change} ({spent}); nothing was changed")

@@ -1,31 +1,28 @@
-"""Features of images, and the kernel distance in them, through which gradients flow.
+"""A perceptual distance of samples to those of a teacher, through which gradients flow.
 
-The features are activations of the model's own denoiser at a low noise level: they need no other network and no labels,
-and no metric of ``fromnoise.evaluation`` uses them.
+The features are activations of the model's own denoiser at a low noise level: they need no other network, no images and
+no labels, and no metric of ``fromnoise.evaluation`` uses them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fromnoise.diffusion.denoiser import Denoiser
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.utils.device import ComputeConfig
 
-NOISE = 0.3
+NOISE = 0.1
 """sigma/alpha at which the denoiser is evaluated."""
-POOLED = 2
-"""Activations are averaged over each of POOLED x POOLED parts of the image."""
 
 
 class DenoiserFeatures:
-    """Pooled activations of a denoiser at a low noise level, (B, D), without a condition.
+    """Activations of a denoiser at a low noise level, without a condition.
 
     At each resolution below that of the images, they are those of the widest module, the last one of several.
     """
@@ -60,27 +57,26 @@ class DenoiserFeatures:
         return [module for _, module in (small or widest).values()]
 
     def _evaluate(self, x: Tensor) -> None:
-        # a network that has no null class takes the first one, for real images and samples alike
+        # a network that has no null class takes the first one, for both samples that are compared
         cond = x.new_zeros(len(x), dtype=torch.int64) if getattr(self._denoiser.network, "needs_label", False) else None
         with self._compute.autocast():
             self._denoiser(x, self._level, cond)
 
-    def __call__(self, x0: Tensor, ids: Tensor) -> Tensor:
-        """Features of images.
+    def __call__(self, x0: Tensor, ids: Tensor) -> list[Tensor]:
+        """Activations of images.
 
         Args:
             x0: images or latents, float (B, C, H, W).
             ids: numbers of the images, (B,), which determine the noise added to them.
 
         Returns:
-            float32 (B, D).
+            float32 (B, C_l, H_l, W_l) for each resolution.
         """
         eps = Noise(self._seed, ids).normal(tuple(x0.shape[1:]), Stream.EPS, like=x0)
         found: list[Tensor] = []
-        with _hooked(self._modules, lambda module, output: found.append(output)):
+        with _hooked(self._modules, lambda module, output: found.append(output.float())):
             self._evaluate(self._level.noisy(x0, eps).contiguous(memory_format=self._compute.memory_format))
-        pooled = [F.adaptive_avg_pool2d(output.float(), POOLED).flatten(1) for output in found]
-        return torch.cat(pooled, dim=1)
+        return found
 
 
 @contextmanager
@@ -99,43 +95,28 @@ def _hooked(modules: list[nn.Module], seen: Callable[[nn.Module, Tensor], object
             handle.remove()
 
 
-class KernelDistance:
-    """Unbiased squared maximum mean discrepancy to real images, kernel (x.y/D + 1)^3 (Binkowski et al. 2018).
+class PerceptualDistance:
+    """Mean squared difference of images and of their features, each of these over its variance (Zhang et al. 2018).
 
-    The features are standardized by the mean and the deviation of those of the real images.
+    Attributes:
+        features: of images.
     """
 
-    def __init__(self, features: DenoiserFeatures, real: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Compute the features of real images.
+    def __init__(self, features: DenoiserFeatures) -> None:
+        """Compare by these features."""
+        self.features = features
+
+    def __call__(self, x0: Tensor, teacher: Tensor, ids: Tensor) -> Tensor:
+        """The distance of samples (B, C, H, W) to a teacher's samples of the same noise, a scalar.
 
         Args:
-            features: of images.
-            real: batches of images or latents on the device, (B, C, H, W), with their numbers, (B,), for the noise; at
-                least 2 images in all.
+            x0: samples.
+            teacher: compared with them; no gradient flows to it.
+            ids: their numbers, (B,): both get the same noise.
         """
-        self.features = features
         with torch.no_grad():
-            found = torch.cat([features(x0, ids) for x0, ids in real])
-            self._mean, deviation = found.mean(0), found.std(0)
-            self._deviation = deviation.clamp(min=1e-3 * float(deviation.max()) + 1e-12)
-            self._real = (found - self._mean) / self._deviation
-            self._own = float(_mean_of_pairs(_kernel(self._real, self._real)))
-
-    def __call__(self, x0: Tensor, ids: Tensor) -> Tensor:
-        """The distance of samples (B, C, H, W) with the numbers ``ids``, a scalar; it can be negative."""
-        return self.of_features(self.features(x0, ids))
-
-    def of_features(self, features: Tensor) -> Tensor:
-        """The distance of samples with these features, (B, D)."""
-        found = (features - self._mean) / self._deviation
-        return _mean_of_pairs(_kernel(found, found)) - 2 * _kernel(found, self._real).mean() + self._own
-
-
-def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b.T / a.shape[1] + 1) ** 3
-
-
-def _mean_of_pairs(kernel: Tensor) -> Tensor:
-    """Mean over the pairs of different vectors of one set."""
-    n = len(kernel)
-    return (kernel.sum() - kernel.diagonal().sum()) / (n * (n - 1))
+            wanted = self.features(teacher, ids)
+        value = (x0 - teacher).square().mean()
+        for got, want in zip(self.features(x0, ids), wanted, strict=True):
+            value = value + (got - want).square().mean() / want.var().clamp(min=1e-12)
+        return value

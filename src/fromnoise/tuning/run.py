@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fromnoise.checkpoint import LoadedModel, load_model, save_tuned
-from fromnoise.config.recipe_data import open_data
 from fromnoise.tuning.learning import BATCH, ITERATIONS, SEED, Tuned, TuningStep, tune
 from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
@@ -19,26 +18,22 @@ def tune_run(
     run: str | Path,
     steps: int,
     *,
-    data: str | None = None,
     iterations: int = ITERATIONS,
     batch: int = BATCH,
     seed: int = SEED,
     device: str | None = None,
     precision: str = "auto",
-    log: Callable[[str], None] = lambda line: None,
 ) -> Generator[TuningStep | Tuned, None, None]:
     """Learn the sampler of a run for a number of steps; the model's file changes at the end, and only if it helps.
 
     Args:
         run: a run directory or a .safetensors file.
         steps: number of steps.
-        data: SPEC of the training images; None is that of the recipe.
         iterations: as of ``tune``.
         batch: as of ``tune``.
         seed: as of ``tune``.
         device: as of ``load``.
         precision: as of ``Pipeline``.
-        log: called with lines about the data.
 
     Returns:
         A generator, as of ``tune``.
@@ -50,11 +45,8 @@ def tune_run(
         raise UserError(f"{run} is on the hub, and tuning changes the file of the model: give a run on this machine")
     loaded = load_model(run)
     compute = select_device(device, precision)
-    recipe, info = loaded.model.recipe, loaded.model.dataset_info
-    keys = {"source": data or recipe.data.source, "size": info.shape[1:], "channels": info.shape[0]}
-    images = open_data(recipe.model_copy(update={"data": recipe.data.model_copy(update=keys)}), log)
     compute.to_device(loaded.model.denoiser)
-    reports = tune(loaded.model, images, compute, steps, iterations=iterations, batch=batch, seed=seed)
+    reports = tune(loaded.model, compute, steps, iterations=iterations, batch=batch, seed=seed)
     return _keep(loaded, reports)
 
 

@@ -83,8 +83,7 @@ class TunedSampler(Sampler):
         x_{i+1} = a_i x_i + sum_{j <= i} w_ij x0_hat_j
 
     x0_hat_j is the prediction at x_j for the network's own level of step j. Every deterministic multistep sampler is of
-    this form. Times and coefficients were learned by Watson et al. 2022 ("Learning fast samplers"), Tong et al. 2025
-    ("LD3") and Frankel et al. 2025 ("S4S").
+    this form. Times were learned by Tong et al. 2025 ("LD3"), coefficients by Frankel et al. 2025 ("S4S").
 
     Attributes:
         network_levels: the level that the network is given in each step (K).
