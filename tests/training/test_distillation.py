@@ -141,12 +141,13 @@ def test_from_python(base):
     [
         ["sample", "RUN", "-n", "2", "--steps", "4", "--out", "OUT/x.png"],
         ["edit", "vary", "RUN", "--image", "OUT/image.png", "--depth", "0.5", "--out", "OUT/x.png"],
+        ["edit", "interpolate", "RUN", "--image", "OUT/image.png", "--to", "OUT/image.png", "--out", "OUT/x.png"],
     ],
 )
 def test_sampling_and_variations_work(distilled, tmp_path, words):
     """In other numbers of steps, and from a noised image."""
     image(tmp_path)
-    assert main([word.replace("RUN", str(distilled)).replace("OUT", str(tmp_path)) for word in words] + ON_CPU) == 0
+    assert on_cpu(words, distilled, tmp_path) == 0
     assert (tmp_path / "x.png").exists()
 
 
@@ -156,6 +157,10 @@ def test_sampling_and_variations_work(distilled, tmp_path, words):
         ["bits", "RUN", "-n", "2", "--flow", "0"],
         ["sample", "RUN", "--guidance", "2", "--out", "OUT/x.png"],
         ["sample", "RUN", "--autoguide", "RUN", "--out", "OUT/x.png"],
+        [
+            *("edit", "interpolate", "RUN", "--image", "OUT/image.png", "--to", "OUT/image.png"),
+            *("--flow", "--out", "OUT/x.png"),
+        ],
         ["edit", "outpaint", "RUN", "--image", "OUT/image.png", "--size", "10x10", "--any-size", "--out", "OUT/x.png"],
         ["edit", "restore", "RUN", "--image", "OUT/image.png", "--upscale", "2", "--any-size", "--out", "OUT/x.png"],
     ],
@@ -163,10 +168,15 @@ def test_sampling_and_variations_work(distilled, tmp_path, words):
 def test_what_needs_a_mean_is_left_to_the_base(distilled, tmp_path, capsys, words):
     """One line that says so, exit code 2, and no file."""
     image(tmp_path)
-    assert main([word.replace("RUN", str(distilled)).replace("OUT", str(tmp_path)) for word in words] + ON_CPU) == 2
+    assert on_cpu(words, distilled, tmp_path) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "use the run that it was distilled from" in error
     assert not (tmp_path / "x.png").exists()
+
+
+def on_cpu(words, run, folder):
+    """The exit code of a command with RUN and OUT filled in."""
+    return main([w.replace("RUN", str(run)).replace("OUT", str(folder)) for w in words] + ["--device", "cpu"])
 
 
 def image(folder):
