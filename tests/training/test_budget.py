@@ -22,9 +22,10 @@ from fromnoise.evaluation.features.trained import classifier_features
 from fromnoise.model import build
 from fromnoise.pipeline import sample_steps
 from fromnoise.run_dir import RunDir
+from fromnoise.training import cost_estimate as cost_estimate_module
 from fromnoise.training import loop as loop_module
 from fromnoise.training import previews
-from fromnoise.training.cost_estimate import CostEstimate
+from fromnoise.training.cost_estimate import CostEstimate, quick_estimate
 from fromnoise.training.forecast import Forecast, min_steps, prepare_budget
 from fromnoise.training.measurement_plan import MeasurementCosts, MeasurementPlan, allowance, is_due
 from fromnoise.training.measurements import Measurements
@@ -34,7 +35,7 @@ from fromnoise.training.previews import SamplePreviews
 from fromnoise.training.run import run_steps
 from fromnoise.training.self_evaluation import SelfEvaluation, features_seconds
 from fromnoise.training.stopping import Stopped
-from fromnoise.training.threads import ThreadTuner, choose_threads
+from fromnoise.training.threads import ThreadTuner, busy_seconds_of, choose_threads, restored_threads
 
 WANTED = MeasurementPlan(evaluations=20, at_start=True, previews=8, self_evaluations=4, final_samples=64)
 COSTS = MeasurementCosts(held_out=2.0, preview=5.0, self_evaluation=30.0, sample=0.5)
@@ -290,6 +291,26 @@ def test_parts_of_the_budget():
 
 
 # ---- threads
+
+
+def test_waiting_for_a_core_is_not_counted(monkeypatch):
+    """A call takes the lesser of its duration, 2 s here, and of the CPU time of all threads, 0.01 s."""
+    wall, cpu = iter(range(0, 100, 2)), iter(x / 100 for x in range(100))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(time, "process_time", lambda: next(cpu))
+    assert busy_seconds_of(lambda: None) == pytest.approx(0.01)
+
+
+def test_estimates_beside_busy_processes_are_of_many_images(make, monkeypatch):
+    """Where a pass of one image waits for seconds, a fixed part of it would be multiplied by the batch."""
+    images = []
+    monkeypatch.setattr(cost_estimate_module, "estimate_cost", lambda m, c, n, min_seconds: images.append(n))
+    monkeypatch.setattr(cost_estimate_module, "busy_seconds_of", lambda work: 0.001)
+    monkeypatch.setattr(cost_estimate_module, "seconds_of", lambda work, times=1: 2.0)
+    loop = make(train_batch=16)
+    with restored_threads():
+        quick_estimate(loop.model, loop.compute, 1)
+    assert images == [16]
 
 
 class Machine:

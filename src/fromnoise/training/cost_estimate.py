@@ -12,7 +12,7 @@ import torch
 from fromnoise.config import EMAConfig
 from fromnoise.networks import kernels
 from fromnoise.training.optim import OptimizerStep, optimizer_from_config
-from fromnoise.training.threads import choose_threads, seconds_of
+from fromnoise.training.threads import busy_seconds_of, choose_threads, seconds_of
 from fromnoise.training.trainable import Trainable
 from fromnoise.utils.device import ComputeConfig
 
@@ -80,6 +80,9 @@ class _Trial:
 def quick_estimate(model: Trainable, compute: ComputeConfig, threads: int | None = None) -> tuple[CostEstimate, int]:
     """Estimate the cost in a few passes of about a second, and choose the number of CPU threads.
 
+    Beside other busy processes the passes take longer: with a few images only, the fixed part of a pass, in which the
+    process waits for a core, would be multiplied by the number of images.
+
     Args:
         model: a new model; its weights do not change.
         compute: device and precision of training.
@@ -90,7 +93,8 @@ def quick_estimate(model: Trainable, compute: ComputeConfig, threads: int | None
     """
     config = model.recipe.train
     one = _Trial(model, compute, 1)
-    images = int(_QUICK_SECONDS / max(1e-6, seconds_of(one.train)))
+    duration_of = busy_seconds_of if compute.device.type == "cpu" else seconds_of
+    images = int(_QUICK_SECONDS / max(1e-6, duration_of(one.train)))
     trial = _Trial(model, compute, max(1, min(images, config.batch // config.accumulate)))
 
     def seconds_with(count: int) -> float:

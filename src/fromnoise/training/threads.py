@@ -170,3 +170,15 @@ def seconds_of(work: Callable[[], object], times: int = 1) -> float:
         work()
         found.append(time.perf_counter() - start)
     return statistics.median(found)
+
+
+def busy_seconds_of(work: Callable[[], object]) -> float:
+    """Duration of a call without the time that this process waited for a core, after one that prepares.
+
+    The lesser of the duration and of the CPU time, which is the sum over the threads: without other busy processes it
+    is the duration.
+    """
+    work()
+    start, cpu = time.perf_counter(), time.process_time()
+    work()
+    return min(time.perf_counter() - start, time.process_time() - cpu)
