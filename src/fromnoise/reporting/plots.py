@@ -89,6 +89,28 @@ def loss_plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
     save(fig, path)
 
 
+def ema_plot(rows: Sequence[tuple[float, float, float]], kept: float, path: Path) -> None:
+    """Kernel distance by the width of the average.
+
+    Args:
+        rows: relative width, distance and its standard error.
+        kept: distance with the average of model.safetensors, a line.
+        path: of the PNG.
+
+    Raises:
+        UserError: as ``save``.
+    """
+    fig, (axis,) = figure()
+    widths, values, errors = zip(*sorted(rows), strict=True)
+    axis.errorbar(widths, [1000 * v for v in values], [1000 * e for e in errors], marker="o", markersize=3, capsize=2)
+    axis.axhline(1000 * kept, color="0.5", linestyle="--", label="average kept while training")
+    axis.set(xlabel="relative width of the average", ylabel="kernel distance x 1000", xscale="log")
+    axis.set_xticks(widths, [f"{w:g}" for w in widths], rotation=45)
+    axis.minorticks_off()
+    axis.legend()
+    save(fig, path)
+
+
 # ---- likelihood
 
 

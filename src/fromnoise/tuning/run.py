@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from fromnoise.checkpoint import LoadedModel, load_model, save_tuned
@@ -11,7 +10,7 @@ from fromnoise.tuning.learning import BATCH, ITERATIONS, SEED, Tuned, TuningStep
 from fromnoise.utils.device import select_device
 from fromnoise.utils.errors import UserError
 from fromnoise.utils.hub import is_hub
-from fromnoise.utils.locks import lock_folder, unlock_folder
+from fromnoise.utils.locks import locked_folder
 
 
 def tune_run(
@@ -52,30 +51,11 @@ def tune_run(
 
 def _keep(loaded: LoadedModel, reports: Iterator[TuningStep | Tuned]) -> Generator[TuningStep | Tuned, None, None]:
     """The reports; what was learned is written before the last one."""
-    with _locked(loaded.path.parent):
+    with locked_folder(loaded.path.parent):
         for report in reports:
             if isinstance(report, Tuned) and report.steps is not None:
                 save_tuned(loaded, report.steps)
             yield report
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing in a folder.
-
-    Raises:
-        UserError: one does, or the folder cannot be written.
-    """
-    try:
-        lock = lock_folder(folder)
-    except BlockingIOError:
-        raise UserError(f"another process is writing in {folder}: wait for it") from None
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        unlock_folder(folder, lock, remove=True)
 
 
 def last_report(reports: Iterator[TuningStep | Tuned], on_step: Callable[[TuningStep], object]) -> Tuned:

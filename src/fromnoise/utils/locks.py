@@ -106,6 +106,25 @@ def is_free(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing in a folder.
+
+    Raises:
+        UserError: one does, or the folder cannot be written.
+    """
+    try:
+        lock = lock_folder(folder)
+    except BlockingIOError:
+        raise UserError(f"another process is writing in {folder}: wait for it") from None
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        unlock_folder(folder, lock, remove=True)
+
+
+@contextlib.contextmanager
 def reserved_folder(candidates: Iterable[Path]) -> Iterator[Path]:
     """Create the first directory that is empty and that no other process has reserved; it is reserved in the block.
 
