@@ -113,6 +113,7 @@ def tune(
     source: str | Path,
     steps: int = 5,
     *,
+    teacher: int | None = None,
     iterations: int = ITERATIONS,
     device: str | None = None,
     progress: bool | None = None,
@@ -124,6 +125,7 @@ def tune(
     Args:
         source: a run directory or a .safetensors file.
         steps: number of sampling steps.
+        teacher: steps whose samples are approximated; None is 20, or twice ``steps`` if more.
         iterations: optimizer steps.
         device: as of ``load``.
         progress: show a progress bar; None does in terminals and notebooks.
@@ -134,7 +136,7 @@ def tune(
     Raises:
         UserError: there is no such run, or another process writes in it.
     """
-    reports = tune_run(source, steps, iterations=iterations, device=device)
+    reports = tune_run(source, steps, teacher=teacher, iterations=iterations, device=device)
     with progress_bar(progress, total=iterations, unit="iteration") as bar:
         return last_report(reports, lambda step: bar.update())
 

@@ -118,4 +118,5 @@ def test_mistakes_of_tune(own, wrong, tmp_path):
     wrong("tune", "hub:a/b", message="is on the hub")
     wrong("tune", own, "--steps", "0", message="--steps 0 is too small")
     wrong("tune", own, "--steps", "101", message="choose from 1 to 100")
+    wrong("tune", own, "--steps", "5", "--teacher", "5", message="--teacher 5: choose more steps than the 5")
     wrong("tune", own, "--batch", "0", message="--batch 0 is too small")

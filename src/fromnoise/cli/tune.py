@@ -20,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="RUN", help="a run directory or a .safetensors file")
     add("--steps", metavar="K", type=int, default=5, help="number of sampling steps")
+    add("--teacher", metavar="T", type=int, help="steps whose samples are approximated (default: 20, or 2 K if more)")
     add("--iterations", metavar="N", type=int, default=160, help="optimizer steps")
     add("--batch", metavar="B", type=int, default=32, help="samples in each")
     add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     reports = tune_run(
         args.model,
         args.steps,
+        teacher=args.teacher,
         iterations=args.iterations,
         batch=args.batch,
         device=args.device,

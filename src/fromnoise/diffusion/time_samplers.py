@@ -97,8 +97,8 @@ class LogNormal(Stratified):
         logsnr = -2 * (self.mean + self.std * torch.special.ndtri(normal.clamp(0, 1)))
         times = schedule.time_from_logsnr(logsnr).clamp(min=1 / (schedule.steps or 1_000_000))
         if self.uniform:
-            spread = schedule.time_from_uniform((u / self.uniform).clamp(max=1 - 1e-9))
-            times = torch.where(u < self.uniform, spread, times)
+            uniform_times = schedule.time_from_uniform((u / self.uniform).clamp(max=1 - 1e-9))
+            times = torch.where(u < self.uniform, uniform_times, times)
         return times
 
 

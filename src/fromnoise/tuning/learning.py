@@ -37,7 +37,7 @@ BATCH = 32
 SAMPLES = 512
 """Samples of the teacher, which are used in turn."""
 TEACHER = 20
-"""Steps of the teacher, DPM-Solver++(2M); twice those that are learned if these are more than half as many."""
+"""Steps of the teacher where none are given; twice those that are learned if these are more than half as many."""
 MOST_STEPS = 100
 """Steps of which coefficients can be learned, at most."""
 _CHECKED = 128  # samples of other noise by which tuned and untuned steps are compared
@@ -81,6 +81,7 @@ def tune(
     compute: ComputeConfig,
     steps: int,
     *,
+    teacher: int | None = None,
     iterations: int = ITERATIONS,
     batch: int = BATCH,
     seed: int = SEED,
@@ -91,6 +92,7 @@ def tune(
         model: on ``compute.device`` and in eval mode.
         compute: device and precision.
         steps: number of steps, one evaluation of the network each.
+        teacher: steps of DPM-Solver++(2M) whose samples are approximated; None is 20, or twice ``steps`` if more.
         iterations: optimizer steps.
         batch: samples in each.
         seed: of the noise.
@@ -104,12 +106,18 @@ def tune(
     if not 1 <= steps <= MOST_STEPS:
         raise UserError(f"--steps {steps}: choose from 1 to {MOST_STEPS}")
     config = model.recipe.sample.model_copy(update={"steps": steps, "guidance": 1.0, "tuned": False})
-    many = config.model_copy(update={"steps": min(max(TEACHER, 2 * steps), model.schedule.steps or 2 * MOST_STEPS)})
+    many = max(TEACHER, 2 * steps) if teacher is None else teacher
+    if not steps < many <= 10 * MOST_STEPS:
+        raise UserError(
+            f"--teacher {many}: choose more steps than the {steps} that are tuned, at most {10 * MOST_STEPS}"
+        )
+    many = min(many, model.schedule.steps or many)
+    levels = model.levels(config.model_copy(update={"steps": many}))
     try:
         parameters = StepParameters(model.schedule, model.levels(config))
     except ValueError as error:
         raise UserError(f"sample.grid of the recipe: {error}; leave it out") from None
-    return _Tuning(model, compute, config, parameters, model.levels(many), batch, seed).run(iterations)
+    return _Tuning(model, compute, config, parameters, levels, batch, seed).run(iterations)
 
 
 class _Tuning:

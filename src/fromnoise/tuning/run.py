@@ -17,6 +17,7 @@ def tune_run(
     run: str | Path,
     steps: int,
     *,
+    teacher: int | None = None,
     iterations: int = ITERATIONS,
     batch: int = BATCH,
     seed: int = SEED,
@@ -28,6 +29,7 @@ def tune_run(
     Args:
         run: a run directory or a .safetensors file.
         steps: number of steps.
+        teacher: as of ``tune``.
         iterations: as of ``tune``.
         batch: as of ``tune``.
         seed: as of ``tune``.
@@ -45,7 +47,7 @@ def tune_run(
     loaded = load_model(run)
     compute = select_device(device, precision)
     compute.to_device(loaded.model.denoiser)
-    reports = tune(loaded.model, compute, steps, iterations=iterations, batch=batch, seed=seed)
+    reports = tune(loaded.model, compute, steps, teacher=teacher, iterations=iterations, batch=batch, seed=seed)
     return _keep(loaded, reports)
 
 
