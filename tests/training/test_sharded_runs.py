@@ -236,7 +236,8 @@ def test_killed_at_every_write_of_a_state(runs, victim, monkeypatch):
         assert header["progress"]["step"] in (2, 4, 6)
         runs.train(out, 2, **steps)
         assert_close(runs, "whole", out)
-        assert len(list((runs.folder / out / "state").iterdir())) == 4
+        # a kill between the last state and the deletion of an old one leaves three, and nothing else
+        assert len(list((runs.folder / out / "state").iterdir())) in (4, 6)
     raise AssertionError("more operations than expected")
 
 
