@@ -87,7 +87,7 @@ def test_two_processes_equal_one_with_the_same_batch(name, tmp_path, run_command
 
 
 def test_another_device_in_the_same_program(monkeypatch) -> None:
-    """Accelerate alone refuses to change the device; it is told that the first one was a GPU."""
+    """Accelerate alone refuses another device; here its first one seems to be a GPU."""
     from accelerate.state import AcceleratorState, PartialState
 
     from fromnoise.training.distributed import make_accelerator
