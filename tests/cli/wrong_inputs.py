@@ -36,7 +36,7 @@ VERBS: Cases = {
     "doctr run": ("'doctr'", "did you mean doctor?"),
     "clutser digits": ("'clutser'", "did you mean cluster?"),
     "recipe": ("'recipe'", "did you mean recipes?"),
-    "foo": ("'foo'", "train, sample"),
+    "foo": ("'foo'", "train, distill, sample"),
     "digits": ("'digits'", "fromnoise train digits"),
     "run": ("'run'", "fromnoise sample run"),
     "--verbose train digits": ("--verbose",),

@@ -41,7 +41,7 @@ IMAGES = 60
 @lru_cache
 def task_of_digits():
     """60 digits."""
-    return prepare(recipes.load("mixture", TINY), IMAGES, lambda line: None)
+    return prepare(recipes.load("mixture", TINY | {"clustering.images": IMAGES}), lambda line: None)
 
 
 def make(given=None, q=None, **over) -> EM:

@@ -227,8 +227,6 @@ def test_digests_of_downloads() -> None:
 
 def test_error_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what to install."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         open_source("digits")

@@ -89,7 +89,7 @@ def test_killed_at_random_moments(tmp_path, fork_command, recipe, kills):
     for kill in range(kills):
         folder = out / "autoencoder" if recipe == "latent" and kill == 0 else out
         process, since = train(fork_command, out, recipe=recipe), newest_step(folder)
-        goal, deadline = since + rng.randrange(STEPS // 12), time.monotonic() + 120
+        goal, deadline = max(since, 0) + 1 + rng.randrange(STEPS // 12), time.monotonic() + 120
         while newest_step(folder) < goal or not (folder / "log").exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline

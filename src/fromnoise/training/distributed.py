@@ -87,8 +87,8 @@ def processes(device: str | None = None) -> Iterator[None]:
 def make_accelerator(cpu: bool) -> Accelerator:
     """The processes of a run; accelerate manages them alone: device, precision and batch size are ours.
 
-    Accelerate keeps the device of the first accelerator of a program and refuses another one: without other processes
-    it forgets it here, so that a program can train on a GPU and then on the CPU.
+    Accelerate keeps the device and the processes of the first accelerator of a program. If they are others now it
+    forgets them here, so that a program can train on a GPU and then on the CPU, or alone and then with others.
 
     Args:
         cpu: whether the CPU is used where there is a GPU.
@@ -96,8 +96,11 @@ def make_accelerator(cpu: bool) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, is_initialized
 
-    if is_initialized() and not dist.is_initialized() and (AcceleratorState().device.type == "cpu") != cpu:
-        AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001
+    count = dist.get_world_size() if dist.is_initialized() else 1
+    if is_initialized():
+        known = AcceleratorState()
+        if known.num_processes != count or (count == 1 and (known.device.type == "cpu") != cpu):
+            AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001
     return Accelerator(cpu=cpu, mixed_precision="no", device_placement=False)
 
 
