@@ -16,6 +16,7 @@ from serving import fromnoise
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("browser"), NEEDS]
 MINUTE = 1.0
+LEVELS = 6  # grey levels by which samples may differ where one process has trained, and so rounds by C kernels
 TRAINED_MS = 900_000  # the end of a minute of training beside other work, with its samples
 
 
@@ -147,7 +148,8 @@ def _compare(page, place: Path) -> None:
     page.wait_for_selector("#scrubber:not([hidden])")
     assert len(page.inner_text("#command").splitlines()) == 2
     run_command(page, place, place / "same.npz")
-    assert np.array_equal(canvas(page, ".panel canvas")[:8, :8, 0], np.load(place / "same.npz")["images"][0, 0])
+    shown, saved = canvas(page, ".panel canvas")[:8, :8, 0], np.load(place / "same.npz")["images"][0, 0]
+    assert np.abs(shown.astype(int) - saved).max() <= LEVELS, (shown, saved)
 
 
 def _evaluate(page, place: Path) -> None:
@@ -164,8 +166,9 @@ def _evaluate(page, place: Path) -> None:
     reports = [json.loads((place / f"runs/digits/evaluation-{i}/report.json").read_text()) for i in (1, 2)]
     distances = [report["evaluations"][0]["frechet"] for report in reports]
     first, second = distances
-    assert (first["n"], first["floor"]) == (second["n"], second["floor"])
-    assert second["value"] == pytest.approx(first["value"], rel=0.01)  # a process that has trained rounds by C kernels
+    assert first["n"] == second["n"]
+    for key in ("value", "floor"):  # a process that has trained rounds by C kernels
+        assert second[key] == pytest.approx(first[key], rel=0.01)
 
 
 STEPS = {
