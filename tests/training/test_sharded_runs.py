@@ -230,7 +230,8 @@ def test_killed_at_every_write_of_a_state(runs, victim, monkeypatch):
         if codes == [0, 0]:  # it has fewer operations
             assert at
             return
-        assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 2, found[1 - victim].text
+        assert codes[victim] == -signal.SIGKILL, found[victim].text
+        assert codes[1 - victim] in (0, 2), found[1 - victim].text  # 0: it had ended before the last writes
         assert "Traceback" not in found[1 - victim].text
         _, header = runs.state(out)
         assert header["progress"]["step"] in (2, 4, 6)
