@@ -1,0 +1,235 @@
+"""Clusters and labels over a graph of nearest neighbours of feature vectors.
+
+K-means assumes round clusters of equal size. Features of images lie near curved surfaces, where only small distances
+mean something, so the graph joins each point to its nearest neighbours and leaves all other distances out:
+
+    w_ij = exp(-|x_i - x_j|^2 / (s_i s_j))   for neighbours, s_i the distance to a near neighbour (Zelnik-Manor and
+                                             Perona 2004), W = (W + W^T) / 2,   d_i = sum_j w_ij
+
+- ``spectral_embedding``: the leading eigenvectors of the normalized affinity D^-1/2 W D^-1/2 (Ng, Jordan and Weiss
+  2002; von Luxburg 2007), times their eigenvalues to a power (diffusion maps: Coifman and Lafon 2006). There are more
+  of them than clusters, and every pair of points is joined by a little more (Zhang and Rohe 2018), because a few
+  outliers that are joined to each other alone take an eigenvector, but no centroid of k-means.
+- ``spectral_clusters``: k-means of its rows, then soft memberships by propagation.
+- ``propagate``: labels of some points for all of them, F = (1 - a) (I - a S)^-1 Y (Zhou et al. 2004).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fromnoise.utils.kmeans import kmeans
+
+NEIGHBOURS = 15
+"""Neighbours of each point in the graph."""
+MAX_DIMENSIONS = 64
+"""Principal components of features that ``prepare_features`` keeps, at most."""
+_SCALE_NEIGHBOUR = 7  # whose distance is the scale of a point (Zelnik-Manor and Perona 2004)
+_REGULARIZATION = 0.1  # degree added to every point, in mean degrees
+_MORE_EIGENVECTORS, _DIFFUSION = 0.5, 4  # eigenvectors beyond Q as a part of Q, and the power of their eigenvalues
+_RESTARTS = 10  # of k-means
+_SOFTNESS = 0.9  # a of the propagation that makes clusters soft
+_SPREADING = 0.99  # a of the propagation of a few labels (Zhou et al. 2004)
+_ITERATIONS, _TOLERANCE = 500, 1e-6  # of conjugate gradients
+
+
+def prepare_features(features: Tensor) -> Tensor:
+    """Features for a graph: centred, and at most ``MAX_DIMENSIONS`` principal components of them, float32 (N, D).
+
+    The columns keep their relative scales: a network's features have one unit, and dividing by the standard deviations
+    would make those that hardly vary as important as the others.
+
+    Args:
+        features: finite, (N, D).
+    """
+    from sklearn.decomposition import PCA
+
+    points = features.double() - features.double().mean(0)
+    points = (points / points.square().sum(1).mean().sqrt().clamp(min=1e-300)).float()
+    if points.shape[1] <= MAX_DIMENSIONS:
+        return points
+    count = min(MAX_DIMENSIONS, *points.shape)
+    return torch.from_numpy(PCA(count, svd_solver="randomized", random_state=0).fit_transform(points.numpy()))
+
+
+@dataclass(frozen=True)
+class NeighbourGraph:
+    """A symmetric graph of nearest neighbours.
+
+    Attributes:
+        affinity: W, sparse float64 (N, N), no self-loops.
+    """
+
+    affinity: Any
+
+    @staticmethod
+    def from_points(points: Tensor, neighbours: int = NEIGHBOURS) -> NeighbourGraph:
+        """Join each point with its nearest neighbours; distances are computed block by block.
+
+        Args:
+            points: float (N, D), N at least 2.
+            neighbours: of each point; fewer if there are fewer points.
+        """
+        from scipy.sparse import csr_matrix
+        from sklearn.neighbors import NearestNeighbors
+
+        count, many = len(points), min(neighbours, len(points) - 1)
+        search = NearestNeighbors(n_neighbors=many, algorithm="brute").fit(points.float().numpy())
+        distance, index = search.kneighbors()  # without arguments a point is no neighbour of its own
+        distance = distance.astype(np.float64)
+        scale = distance[:, min(_SCALE_NEIGHBOUR, many) - 1]
+        positive = scale[scale > 0]
+        scale = np.maximum(scale, 1e-3 * float(np.median(positive)) if len(positive) else 1.0)  # copies of a point
+        weight = np.exp(-(distance**2) / (scale[:, None] * scale[index]))
+        rows = np.repeat(np.arange(count), many)
+        directed = csr_matrix((weight.ravel() + 1e-12, (rows, index.ravel())), (count, count))
+        return NeighbourGraph((directed + directed.T) / 2)
+
+    def __len__(self) -> int:
+        """The number of points."""
+        return self.affinity.shape[0]
+
+    def normalized(self) -> Any:
+        """S = D^-1/2 W D^-1/2, sparse (N, N)."""
+        from scipy.sparse import diags
+
+        root = diags(1 / np.sqrt(self._degree()))
+        return root @ self.affinity @ root
+
+    def _degree(self) -> np.ndarray:
+        return np.maximum(np.asarray(self.affinity.sum(1)).ravel(), 1e-12)
+
+    def leading_eigenvectors(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues, in descending order, and eigenvectors of the regularized normalized affinity, (k,) and (N, k).
+
+        Args:
+            count: k, fewer if there are not more points.
+            seed: of the initial vector of the Lanczos iteration.
+        """
+        from scipy.sparse.linalg import LinearOperator, eigsh
+
+        degree, n = self._degree(), len(self)
+        added = _REGULARIZATION * float(degree.mean())
+        root = 1 / np.sqrt(degree + added)
+
+        def multiply(v: np.ndarray) -> np.ndarray:
+            scaled = root * v.ravel()
+            return root * (self.affinity @ scaled + added * scaled.mean())
+
+        if n <= max(count + 1, 50):
+            dense = root[:, None] * (self.affinity.toarray() + added / n) * root
+            values, vectors = np.linalg.eigh(dense)
+        else:
+            operator: Any = LinearOperator((n, n), matvec=multiply, dtype=np.float64)  # type: ignore[call-arg]
+            start = np.random.default_rng(seed % 2**32).standard_normal(n)
+            solve: Any = eigsh
+            values, vectors = solve(operator, k=count, which="LA", v0=start, tol=1e-5, ncv=min(n, max(2 * count, 40)))
+        order = values.argsort()[::-1][:count]
+        return values[order], vectors[:, order]
+
+
+def spectral_embedding(graph: NeighbourGraph, clusters: int, seed: int) -> Tensor:
+    """The leading eigenvectors times powers of their eigenvalues, with rows of length 1, float64 (N, K).
+
+    Args:
+        graph: N points.
+        clusters: number of clusters Q to be found; K is 1.5 Q, at least Q + 2, at most N.
+        seed: of the Lanczos iteration.
+    """
+    values, vectors = graph.leading_eigenvectors(clusters + max(2, round(_MORE_EIGENVECTORS * clusters)), seed)
+    embedding = vectors * np.maximum(values, 0) ** _DIFFUSION
+    return torch.from_numpy(embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12))
+
+
+def spectral_partition(graph: NeighbourGraph, clusters: int, seed: int) -> Tensor:
+    """Clusters of a graph's points by k-means of ``spectral_embedding``, int64 (N,)."""
+    return kmeans(spectral_embedding(graph, clusters, seed), clusters, seed, _RESTARTS).labels
+
+
+def spectral_clusters(points: Tensor, clusters: int, seed: int, neighbours: int = NEIGHBOURS) -> Tensor:
+    """Responsibilities of clusters of features, float64 (N, Q).
+
+    A point is as much of a cluster as the points around it are: the partition is propagated over the graph.
+
+    Args:
+        points: features, float (N, D); see ``prepare_features``.
+        clusters: Q, at most N.
+        seed: of the Lanczos iteration and of k-means.
+        neighbours: of each point in the graph.
+    """
+    graph = NeighbourGraph.from_points(points, neighbours)
+    return soft_clusters(graph, spectral_partition(graph, clusters, seed), clusters)
+
+
+def soft_clusters(graph: NeighbourGraph, labels: Tensor, clusters: int) -> Tensor:
+    """Responsibilities around a partition int64 (N,) of a graph's points, float64 (N, Q)."""
+    one_hot = torch.nn.functional.one_hot(labels, clusters).double()
+    return propagate(graph, one_hot, _SOFTNESS)
+
+
+def propagate(graph: NeighbourGraph, seeds: Tensor, spreading: float = _SPREADING) -> Tensor:
+    """Spread labels over a graph, (1 - a) (I - a S)^-1 Y with rows that sum to 1, float64 (N, Q).
+
+    Points that no seed reaches get the mean of the seeds.
+
+    Args:
+        graph: N points.
+        seeds: Y >= 0, (N, Q): rows of 0 where nothing is known, one-hot or weighted where something is.
+        spreading: a in (0, 1): how far labels spread.
+    """
+    matrix, y = graph.normalized(), seeds.double().numpy()
+    solved = torch.from_numpy(_conjugate_gradients(matrix, y, spreading)).clamp(min=0)
+    total = solved.sum(1, keepdim=True)
+    mean = seeds.double().sum(0) / seeds.double().sum().clamp(min=1e-300)
+    return torch.where(total > 1e-12, solved / total.clamp(min=1e-300), mean)
+
+
+def propagate_labels(
+    points: Tensor, given: Tensor, clusters: int, neighbours: int = NEIGHBOURS, spreading: float = _SPREADING
+) -> Tensor:
+    """Known clusters of a few points spread over the graph of all features, float64 (N, Q).
+
+    Each cluster's labels have the same total weight, so that a cluster with many given labels does not win for that.
+
+    Args:
+        points: features, float (N, D).
+        given: known clusters, int64 (N,); -1 where unknown. Clusters without a given label get no point.
+        clusters: Q.
+        neighbours: of each point in the graph.
+        spreading: as in ``propagate``.
+    """
+    return propagate(NeighbourGraph.from_points(points, neighbours), label_seeds(given, clusters), spreading)
+
+
+def label_seeds(given: Tensor, clusters: int) -> Tensor:
+    """Seeds of ``propagate`` from known clusters, -1 where unknown: the same total for each of them, (N, Q)."""
+    known = given >= 0
+    counts = torch.bincount(given[known], minlength=clusters).double().clamp(min=1)
+    seeds = torch.zeros(len(given), clusters, dtype=torch.float64)
+    seeds[known] = torch.nn.functional.one_hot(given[known], clusters).double() / counts
+    return seeds
+
+
+def _conjugate_gradients(matrix: Any, y: np.ndarray, spreading: float) -> np.ndarray:
+    """The solution F of (I - a S) F = Y, all columns at once (Hestenes and Stiefel 1952), float64 (N, Q)."""
+    scale = np.maximum(np.abs(y).sum(0), 1e-300)
+    residual = y / scale
+    solution, direction = np.zeros_like(residual), residual.copy()
+    square = (residual**2).sum(0)
+    goal = _TOLERANCE**2 * np.maximum(square, 1e-300)
+    for _ in range(_ITERATIONS):
+        if (square <= goal).all():
+            break
+        product = direction - spreading * (matrix @ direction)
+        step = square / np.maximum((direction * product).sum(0), 1e-300)
+        solution += step * direction
+        residual -= step * product
+        following = (residual**2).sum(0)
+        direction = residual + (following / np.maximum(square, 1e-300)) * direction
+        square = following
+    return (1 - spreading) * solution * scale
