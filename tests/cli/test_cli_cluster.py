@@ -135,6 +135,20 @@ def test_given_labels_name_clusters(right, small, few, tmp_path):
     right("sample", "run", "--label", "ring", "-n", "1", "--steps", "2", "--out", "ring.png")
 
 
+def test_own_features_are_a_start(right, wrong, small, few, tmp_path):
+    """The clusters of the features, which stay without E-steps; resuming does not need the file."""
+    digits = np.load(few)["labels"]
+    np.save(tmp_path / "x.npy", np.eye(10)[digits] + 0.01 * np.random.default_rng(0).standard_normal((60, 10)))
+    words = ["cluster", few, "-q", "10", "--out", "run", *small, *SHORT, "--features", "x.npy"]
+    words += ["--clustering.rounds", "1", "--json", "found.json"]
+    right(*words)
+    assert json.loads((tmp_path / "found.json").read_text())["scores"]["initial"]["accuracy"] == 1
+    assert 'features = "x.npy"' in (tmp_path / "run" / "recipe.toml").read_text()
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    right(*words)
+    wrong(*words[:5], "new", *words[6:], message=("x.npy", "3 rows", "60 images"), notes=True)
+
+
 def test_a_class_conditional_model_is_a_classifier(right, told_run, tmp_path):
     """``assign`` reports its accuracy."""
     flags = ["--e-step-probes", "1", "--e-step-refine", "0", "--json", "accuracy.json"]
@@ -153,6 +167,8 @@ def test_a_class_conditional_model_is_a_classifier(right, told_run, tmp_path):
         (["digits", "-q", "9", "-n", "5", "--steps", "2"], ("5 images", "9 clusters", "smaller -q")),
         (["nowhere", "-q", "3"], ("nowhere",)),
         (["digits", "-q", "3", "--given", "no.csv"], ("no.csv", "index and label")),
+        (["digits", "-q", "3", "--features", "no.npy"], ("no.npy", ".parquet")),
+        (["digits", "-q", "3", "--clustering.init", "features", "--steps", "2"], ("--features FILE",)),
         (["digits", "-q", "3", "--clustering.init", "magic"], ("clustering.init", "encoder")),
         (["digits", "-q", "3", "--clustering.rouns", "2"], ("clustering.rouns", "clustering.rounds")),
         (["digits", "-q", "3", "--json", "x.txt"], ("x.txt", ".json")),

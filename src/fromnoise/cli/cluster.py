@@ -20,6 +20,7 @@ are in [clustering]. -q 5:20 trains a model for each number of clusters and sele
 examples:
   fromnoise cluster mnist -q 10 -n 10000 --minutes 25
   fromnoise cluster ~/pictures -q 5:20 --minutes 10
+  fromnoise cluster ~/pictures -q 8 --features dino.npy --given known.csv
   fromnoise sample runs/clusters --label 3 --out third.png"""
 
 
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     budget("--minutes", metavar="M", help="training budget in minutes, for each number of clusters")
     budget("--steps", metavar="N", help="training budget in optimizer steps")
     add("--given", metavar="CSV", type=Path, help="known labels of some images, kept fixed: columns index and label")
+    add("--features", metavar="FILE", type=Path, help="start from your own features of the images: a row for each")
     add("--out", metavar="DIR", type=Path, default=Path("runs/clusters"), help="run directory")
     add("--recipe", metavar="RECIPE", default="mixture", help="name of a recipe, or a .toml file")
     add("--seed", metavar="S", help="seed of the weights, the order of the images and the noise")
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         check_file(args.json, ".json")
     if args.given is not None and not args.given.is_file():
         raise UserError(f"{str(args.given)!r} does not exist: --given takes a .csv with the columns index and label")
+    if args.features is not None and not args.features.is_file():
+        raise UserError(f"{str(args.features)!r} does not exist: --features takes a .npy, .npz, .parquet or .csv file")
     if args.dry_run:
         return _dry_run(args, counts[-1])
     if len(counts) == 1:
@@ -70,6 +74,8 @@ def _recipe(args: argparse.Namespace, count: int) -> Recipe:
     keys = {key: parse_value(getattr(args, flag)) for flag, key in flags.items() if getattr(args, flag) is not None}
     keys |= {"data.source": args.data, "clustering.count": count, "data.labels": True}
     keys |= {"clustering.images": args.limit} if args.limit is not None else {}
+    if args.features is not None:
+        keys |= {"clustering.init": "features", "clustering.features": str(args.features)}
     keys |= dotted_values(args.dotted)
     return recipes.load(args.recipe, keys)
 

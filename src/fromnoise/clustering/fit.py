@@ -18,10 +18,12 @@ from tqdm import tqdm
 from fromnoise import checkpoint
 from fromnoise.clustering.budget import e_steps, wanted_measurements
 from fromnoise.clustering.em import EM, Round
-from fromnoise.clustering.given_labels import GivenLabels, align_clusters, read_given_labels, with_given_labels
-from fromnoise.clustering.init import initial_responsibilities
+from fromnoise.clustering.embeddings import read_embeddings
+from fromnoise.clustering.given_labels import GivenLabels, read_given_labels, with_given_labels
+from fromnoise.clustering.init import InitialClusters, initial_clusters
+from fromnoise.clustering.semi_supervised import spread_given_labels
 from fromnoise.clustering.task import ClusteringTask, build_model, limit_patch, prepare
-from fromnoise.config import Recipe
+from fromnoise.config import ClusteringConfig, Recipe
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.run_dir.reports import ROUNDS
@@ -88,7 +90,7 @@ def fit_mixture(
         precision: as in ``select_device``.
 
     Raises:
-        UserError: the data, the table, the run directory or the device cannot be used, or there are several processes.
+        UserError: the data, a table, the run directory or the device cannot be used, or there are several processes.
     """
     if Launch.from_environment() is not None:
         raise UserError("clustering runs in one process: start it without torchrun (WORLD_SIZE is set)")
@@ -117,6 +119,7 @@ def _fit(
     recipe = limit_patch(recipe, task)
     folder.check(recipe)
     labels = read_given_labels(given, task.images_in_set, recipe.clustering.count) if given else None
+    features = _read_features(recipe.clustering, task) if not folder.has_states else None
     model = build_model(recipe, task, labels.names if labels else None)
     accelerator = make_accelerator(compute.device.type == "cpu")
     loop = TrainingLoop(model, task.data, compute, accelerator, folder.load_state, log)
@@ -128,7 +131,7 @@ def _fit(
         f"{len(task.index):,} images, {recipe.clustering.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
     )
-    em, rounds = _start(loop, folder, compute, labels.at(task.index) if labels else None, init, log)
+    em, rounds = _start(loop, folder, compute, labels.at(task.index) if labels else None, init, features, log)
     remaining = len(task.remaining.index) if task.remaining is not None else 0
     prepare_budget(
         loop, log, lambda cost: e_steps(recipe, len(task.index), remaining, cost.forward_seconds, em.state.rounds)
@@ -141,6 +144,12 @@ def _fit(
     remaining_q = _assign_remaining(em, task, labels) if em.finished else None
     averaged = loop.ema_model()
     return ClusteringResult(task, averaged, em.state.q, remaining_q, em.state.initial, rounds, compute, number)
+
+
+def _read_features(config: ClusteringConfig, task: ClusteringTask) -> Tensor | None:
+    if config.init != "features" or config.features is None:
+        return None
+    return read_embeddings(Path(config.features), task.images_in_set)[task.index]
 
 
 def _assign_remaining(em: EM, task: ClusteringTask, labels: GivenLabels | None) -> Tensor | None:
@@ -156,6 +165,7 @@ def _start(
     compute: ComputeConfig,
     given: Tensor | None,
     init: Tensor | None,
+    features: Tensor | None,
     log: Log,
 ) -> tuple[EM, list[dict[str, Any]]]:
     """EM from a saved state or from initial responsibilities, and the results of its rounds so far."""
@@ -181,15 +191,13 @@ def _start(
         return em, rounds
     start = time.monotonic()
     if init is None:
-        with _progress_bar(f"initial clusters: {recipe.clustering.init}") as bar:
-            q = initial_responsibilities(
-                images, recipe.clustering, compute, recipe.train.seed, lambda fraction: _advance(bar, fraction)
-            )
+        config, seed = recipe.clustering, recipe.train.seed
+        with _progress_bar(f"initial clusters: {config.init}") as bar:
+            found = initial_clusters(images, config, compute, seed, lambda part: _advance(bar, part), features)
     else:
-        q = init
+        found = InitialClusters(init)
+    q = found.q if given is None else spread_given_labels(found, given, recipe.train.seed)
     loop.progress.seconds = time.monotonic() - start  # a budget in minutes includes the initialization
-    if given is not None:
-        q = align_clusters(q, given)
     return EM(loop, q, given), []
 
 

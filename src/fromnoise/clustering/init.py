@@ -1,14 +1,16 @@
-"""Initial responsibilities: clusters before any diffusion model is trained."""
+"""Initial clusters: responsibilities and features before any diffusion model is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fromnoise.clustering import encoder
 from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, principal_components
+from fromnoise.clustering.graph import prepare_features, spectral_clusters
 from fromnoise.config import ClusteringConfig
 from fromnoise.data import Images
 from fromnoise.utils.device import ComputeConfig
@@ -19,6 +21,19 @@ OnProgress = Callable[[float], object]
 """Called with the completed fraction."""
 
 _CONFIDENCE = 0.9  # probability of the assigned cluster; the others share the rest
+
+
+@dataclass(frozen=True)
+class InitialClusters:
+    """Initial clusters, and what they were found by.
+
+    Attributes:
+        q: responsibilities, float64 (N, Q).
+        features: feature vectors, float (N, D), over which known labels of some images spread; None if there are none.
+    """
+
+    q: Tensor
+    features: Tensor | None = None
 
 
 def smoothed_one_hot(labels: Tensor, clusters: int) -> Tensor:
@@ -37,14 +52,15 @@ def check_count(images: int, clusters: int) -> None:
         raise UserError(f"{images} images cannot make {clusters} clusters: use a smaller -q")
 
 
-def initial_responsibilities(
+def initial_clusters(
     images: Images,
     config: ClusteringConfig,
     compute: ComputeConfig,
     seed: int,
     on_progress: OnProgress = lambda fraction: None,
-) -> Tensor:
-    """Initial responsibilities by ``config.init``, float64 (N, Q).
+    features: Tensor | None = None,
+) -> InitialClusters:
+    """Initial clusters by ``config.init``.
 
     Args:
         images: images to cluster.
@@ -52,11 +68,17 @@ def initial_responsibilities(
         compute: device of the encoder.
         seed: of all random numbers.
         on_progress: called with the completed fraction while the encoder trains.
+        features: the user's own features of the images, (N, D); for the method ``features``.
 
     Raises:
         UserError: there are fewer images than clusters.
+        ValueError: there are no features for the method ``features``.
     """
     check_count(len(images), config.count)
+    if config.init == "features":
+        if features is None:
+            raise ValueError("clustering.init features needs features")
+        return _by_features(features, config, seed)
     return _INITIALIZERS[config.init](images, config, compute, seed, on_progress)
 
 
@@ -67,7 +89,7 @@ def train_encoder(
     seed: int,
     on_progress: OnProgress = lambda fraction: None,
 ) -> encoder.EncoderOutput:
-    """Train an encoder on images and return its output for them; arguments as in ``initial_responsibilities``."""
+    """Train an encoder on images and return its output for them; arguments as in ``initial_clusters``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = encoder.Encoder(images.shape, config.count)
@@ -79,29 +101,45 @@ def train_encoder(
     return encoder.encode(net, images, compute)
 
 
+def _by_features(features: Tensor, config: ClusteringConfig, seed: int) -> InitialClusters:
+    points = prepare_features(features)
+    return InitialClusters(spectral_clusters(points, config.count, seed), points)
+
+
 def _by_encoder(
     images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
-) -> Tensor:
-    return train_encoder(images, config, compute, seed, on_progress).q
+) -> InitialClusters:
+    found = train_encoder(images, config, compute, seed, on_progress)
+    return InitialClusters(found.q, found.features)
 
 
 def _by_components(
     images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, _: OnProgress
-) -> Tensor:
+) -> InitialClusters:
     points = principal_components(flat_pixels(images))
+    return InitialClusters(_by_kmeans(points, config, seed), points)
+
+
+def _by_pixels(
+    images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, _: OnProgress
+) -> InitialClusters:
+    points = flat_pixels(images)
+    return InitialClusters(_by_kmeans(points, config, seed), points)
+
+
+def _by_kmeans(points: Tensor, config: ClusteringConfig, seed: int) -> Tensor:
     return smoothed_one_hot(kmeans(points, config.count, seed, KMEANS_RESTARTS).labels, config.count)
 
 
-def _by_pixels(images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, _: OnProgress) -> Tensor:
-    return smoothed_one_hot(kmeans(flat_pixels(images), config.count, seed, KMEANS_RESTARTS).labels, config.count)
-
-
-def _at_random(images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, _: OnProgress) -> Tensor:
+def _at_random(
+    images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, _: OnProgress
+) -> InitialClusters:
     generator = torch.Generator().manual_seed(seed)
-    return smoothed_one_hot(torch.randint(config.count, (len(images),), generator=generator), config.count)
+    labels = torch.randint(config.count, (len(images),), generator=generator)
+    return InitialClusters(smoothed_one_hot(labels, config.count))
 
 
-_INITIALIZERS: dict[str, Callable[[Images, ClusteringConfig, ComputeConfig, int, OnProgress], Tensor]] = {
+_INITIALIZERS: dict[str, Callable[[Images, ClusteringConfig, ComputeConfig, int, OnProgress], InitialClusters]] = {
     "encoder": _by_encoder,
     "pca": _by_components,
     "pixels": _by_pixels,

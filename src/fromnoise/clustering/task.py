@@ -40,6 +40,7 @@ class ClusteringTask:
         index: indices of the images in the data set, int64 (N,).
         labels: true classes, int64 (N,); None if unknown. Only the scores use them.
         class_names: names of the true classes.
+        images_in_set: number of images in the data set that ``index`` counts.
         remaining: None if the held-out images are a split of their own, or a part of the images was requested.
     """
 
@@ -47,13 +48,8 @@ class ClusteringTask:
     index: Tensor
     labels: Tensor | None
     class_names: tuple[str, ...] | None
+    images_in_set: int
     remaining: RemainingImages | None
-
-    @property
-    def images_in_set(self) -> int:
-        """The number of images in the data set, as far as the largest index shows."""
-        parts = [self.index, *([self.remaining.index] if self.remaining else [])]
-        return int(torch.cat(parts).max()) + 1
 
 
 def prepare(recipe: Recipe, log: Callable[[str], None]) -> ClusteringTask:
@@ -80,11 +76,13 @@ def prepare(recipe: Recipe, log: Callable[[str], None]) -> ClusteringTask:
     images.labels = torch.zeros(len(images), dtype=torch.int64)  # EM overwrites them
     held_out = data.held_out
     one_split = not bool(torch.isin(held_out.rows, data.train.rows).any())
+    rows = torch.cat([data.train.rows, held_out.rows]) if one_split else data.train.rows
     remaining = None
     if one_split and limit is None:
         remaining = RemainingImages(held_out, held_out.rows, held_out.labels if data.class_names is not None else None)
     held_out.labels = None
-    return ClusteringTask(replace(data, train=images, class_names=None), index, labels, data.class_names, remaining)
+    unlabelled_data = replace(data, train=images, class_names=None)
+    return ClusteringTask(unlabelled_data, index, labels, data.class_names, int(rows.max()) + 1, remaining)
 
 
 def limit_patch(recipe: Recipe, task: ClusteringTask) -> Recipe:

@@ -315,8 +315,11 @@ class ClusteringConfig(Section):
     """number of clusters"""
     images: Annotated[int, Field(ge=2)] | None = None
     """number of images to cluster, selected by the seed of the training; all by default"""
-    init: Literal["encoder", "pca", "pixels", "random"] = "encoder"
-    """initial clusters: an encoder trained beforehand, k-means on principal components or on pixels, or random"""
+    init: Literal["encoder", "features", "pca", "pixels", "random"] = "encoder"
+    """initial clusters: an encoder trained beforehand, own features, k-means on principal components or on pixels, or
+    random"""
+    features: str | None = None
+    """file with a feature vector of each image of the data set, for init features: .npy, .npz, .parquet or .csv"""
     encoder_steps: Count = 500
     """optimizer steps of the encoder"""
     encoder_batch: Annotated[int, Field(ge=16)] = 256
@@ -347,3 +350,9 @@ class ClusteringConfig(Section):
     """clusters with less than this fraction of an equal share of the images are reseeded; 0: never"""
     split_merge: Share = 0.9
     """close clusters that together have less than this fraction of the largest are merged, and it is split; 0: never"""
+
+    @model_validator(mode="after")
+    def _check_features(self) -> ClusteringConfig:
+        if self.init == "features" and self.features is None:
+            raise ValueError("init features needs a file with the features of each image: give --features FILE")
+        return self

@@ -49,11 +49,19 @@ class NpyFile(Format):
     def open(self, root: Path, names: Sequence[str], log: Log) -> Splits:
         """See ``Format``; files with Python objects are refused."""
         path = root / names[0]
-        with decoding(path, ".npy"):
-            with open_regular(path) as file:
-                _check_header(file, os.fstat(file.fileno()).st_size)
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array_splits({"all": array}, {}, path.name, log)
+        return array_splits({"all": map_npy(path)}, {}, path.name, log)
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """Map the array of a .npy file, to be read from the disk as it is needed; nothing is unpickled.
+
+    Raises:
+        UnreadableFile: it is damaged, or holds Python objects.
+    """
+    with decoding(path, ".npy"):
+        with open_regular(path) as file:
+            _check_header(file, os.fstat(file.fileno()).st_size)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
