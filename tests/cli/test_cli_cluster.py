@@ -64,7 +64,11 @@ def test_files_of_a_run(clustered):
     ):
         assert (clustered / name).stat().st_size > 0
     page = (clustered / "report.md").read_text()
-    assert "fromnoise cluster" in page
+    assert "fromnoise cluster" in page and "E-step, of the bound" in page
+    first, last = found["rounds"]
+    assert first["change_by"] is None and set(last["change_by"]) == {"weights", "moves", "training", "e_step"}
+    assert last["bound"]["n"] == 50 and last["bound"]["error"] > 0 and "e_step_gain" in first
+    assert "by the E-step)" in (clustered / "log").read_text()
     assert all(f"{key} {value}" in page for key, value in zip(SHORT[::2], SHORT[1::2], strict=True))
 
 
@@ -83,11 +87,13 @@ def test_dry_run(right, small, few, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_page_says_that_the_encoder_term_is_no_bound(clustered, right, small, few, tmp_path):
-    """With encoder_weight 0 it is an estimated lower bound."""
-    assert "not a lower bound" in (clustered / "report.md").read_text()
+def test_the_page_says_what_is_a_bound(clustered, right, small, few, tmp_path):
+    """The cross-fitted number always; the objective never, and with encoder_weight 0 it has no encoder term."""
     right("cluster", few, "-q", "2", "--out", "run", *small, *SHORT, "--clustering.encoder_weight", "0")
-    assert "an estimated lower bound" in (tmp_path / "run" / "report.md").read_text()
+    for run, encoder in ((clustered, True), (tmp_path / "run", False)):
+        page = (run / "report.md").read_text()
+        assert "an unbiased estimate of a lower bound" in page and "makes it too high" in page
+        assert ("this is not a lower bound" in page) == encoder
 
 
 def test_held_out_images_are_assigned_too(right, small, few, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from functools import lru_cache
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 
 from fromnoise import config as recipes
-from fromnoise.clustering.em import EM, Round, encoder_log_likelihood
+from fromnoise.clustering.em import EM, encoder_log_likelihood
 from fromnoise.clustering.given_labels import align_clusters
 from fromnoise.clustering.init import smoothed_one_hot
+from fromnoise.clustering.rounds import Round
 from fromnoise.clustering.task import build_model, prepare
 from fromnoise.diffusion.likelihood.e_step import mixture_elbo, mixture_weights, responsibilities
+from fromnoise.evaluation.estimate import Estimate
 from fromnoise.training.distributed import make_accelerator
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
@@ -34,6 +37,7 @@ TINY = {
     "sample.steps": 3,
     "clustering.count": 3,
     "clustering.rounds": 3,
+    "clustering.e_step_refine": 4,
 }
 IMAGES = 60
 
@@ -99,9 +103,9 @@ def test_given_labels_stay_fixed():
 
 
 def test_a_resumed_run_is_bit_identical():
-    """Stopped between two rounds, or right before one, and continued from its state."""
+    """Stopped between two rounds, or right before one, and continued from its state; also what the rounds report."""
     whole = make(train_decay="constant")
-    run_rounds(whole)
+    rounds = [r.json() for r in run_rounds(whole)]
     for stop in (6, 10):
         part = make(train_decay="constant")
         found = run_rounds(part, stop)
@@ -111,10 +115,66 @@ def test_a_resumed_run_is_bit_identical():
         after = make(train_decay="constant", q=torch.rand(IMAGES, 3, dtype=torch.float64))
         after.loop.resume(tensors, header)
         after.resume(tensors, len(found))
-        run_rounds(after)
+        assert [r.json() for r in found + run_rounds(after)] == rounds
         assert torch.equal(after.state.q, whole.state.q) and torch.equal(after.state.objective, whole.state.objective)
         for name, weight in whole.loop.ema_state_dict().items():
             assert torch.equal(weight, after.loop.ema_state_dict()[name]), name
+
+
+UNMOVED = {"clustering_split_merge": 0.0, "clustering_min_weight": 0.0}
+
+
+def uncertain() -> torch.Tensor:
+    """Random responsibilities."""
+    return torch.softmax(2 * torch.randn(IMAGES, 3, dtype=torch.float64), 1)
+
+
+def test_the_parts_of_a_change_add_up():
+    """Weights, moves, training and E-step; also in JSON, and with a state that an older version wrote."""
+    em = make(q=uncertain(), clustering_encoder_weight=0.5, clustering_concentration=1.0, **UNMOVED)
+    em.run_e_step()
+    older = {k: v.clone() for k, v in em.tensors().items() if k not in ("em.after_weights", "em.after_moves")}
+    found = next(r for r in em.run() if isinstance(r, Round))
+    assert found.change is not None and found.change_by is not None and found.number == 2
+    parts = found.change_by
+    total = sum(getattr(parts, k).value for k in ("weights", "moves", "training", "e_step"))
+    assert total == pytest.approx(found.change.value, abs=1e-9)
+    assert parts.moves.value == 0 != parts.training.value and min(parts.weights.value, parts.e_step.value) > 0
+    assert all(each.n == IMAGES and each.error >= 0 for each in (parts.weights, parts.training, parts.e_step))
+    saved = json.loads(json.dumps(found.json()))
+    assert saved["change_by"]["training"] == parts.training.json() and saved["bound"]["n"] == IMAGES
+    em.resume(older, 1)
+    found = em.run_e_step()
+    assert found is not None and found.change is not None and found.change_by is None
+
+
+def test_an_e_step_without_training_is_the_e_steps_part():
+    """With the same network F rises by KL(q_old || q_new) at least 0; with the same q too, by 0."""
+    em = make(q=uncertain(), clustering_rounds=4, clustering_encoder_weight=0.5, **UNMOVED)
+    em.run_e_step()
+    before = em.state
+    second = em.run_e_step()
+    assert second is not None and second.change_by is not None
+    assert second.change_by.training.value == second.change_by.moves.value == 0 < second.change_by.e_step.value
+    kl = (before.q * (before.q.log() - em.state.q.log())).sum(1)
+    assert second.change_by.e_step.value == pytest.approx(float(kl.mean()))
+    em.state.weights = before.weights
+    third = em.run_e_step()
+    assert third is not None and third.change_by is not None
+    assert third.change_by.e_step.value == third.e_step_gain.value == third.reassigned == 0
+
+
+def test_split_and_merge_moves_have_a_part_of_their_own():
+    """Reseeding a collapsed start replaces the E-step's q by another one; none of it counts as training."""
+    q = smoothed_one_hot(torch.zeros(IMAGES, dtype=torch.int64), 3)
+    em = make(q=q, clustering_encoder_weight=0.0)
+    first = em.run_e_step()
+    assert first is not None and first.reseeded and first.change_by is None
+    unmoved, moved = em.state.after_weights, em.state.after_moves
+    second = em.run_e_step()
+    assert second is not None and second.change_by is not None
+    assert second.change_by.moves == Estimate.mean_of(moved - unmoved) and second.change_by.moves.value < 0
+    assert second.change_by.training.value == pytest.approx(0, abs=1e-9)
 
 
 def test_an_interrupted_e_step_continues_after_its_last_batch(monkeypatch):
@@ -186,3 +246,21 @@ def test_b6_with_the_encoders_likelihood_the_objective_is_no_bound():
         objective = mixture_elbo(responsibilities(terms, weights), terms, weights)
         excess = float((objective - log_p).mean())
         assert (excess < 1e-9) == bound and excess < math.log(2) + 1e-6
+
+
+def test_the_normalization_of_the_joint_model_with_an_encoder():
+    """Z = sum_c pi_c E_{p_c}[r_c^w] by quadrature: 1 at w = 0, between 1 and Q at w = 1, near Q for clear clusters.
+
+    With it, F is below the logarithm of a density that integrates to 1.
+    """
+    x = torch.linspace(-12, 12, 4801, dtype=torch.float64)
+    weights = torch.tensor([0.6, 0.4], dtype=torch.float64)
+    for distance, low, high in ((0.3, 1.0, 1.1), (1.0, 1.1, 1.9), (5.0, 1.99, 2.0)):
+        nats = 0.5 * (x[:, None] - distance * torch.tensor([-1.0, 1.0])) ** 2 + 0.5 * math.log(2 * math.pi)
+        ratio = torch.softmax(weights.log() - nats, 1) / weights
+        joint = (weights * torch.exp(-nats) * ratio).sum(1)
+        z = float(torch.trapezoid(joint, x))
+        assert low <= z <= high + 1e-9
+        terms = nats - ratio.log()
+        objective = mixture_elbo(responsibilities(terms, weights, 2.0), terms, weights)
+        assert bool((objective - math.log(z) <= (joint / z).log() + 1e-9).all())

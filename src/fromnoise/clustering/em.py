@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.expectation import EStep
+from fromnoise.clustering.expectation import BOUND_IMAGES, BOUND_STEPS, EStep, evenly_spaced
 from fromnoise.clustering.given_labels import with_given_labels
+from fromnoise.clustering.rounds import ChangeByStep, Round
 from fromnoise.clustering.split_merge import Responsibilities, reseed_empty, split_and_merge
 from fromnoise.config import ClusteringConfig
 from fromnoise.data import Images
 from fromnoise.diffusion.likelihood.code_length import StepProposal
-from fromnoise.diffusion.likelihood.e_step import EStepConfig, mixture_elbo, mixture_weights, responsibilities
+from fromnoise.diffusion.likelihood.e_step import EStepConfig, mixture_elbo, mixture_weights, responsibilities, truncate
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.evaluation.estimate import Estimate
 from fromnoise.model import Model
@@ -37,6 +38,9 @@ class EMState:
         rounds: number of E-steps done.
         proposal: probabilities of the diffusion steps in E-steps, (T,); empty before the first.
         objective: objective of each image at the last E-step, nats, (N,); empty before the first.
+        after_weights: the same after the M-step of the weights that followed, (N,); empty before the first E-step, and
+            in states of older versions.
+        after_moves: the same after the split-and-merge moves that followed, (N,); empty as ``after_weights``.
         initial: most likely clusters before the first E-step, int64 (N,).
         nats: bounds L_c found so far by an unfinished E-step, float64 (n, Q).
         encoder_nats: -encoder_weight log p(s | c), up to a constant of the image, (N, Q).
@@ -47,6 +51,8 @@ class EMState:
     rounds: int
     proposal: Tensor
     objective: Tensor
+    after_weights: Tensor
+    after_moves: Tensor
     initial: Tensor
     nats: Tensor
     encoder_nats: Tensor
@@ -56,7 +62,7 @@ class EMState:
         """The state before the first E-step."""
         empty, weights = torch.empty(0, dtype=torch.float64), mixture_weights(q, config.concentration)
         encoder_nats = -config.encoder_weight * encoder_log_likelihood(q)
-        return EMState(q, weights, 0, empty, empty, q.argmax(1), q[:0], encoder_nats)
+        return EMState(q, weights, 0, empty, empty, empty, empty, q.argmax(1), q[:0], encoder_nats)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save."""
@@ -68,51 +74,17 @@ def encoder_log_likelihood(q: Tensor) -> Tensor:
 
     log p(s | c) = log p(c | s) - log p(c), up to a constant of the image.
 
-    The E-step adds ``encoder_weight`` times this to -L_c, as if s were a second observation that is independent of the
-    pixels given the cluster. It is not independent: s is computed from the same pixels, which are then counted twice,
-    and the objective is not a lower bound on log p(x_0). With clusters of equal size it can exceed log p(x_0) by up to
-    ``encoder_weight`` log Q. At weight 0 the initial assignment is a starting point and nothing else.
+    The E-step adds ``encoder_weight`` w times this to -L_c, as if s were a second observation that is independent of
+    the pixels given the cluster. It is not independent: s is computed from the same pixels, which are then counted
+    twice, and the objective is not a lower bound on log p(x_0). It is one on log sum_c pi_c p_c(x_0) r_c(x_0)^w with
+    r_c = p(c | s) / p(c), a product of experts (Hinton 2002) whose normalization sum_c pi_c E_{p_c}[r_c^w] is left out
+    (1 to Q for w = 1 and calibrated s). With clusters of equal size it can exceed log p(x_0) by up to w log Q. At
+    weight 0 the initial assignment is a starting point and nothing else.
 
     Args:
         q: p(c | s), the initial responsibilities, (N, Q).
     """
     return (q.clamp(min=1e-6) / q.mean(0).clamp(min=1e-6)).log()
-
-
-@dataclass(frozen=True)
-class Round:
-    """Results of one E-step.
-
-    Attributes:
-        number: from 1.
-        step: number of optimizer steps before it.
-        temperature: of the responsibilities.
-        objective: mean over the images of F(q) + encoder_weight sum_c q_c log p(s | c), nats. With encoder_weight 0 it
-            estimates a lower bound on log p(x_0), without the steps below ``min_time``; otherwise it is no such bound.
-        change: of the objective since the previous round, with the same noise for each image; None in the first round.
-            It includes the effect of the training between both.
-        reassigned: fraction of the images whose most likely cluster changed.
-        confidence: mean probability of the most likely cluster.
-        weights: mixture weights.
-        reseeded: empty clusters that were given a half of the largest one.
-        split_merged: (a, b, c) where cluster b was merged into a, and then took a half of c.
-    """
-
-    number: int
-    step: int
-    temperature: float
-    objective: Estimate
-    change: Estimate | None
-    reassigned: float
-    confidence: float
-    weights: tuple[float, ...]
-    reseeded: tuple[int, ...]
-    split_merged: tuple[tuple[int, int, int], ...] = ()
-
-    def json(self) -> dict[str, object]:
-        """The same for a JSON file."""
-        plain = {k: v for k, v in self.__dict__.items() if not isinstance(v, Estimate)}
-        return plain | {"objective": self.objective.json(), "change": self.change.json() if self.change else None}
 
 
 class EM:
@@ -206,19 +178,39 @@ class EM:
             on_progress(len(state.nats) / len(state.q))
             if self._stopped:
                 return None
-        self.e_step_seconds = None if first else time.monotonic() - start
         nats, number = state.nats + state.encoder_nats, state.rounds + 1
         temperature = self.temperature(number)
         q = self._with_given(responsibilities(nats, state.weights, temperature))
+        both = self._cross_fitted(e_step, state.q, q)
+        if both is None:
+            return None
+        self.e_step_seconds = None if first else time.monotonic() - start
         objective = mixture_elbo(q, nats, state.weights)
-        change = Estimate.mean_of(objective - state.objective) if len(state.objective) else None
-        reassigned = float((q.argmax(1) != state.q.argmax(1)).double().mean())
-        confidence = float(q.amax(1).mean())
+        change, change_by = None, None
+        if len(state.objective):
+            change = Estimate.mean_of(objective - state.objective)
+        if len(state.after_moves):
+            trained = mixture_elbo(state.q, nats, state.weights)
+            change_by = ChangeByStep.from_objectives(
+                state.objective, state.after_weights, state.after_moves, trained, objective
+            )
+        after_weights = mixture_elbo(q, nats, mixture_weights(q, self.config.concentration))
         moved = Responsibilities(q, state.encoder_nats)
         reseeded, split_merged = self._move_clusters(moved, nats) if number < self.config.rounds else ((), ())
-        q = self._with_given(moved.q)
-        weights = mixture_weights(q, self.config.concentration)
-        self.state = EMState(q, weights, number, state.proposal, objective, state.initial, nats[:0], moved.encoder_nats)
+        new_q = self._with_given(moved.q)
+        weights = mixture_weights(new_q, self.config.concentration)
+        self.state = EMState(
+            new_q,
+            weights,
+            number,
+            state.proposal,
+            objective,
+            after_weights,
+            mixture_elbo(new_q, state.nats + moved.encoder_nats, weights),
+            state.initial,
+            nats[:0],
+            moved.encoder_nats,
+        )
         self._sample_labels()
         return Round(
             number,
@@ -226,12 +218,26 @@ class EM:
             temperature,
             Estimate.mean_of(objective),
             change,
-            reassigned,
-            confidence,
+            change_by,
+            Estimate.mean_of(both[1]),
+            Estimate.mean_of(both[1] - both[0]),
+            float((q.argmax(1) != state.q.argmax(1)).double().mean()),
+            float(q.amax(1).mean()),
             tuple(weights.tolist()),
             reseeded,
             split_merged,
         )
+
+    def _cross_fitted(self, e_step: EStep, before: Tensor, after: Tensor) -> Tensor | None:
+        """F of both responsibilities of some images with independent noise, (2, n); None if it was stopped."""
+        ids, limit = evenly_spaced(len(self.images), BOUND_IMAGES), self.config.candidates
+        both = [truncate(q[ids], limit) for q in (before, after)]
+        proposal, parts = StepProposal(self.state.proposal), []
+        for part in e_step.cross_fitted_elbo(self.images, ids, both, self.state.weights, proposal, BOUND_STEPS):
+            if self._stopped:
+                return None
+            parts.append(part)
+        return torch.cat(parts, 1)
 
     def assign(self, images: Images) -> Tensor:
         """Responsibilities of other images by the model alone, without an encoder term, float64 (M, Q)."""
@@ -268,5 +274,8 @@ class EM:
 
     def resume(self, tensors: dict[str, Tensor], rounds: int) -> None:
         """Restore the state after ``rounds`` E-steps; the loop restores its own."""
-        self.state = EMState(rounds=rounds, **{k: tensors[f"em.{k}"].clone() for k in self.state.tensors()})
+        empty = torch.empty(0, dtype=torch.float64)
+        older = {f"em.{k}": empty for k in ("after_weights", "after_moves")}  # which version 0.1 did not save
+        saved = older | tensors
+        self.state = EMState(rounds=rounds, **{k: saved[f"em.{k}"].clone() for k in self.state.tensors()})
         self._sample_labels()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,15 @@ from fromnoise.utils.device import ComputeConfig
 
 _NETWORK_BATCH = 640  # images times clusters in one evaluation of the network
 _PILOT_IMAGES, _PILOT_STEPS = 32, 24
+BOUND_IMAGES = 500
+"""Images of an E-step whose cross-fitted bound is estimated, at most."""
+BOUND_STEPS = 8
+"""Diffusion steps of that bound for each cluster of an image, each with a noise and its negative."""
+
+
+def evenly_spaced(n: int, limit: int) -> Tensor:
+    """Numbers of at most ``limit`` of n images, int64."""
+    return torch.linspace(0, n - 1, min(limit, n)).long()
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class EStep:
             images: a few of them, evenly spaced, are used.
             min_time: steps up to this time are left out of every L_c.
         """
-        ids = torch.linspace(0, len(images) - 1, min(_PILOT_IMAGES, len(images))).long()
+        ids = evenly_spaced(len(images), _PILOT_IMAGES)
         with torch.inference_mode(), self.compute.autocast():
             return e_step.difference_proposal(
                 self.elbo,
@@ -97,6 +106,34 @@ class EStep:
                     offsets[ids] if offsets is not None else None,
                 )
             yield ids, bounds
+
+    def cross_fitted_elbo(
+        self, images: Images, ids: Tensor, q: Sequence[Tensor], weights: Tensor, proposal: StepProposal, steps: int
+    ) -> Iterator[Tensor]:
+        """F of given responsibilities by the model alone, nats, from steps and noise that ``component_bounds`` lacks.
+
+        Unbiased, and its expectation a lower bound on log p, as said of ``e_step.independent_bounds``.
+
+        Args:
+            images: the data set.
+            ids: numbers of the images to evaluate, int64 (n,).
+            q: responsibilities of these images, (n, Q) each; clusters of probability 0 in all of them are not
+                evaluated, and all are evaluated with the same noise.
+            weights: mixture weights, (Q,).
+            proposal: of the diffusion steps.
+            steps: number of diffusion steps for each cluster.
+
+        Yields:
+            F of a batch of the images, float64 (len(q), B).
+        """
+        places = torch.arange(len(ids))
+        for place in places.split(max(1, _NETWORK_BATCH // self.clusters)):
+            part, noise = [each[place] for each in q], Noise(self.seed, ids[place])
+            chosen = torch.stack(part).amax(0) > 0
+            with torch.inference_mode(), self.compute.autocast():
+                x0 = self._x0(images, ids[place])
+                nats = e_step.independent_bounds(self.elbo, x0, noise, chosen, proposal, steps)
+            yield torch.stack([e_step.mixture_elbo(each, nats, weights) for each in part])
 
     def _x0(self, images: Images, ids: Tensor) -> Tensor:
         return to_float(images.get(ids).to(self.compute.device)).contiguous(memory_format=self.compute.memory_format)

@@ -17,10 +17,12 @@ from tqdm import tqdm
 
 from fromnoise import checkpoint
 from fromnoise.clustering.budget import e_steps, wanted_measurements
-from fromnoise.clustering.em import EM, Round
+from fromnoise.clustering.em import EM
 from fromnoise.clustering.embeddings import read_embeddings
 from fromnoise.clustering.given_labels import GivenLabels, read_given_labels, with_given_labels
 from fromnoise.clustering.init import InitialClusters, initial_clusters
+from fromnoise.clustering.round_report import describe_round
+from fromnoise.clustering.rounds import Round
 from fromnoise.clustering.semi_supervised import spread_given_labels
 from fromnoise.clustering.task import ClusteringTask, build_model, limit_patch, prepare
 from fromnoise.config import ClusteringConfig, Recipe
@@ -278,18 +280,6 @@ def _reserve(em: EM, last: float) -> None:
     if minutes is not None and em.e_step_seconds is not None and em.state.rounds < em.config.rounds:
         em.loop.measurements.reserve = min(em.e_step_seconds * last, 30 * minutes)
         em.loop.budget = em.loop.measurements.budget(len(em.images))
-
-
-def describe_round(found: Round) -> str:
-    """A line of the log for an E-step."""
-    change = f" ({found.change.value:+.3f} +- {found.change.error:.3f})" if found.change else ""
-    reseeded = f"; reseeded empty clusters {', '.join(map(str, found.reseeded))}" if found.reseeded else ""
-    moves = "".join(f"; merged cluster {b} into {a} and split {c} into {c} and {b}" for a, b, c in found.split_merged)
-    return (
-        f"round {found.number}, step {found.step:,}: objective {found.objective.value:.2f} +- "
-        f"{found.objective.error:.2f} nats{change}, {found.reassigned:.2%} of the images reassigned, "
-        f"mean probability {found.confidence:.3f}, smallest weight {min(found.weights):.3f}{reseeded}{moves}"
-    )
 
 
 def _progress_bar(description: str) -> tqdm[Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,9 @@ from torch import Tensor
 
 from fromnoise.clustering.assignments import Assignments
 from fromnoise.clustering.baselines import flat_pixels, principal_components
+from fromnoise.clustering.expectation import evenly_spaced
 from fromnoise.clustering.fit import ClusteringResult
+from fromnoise.clustering.round_report import objective_plot, round_tables
 from fromnoise.clustering.scores import ClusterScores, majority_classes
 from fromnoise.data import Images
 from fromnoise.pipeline import collect, sample_steps
@@ -60,7 +60,7 @@ def write_summary(result: ClusteringResult, out: Path, command: str) -> list[Pat
     Raises:
         UserError: a file cannot be written.
     """
-    table = assignments_of(result)
+    table, clustering = assignments_of(result), result.model.recipe.clustering
     paths = [out / "assignments.csv", out / "assignments.parquet"]
     for path in paths:
         table.write(path)
@@ -94,21 +94,9 @@ def write_summary(result: ClusteringResult, out: Path, command: str) -> list[Pat
             f"t-SNE of the first principal components of up to {_MAP_IMAGES:,} images, coloured by cluster.",
         ),
         Heading("Rounds"),
-        Text(_objective_note(result.model.recipe.clustering.encoder_weight)),
-        _round_table(result.rounds),
+        *round_tables(result.rounds, clustering.encoder_weight, clustering.min_time),
     ]
     return [*paths, *write_document(out, "clusters", blocks), out / "objective.png"]
-
-
-def _objective_note(encoder_weight: float) -> str:
-    text = "The objective is the mean of F(q) = sum_c q_c (log pi_c - log q_c - L_c) over the images"
-    if not encoder_weight:
-        return f"{text}, an estimated lower bound on their log-likelihood. Its change includes the training in between."
-    return (
-        f"{text}, plus {encoder_weight:g} times the encoder's log-likelihood of the cluster. The encoder saw the same "
-        "pixels, so this is not a lower bound on the log-likelihood of the images. Its change includes the training in "
-        "between."
-    )
 
 
 def _scores(result: ClusteringResult) -> list[Block]:
@@ -143,29 +131,6 @@ def _cluster_rows(table: Assignments) -> list[list[str]]:
             row.append(f"{table.class_names[main]} ({part:.1%})" if count else "-")
         rows.append(row)
     return rows
-
-
-def _round_table(rounds: Sequence[dict[str, Any]]) -> Table:
-    """The table of the rounds."""
-    rows = []
-    for r in rounds:
-        change = r["change"]
-        moves = [f"reseeded {k}" for k in r["reseeded"]]
-        moves += [f"merged {b} into {a}, split {c}" for a, b, c in r["split_merged"]]
-        rows.append(
-            [
-                str(r["number"]),
-                f"{r['step']:,}",
-                f"{r['temperature']:.3g}",
-                f"{r['objective']['value']:.2f} ± {r['objective']['error']:.2f}",
-                f"{change['value']:+.3f} ± {change['error']:.3f}" if change else "-",
-                f"{r['reassigned']:.2%}",
-                f"{r['confidence']:.3f}",
-                ", ".join(moves) or "-",
-            ]
-        )
-    head = ["round", "step", "temperature", "objective, nats", "change", "reassigned", "mean probability", "moves"]
-    return Table(head, rows)
 
 
 # ---- images
@@ -219,7 +184,7 @@ def _embedding(result: ClusteringResult) -> tuple[Tensor, np.ndarray]:
     """Some images, (M,), and their places in the plane, (M, 2), by t-SNE (van der Maaten and Hinton 2008)."""
     from sklearn.manifold import TSNE
 
-    ids = torch.linspace(0, len(result.q) - 1, min(_MAP_IMAGES, len(result.q))).long()
+    ids = evenly_spaced(len(result.q), _MAP_IMAGES)
     points = principal_components(flat_pixels(result.task.data.train, ids), 30).numpy()
     perplexity = min(_PERPLEXITY, max(1.0, (len(points) - 1) / 4))
     return ids, TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
@@ -253,20 +218,3 @@ def _map(result: ClusteringResult, ids: Tensor, embedding: np.ndarray) -> Image:
     axes.set(xticks=[], yticks=[])
     axes.legend(markerscale=2, fontsize=8)
     return plots.to_image(figure)
-
-
-def objective_plot(rounds: Sequence[dict[str, Any]], path: Path) -> None:
-    """Plot the objective over the rounds; error bars are standard errors of the change since the previous round.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    figure, (axes,) = plots.figure()
-    if rounds:
-        values = [r["objective"]["value"] for r in rounds]
-        # the first round has no change, and the change of a single image no error
-        errors = [(r["change"]["error"] if r["change"] else None) or 0.0 for r in rounds]
-        axes.errorbar([r["number"] for r in rounds], values, errors, marker="o", markersize=4, capsize=3)
-    axes.set(xlabel="round", ylabel="nats per image", title="EM objective")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    plots.save(figure, path)

@@ -36,6 +36,7 @@ class Stream(IntEnum):
     LATENT = 12  # the latents of a training image, z ~ q(z | x)
     BOUND_LATENT = 13  # those of an estimate of the bound
     AUGMENTATION = 14  # what is done to a training image
+    CROSS_FIT = 15  # steps and noise that evaluate responsibilities which were estimated with BOUND
 
 
 def philox(

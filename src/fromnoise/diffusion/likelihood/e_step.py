@@ -13,6 +13,9 @@ Only the differences between the components' L_c of one image matter. ``componen
 the same steps and the same noise, so that common terms cancel; each noise is used with both signs, so that terms odd in
 the noise cancel; and unlikely components are evaluated at few steps only (the two stages of Li et al. 2023, "Your
 diffusion model is secretly a zero-shot classifier", sec. 3.3).
+
+F of responsibilities that maximize F of the same noisy estimates is biased upwards. ``truncate`` and
+``independent_bounds`` give an unbiased one: any q may be evaluated, and with noise that is independent of it.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ def responsibilities(nats: Tensor, weights: Tensor, temperature: float = 1.0) ->
 def mixture_elbo(q: Tensor, nats: Tensor, weights: Tensor) -> Tensor:
     """F(q) of each image in nats, float64 (B,): at most log p(x_0) for every q; 0 log 0 is 0.
 
-    With estimates of L_c in place of L_c, F of their responsibilities is biased upwards: log-sum-exp is convex.
+    F is linear in L_c: with unbiased estimates of L_c that are independent of q, F is unbiased and its expectation a
+    bound (``independent_bounds``). With the estimates from which q itself was computed it is biased upwards, as
+    log-sum-exp is convex.
 
     Args:
         q: distribution over the components, (B, K).
@@ -52,6 +57,23 @@ def mixture_elbo(q: Tensor, nats: Tensor, weights: Tensor) -> Tensor:
     q = q.double()
     joint = torch.where(q > 0, weights.double().log() - nats.double(), 0.0)
     return (q * joint - torch.special.xlogy(q, q)).sum(1)
+
+
+def truncate(q: Tensor, limit: int, mass: float = 0.999) -> Tensor:
+    """Each q on its fewest components of total probability ``mass``, and at most ``limit``, renormalized; (B, K).
+
+    F of the truncated posterior is log p + log(kept probability), so that ``mass`` 0.999 costs at most 0.001 nats where
+    ``limit`` does not apply.
+
+    Args:
+        q: distributions over the components, (B, K).
+        limit: largest number of components to keep, at least 1.
+        mass: probability to keep.
+    """
+    sizes, order = q.double().sort(dim=1, descending=True, stable=True)
+    kept = (sizes.cumsum(1) - sizes < mass) & (torch.arange(q.shape[1]) < limit) & (sizes > 0)
+    sizes = torch.where(kept, sizes, 0.0)
+    return torch.zeros_like(sizes).scatter(1, order, sizes / sizes.sum(1, keepdim=True))
 
 
 def mixture_weights(q: Tensor, concentration: float = 1.0) -> Tensor:
@@ -94,7 +116,8 @@ class ComponentBounds:
     Attributes:
         nats: estimates of L_c, float64 (B, K), unbiased without refinement. With it, the estimate of a component that
             is not a candidate uses its probes, and the mean change of the candidates from their probes to all of their
-            steps; as the probes also select the candidates, F was measured 0.05 nats too high.
+            steps; as the probes also select the candidates, F was measured 0.05 nats too high. ``independent_bounds``
+            has no such selection.
         error: standard error of L_c - min_c L_c, float64 (B, K); 0 for the minimum, NaN if there is one step only.
         nfe: network evaluations of each image, int64 (B,).
     """
@@ -140,6 +163,36 @@ def component_bounds(
     return ComponentBounds(nats + elbo.prior(x0)[:, None], error, nfe)
 
 
+def independent_bounds(
+    elbo: ELBO, x0: Tensor, noise: Noise, chosen: Tensor, proposal: StepProposal, steps: int
+) -> Tensor:
+    """Unbiased estimates of L_c of some components, from other steps and noise than ``component_bounds``.
+
+    For a q that does not depend on this noise and is 0 outside of ``chosen``, the expectation of ``mixture_elbo`` of
+    these estimates is F(q) exactly, whatever q is: its mean over images estimates a lower bound on their mean log p
+    (cross-fitting: a nuisance, here q, and what is estimated with it use independent samples; Chernozhukov et al. 2018,
+    sec. 1). All components of an image share the steps and the noise.
+
+    Args:
+        elbo: the bound of the model, whose classes are the components.
+        x0: clean images (B, C, H, W).
+        noise: of (seed, image).
+        chosen: components to evaluate, bool (B, K).
+        proposal: of the steps; steps of probability 0 are left out of every L_c.
+        steps: diffusion steps of each estimate, each with a noise and its negative.
+
+    Returns:
+        Nats, float64 (B, K); inf where not chosen.
+    """
+    rows, components = chosen.cpu().nonzero(as_tuple=True)
+    part, images = replace(noise, ids=noise.ids[rows]), x0[rows.to(x0.device)]
+    columns = components[:, None].to(x0.device)
+    terms = _sample_terms(elbo, images, part, proposal, columns, range(1, steps + 1), 0, Stream.CROSS_FIT)
+    nats = torch.full(chosen.shape, torch.inf, dtype=torch.float64)
+    nats[rows, components] = terms.mean((1, 2))
+    return nats + elbo.prior(x0)[:, None]
+
+
 def _refine(
     elbo: ELBO,
     x0: Tensor,
@@ -181,7 +234,14 @@ def _standard_error(differences: Tensor) -> Tensor:
 
 
 def _sample_terms(
-    elbo: ELBO, x0: Tensor, noise: Noise, proposal: StepProposal, components: Tensor, parts: range, index: int
+    elbo: ELBO,
+    x0: Tensor,
+    noise: Noise,
+    proposal: StepProposal,
+    components: Tensor,
+    parts: range,
+    index: int,
+    stream: Stream = Stream.BOUND,
 ) -> Tensor:
     """Importance-weighted terms of L_c - L_T, float64 (B, S, M): their mean over S is an unbiased estimate.
 
@@ -195,13 +255,14 @@ def _sample_terms(
         components: components to evaluate, (B, M).
         parts: indices of the random normal tensors, one for each of the S steps.
         index: index of the uniform random number that selects the steps.
+        stream: of all random numbers.
     """
     many = components.shape[1]
-    k = proposal.sample(noise.uniform(Stream.BOUND, index), len(parts))
+    k = proposal.sample(noise.uniform(stream, index), len(parts))
     images, cond = x0.repeat_interleave(many, 0), components.flatten()
     out = [k.new_empty((len(x0), 0, many), dtype=torch.float64)]
     for column, part in zip(k.T, parts, strict=True):
-        own = replace(noise, offset=elbo.offset).image(tuple(x0.shape[1:]), Stream.BOUND, part, like=x0)
+        own = replace(noise, offset=elbo.offset).image(tuple(x0.shape[1:]), stream, part, like=x0)
         eps = own.repeat_interleave(many, 0)
         steps = column.repeat_interleave(many)
         nats = (elbo.term_at(images, steps, eps, cond)[0] + elbo.term_at(images, steps, -eps, cond)[0]) / 2
