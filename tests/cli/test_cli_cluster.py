@@ -108,9 +108,12 @@ def test_held_out_images_are_assigned_too(right, small, few, tmp_path):
 
 
 def test_a_range_selects_the_number_of_clusters(right, small, few, tmp_path):
-    """With a directory for each number."""
-    result = right("cluster", few, "-q", "2:3", "--out", "runs", *small, *SHORT)
-    assert "selected " in result.out and "held-out bound" in result.out
+    """With a directory for each number, and the bounds that decided."""
+    result = right("cluster", few, "-q", "2:3", "--out", "runs", *small, *SHORT, "--json", "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert f"selected {found['selected']} clusters" in result.out and "held-out bound" in result.out
+    assert set(found["counts"]) == {"2", "3"} and all(c["held_out_bound"]["n"] for c in found["counts"].values())
+    assert found["counts"]["3"]["clusters"] == 3
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {"q02", "q03"}
 
 

@@ -12,12 +12,15 @@ import torch
 
 from fromnoise import config as recipes
 from fromnoise.clustering.em import EM, encoder_log_likelihood
+from fromnoise.clustering.expectation import EStep
 from fromnoise.clustering.given_labels import align_clusters
 from fromnoise.clustering.init import smoothed_one_hot
-from fromnoise.clustering.rounds import Round
+from fromnoise.clustering.round_report import objective_plot, round_tables
+from fromnoise.clustering.rounds import ChangeByStep, Round
 from fromnoise.clustering.task import build_model, prepare
 from fromnoise.diffusion.likelihood.e_step import mixture_elbo, mixture_weights, responsibilities
 from fromnoise.evaluation.estimate import Estimate
+from fromnoise.reporting.documents import Table
 from fromnoise.training.distributed import make_accelerator
 from fromnoise.training.loop import TrainingLoop
 from fromnoise.utils.device import select_device
@@ -191,6 +194,40 @@ def test_an_interrupted_e_step_continues_after_its_last_batch(monkeypatch):
     after.resume(part.tensors(), 0)
     run_rounds(after)
     assert torch.equal(after.state.q, whole.state.q) and torch.equal(after.state.objective, whole.state.objective)
+
+
+def test_a_stop_within_the_bound(monkeypatch):
+    """The estimates of the E-step are kept, and the next call gives the round of an uninterrupted one."""
+    em, same = make(), make()
+    original = EStep.cross_fitted_elbo
+
+    def stopping(*args):
+        em.stop()
+        yield from original(*args)
+
+    monkeypatch.setattr(EStep, "cross_fitted_elbo", stopping)
+    assert em.run_e_step() is None and em.state.rounds == 0 and len(em.state.nats) == IMAGES
+    monkeypatch.undo()
+    em._stopped = False
+    assert em.run_e_step() == same.run_e_step()
+
+
+def test_rounds_of_an_older_version_are_shown(tmp_path):
+    """They have neither bound nor causes; beside newer ones both tables and the plot have their places."""
+    rounds = [make_round(number, change=Estimate(1.0, 0.1, 60) if number > 1 else None).json() for number in (1, 2)]
+    old = [{k: v for k, v in r.items() if k not in ("change_by", "bound", "e_step_gain")} for r in rounds]
+    for some, tables in ((old, 1), (old[:1] + rounds[1:], 2), ([], 1)):
+        blocks = round_tables(some, 1.0, 0.3)
+        assert sum(isinstance(block, Table) for block in blocks) == tables
+        objective_plot(some, tmp_path / "objective.png")
+        assert (tmp_path / "objective.png").stat().st_size > 0
+
+
+def make_round(number: int, change: Estimate | None) -> Round:
+    """A round with made-up numbers."""
+    part = Estimate(0.25, 0.1, 60)
+    causes = ChangeByStep(part, part, part, part) if change else None
+    return Round(number, 10, 1.0, Estimate(-5.0, 0.1, 60), change, causes, part, part, 0.1, 0.9, (0.5, 0.5), ())
 
 
 @pytest.mark.slow

@@ -61,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args, counts[-1])
     if len(counts) == 1:
-        return _write(args, _fit(args, counts[0], args.out), args.out)
+        result = _fit(args, counts[0], args.out)
+        code = _write(args, result, args.out)
+        if args.json and not code:
+            write_json(args.json, _results(result))
+        return code
     return _select_count(args, counts)
 
 
@@ -115,8 +119,6 @@ def _write(args: argparse.Namespace, result: ClusteringResult, out: Path) -> int
     for name, scores in results.get("scores", {}).items():
         print(f"{name:7} " + ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items()))
     print(f"samples of a cluster: fromnoise sample {out} --label 0 --out samples.png")
-    if args.json:
-        write_json(args.json, results)
     return 0
 
 
@@ -134,8 +136,9 @@ def _results(result: ClusteringResult) -> dict[str, Any]:
 def _select_count(args: argparse.Namespace, counts: list[int]) -> int:
     """Train a model for each number of clusters in its own directory, and select one."""
     from fromnoise.clustering.model_selection import held_out_bounds, select_count
+    from fromnoise.evaluation.estimate import Estimate
 
-    bounds = {}
+    bounds, found = {}, {}
     for count in counts:
         out = args.out / f"q{count:02d}"
         result = _fit(args, count, out)
@@ -143,7 +146,11 @@ def _select_count(args: argparse.Namespace, counts: list[int]) -> int:
         if code:
             return code
         bounds[count] = held_out_bounds(result)
-        print(f"{count} clusters: held-out bound {float(bounds[count].mean()):.3f} nats per image")
+        mean = Estimate.mean_of(bounds[count])
+        found[str(count)] = {"held_out_bound": mean.json()} | _results(result)
+        print(f"{count} clusters: held-out bound {mean} nats per image, {mean.n} images")
     count = select_count(bounds)
+    if args.json:
+        write_json(args.json, {"selected": count, "counts": found})
     print(f"selected {count} clusters, the fewest within one standard error of the best: {args.out / f'q{count:02d}'}")
     return 0

@@ -94,6 +94,8 @@ class EStep:
         Yields:
             Numbers of the images of a batch, int64 (B,), and their bounds.
         """
+        if first == len(images):
+            return  # an E-step that was stopped after its last batch; ``split`` would give an empty one
         for ids in torch.arange(first, len(images)).split(max(1, _NETWORK_BATCH // self.clusters)):
             with torch.inference_mode(), self.compute.autocast():
                 bounds = e_step.component_bounds(

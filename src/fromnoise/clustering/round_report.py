@@ -11,6 +11,7 @@ from fromnoise.reporting import plots
 from fromnoise.reporting.documents import Block, Table, Text
 
 _PARTS = {"weights": "mixture weights", "moves": "split-and-merge", "training": "training", "e_step": "E-step"}
+_LINEAR = 0.1  # nats up to which the axis of the changes is linear; training changes more than all else
 
 
 def describe_round(found: Round) -> str:
@@ -94,7 +95,8 @@ def _bound_note(min_time: float) -> str:
 _CHANGE_NOTE = (
     "The change of the objective since the previous round by its causes, in their order: the mixture weights, "
     "split-and-merge moves, the training of the network at constant q, and the new q. They add up to the change. The "
-    "last column is the new q's part of the bound, the only one that is free of the estimates' errors."
+    "last column is the new q's part of the bound, the only one that is free of the estimates' errors. An E-step after "
+    "a move takes back what the move cost: read both together."
 )
 
 
@@ -130,8 +132,9 @@ def objective_plot(rounds: Sequence[dict[str, Any]], path: Path) -> None:
     _errorbar(changes, [(r["number"], r.get("e_step_gain")) for r in rounds], "E-step, of the bound")
     if changes.containers:
         changes.axhline(0, color="0.5", linewidth=0.8)
+        changes.set_yscale("symlog", linthresh=_LINEAR)
         changes.legend(fontsize=8)
-    axes.set(xlabel="round", ylabel="nats per image", title="EM objective")
+    axes.set(xlabel="round", ylabel="nats per image", title="EM objective and bound")
     changes.set(xlabel="round", ylabel="nats per image", title="change of the objective")
     for each in (axes, changes):
         each.xaxis.get_major_locator().set_params(integer=True)

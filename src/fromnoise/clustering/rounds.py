@@ -64,7 +64,8 @@ class Round:
             ``min_time`` t > 0 of -KL(q(x_t | x_0) || p(x_t)), which is the mean of log p(x_t) plus the entropy of the
             noise.
         e_step_gain: the bound with the new q minus that with the q before this E-step, under the same network, of the
-            same images with the same noise. Below 0 if the new q fits these images worse.
+            same images with the same noise, each q on its own most likely clusters (``truncate``). Below 0 if the new q
+            fits these images worse.
         reassigned: fraction of the images whose most likely cluster changed.
         confidence: mean probability of the most likely cluster.
         weights: mixture weights.
