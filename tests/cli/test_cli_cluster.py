@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from fromnoise.checkpoint import load_model
+
 SHORT = [
     "--clustering.encoder_steps",
     "3",
@@ -53,6 +55,12 @@ def test_files_of_a_run(clustered):
     assert all(1 / 3 <= float(r["probability"]) <= 1 for r in rows)
     found = json.loads((clustered.parent / "found.json").read_text())
     assert found["images"] == 50 and len(found["rounds"]) == 2 and set(found["scores"]) == {"initial", "em"}
+    probability = found["calibration"]
+    assert probability["temperature"] >= 1 and probability["repeated"] == 50 and 0 < probability["reproduced"] <= 1
+    for key in ("uncalibrated", "calibrated"):
+        assert 0 <= probability[key]["ece"] <= 1 and probability[key]["images"] == 50 and probability[key]["floor"] > 0
+    mean = sum(float(r["probability"]) for r in rows) / len(rows)
+    assert mean <= probability["reproduced"] + 1e-3  # where the clusters are not found again, nor is it certain
     for name in (
         "report.html",
         "report.md",
@@ -69,6 +77,7 @@ def test_files_of_a_run(clustered):
     assert first["change_by"] is None and set(last["change_by"]) == {"weights", "moves", "training", "e_step"}
     assert last["bound"]["n"] == 50 and last["bound"]["error"] > 0 and "e_step_gain" in first
     assert "by the E-step)" in (clustered / "log").read_text()
+    assert "## Probabilities" in page and "calibration error" in page
     assert all(f"{key} {value}" in page for key, value in zip(SHORT[::2], SHORT[1::2], strict=True))
 
 
@@ -117,6 +126,20 @@ def test_a_range_selects_the_number_of_clusters(right, small, few, tmp_path):
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {"q02", "q03"}
 
 
+def test_features_select_the_number_of_clusters(right, wrong, small, few, tmp_path):
+    """Before training, in the run directory itself; every number of the range is compared."""
+    digits = np.load(few)["labels"] % 3
+    np.save(tmp_path / "x.npy", 5 * np.eye(3)[digits] + np.random.default_rng(0).standard_normal((60, 3)) / 3)
+    words = ["cluster", few, "--features", "x.npy", "--out", "run", *small, *SHORT, "--clustering.rounds", "1"]
+    result = right(*words, "-q", "2:8", "--criterion", "features", "--json", "found.json")
+    assert "selected 3 clusters by stability" in result.out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["clusters"] == 3 and [s["count"] for s in found["count_selection"]["scores"]] == list(range(2, 9))
+    assert json.loads((tmp_path / "run" / "count_selection.json").read_text()) == found["count_selection"]
+    wide = ["cluster", few, "-q", "2:20", "--criterion", "features", "--out", "new", *small, *SHORT]
+    wrong(*wide, message=("images are too few", "20 clusters", "smaller -q"), notes=True)
+
+
 def test_clusters_are_labels_of_other_verbs(clustered, few, right, tmp_path):
     """``sample`` takes them as labels, and ``assign`` assigns images to them."""
     right("sample", clustered, "--label", "2", "-n", "2", "--steps", "2", "--out", "two.png")
@@ -124,7 +147,9 @@ def test_clusters_are_labels_of_other_verbs(clustered, few, right, tmp_path):
     assert "accuracy" in result.out
     rows = list(csv.DictReader((tmp_path / "new.csv").open()))
     assert len(rows) == 20
-    assert json.loads((tmp_path / "new.json").read_text())["nfe"] == 2 * (3 + 3)
+    found = json.loads((tmp_path / "new.json").read_text())
+    assert found["nfe"] == 2 * (3 + 3) and 0 <= found["calibration_error"] <= 1
+    assert load_model(clustered).progress["mixture"]["temperature"] >= 1
 
 
 def test_a_finished_run_is_not_changed(clustered, small, few, right):
@@ -171,6 +196,7 @@ def test_a_class_conditional_model_is_a_classifier(right, told_run, tmp_path):
     [
         (["digits", "-q", "ten"], ("-q ten", "5:20")),
         (["digits", "-q", "1"], ("-q 1", "2 or more")),
+        (["digits", "-q", "auto", "--criterion", "bound"], ("-q auto", "--criterion bound", "-q 5:20")),
         (["digits", "-q", "9:3"], ("-q 9:3", "ascending")),
         (["digits", "-q", "3", "-n", "1"], ("-n 1", "at least 2")),
         (["digits", "-q", "9", "-n", "5", "--steps", "2"], ("5 images", "9 clusters", "smaller -q")),

@@ -479,6 +479,8 @@ OTHERS: Cases = {
     "cluster digits": ("-q",),
     "cluster digits -q 1": ("-q 1", "2 or more"),
     "cluster digits -q ten": ("-q ten", "5:20"),
+    "cluster digits -q 5:20 --criterion eigengap": ("--criterion", "'bound', 'features'"),
+    "cluster digits -q 3 --features nowhere.npy": ("nowhere.npy", ".parquet"),
     "cluster digits -q 5-20": ("-q 5-20", "5:20"),
     "cluster digits -q 20:5": ("-q 20:5", "ascending"),
     "cluster digits -q 3 -n 1": ("-n 1", "at least 2"),

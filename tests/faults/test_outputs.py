@@ -164,6 +164,8 @@ def test_low_assignments_with_formulas_as_names(tmp_path):
         {"weights": [0.5, 0.5], "proposal": [1.0]},
         {"weights": [0.5, 0.5], "proposal": {"a": 1}},
         {"weights": [10**400, 1], "proposal": None},
+        {"weights": [0.5, 0.5], "proposal": None, "temperature": 0},
+        {"weights": [0.5, 0.5], "proposal": None, "temperature": "warm"},
     ],
 )
 def test_low_mixtures_of_a_header(tmp_path, mixture):

@@ -95,11 +95,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _scores(table: Assignments) -> dict[str, float]:
     """Agreement with the labels; the classifier's accuracy if the clusters are the classes of the labels."""
+    from fromnoise.clustering.calibration import Reliability
     from fromnoise.clustering.scores import ClusterScores
 
     if table.labels is None:
         return {}
     clusters: Tensor = table.q.argmax(1)
     if table.class_names == table.names:
-        return {"classifier_accuracy": float((clusters == table.labels).double().mean())}
-    return dict(ClusterScores.from_labels(clusters, table.labels).__dict__)
+        found = Reliability.measure(table.q.amax(1), clusters == table.labels)
+        scores = {"classifier_accuracy": float((clusters == table.labels).double().mean())}
+    else:
+        found = Reliability.of_clusters(table.q, clusters, table.labels)
+        scores = dict(ClusterScores.from_labels(clusters, table.labels).__dict__)
+    return scores | {"calibration_error": found.ece, "calibration_error_by_chance": found.floor}

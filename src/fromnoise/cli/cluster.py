@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 from fromnoise.cli.common import check_minimum, write_json
 
 if TYPE_CHECKING:
+    from fromnoise.clustering.count_selection import CountSelection
     from fromnoise.clustering.fit import ClusteringResult
     from fromnoise.config import Recipe
 
+_AUTO = "2:20"
 HELP = "cluster images, and train a generator of each cluster"
 EPILOG = """The same command again resumes a run. Every recipe key is a flag, --section.key value; the keys of this verb
 are in [clustering]. -q 5:20 trains a model for each number of clusters and selects one by its bound on held-out images.
+-q auto chooses a number from 2 to 20 on features before anything is trained, and --criterion features one of a range:
+on the features of --features, or on pixels, which say little of photographs.
 
 examples:
   fromnoise cluster mnist -q 10 -n 10000 --minutes 25
   fromnoise cluster ~/pictures -q 5:20 --minutes 10
   fromnoise cluster ~/pictures -q 8 --features dino.npy --given known.csv
+  fromnoise cluster ~/pictures -q auto --features dino.npy
   fromnoise sample runs/clusters --label 3 --out third.png"""
 
 
@@ -28,7 +33,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
     add("data", metavar="SPEC", help="images: a named set, hub:owner/name, a folder or a file, as for train")
-    add("-q", dest="count", metavar="Q", required=True, help="number of clusters; A:B or A:B:STEP tries several")
+    add(
+        "-q",
+        dest="count",
+        metavar="Q",
+        required=True,
+        help="number of clusters; auto, A:B or A:B:STEP compares several",
+    )
+    add(
+        "--criterion",
+        choices=("bound", "features"),
+        help="how a number of A:B is chosen: by a model for each (the default), or by the clusters of features",
+    )
     add("-n", dest="limit", metavar="N", type=int, help="number of images to cluster; default: all")
     budget = parser.add_mutually_exclusive_group().add_argument
     budget("--minutes", metavar="M", help="training budget in minutes, for each number of clusters")
@@ -51,22 +67,31 @@ def run(args: argparse.Namespace) -> int:
     from fromnoise.utils.files import check_file
 
     check_minimum(("-n", args.limit, 2))
-    counts = parsing.parse_range("-q", args.count, 2)
+    by_features = args.count == "auto" or args.criterion == "features"
+    counts = parsing.parse_range("-q", _AUTO if args.count == "auto" else args.count, 2, None if by_features else 5)
     if args.json is not None:
         check_file(args.json, ".json")
     if args.given is not None and not args.given.is_file():
         raise UserError(f"{str(args.given)!r} does not exist: --given takes a .csv with the columns index and label")
     if args.features is not None and not args.features.is_file():
         raise UserError(f"{str(args.features)!r} does not exist: --features takes a .npy, .npz, .parquet or .csv file")
+    if args.count == "auto" and args.criterion == "bound":
+        raise UserError("-q auto chooses by features: give a range with --criterion bound, such as -q 5:20")
+    selection = _select_by_features(args, counts) if by_features and len(counts) > 1 else None
     if args.dry_run:
-        return _dry_run(args, counts[-1])
-    if len(counts) == 1:
-        result = _fit(args, counts[0], args.out)
-        code = _write(args, result, args.out)
-        if args.json and not code:
-            write_json(args.json, _results(result))
-        return code
-    return _select_count(args, counts)
+        return _dry_run(args, selection.count if selection else counts[-1])
+    if selection is None and len(counts) > 1:
+        return _select_by_bound(args, counts)
+    result = _fit(args, selection.count if selection else counts[0], args.out)
+    if result.signal:
+        return 128 + result.signal
+    found = _write(args, result, args.out)
+    if selection is not None:
+        found["count_selection"] = selection.json()
+        write_json(args.out / "count_selection.json", selection.json())
+    if args.json:
+        write_json(args.json, found)
+    return 0
 
 
 def _recipe(args: argparse.Namespace, count: int) -> Recipe:
@@ -107,33 +132,53 @@ def _dry_run(args: argparse.Namespace, count: int) -> int:
     return 0
 
 
-def _write(args: argparse.Namespace, result: ClusteringResult, out: Path) -> int:
+def _select_by_features(args: argparse.Namespace, counts: list[int]) -> CountSelection:
+    """Choose a number of clusters before anything is trained, and print the criteria."""
+    import sys
+
+    from fromnoise.clustering.count_selection import select_count_of
+    from fromnoise.clustering.task import prepare
+
+    recipe = _recipe(args, counts[0])
+    task = prepare(recipe, lambda line: print(line, file=sys.stderr))
+    if args.count == "auto":
+        counts = [q for q in counts if 4 * q <= len(task.index)] or counts[:1]
+    found = select_count_of(task, recipe.clustering, counts, recipe.train.seed)
+    mark = "# " if args.dry_run else ""
+    for line in found.table():
+        print(f"{mark}{line}")
+    print(f"{mark}selected {found.count} clusters by {found.criterion}, on {found.points:,} images")
+    return found
+
+
+def _write(args: argparse.Namespace, result: ClusteringResult, out: Path) -> dict[str, Any]:
+    """Write the files of a finished run, print its scores, and return its results for a JSON file."""
+    from fromnoise.clustering.agreement import json_of
     from fromnoise.clustering.summary import write_summary
 
-    if result.signal:
-        return 128 + result.signal
     dotted = (word for key, text in args.dotted.items() for word in (f"--{key}", text))
     for path in write_summary(result, out, shlex.join(["fromnoise", *args.words, *dotted])):
         print(path)
-    results = _results(result)
+    results = json_of(result)
     for name, scores in results.get("scores", {}).items():
         print(f"{name:7} " + ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items()))
+    _print_calibration(results.get("calibration"))
     print(f"samples of a cluster: fromnoise sample {out} --label 0 --out samples.png")
-    return 0
-
-
-def _results(result: ClusteringResult) -> dict[str, Any]:
-    from fromnoise.clustering.scores import ClusterScores
-
-    results: dict[str, Any] = {"images": len(result.q), "clusters": result.q.shape[1], "rounds": result.rounds}
-    labels = result.task.labels
-    if labels is not None:
-        clusters = {"initial": result.initial, "em": result.q.argmax(1)}
-        results["scores"] = {name: ClusterScores.from_labels(c, labels).__dict__ for name, c in clusters.items()}
     return results
 
 
-def _select_count(args: argparse.Namespace, counts: list[int]) -> int:
+def _print_calibration(found: dict[str, Any] | None) -> None:
+    if found is None:
+        return
+    line = f"probabilities: temperature {found['temperature']:.3g} from {found['source']}"
+    if "calibrated" in found:
+        before, after = found["uncalibrated"], found["calibrated"]
+        line += f"; calibration error {before['ece']:.4f} before and {after['ece']:.4f} after"
+        line += f" (by chance {after['floor']:.4f}, n = {after['images']:,})"
+    print(line)
+
+
+def _select_by_bound(args: argparse.Namespace, counts: list[int]) -> int:
     """Train a model for each number of clusters in its own directory, and select one."""
     from fromnoise.clustering.model_selection import held_out_bounds, select_count
     from fromnoise.evaluation.estimate import Estimate
@@ -142,12 +187,12 @@ def _select_count(args: argparse.Namespace, counts: list[int]) -> int:
     for count in counts:
         out = args.out / f"q{count:02d}"
         result = _fit(args, count, out)
-        code = _write(args, result, out)
-        if code:
-            return code
+        if result.signal:
+            return 128 + result.signal
+        results = _write(args, result, out)
         bounds[count] = held_out_bounds(result)
         mean = Estimate.mean_of(bounds[count])
-        found[str(count)] = {"held_out_bound": mean.json()} | _results(result)
+        found[str(count)] = {"held_out_bound": mean.json()} | results
         print(f"{count} clusters: held-out bound {mean} nats per image, {mean.n} images")
     count = select_count(bounds)
     if args.json:

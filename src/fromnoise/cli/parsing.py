@@ -58,8 +58,14 @@ def parse_list(flag: str, word: str) -> list[int]:
     return [int(p) for p in parts]
 
 
-def parse_range(flag: str, word: str, minimum: int) -> list[int]:
-    """Parse one whole number, or a range as ``5:20`` (up to six numbers, evenly spaced) or ``5:20:5``.
+def parse_range(flag: str, word: str, minimum: int, intervals: int | None = 5) -> list[int]:
+    """Parse one whole number, or a range as ``5:20`` or ``5:20:5``.
+
+    Args:
+        flag: for messages.
+        word: of the command line.
+        minimum: of the numbers.
+        intervals: a range without a step has up to so many, evenly spaced, between its numbers; all numbers if None.
 
     Raises:
         UserError: the word is something else, or a number is below ``minimum``.
@@ -72,5 +78,6 @@ def parse_range(flag: str, word: str, minimum: int) -> list[int]:
         raise UserError(f"{flag} {word} must be {minimum} or more, in ascending order: write it as 10, 5:20 or 5:20:5")
     if len(numbers) == 1:
         return numbers
-    step = numbers[2] if len(numbers) == 3 else -(-(numbers[1] - numbers[0]) // 5) or 1
+    even = -(-(numbers[1] - numbers[0]) // intervals) or 1 if intervals is not None else 1
+    step = numbers[2] if len(numbers) == 3 else even
     return list(range(numbers[0], numbers[1] + 1, step))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fromnoise.checkpoint import DamagedFile, LoadedModel
 from fromnoise.clustering.assignments import Assignments
+from fromnoise.clustering.calibration import tempered
 from fromnoise.clustering.expectation import EStep
 from fromnoise.data import Data, MemoryImages, shuffled_indices
 from fromnoise.diffusion.likelihood.code_length import StepProposal
@@ -38,6 +41,8 @@ def assign(
 ) -> Assignments:
     """Posterior probabilities of the clusters or classes of a conditional model, by the model alone.
 
+    Those of a model that was trained by EM are calibrated by the temperature that is stored with it.
+
     The images are all of ``data.train`` and, if both are parts of one split, ``data.held_out``.
 
     Args:
@@ -63,31 +68,43 @@ def assign(
     images = MemoryImages(pixels, rows=chosen)
     e_step = EStep.from_model(model, len(names), compute, seed)
     mixture = read_mixture(loaded, len(names), e_step.elbo.steps)
-    even = torch.full((len(names),), 1 / len(names), dtype=torch.float64)
-    weights, probability = mixture if mixture is not None else (even, None)
-    if probability is not None:
-        proposal = StepProposal(probability)
+    temperature = model.recipe.clustering.temperature_last if mixture is not None else 1.0
+    if mixture is None:
+        mixture = StoredMixture(torch.full((len(names),), 1 / len(names), dtype=torch.float64))
+    if mixture.proposal is not None:
+        proposal = StepProposal(mixture.proposal)
     else:
         proposal = e_step.pilot_proposal(images, model.recipe.clustering.min_time)
-    temperature = model.recipe.clustering.temperature_last if mixture is not None else 1.0
     q = torch.empty(len(images), len(names), dtype=torch.float64)
     for ids, bounds in e_step.component_bounds(images, proposal, config):
-        q[ids] = responsibilities(bounds.nats, weights, temperature)
+        found = responsibilities(bounds.nats, mixture.weights, temperature)
+        q[ids] = tempered(found, mixture.temperature)
         on_progress(len(ids))
     return Assignments(rows[chosen], q, names, labels[chosen] if labels is not None else None, data.class_names)
 
 
-def read_mixture(loaded: LoadedModel, clusters: int, steps: int) -> tuple[Tensor, Tensor | None] | None:
+@dataclass(frozen=True)
+class StoredMixture:
     """The mixture that EM has stored with a model.
+
+    Attributes:
+        weights: of the clusters, float64 (Q,).
+        proposal: probabilities of the diffusion steps, float64 (T,); None before the first E-step.
+        temperature: of calibrated probabilities by the model alone; 1 before the end of the run.
+    """
+
+    weights: Tensor
+    proposal: Tensor | None = None
+    temperature: float = 1.0
+
+
+def read_mixture(loaded: LoadedModel, clusters: int, steps: int) -> StoredMixture | None:
+    """The mixture that EM has stored with a model; None for a model that was not trained by EM.
 
     Args:
         loaded: the model.
         clusters: number of clusters, Q.
         steps: number of diffusion steps of the bound, T.
-
-    Returns:
-        Weights of the clusters, float64 (Q,), and probabilities of the diffusion steps, float64 (T,), or None; None
-        for a model that was not trained by EM.
 
     Raises:
         DamagedFile: the file describes no mixture of this model.
@@ -98,13 +115,14 @@ def read_mixture(loaded: LoadedModel, clusters: int, steps: int) -> tuple[Tensor
     try:
         weights = torch.tensor(stored["weights"], dtype=torch.float64)
         proposal = torch.tensor(stored["proposal"], dtype=torch.float64) if stored["proposal"] else None
-        fine = weights.shape == (clusters,) and _is_distribution(weights)
+        temperature = float(stored.get("temperature", 1.0))
+        fine = weights.shape == (clusters,) and _is_distribution(weights) and 0 < temperature < math.inf
         fine &= proposal is None or (proposal.shape == (steps,) and _is_distribution(proposal))
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError):
         fine = False
     if not fine:
         raise DamagedFile(f"{loaded.path}: its header does not describe a mixture of {clusters} clusters")
-    return weights, proposal
+    return StoredMixture(weights, proposal, temperature)
 
 
 def _is_distribution(probability: Tensor) -> bool:

@@ -22,7 +22,7 @@ def e_steps(recipe: Recipe, images: int, remaining: int, forward_seconds: float,
     Args:
         recipe: of the run.
         images: number of images that are clustered.
-        remaining: number of images that are assigned to clusters after training.
+        remaining: number of images that are assigned to clusters after training, or assessed for calibration.
         forward_seconds: of one image through the network.
         done: number of E-steps done.
     """

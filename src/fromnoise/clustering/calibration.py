@@ -1,16 +1,17 @@
-"""Calibrated probabilities of clusters: a temperature from labels or from repeated assessments, and its check.
+"""Calibrated probabilities of clusters: a temperature from labels, repeats or resampling, and its check.
 
-A temperature T leaves every assignment as it is and makes the evidence weaker or stronger:
+A temperature T leaves every assignment as it is and makes its log odds smaller or larger:
 
-    q_c(T) proportional to pi_c (q_c / pi_c)^(1/T)
+    q_c(T) proportional to q_c^(1/T)
 
-Two things make responsibilities too confident, and two estimates of T correct them:
+Responsibilities are too confident for several reasons, and there are three estimates of T:
 
-- ``temperature_from_labels``: cross-entropy on images whose cluster is known, and was not used for their q (temperature
-  scaling: Guo et al. 2017). It corrects all causes: noise of the bounds, an overconfident model, evidence that is
-  counted twice.
-- ``temperature_from_repeats``: without labels, from assessments of the same images by independent noise and diffusion
-  steps. It corrects the noise of the bounds alone: that a second assessment agrees does not make it right.
+- ``temperature_from_labels``: images whose cluster is known, and was not used for their q (temperature scaling: Guo et
+  al. 2017). It corrects all causes: noise of the bounds, an overconfident model, evidence that is counted twice.
+- ``temperature_from_repeats``: without labels, assessments of the same images by independent noise and diffusion steps.
+  It corrects the noise of the bounds alone: that a second assessment agrees does not make it right.
+- ``temperature_of_mean``: without labels, a mean probability that is known otherwise, such as the agreement with
+  clusters that were found from a random half of the images.
 
 ``Reliability`` is the check, where true labels are known: the expected calibration error and its table.
 """
@@ -34,42 +35,48 @@ MAX_TEMPERATURE = 100.0
 _SIMULATIONS, _SEED = 200, 0  # of the ECE of a calibrated predictor
 
 
-def tempered(q: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
-    """Responsibilities with the evidence to the power 1 / temperature, float64 (N, Q).
-
-    Args:
-        q: responsibilities, (N, Q).
-        temperature: values above 1 make them less confident.
-        weights: mixture weights pi that q contains, (Q,); equal ones by default.
-    """
-    prior = torch.zeros(q.shape[1], dtype=torch.float64) if weights is None else _log(weights)
-    return torch.softmax(prior + (_log(q) - prior) / temperature, 1)
+def tempered(q: Tensor, temperature: float) -> Tensor:
+    """Responsibilities to the power 1 / temperature, float64 (N, Q); values above 1 make them less confident."""
+    return torch.softmax(_log(q) / temperature, 1)
 
 
-def temperature_from_labels(q: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
-    """The temperature with the least cross-entropy on images of known clusters.
+def temperature_from_labels(q: Tensor, labels: Tensor) -> float:
+    """The temperature at which the mean probability of the assigned clusters is the fraction of them that is right.
 
-    The targets are (n + 1) / (n + 2) for the known cluster of each of n images, and the rest in equal parts: a few
-    labels that are all right do not prove that all others are (after Platt 1999, eq. 7).
+    The fraction is (right + 1/2) / (n + 1), so that a few labels that are all right prove no certainty (Jeffreys'
+    prior: Brown et al. 2001). The minimum of the cross-entropy, the usual choice, depends on the few images that are
+    wrong with near certainty: with 50 and 100 labels of digits its calibration error was the larger one.
 
     Args:
         q: responsibilities that the labels had no part in, (n, Q).
         labels: known clusters, int64 (n,).
-        weights: as in ``tempered``.
 
     Raises:
         ValueError: there are no labels.
     """
     if not len(labels):
         raise ValueError("a temperature needs at least one label")
-    count, clusters = len(labels), q.shape[1]
-    rest = 1 / ((count + 2) * max(1, clusters - 1))
-    targets = torch.full((count, clusters), rest, dtype=torch.float64)
-    targets.scatter_(1, labels[:, None], (count + 1) / (count + 2))
-    return _fit([(q, targets)], weights, 1 / MAX_TEMPERATURE)
+    right = float((q.argmax(1) == labels).sum())
+    return temperature_of_mean(q, (right + 0.5) / (len(labels) + 1))
 
 
-def temperature_from_repeats(assessments: Sequence[Tensor], weights: Tensor) -> float:
+def temperature_of_mean(q: Tensor, mean: float) -> float:
+    """The temperature, from 0.01 to 100, at which the mean probability of the assigned clusters is ``mean``.
+
+    Args:
+        q: responsibilities, (n, Q).
+        mean: in (0, 1).
+    """
+    assigned = q.argmax(1, keepdim=True)
+    low, high = -math.log(MAX_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    for _ in range(50):
+        middle = (low + high) / 2
+        above = float(tempered(q, math.exp(middle)).gather(1, assigned).mean()) > mean
+        low, high = (middle, high) if above else (low, middle)
+    return math.exp(low)
+
+
+def temperature_from_repeats(assessments: Sequence[Tensor]) -> float:
     """The temperature that corrects the noise of the bounds, from three or more assessments of the same images.
 
     An assessment softmax(log pi - L - noise) is to predict the responsibilities q* without noise. These are unknown,
@@ -84,7 +91,6 @@ def temperature_from_repeats(assessments: Sequence[Tensor], weights: Tensor) -> 
 
     Args:
         assessments: log pi_c - L_c by independent noise and steps, up to a constant of the image, each (N, Q).
-        weights: pi, (Q,).
 
     Raises:
         ValueError: there are fewer than three.
@@ -97,21 +103,19 @@ def temperature_from_repeats(assessments: Sequence[Tensor], weights: Tensor) -> 
         for b, c in combinations([x.double() for i, x in enumerate(assessments) if i != a], 2):
             mean = torch.softmax((b + c) / 2, 1)
             pairs.append((q, 2 * mean - (torch.softmax(b, 1) + torch.softmax(c, 1)) / 2))
-    return _fit(pairs, weights, 1.0)
+    q, targets = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
+    return _least_cross_entropy(q, targets)
 
 
-def _fit(pairs: Sequence[tuple[Tensor, Tensor]], weights: Tensor | None, lowest: float) -> float:
-    """The T from ``lowest`` with the least mean cross-entropy of tempered q with targets; it is convex in 1/T."""
+def _least_cross_entropy(q: Tensor, targets: Tensor) -> float:
+    """The T from 1 with the least mean cross-entropy of tempered q with targets; it is convex in 1/T."""
     from scipy.optimize import minimize_scalar
 
-    q, targets = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
-
     def loss(log_temperature: float) -> float:
-        return float(-(targets * _log(tempered(q, math.exp(log_temperature), weights))).sum(1).mean())
+        return float(-(targets * _log(tempered(q, math.exp(log_temperature)))).sum(1).mean())
 
-    found: Any = minimize_scalar(loss, bounds=(math.log(lowest), math.log(MAX_TEMPERATURE)), method="bounded")
-    temperature = math.exp(float(found.x))
-    return lowest if loss(math.log(lowest)) <= float(found.fun) else temperature
+    found: Any = minimize_scalar(loss, bounds=(0.0, math.log(MAX_TEMPERATURE)), method="bounded")
+    return 1.0 if loss(0.0) <= float(found.fun) else math.exp(float(found.x))
 
 
 def _log(p: Tensor) -> Tensor:

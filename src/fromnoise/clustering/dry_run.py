@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fromnoise.clustering.assessments import assessed_images
 from fromnoise.clustering.budget import e_steps, wanted_measurements
 from fromnoise.clustering.task import build_model, limit_patch, prepare
 from fromnoise.config import Recipe
@@ -25,6 +26,7 @@ def dry_run(recipe: Recipe, compute: ComputeConfig, log: Callable[[str], None]) 
     task = prepare(recipe, log)
     recipe = limit_patch(recipe, task)
     remaining = len(task.remaining.index) if task.remaining is not None else 0
+    remaining += assessed_images(len(task.index))
     return measure(
         build_model(recipe, task),
         task.data,

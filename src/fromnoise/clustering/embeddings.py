@@ -19,7 +19,7 @@ _NPZ_NAMES = ("features", "embeddings", "arr_0")
 _INDEX = "index"  # a column that says which image a row is of
 
 
-def read_embeddings(path: Path, images: int) -> Tensor:
+def read_embeddings(path: str | Path, images: int) -> Tensor:
     """Read feature vectors, float32 (N, D); row i belongs to image i of the data set.
 
     - .npy: a matrix (N, D);
@@ -36,6 +36,7 @@ def read_embeddings(path: Path, images: int) -> Tensor:
     Raises:
         UserError: the file cannot be read, has another number of rows or no numbers in some places.
     """
+    path = Path(path)
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise UserError(f"{path} is no file of features: it must end in {', '.join(_READERS)}")

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from fromnoise import checkpoint
+from fromnoise.clustering.assessments import FEWEST_LABELS, Calibration, assessed_images, calibrate
 from fromnoise.clustering.budget import e_steps, wanted_measurements
-from fromnoise.clustering.em import EM
+from fromnoise.clustering.calibration import tempered
+from fromnoise.clustering.em import EM, EMState
 from fromnoise.clustering.embeddings import read_embeddings
-from fromnoise.clustering.given_labels import GivenLabels, read_given_labels, with_given_labels
+from fromnoise.clustering.given_labels import GivenLabels, read_given_labels, with_known
+from fromnoise.clustering.graph import prepare_features
 from fromnoise.clustering.init import InitialClusters, initial_clusters
+from fromnoise.clustering.resampling import half_partitions
 from fromnoise.clustering.round_report import describe_round
 from fromnoise.clustering.rounds import Round
 from fromnoise.clustering.semi_supervised import spread_given_labels
@@ -45,6 +50,7 @@ from fromnoise.utils.errors import UserError
 from fromnoise.utils.files import write_atomic
 
 Log = Callable[[str], None]
+_HALVES, _SPLITS = "resampled.halves", 2  # name in the state, and number of splits into two halves
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,12 @@ class ClusteringResult:
     Attributes:
         task: the images.
         model: with the averaged weights.
-        q: responsibilities, float64 (N, Q).
-        remaining_q: responsibilities of ``task.remaining``, (M, Q); None if there is none, or the run was stopped.
+        q: responsibilities of the last E-step, float64 (N, Q).
+        calibration: temperatures of the probabilities; None if the run was stopped.
+        probabilities: calibrated responsibilities, (N, Q); q if the run was stopped.
+        given: known clusters, int64 (N,), -1 where unknown; None without a table of them.
+        remaining_probabilities: calibrated responsibilities of ``task.remaining``, (M, Q); None if there is none, or
+            the run was stopped.
         initial: most likely clusters before the first E-step, int64 (N,).
         rounds: ``Round.json`` of each E-step.
         compute: device and precision.
@@ -65,11 +75,19 @@ class ClusteringResult:
     task: ClusteringTask
     model: Model
     q: Tensor
-    remaining_q: Tensor | None
+    calibration: Calibration | None
+    probabilities: Tensor
+    given: Tensor | None
+    remaining_probabilities: Tensor | None
     initial: Tensor
     rounds: list[dict[str, Any]]
     compute: ComputeConfig
     signal: int
+
+    @property
+    def without_label(self) -> Tensor:
+        """The images whose label was not given, bool (N,)."""
+        return torch.ones(len(self.q), dtype=torch.bool) if self.given is None else self.given < 0
 
 
 def fit_mixture(
@@ -133,32 +151,51 @@ def _fit(
         f"{len(task.index):,} images, {recipe.clustering.count} clusters; {model.parameters:,} parameters; "
         f"{compute.describe()}"
     )
-    em, rounds = _start(loop, folder, compute, labels.at(task.index) if labels else None, init, features, log)
+    known = labels.at(task.index) if labels else None
+    em, rounds, halves = _start(loop, folder, compute, known, init, features, log)
     remaining = len(task.remaining.index) if task.remaining is not None else 0
+    remaining += assessed_images(len(task.index), int((known >= 0).sum()) if known is not None else 0)
     prepare_budget(
         loop, log, lambda cost: e_steps(recipe, len(task.index), remaining, cost.forward_seconds, em.state.rounds)
     )
     with stop_on_signal(em.stop) as caught:
-        _loop(em, rounds, folder, log, 1 + remaining / len(task.index))
+        _loop(em, rounds, halves, folder, log, 1 + remaining / len(task.index))
     if not em.finished:
         log(f"stopped at step {loop.progress.step:,}; run the same command again to continue")
     number = 0 if em.finished else (caught or [signal.SIGTERM])[0]
-    remaining_q = _assign_remaining(em, task, labels) if em.finished else None
-    averaged = loop.ema_model()
-    return ClusteringResult(task, averaged, em.state.q, remaining_q, em.state.initial, rounds, compute, number)
+    averaged, q, calibration, others = loop.ema_model(), em.state.q, None, None
+    if em.finished:
+        calibration = calibrate(em, halves)
+        log(f"temperature {calibration.temperature:.3g} of the probabilities, from {calibration.source}")
+        _save_model(em, folder, calibration)
+        q = with_known(tempered(q, calibration.temperature), known)
+        others = _assign_remaining(em, task, labels, calibration)
+    return ClusteringResult(
+        task, averaged, em.state.q, calibration, q, known, others, em.state.initial, rounds, compute, number
+    )
+
+
+def _save_model(em: EM, folder: RunDir, calibration: Calibration | None = None) -> None:
+    mixture: dict[str, Any] = {"weights": em.state.weights.tolist(), "proposal": em.state.proposal.tolist()}
+    if calibration is not None:
+        mixture["temperature"] = calibration.model_temperature
+    progress = {"step": em.loop.progress.step, "mixture": mixture}
+    checkpoint.save_model(folder.model_file, em.loop.model, em.loop.ema_state_dict(), progress)
 
 
 def _read_features(config: ClusteringConfig, task: ClusteringTask) -> Tensor | None:
     if config.init != "features" or config.features is None:
         return None
-    return read_embeddings(Path(config.features), task.images_in_set)[task.index]
+    return read_embeddings(config.features, task.images_in_set)[task.index]
 
 
-def _assign_remaining(em: EM, task: ClusteringTask, labels: GivenLabels | None) -> Tensor | None:
+def _assign_remaining(
+    em: EM, task: ClusteringTask, labels: GivenLabels | None, calibration: Calibration
+) -> Tensor | None:
     if task.remaining is None:
         return None
-    q = em.assign(task.remaining.images)
-    return with_given_labels(q, labels.at(task.remaining.index)) if labels else q
+    q = tempered(em.assign(task.remaining.images), calibration.model_temperature)
+    return with_known(q, labels.at(task.remaining.index) if labels else None)
 
 
 def _start(
@@ -169,8 +206,13 @@ def _start(
     init: Tensor | None,
     features: Tensor | None,
     log: Log,
-) -> tuple[EM, list[dict[str, Any]]]:
-    """EM from a saved state or from initial responsibilities, and the results of its rounds so far."""
+) -> tuple[EM, list[dict[str, Any]], Tensor | None]:
+    """EM from a saved state or from initial clusters.
+
+    Returns:
+        EM, the results of its rounds so far, and clusters found in halves of the features, int64 (H, N), which
+        calibrate probabilities without labels.
+    """
     recipe, images = loop.model.recipe, loop.data.train
     state = folder.load_state()
     if state is not None:
@@ -190,7 +232,7 @@ def _start(
         folder.truncate_reports(loop.progress.step)
         log(f"resuming from step {loop.progress.step:,}")
         log_arithmetic(header, loop, log)
-        return em, rounds
+        return em, rounds, tensors.get(_HALVES)
     start = time.monotonic()
     if init is None:
         config, seed = recipe.clustering, recipe.train.seed
@@ -199,16 +241,28 @@ def _start(
     else:
         found = InitialClusters(init)
     q = found.q if given is None else spread_given_labels(found, given, recipe.train.seed)
+    halves = _halves(found, recipe) if given is None or int((given >= 0).sum()) < FEWEST_LABELS else None
     loop.progress.seconds = time.monotonic() - start  # a budget in minutes includes the initialization
-    return EM(loop, q, given), []
+    em = EM(loop, q, given)
+    if given is not None:  # the initial clusters' likelihood of an image is the one without its own label
+        em.state.encoder_nats[given >= 0] = EMState.from_responsibilities(q, recipe.clustering).encoder_nats[given >= 0]
+    return em, [], halves
 
 
-def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log, last: float) -> None:
+def _halves(found: InitialClusters, recipe: Recipe) -> Tensor | None:
+    count = recipe.clustering.count
+    if found.features is None or len(found.q) < 2 * count:
+        return None
+    return half_partitions(prepare_features(found.features), [count], recipe.train.seed, _SPLITS).flatten(0, 2)
+
+
+def _loop(em: EM, rounds: list[dict[str, Any]], halves: Tensor | None, folder: RunDir, log: Log, last: float) -> None:
     """Run EM in a run directory.
 
     Args:
         em: new or resumed.
         rounds: results of its E-steps so far; the new ones are added.
+        halves: as of ``_start``, saved with the state.
         folder: opened.
         log: receives messages.
         last: duration of what follows the last training step, in E-steps.
@@ -235,14 +289,9 @@ def _loop(em: EM, rounds: list[dict[str, Any]], folder: RunDir, log: Log, last: 
         header |= {"em": {"done": em.state.rounds, "rounds": rounds}}
         header |= checkpoint.model_header(loop.model.recipe, loop.model.dataset_info)
         header |= {"arithmetic": arithmetic(loop.compute, loop.accelerator)}
-        folder.save_state(loop.progress.step, tensors | em.tensors(), header)
-        mixture = {"weights": em.state.weights.tolist(), "proposal": em.state.proposal.tolist()}
-        checkpoint.save_model(
-            folder.model_file,
-            loop.model,
-            loop.ema_state_dict(),
-            {"step": loop.progress.step, "mixture": mixture},
-        )
+        resampled = {_HALVES: halves} if halves is not None else {}
+        folder.save_state(loop.progress.step, tensors | em.tensors() | resampled, header)
+        _save_model(em, folder)
         write_atomic(folder.path / ROUNDS, (json.dumps(rounds, indent=1) + "\n").encode())
 
     if loop.progress.step == 0 and not em.state.rounds:

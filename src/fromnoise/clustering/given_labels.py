@@ -68,6 +68,11 @@ def with_given_labels(q: Tensor, given: Tensor) -> Tensor:
     return torch.where((given >= 0)[:, None], one_hot, q)
 
 
+def with_known(q: Tensor, given: Tensor | None) -> Tensor:
+    """As ``with_given_labels``; q itself without a table of labels."""
+    return q if given is None else with_given_labels(q, given)
+
+
 def align_clusters(q: Tensor, given: Tensor) -> Tensor:
     """Responsibilities with the clusters renumbered to agree best with the given ones, int64 (N,), -1 where unknown."""
     from scipy.optimize import linear_sum_assignment

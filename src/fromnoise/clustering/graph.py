@@ -16,6 +16,7 @@ mean something, so the graph joins each point to its nearest neighbours and leav
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,14 +142,28 @@ def spectral_embedding(graph: NeighbourGraph, clusters: int, seed: int) -> Tenso
         clusters: number of clusters Q to be found; K is 1.5 Q, at least Q + 2, at most N.
         seed: of the Lanczos iteration.
     """
-    values, vectors = graph.leading_eigenvectors(clusters + max(2, round(_MORE_EIGENVECTORS * clusters)), seed)
-    embedding = vectors * np.maximum(values, 0) ** _DIFFUSION
+    return _embedding(*graph.leading_eigenvectors(_eigenvectors(clusters), seed), clusters)
+
+
+def _eigenvectors(clusters: int) -> int:
+    return clusters + max(2, round(_MORE_EIGENVECTORS * clusters))
+
+
+def _embedding(values: np.ndarray, vectors: np.ndarray, clusters: int) -> Tensor:
+    used = _eigenvectors(clusters)
+    embedding = vectors[:, :used] * np.maximum(values[:used], 0) ** _DIFFUSION
     return torch.from_numpy(embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12))
 
 
 def spectral_partition(graph: NeighbourGraph, clusters: int, seed: int) -> Tensor:
     """Clusters of a graph's points by k-means of ``spectral_embedding``, int64 (N,)."""
-    return kmeans(spectral_embedding(graph, clusters, seed), clusters, seed, _RESTARTS).labels
+    return spectral_partitions(graph, [clusters], seed)[0]
+
+
+def spectral_partitions(graph: NeighbourGraph, counts: Sequence[int], seed: int, restarts: int = _RESTARTS) -> Tensor:
+    """``spectral_partition`` for several numbers of clusters, from the same eigenvectors, int64 (len(counts), N)."""
+    values, vectors = graph.leading_eigenvectors(_eigenvectors(max(counts)), seed)
+    return torch.stack([kmeans(_embedding(values, vectors, q), q, seed, restarts).labels for q in counts])
 
 
 def spectral_clusters(points: Tensor, clusters: int, seed: int, neighbours: int = NEIGHBOURS) -> Tensor:

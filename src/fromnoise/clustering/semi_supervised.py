@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.calibration import temperature_from_labels, tempered
+from fromnoise.clustering.calibration import temperature_from_labels, temperature_of_mean, tempered
 from fromnoise.clustering.given_labels import align_clusters
 from fromnoise.clustering.graph import NeighbourGraph, label_seeds, prepare_features, propagate
 from fromnoise.clustering.init import InitialClusters
@@ -42,7 +43,7 @@ def spread_given_labels(initial: InitialClusters, given: Tensor, seed: int = 0) 
     ones alone. The temperature of the result is the one that predicts labels best that were left out, in five folds;
     with one label in some cluster, it is the one of a mean probability of 0.9. From 20 labels a cluster, left-out
     labels also choose how far labels spread and the weight of the start. Without features the clusters are renumbered
-    only.
+    only. The rows of images with a label, too, are predictions without it, so that they can be compared with it.
 
     Args:
         initial: responsibilities and features.
@@ -53,9 +54,16 @@ def spread_given_labels(initial: InitialClusters, given: Tensor, seed: int = 0) 
     if initial.features is None or not bool((given >= 0).any()):
         return q
     graph = NeighbourGraph.from_points(prepare_features(initial.features))
-    choice, temperature = _cross_validated(graph, q, given, seed)
+    known = (given >= 0).nonzero().flatten()
+    counts = torch.bincount(given[known])
+    smallest = int(counts[counts > 0].min())
+    choices = _CHOICES if smallest >= _ENOUGH else (_DEFAULT,)
+    choice, left_out = _cross_validated(graph, q, given, known, choices, seed)
     found = _spread(graph, q, given, choice)
-    return tempered(found, temperature if temperature is not None else _temperature_of(found))
+    temperature = (
+        temperature_from_labels(left_out, given[known]) if smallest > 1 else temperature_of_mean(found, _CONFIDENCE)
+    )
+    return tempered(found.index_copy(0, known, left_out), temperature)
 
 
 def _spread(graph: NeighbourGraph, q: Tensor, given: Tensor, choice: _Spreading) -> Tensor:
@@ -66,33 +74,21 @@ def _spread(graph: NeighbourGraph, q: Tensor, given: Tensor, choice: _Spreading)
     return propagate(graph, label_seeds(given, q.shape[1]) + weight * start, choice.distance)
 
 
-def _cross_validated(graph: NeighbourGraph, q: Tensor, given: Tensor, seed: int) -> tuple[_Spreading, float | None]:
-    """The way of spreading with the least cross-entropy of labels left out, and its temperature."""
-    known = (given >= 0).nonzero().flatten()
-    counts = torch.bincount(given[known])
-    if int(counts[counts > 0].min()) < 2:
-        return _DEFAULT, None
-    order = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]
-    order = order[given[order].argsort(stable=True)]  # every fold has a part of each cluster
-    best, found = torch.inf, (_DEFAULT, 1.0)
-    for choice in _CHOICES if int(counts[counts > 0].min()) >= _ENOUGH else (_DEFAULT,):
-        left_out = torch.empty(len(order), q.shape[1], dtype=torch.float64)
-        for fold in range(min(_FOLDS, len(order))):
-            hidden = given.clone()
-            hidden[order[fold::_FOLDS]] = -1
-            left_out[fold::_FOLDS] = _spread(graph, q, hidden, choice)[order[fold::_FOLDS]]
-        temperature = temperature_from_labels(left_out, given[order])
-        likely = tempered(left_out, temperature).gather(1, given[order][:, None])
+def _cross_validated(
+    graph: NeighbourGraph, q: Tensor, given: Tensor, known: Tensor, choices: Sequence[_Spreading], seed: int
+) -> tuple[_Spreading, Tensor]:
+    """The way of spreading with the least cross-entropy of labels left out, and the predictions of these, (n, Q)."""
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+    order = order[given[known[order]].argsort(stable=True)]  # every fold has a part of each cluster
+    best, found = torch.inf, (_DEFAULT, q[known])
+    for choice in choices:
+        left_out = torch.empty(len(known), q.shape[1], dtype=torch.float64)
+        for fold in range(min(_FOLDS, len(known))):
+            part, hidden = order[fold::_FOLDS], given.clone()
+            hidden[known[part]] = -1
+            left_out[part] = _spread(graph, q, hidden, choice)[known[part]]
+        likely = tempered(left_out, temperature_from_labels(left_out, given[known])).gather(1, given[known][:, None])
         loss = float(-likely.log().mean())
         if loss < best:
-            best, found = loss, (choice, temperature)
+            best, found = loss, (choice, left_out)
     return found
-
-
-def _temperature_of(q: Tensor) -> float:
-    """The temperature at which the mean probability of the most likely cluster is 0.9."""
-    low, high = -7.0, 7.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(tempered(q, 2.0**middle).amax(1).mean()) > _CONFIDENCE else (low, middle)
-    return 2.0**low

@@ -11,16 +11,17 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from fromnoise.clustering.agreement import calibration_blocks, score_blocks
 from fromnoise.clustering.assignments import Assignments
 from fromnoise.clustering.baselines import flat_pixels, principal_components
 from fromnoise.clustering.expectation import evenly_spaced
 from fromnoise.clustering.fit import ClusteringResult
 from fromnoise.clustering.round_report import objective_plot, round_tables
-from fromnoise.clustering.scores import ClusterScores, majority_classes
+from fromnoise.clustering.scores import majority_classes
 from fromnoise.data import Images
 from fromnoise.pipeline import collect, sample_steps
 from fromnoise.reporting import image_io, plots
-from fromnoise.reporting.documents import Block, Code, Figure, Heading, Table, Text, write_document
+from fromnoise.reporting.documents import Block, Code, Figure, Heading, Table, write_document
 from fromnoise.utils.csv_cells import escape_cell
 from fromnoise.utils.files import write_atomic
 
@@ -34,11 +35,11 @@ MAP_COLUMNS = 50
 def assignments_of(result: ClusteringResult) -> Assignments:
     """The assignments of a finished run, in the order of the data set."""
     task, remaining = result.task, result.task.remaining
-    index, q, labels = task.index, result.q, task.labels
-    if remaining is not None and result.remaining_q is not None:
+    index, q, labels = task.index, result.probabilities, task.labels
+    if remaining is not None and result.remaining_probabilities is not None:
         order = torch.cat([index, remaining.index]).argsort()
         index = torch.cat([index, remaining.index])[order]
-        q = torch.cat([q, result.remaining_q])[order]
+        q = torch.cat([q, result.remaining_probabilities])[order]
         if labels is not None and remaining.labels is not None:
             labels = torch.cat([labels, remaining.labels])[order]
         else:
@@ -70,7 +71,7 @@ def write_summary(result: ClusteringResult, out: Path, command: str) -> list[Pat
     blocks: list[Block] = [
         Heading(f"{len(table.index):,} images in {len(table.names)} clusters", 1),
         Code(command),
-        *_scores(result),
+        *score_blocks(result),
         Heading("Clusters"),
         Figure(
             "clusters",
@@ -87,6 +88,7 @@ def write_summary(result: ClusteringResult, out: Path, command: str) -> list[Pat
             ],
             _cluster_rows(table),
         ),
+        *calibration_blocks(result),
         Heading("Map"),
         Figure(
             "map",
@@ -97,22 +99,6 @@ def write_summary(result: ClusteringResult, out: Path, command: str) -> list[Pat
         *round_tables(result.rounds, clustering.encoder_weight, clustering.min_time),
     ]
     return [*paths, *write_document(out, "clusters", blocks), out / "objective.png"]
-
-
-def _scores(result: ClusteringResult) -> list[Block]:
-    """Agreement with the labels before and after EM; empty without labels."""
-    labels = result.task.labels
-    if labels is None:
-        return []
-    rows = []
-    for name, clusters in (("initial clusters", result.initial), ("after EM", result.q.argmax(1))):
-        s = ClusterScores.from_labels(clusters, labels)
-        rows.append([name, f"{s.accuracy:.4f}", f"{s.nmi:.4f}", f"{s.ari:.4f}"])
-    text = (
-        "Agreement with the labels, which the clustering did not use: accuracy with the best one-to-one matching of "
-        "clusters and classes, normalized mutual information, adjusted Rand index."
-    )
-    return [Text(text), Table(["", "accuracy", "NMI", "ARI"], rows)]
 
 
 def _cluster_rows(table: Assignments) -> list[list[str]]:
@@ -138,7 +124,7 @@ def _cluster_rows(table: Assignments) -> list[list[str]]:
 
 def _overview(result: ClusteringResult) -> Image:
     """Four grids side by side, with a row for each cluster."""
-    confidence, clusters = result.q.max(1)
+    confidence, clusters = result.probabilities.max(1)
     images, names = result.task.data.train, result.model.dataset_info.class_names or ()
     highest, lowest, means = [], [], []
     for k in range(len(names)):
@@ -193,7 +179,7 @@ def _embedding(result: ClusteringResult) -> tuple[Tensor, np.ndarray]:
 def _write_map(result: ClusteringResult, ids: Tensor, embedding: np.ndarray, out: Path) -> list[Path]:
     """Write the map for other programs: map.csv, and its images in the same order as rows of map_images.png."""
     names: tuple[str, ...] = result.model.dataset_info.class_names or ()
-    confidence, clusters = result.q[ids].max(1)
+    confidence, clusters = result.probabilities[ids].max(1)
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["index", "x", "y", "cluster", "probability"])

@@ -1,0 +1,138 @@
+"""The number of clusters, chosen on features before any model is trained.
+
+Two criteria, both of the graph of ``clustering.graph``:
+
+- the eigengap, lambda_Q - lambda_(Q+1) of the normalized affinity: Q groups that are hardly joined to each other have Q
+  eigenvalues near 1, and a gap below them (von Luxburg 2007, sec. 8.3);
+- the stability: the agreement (adjusted Rand index) of the clusters that two random halves of the features give, on all
+  points (Tibshirani and Walther 2005; Lange et al. 2004). Too many clusters cut groups anywhere, and each half
+  elsewhere; so do too few clusters, which join groups at random. A stability near 1 shows clusters that are there;
+  below that the largest is often at a small Q, for a few broad parts of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromnoise.clustering.baselines import flat_pixels
+from fromnoise.clustering.embeddings import read_embeddings
+from fromnoise.clustering.graph import NeighbourGraph, prepare_features
+from fromnoise.clustering.resampling import half_partitions
+from fromnoise.clustering.task import ClusteringTask
+from fromnoise.config import ClusteringConfig
+from fromnoise.utils.errors import UserError
+
+_SPLITS = 4
+_STABLE = 0.95  # stability that shows clusters beyond doubt
+_MOST_IMAGES = 5000
+
+
+@dataclass(frozen=True)
+class CountScore:
+    """Criteria of a number of clusters.
+
+    Attributes:
+        count: Q.
+        stability: mean adjusted Rand index of the clusters of two halves.
+        error: its standard error over the splits, which share points and are no independent samples.
+        eigengap: lambda_Q - lambda_(Q+1).
+    """
+
+    count: int
+    stability: float
+    error: float
+    eigengap: float
+
+
+@dataclass(frozen=True)
+class CountSelection:
+    """A selected number of clusters.
+
+    Attributes:
+        scores: of every number that was compared, in ascending order.
+        count: the selected number.
+        criterion: ``stability`` or ``eigengap``, which selected it.
+        points: number of images whose features were used.
+    """
+
+    scores: tuple[CountScore, ...]
+    count: int
+    criterion: str
+    points: int
+
+    def table(self) -> list[str]:
+        """A line for each number, below a head."""
+        lines = ["clusters  stability        eigengap"]
+        for s in self.scores:
+            mark = "  <-" if s.count == self.count else ""
+            lines.append(f"{s.count:8}  {s.stability:.3f} +- {s.error:.3f}  {s.eigengap:8.4f}{mark}")
+        return lines
+
+    def json(self) -> dict[str, Any]:
+        """The same for a JSON file."""
+        return dict(self.__dict__) | {"scores": [dict(s.__dict__) for s in self.scores]}
+
+
+def select_by_features(points: Tensor, counts: Sequence[int], seed: int) -> CountSelection:
+    """The largest number of clusters with a stability of 0.95 or more; if there is none, that of the largest eigengap.
+
+    Args:
+        points: features, float (N, D); see ``prepare_features``.
+        counts: numbers to compare, at least 2.
+        seed: of the halves and of the clusterings.
+
+    Raises:
+        UserError: there are fewer than two points for each cluster in a half.
+    """
+    counts = sorted(counts)
+    if len(points) < 4 * counts[-1]:
+        raise UserError(f"{len(points)} images are too few to compare up to {counts[-1]} clusters: use a smaller -q")
+    values, _ = NeighbourGraph.from_points(points).leading_eigenvectors(counts[-1] + 1, seed)
+    stabilities = _stabilities(half_partitions(points, counts, seed, _SPLITS))
+    scores = []
+    for count, stability in zip(counts, stabilities, strict=True):
+        error = float(stability.std() / len(stability) ** 0.5)
+        gap = float(values[count - 1] - values[count])
+        scores.append(CountScore(count, float(stability.mean()), error, gap))
+    stable = [s.count for s in scores if s.stability >= _STABLE]
+    if stable:
+        return CountSelection(tuple(scores), stable[-1], "stability", len(points))
+    widest = max(scores, key=lambda s: s.eigengap)
+    return CountSelection(tuple(scores), widest.count, "eigengap", len(points))
+
+
+def _stabilities(partitions: Tensor) -> Tensor:
+    """Adjusted Rand indices of ``half_partitions``, float64 (counts, splits)."""
+    from sklearn.metrics import adjusted_rand_score
+
+    rows = [
+        [adjusted_rand_score(a[q].numpy(), b[q].numpy()) for a, b in partitions] for q in range(partitions.shape[2])
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def select_count_of(task: ClusteringTask, config: ClusteringConfig, counts: Sequence[int], seed: int) -> CountSelection:
+    """``select_by_features`` on the user's own features, or else on the pixels of the images to cluster.
+
+    The features of the start ``encoder`` are of no use here: it learns the number of clusters that the recipe gives.
+
+    Args:
+        task: images to cluster; up to 5,000 of them, evenly spaced, are used.
+        config: names the file of features.
+        counts: as in ``select_by_features``.
+        seed: as in ``select_by_features``.
+
+    Raises:
+        UserError: as ``select_by_features``, or the file of features cannot be used.
+    """
+    ids = torch.linspace(0, len(task.index) - 1, min(_MOST_IMAGES, len(task.index))).round().long()
+    if config.init == "features" and config.features is not None:
+        features = read_embeddings(config.features, task.images_in_set)[task.index[ids]]
+    else:
+        features = flat_pixels(task.data.train, ids)
+    return select_by_features(prepare_features(features), counts, seed)
