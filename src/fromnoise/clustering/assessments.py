@@ -95,20 +95,18 @@ def calibrate(em: EM, halves: Tensor | None = None) -> Calibration:
     nats = [_assess(em, replace(e_step, seed=seed + i), ids) for i in range(REPEATS)]
     clusters = [(part + em.state.encoder_nats[ids]).argmin(1) for part in nats]
     agreement = [float((a == b).double().mean()) for a, b in combinations(clusters, 2)]
-    temperatures = [temperature_from_repeats([_log_joint(em, x, ids, w) for x in nats]) for w in (1.0, 0.0)]
+    least = [temperature_from_repeats([_log_joint(em, x, ids, w) for x in nats]) for w in (1.0, 0.0)]
     known = (em.given >= 0).nonzero().flatten() if em.given is not None else ids[:0]
     labels, reproduced = _labelled(len(known)), None
+    own, alone = least
     if em.given is not None and labels:
         known = known[torch.linspace(0, len(known) - 1, labels).round().long()]
-        found = _assess(em, replace(e_step, seed=seed), known)
-        better = [temperature_from_labels(_posterior(em, found, known, w), em.given[known]) for w in (1.0, 0.0)]
+        found, truth = _assess(em, replace(e_step, seed=seed), known), em.given[known]
+        own, alone = (temperature_from_labels(_posterior(em, found, known, w), truth) for w in (1.0, 0.0))
     elif halves is not None:
         reproduced = float(torch.stack([_agreement(half, em.state.q.argmax(1)) for half in halves]).mean())
-        q = (em.state.q, _posterior(em, nats[0], ids, 0.0))
-        better = [temperature_of_mean(x, reproduced) for x in q]
-    else:
-        better = temperatures
-    own, alone = (max(pair) for pair in zip(temperatures, better, strict=True))
+        own = max(own, temperature_of_mean(em.state.q, reproduced))
+        alone = max(alone, temperature_of_mean(_posterior(em, nats[0], ids, 0.0), reproduced))
     return Calibration(own, alone, labels, len(ids), sum(agreement) / len(agreement), reproduced)
 
 

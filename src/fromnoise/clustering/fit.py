@@ -95,7 +95,7 @@ def fit_mixture(
     out: Path,
     *,
     given: Path | None = None,
-    init: Tensor | None = None,
+    init: InitialClusters | Tensor | None = None,
     device: str | None = None,
     precision: str = "auto",
 ) -> ClusteringResult:
@@ -105,7 +105,8 @@ def fit_mixture(
         recipe: data, network, training and clustering.
         out: the run directory.
         given: a table of known clusters; see ``read_given_labels``.
-        init: initial responsibilities instead of ``clustering.init``, float64 (N, Q).
+        init: initial clusters instead of ``clustering.init``; of responsibilities alone, float64 (N, Q), the features
+            are unknown, over which given labels spread and which calibrate probabilities.
         device: as in ``select_device``.
         precision: as in ``select_device``.
 
@@ -126,7 +127,7 @@ def _fit(
     recipe: Recipe,
     folder: RunDir,
     given: Path | None,
-    init: Tensor | None,
+    init: InitialClusters | Tensor | None,
     device: str | None,
     precision: str,
 ) -> ClusteringResult:
@@ -203,7 +204,7 @@ def _start(
     folder: RunDir,
     compute: ComputeConfig,
     given: Tensor | None,
-    init: Tensor | None,
+    init: InitialClusters | Tensor | None,
     features: Tensor | None,
     log: Log,
 ) -> tuple[EM, list[dict[str, Any]], Tensor | None]:
@@ -239,7 +240,7 @@ def _start(
         with _progress_bar(f"initial clusters: {config.init}") as bar:
             found = initial_clusters(images, config, compute, seed, lambda part: _advance(bar, part), features)
     else:
-        found = InitialClusters(init)
+        found = init if isinstance(init, InitialClusters) else InitialClusters(init)
     q = found.q if given is None else spread_given_labels(found, given, recipe.train.seed)
     halves = _halves(found, recipe) if given is None or int((given >= 0).sum()) < FEWEST_LABELS else None
     loop.progress.seconds = time.monotonic() - start  # a budget in minutes includes the initialization
