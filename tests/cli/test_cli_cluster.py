@@ -132,7 +132,7 @@ def test_features_select_the_number_of_clusters(right, wrong, small, few, tmp_pa
     np.save(tmp_path / "x.npy", 5 * np.eye(3)[digits] + np.random.default_rng(0).standard_normal((60, 3)) / 3)
     words = ["cluster", few, "--features", "x.npy", "--out", "run", *small, *SHORT, "--clustering.rounds", "1"]
     result = right(*words, "-q", "2:8", "--criterion", "features", "--json", "found.json")
-    assert "selected 3 clusters by stability" in result.out
+    assert "selected 3 clusters by eigengap, on 57 images" in result.out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["clusters"] == 3 and [s["count"] for s in found["count_selection"]["scores"]] == list(range(2, 9))
     assert json.loads((tmp_path / "run" / "count_selection.json").read_text()) == found["count_selection"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fromnoise.clustering.count_selection import select_by_features
+from fromnoise.clustering.count_selection import GUESS, select_by_features
 from fromnoise.clustering.resampling import half_partitions
 from fromnoise.clustering.scores import ClusterScores
 from fromnoise.utils.errors import UserError
@@ -22,18 +22,24 @@ def mixture(clusters: int, distance: float, uneven: bool, points: int = 500, see
 
 @pytest.mark.parametrize(("clusters", "uneven"), [(3, False), (5, True), (6, False)])
 def test_separate_clusters_are_counted(clusters, uneven):
-    """By their stability, evenly populated or not."""
+    """Evenly populated or not, by both criteria."""
     found = select_by_features(mixture(clusters, 8, uneven)[0], range(2, 9), 0)
-    assert found.count == clusters and found.criterion == "stability"
+    assert found.count == clusters == max(found.scores, key=lambda s: s.eigengap).count
     assert [s.count for s in found.scores] == list(range(2, 9)) and "<-" in found.table()[clusters - 1]
     assert found.json()["scores"][clusters - 2]["stability"] > 0.95
 
 
-def test_overlapping_clusters_are_counted_by_the_eigengap():
-    """No number of clusters is found again in both halves."""
+def test_overlapping_clusters_are_counted_by_a_clear_eigengap():
+    """Although the clusters of no number are found again in both halves."""
     found = select_by_features(mixture(5, 4.5, False, 700)[0], range(2, 9), 0)
     assert found.criterion == "eigengap" and found.count == 5
     assert max(s.stability for s in found.scores) < 0.95
+
+
+def test_noise_is_no_clusters():
+    """The number is called a guess."""
+    found = select_by_features(torch.randn(400, 16, generator=torch.Generator().manual_seed(0)), range(2, 9), 0)
+    assert found.criterion == GUESS and "no number of clusters stands out" in found.table()[-1]
 
 
 def test_too_few_points():

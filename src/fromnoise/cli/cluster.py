@@ -147,7 +147,6 @@ def _select_by_features(args: argparse.Namespace, counts: list[int]) -> CountSel
     mark = "# " if args.dry_run else ""
     for line in found.table():
         print(f"{mark}{line}")
-    print(f"{mark}selected {found.count} clusters by {found.criterion}, on {found.points:,} images")
     return found
 
 

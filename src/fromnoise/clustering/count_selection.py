@@ -6,8 +6,8 @@ Two criteria, both of the graph of ``clustering.graph``:
   eigenvalues near 1, and a gap below them (von Luxburg 2007, sec. 8.3);
 - the stability: the agreement (adjusted Rand index) of the clusters that two random halves of the features give, on all
   points (Tibshirani and Walther 2005; Lange et al. 2004). Too many clusters cut groups anywhere, and each half
-  elsewhere; so do too few clusters, which join groups at random. A stability near 1 shows clusters that are there;
-  below that the largest is often at a small Q, for a few broad parts of the data.
+  elsewhere; so do too few clusters, which join groups at random. The largest stability is often at a small Q, for a
+  few broad parts of the data, so only one near 1 counts.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ from fromnoise.clustering.task import ClusteringTask
 from fromnoise.config import ClusteringConfig
 from fromnoise.utils.errors import UserError
 
+GUESS = "eigengap times stability"
+"""The criterion where no number stands out."""
 _SPLITS = 4
-_STABLE = 0.95  # stability that shows clusters beyond doubt
+_CLEAR = 2.0  # ratio of the largest to the next eigengap that shows clusters beyond doubt
+_STABLE = 0.95  # stability that does
 _MOST_IMAGES = 5000
 
 
@@ -56,7 +59,7 @@ class CountSelection:
     Attributes:
         scores: of every number that was compared, in ascending order.
         count: the selected number.
-        criterion: ``stability`` or ``eigengap``, which selected it.
+        criterion: ``eigengap``, ``stability`` or ``eigengap times stability``, which selected it.
         points: number of images whose features were used.
     """
 
@@ -66,11 +69,14 @@ class CountSelection:
     points: int
 
     def table(self) -> list[str]:
-        """A line for each number, below a head."""
+        """A line for each number, below a head, and one for the result."""
         lines = ["clusters  stability        eigengap"]
         for s in self.scores:
             mark = "  <-" if s.count == self.count else ""
             lines.append(f"{s.count:8}  {s.stability:.3f} +- {s.error:.3f}  {s.eigengap:8.4f}{mark}")
+        lines.append(f"selected {self.count} clusters by {self.criterion}, on {self.points:,} images")
+        if self.criterion == GUESS:
+            lines.append("no number of clusters stands out in these features: prefer the one that you expect")
         return lines
 
     def json(self) -> dict[str, Any]:
@@ -79,7 +85,10 @@ class CountSelection:
 
 
 def select_by_features(points: Tensor, counts: Sequence[int], seed: int) -> CountSelection:
-    """The largest number of clusters with a stability of 0.95 or more; if there is none, that of the largest eigengap.
+    """The number of clusters of the largest eigengap, if it is clear: twice the next one or more.
+
+    Otherwise the largest number with a stability of 0.95 or more. If there is none, no number stands out, and the one
+    with the largest product of eigengap and stability is a guess.
 
     Args:
         points: features, float (N, D); see ``prepare_features``.
@@ -99,11 +108,14 @@ def select_by_features(points: Tensor, counts: Sequence[int], seed: int) -> Coun
         error = float(stability.std() / len(stability) ** 0.5)
         gap = float(values[count - 1] - values[count])
         scores.append(CountScore(count, float(stability.mean()), error, gap))
+    widest, *others = sorted(scores, key=lambda s: s.eigengap, reverse=True)
     stable = [s.count for s in scores if s.stability >= _STABLE]
+    if not others or widest.eigengap >= _CLEAR * others[0].eigengap:
+        return CountSelection(tuple(scores), widest.count, "eigengap", len(points))
     if stable:
         return CountSelection(tuple(scores), stable[-1], "stability", len(points))
-    widest = max(scores, key=lambda s: s.eigengap)
-    return CountSelection(tuple(scores), widest.count, "eigengap", len(points))
+    best = max(scores, key=lambda s: s.eigengap * max(s.stability, 0.0))
+    return CountSelection(tuple(scores), best.count, GUESS, len(points))
 
 
 def _stabilities(partitions: Tensor) -> Tensor:
