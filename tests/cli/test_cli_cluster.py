@@ -7,9 +7,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from fromnoise.checkpoint import load_model
+from fromnoise.cli.assign import _scores
+from fromnoise.clustering.assignments import Assignments
 
 SHORT = [
     "--clustering.encoder_steps",
@@ -152,6 +155,14 @@ def test_clusters_are_labels_of_other_verbs(clustered, few, right, tmp_path):
     assert load_model(clustered).progress["mixture"]["temperature"] >= 1
 
 
+def test_numbers_of_clusters_are_no_classes():
+    """Ten clusters of digits are called 0 to 9, as the classes are, and are matched with them nevertheless."""
+    labels, names = torch.arange(3).repeat(20), ("0", "1", "2")
+    table = Assignments(torch.arange(60), torch.eye(3, dtype=torch.float64)[(labels + 1) % 3], names, labels, names)
+    assert _scores(table, clusters=True)["accuracy"] == 1
+    assert _scores(table, clusters=False)["classifier_accuracy"] == 0
+
+
 def test_a_finished_run_is_not_changed(clustered, small, few, right):
     """By the same command."""
     before = (clustered / "model.safetensors").read_bytes()
@@ -178,8 +189,9 @@ def test_own_features_are_a_start(right, wrong, small, few, tmp_path):
     right(*words)
     assert json.loads((tmp_path / "found.json").read_text())["scores"]["initial"]["accuracy"] == 1
     assert 'features = "x.npy"' in (tmp_path / "run" / "recipe.toml").read_text()
-    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    (tmp_path / "x.npy").unlink()
     right(*words)
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
     wrong(*words[:5], "new", *words[6:], message=("x.npy", "3 rows", "60 images"), notes=True)
 
 
@@ -204,6 +216,7 @@ def test_a_class_conditional_model_is_a_classifier(right, told_run, tmp_path):
         (["digits", "-q", "3", "--given", "no.csv"], ("no.csv", "index and label")),
         (["digits", "-q", "3", "--features", "no.npy"], ("no.npy", ".parquet")),
         (["digits", "-q", "3", "--clustering.init", "features", "--steps", "2"], ("--features FILE",)),
+        (["digits", "-q", "3", "--clustering.features", "x.npy"], ("init encoder", "set init features")),
         (["digits", "-q", "3", "--clustering.init", "magic"], ("clustering.init", "encoder")),
         (["digits", "-q", "3", "--clustering.rouns", "2"], ("clustering.rouns", "clustering.rounds")),
         (["digits", "-q", "3", "--json", "x.txt"], ("x.txt", ".json")),

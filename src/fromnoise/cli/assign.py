@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     count = len(table.index)
     nfe = config.nfe(len(table.names))
     print(f"{count:,} images, {nfe} network evaluations and {seconds / count:.3g} s per image: {args.out}")
-    scores = _scores(table)
+    scores = _scores(table, clusters=bool(loaded.progress.get("mixture")))
     for name, value in scores.items():
         print(f"{name.replace('_', ' ')} {value:.4f}")
     if args.json:
@@ -93,18 +93,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scores(table: Assignments) -> dict[str, float]:
-    """Agreement with the labels; the classifier's accuracy if the clusters are the classes of the labels."""
+def _scores(table: Assignments, clusters: bool) -> dict[str, float]:
+    """Agreement with the labels; the classifier's accuracy if the model was trained with the classes of the labels.
+
+    Clusters of EM may have the names of classes, numbers from 0, and are matched with them.
+    """
     from fromnoise.clustering.calibration import Reliability
     from fromnoise.clustering.scores import ClusterScores
 
     if table.labels is None:
         return {}
-    clusters: Tensor = table.q.argmax(1)
-    if table.class_names == table.names:
-        found = Reliability.measure(table.q.amax(1), clusters == table.labels)
-        scores = {"classifier_accuracy": float((clusters == table.labels).double().mean())}
+    assigned: Tensor = table.q.argmax(1)
+    if table.class_names == table.names and not clusters:
+        found = Reliability.measure(table.q.amax(1), assigned == table.labels)
+        scores = {"classifier_accuracy": float((assigned == table.labels).double().mean())}
     else:
-        found = Reliability.of_clusters(table.q, clusters, table.labels)
-        scores = dict(ClusterScores.from_labels(clusters, table.labels).__dict__)
+        found = Reliability.of_clusters(table.q, assigned, table.labels)
+        scores = dict(ClusterScores.from_labels(assigned, table.labels).__dict__)
     return scores | {"calibration_error": found.ece, "calibration_error_by_chance": found.floor}

@@ -63,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Cluster, and write the results."""
     from fromnoise.cli import parsing
+    from fromnoise.run_dir import RunDir
     from fromnoise.utils.errors import UserError
     from fromnoise.utils.files import check_file
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         check_file(args.json, ".json")
     if args.given is not None and not args.given.is_file():
         raise UserError(f"{str(args.given)!r} does not exist: --given takes a .csv with the columns index and label")
-    if args.features is not None and not args.features.is_file():
+    if args.features is not None and not args.features.is_file() and not RunDir(args.out).has_states:
         raise UserError(f"{str(args.features)!r} does not exist: --features takes a .npy, .npz, .parquet or .csv file")
     if args.count == "auto" and args.criterion == "bound":
         raise UserError("-q auto chooses by features: give a range with --criterion bound, such as -q 5:20")

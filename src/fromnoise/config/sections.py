@@ -355,4 +355,6 @@ class ClusteringConfig(Section):
     def _check_features(self) -> ClusteringConfig:
         if self.init == "features" and self.features is None:
             raise ValueError("init features needs a file with the features of each image: give --features FILE")
+        if self.init != "features" and self.features is not None:
+            raise ValueError(f"init {self.init} does not use the file of features: leave it out, or set init features")
         return self
