@@ -1,208 +1,270 @@
-"""Clustering accuracy on labelled data: EM, its initial clusters and classical baselines, over several seeds.
+"""Clustering accuracy on labelled data over several seeds: baselines, starts, EM, its controls, and a few labels.
 
-python benchmarks/cluster.py [SET ...] [--seeds S] [-n N] [--minutes M | --steps K] [--init METHOD] [--out DIR]
-                             [--baselines] [--controls] [--uneven R] [--set KEY=VALUE ...]
+python benchmarks/cluster.py [SET ...] [--parts PART ...] [--seeds S] [-n N] [--steps K] [--out DIR]
+                             [--set KEY=VALUE ...]
 
---controls adds what tells the parts of EM apart: EM without the encoder's likelihood in the E-step (a bound, then),
-without split-and-merge moves, without both, and the encoder's own clusters after --encoder-factor times its steps.
---uneven R keeps fewer images of each class, evenly in the log, so that the largest has R times as many as the smallest.
+SET is a data SPEC or one of ``clustering_sets.py``. The parts, each with the time it took:
 
-Runs are kept in --out: the same command again resumes unfinished runs and reads the scores of finished ones. The tables
-are printed at the end.
+baselines   k-means, a Gaussian mixture and spectral clusters of pixels and their principal components
+start       the encoder's features by k-means, by a Gaussian mixture and by spectral clusters, which start EM
+em          EM from that start, as fromnoise cluster runs it
+controls    from the same start and with as many steps: training on the clusters of the start, with one E-step at the
+            end; EM without the start's likelihood in the E-steps; without split-and-merge
+labels      ten labels a class: the start with them, and EM
+
+Accuracy of ``labels`` is over the images without a given label. Results are kept in --out: the same command again
+resumes unfinished runs and reads the scores of finished ones. The tables are printed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from clustering_sets import spec_of
 from header import header
 from torch import Tensor
 
 from fromnoise import config as recipes
 from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, gaussian_mixture, principal_components
-from fromnoise.clustering.encoder import EncoderOutput
-from fromnoise.clustering.fit import fit_mixture
-from fromnoise.clustering.init import train_encoder
+from fromnoise.clustering.calibration import Reliability
+from fromnoise.clustering.fit import ClusteringResult, fit_mixture
+from fromnoise.clustering.given_labels import align_clusters
+from fromnoise.clustering.graph import prepare_features, spectral_clusters
+from fromnoise.clustering.init import InitialClusters, encoder_features
 from fromnoise.clustering.scores import ClusterScores
+from fromnoise.clustering.semi_supervised import spread_given_labels
 from fromnoise.clustering.task import ClusteringTask, prepare
 from fromnoise.data import load
 from fromnoise.utils.device import select_device
 from fromnoise.utils.files import write_atomic
 from fromnoise.utils.kmeans import kmeans
 
-CLASSES = 10
+GIVEN = 10
+"""Given labels of each class."""
+CONTROLS: dict[str, dict[str, Any]] = {
+    "training alone, one E-step": {"clustering.rounds": 1, "clustering.split_merge": 0.0, "clustering.min_weight": 0.0},
+    "EM, encoder weight 0": {"clustering.encoder_weight": 0.0},
+    "EM, no split-and-merge": {"clustering.split_merge": 0.0},
+}
+Records = dict[str, dict[str, float]]
 
 
 def main() -> None:
     """Measure what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", default=["digits", "mnist", "fashion_mnist"])
+    parser.add_argument("--parts", nargs="+", default=["baselines", "start"], choices=PARTS)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("-n", type=int, default=10_000)
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--init", default="encoder")
+    parser.add_argument("--steps", type=int, default=600, help="training steps of EM")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-cluster"))
-    parser.add_argument("--baselines", action="store_true", help="measure the baselines only")
-    parser.add_argument("--controls", action="store_true", help="also measure the controls")
-    parser.add_argument(
-        "--encoder-factor", type=int, default=4, help="steps of the control's encoder, in those of EM's"
-    )
-    parser.add_argument("--uneven", type=float, metavar="R", help="ratio of the largest to the smallest class")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe")
     args = parser.parse_args()
     print(header(), flush=True)
-    for spec in [uneven_copy(args.out, spec, args.uneven) if args.uneven else spec for spec in args.sets]:
-        scores: dict[str, list[ClusterScores]] = {}
-        for seed in range(args.seeds):
-            for name, found in measure(args, spec, seed).items():
-                scores.setdefault(name, []).append(found)
-        print_table(spec, args.n, scores)
+    for name in args.sets:
+        rows: dict[str, list[dict[str, float]]] = {}
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            case = Case.of(args, name, seed)
+            for part in args.parts:
+                for label, record in case.records(part).items():
+                    rows.setdefault(label, []).append(record)
+        print_table(name, args.n, rows)
 
 
-def measure(args: argparse.Namespace, spec: str, seed: int) -> dict[str, ClusterScores]:
-    """Scores of all methods on one data set with one seed; those in the cache are read."""
-    keys = {"data.source": spec, "train.seed": seed, "clustering.count": CLASSES, "clustering.init": args.init}
-    keys |= {"train.minutes": args.minutes} if args.minutes else {}
-    keys |= {"train.steps": args.steps} if args.steps else {}
-    keys |= {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
-    recipe = recipes.load("mixture", keys)
-    task = prepare(recipe, args.n, lambda line: None)
-    cpu = select_device("cpu", "fp32")
-    encoder = functools.cache(lambda: train_encoder(task.data.train, recipe.clustering, cpu, seed))
-    with_encoder = args.init == "encoder"
-    methods: dict[str, Callable[[], dict[str, ClusterScores]]] = {"baselines": lambda: pixel_baselines(task, seed)}
-    if not args.baselines:
-        if with_encoder:
-            methods["features"] = lambda: feature_baselines(task, seed, encoder())
-        initial = encoder if with_encoder else lambda: None
-        methods[args.init] = lambda: em(recipe, args.out / f"{name_of(spec)}-{args.init}-{seed}", args.n, initial())
-        if args.controls:
-            methods |= control_methods(args, spec, seed, keys, initial)
-            longer = recipe.clustering.model_copy(
-                update={"encoder_steps": recipe.clustering.encoder_steps * args.encoder_factor}
-            )
-            methods["longer-encoder"] = lambda: {
-                f"encoder alone, {args.encoder_factor} times its steps": score(
-                    train_encoder(task.data.train, longer, cpu, seed).q.argmax(1), task
-                )
-            }
-    scores: dict[str, ClusterScores] = {}
-    for name, method in methods.items():
-        path = args.out / f"{name_of(spec)}-{name}-{seed}.json"
+@dataclass
+class Case:
+    """A set, a number of images and a seed.
+
+    Attributes:
+        keys: of the recipe.
+        task: the images.
+        stem: of the files of this case.
+        precision: as in ``select_device``.
+    """
+
+    keys: dict[str, Any]
+    task: ClusteringTask
+    stem: Path
+    precision: str
+
+    @staticmethod
+    def of(args: argparse.Namespace, name: str, seed: int) -> Case:
+        """Open the set."""
+        spec = spec_of(name, args.out)
+        data = load(spec, log=lambda line: None)
+        assert data.class_names is not None
+        keys = {"data.source": spec, "train.seed": seed, "clustering.count": len(data.class_names)}
+        keys |= {"train.steps": args.steps, "clustering.images": args.n, "data.labels": True}
+        keys |= {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
+        task = prepare(recipes.load("mixture", keys), lambda line: None)
+        stem = args.out / f"{Path(spec).stem}-{args.n}-{seed}"
+        return Case(keys, task, stem, args.precision)
+
+    @property
+    def recipe(self) -> recipes.Recipe:
+        """The recipe ``mixture`` for this set."""
+        return recipes.load("mixture", self.keys)
+
+    @property
+    def labels(self) -> Tensor:
+        """The true classes."""
+        assert self.task.labels is not None
+        return self.task.labels
+
+    def records(self, part: str) -> Records:
+        """Scores of a part, and the seconds it took; read if they were measured."""
+        path = self.stem.with_name(f"{self.stem.name}-{part}.json")
         if not path.exists():
             start = time.perf_counter()
-            results = {k: s.__dict__ for k, s in method().items()}
-            results["seconds"] = {"seconds": time.perf_counter() - start}
-            write_atomic(path, json.dumps(results, indent=1).encode())
-        results = json.loads(path.read_text())
-        print(f"{spec} seed {seed}: {name} took {results.pop('seconds')['seconds']:.0f} s", flush=True)
-        scores |= {k: ClusterScores(**s) for k, s in results.items()}
-    return scores
+            found = PARTS[part](self)
+            write_atomic(
+                path, json.dumps({"seconds": time.perf_counter() - start, "records": found}, indent=1).encode()
+            )
+        stored = json.loads(path.read_text())
+        print(f"{self.stem.name}: {part} took {stored['seconds']:.0f} s", flush=True)
+        return stored["records"]
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The features of the encoder, computed once."""
+        path = self.stem.with_name(f"{self.stem.name}-features.pt")
+        if not path.exists():
+            recipe = self.recipe
+            compute = select_device("cpu", self.precision)
+            found = encoder_features(self.task.data.train, recipe.clustering, compute, recipe.train.seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(found, path)
+        return torch.load(path, weights_only=True)
+
+    @cached_property
+    def start(self) -> InitialClusters:
+        """The clusters that start EM."""
+        points = prepare_features(self.features)
+        return InitialClusters(spectral_clusters(points, self.clusters, self.keys["train.seed"]), points)
+
+    @property
+    def clusters(self) -> int:
+        """The number of clusters."""
+        return self.keys["clustering.count"]
+
+    def score(self, q: Tensor, only: Tensor | None = None) -> dict[str, float]:
+        """Agreement of responsibilities (N, Q) or clusters (N,) with the labels, of the images ``only`` if given."""
+        chosen = torch.arange(len(q)) if only is None else only
+        clusters = (q if q.dim() == 1 else q.argmax(1))[chosen]
+        record = dict(ClusterScores.from_labels(clusters, self.labels[chosen]).__dict__)
+        if q.dim() == 2:
+            record["ece"] = Reliability.of_clusters(q[chosen], clusters, self.labels[chosen]).ece
+        return record
+
+    def fit(self, label: str, keys: dict[str, Any], init: Tensor, given: Path | None = None) -> ClusteringResult:
+        """EM in a run directory of its own."""
+        folder = self.stem.with_name(f"{self.stem.name}-{label.replace(' ', '-').replace(',', '')}")
+        recipe = recipes.load("mixture", self.keys | keys)
+        result = fit_mixture(recipe, folder, init=init, given=given, device="cpu", precision=self.precision)
+        if result.signal:
+            raise SystemExit(f"{folder} is unfinished: run the same command again")
+        return result
 
 
-CONTROLS = {
-    "encoder weight 0": {"clustering.encoder_weight": 0.0},
-    "no split-merge": {"clustering.split_merge": 0.0},
-    "encoder weight 0, no split-merge": {"clustering.encoder_weight": 0.0, "clustering.split_merge": 0.0},
+def baselines(case: Case) -> Records:
+    """Pixels by k-means; their principal components by k-means, a mixture and spectral clusters."""
+    pixels, seed, count = flat_pixels(case.task.data.train), case.keys["train.seed"], case.clusters
+    reduced = principal_components(pixels)
+    return {
+        "k-means, pixels": case.score(kmeans(pixels, count, seed, KMEANS_RESTARTS).labels),
+        "k-means, PCA": case.score(kmeans(reduced, count, seed, KMEANS_RESTARTS).labels),
+        "Gaussian mixture, PCA": case.score(gaussian_mixture(reduced, count, seed)),
+        "spectral, PCA": case.score(spectral_clusters(reduced, count, seed)),
+    }
+
+
+def starts(case: Case) -> Records:
+    """The encoder's features by k-means, a mixture and spectral clusters."""
+    features, seed, count = case.features, case.keys["train.seed"], case.clusters
+    reduced = principal_components(features, 20)
+    return {
+        "k-means, encoder": case.score(kmeans(features, count, seed, KMEANS_RESTARTS).labels),
+        "Gaussian mixture, encoder": case.score(gaussian_mixture(reduced, count, seed)),
+        "start: spectral, encoder": case.score(case.start.q),
+    }
+
+
+def em(case: Case) -> Records:
+    """EM from the start."""
+    return {"EM": _em_record(case, case.fit("em", {}, case.start.q))}
+
+
+def controls(case: Case) -> Records:
+    """The same budget without one of EM's parts."""
+    return {label: _em_record(case, case.fit(label, keys, case.start.q)) for label, keys in CONTROLS.items()}
+
+
+def _em_record(case: Case, result: ClusteringResult) -> dict[str, float]:
+    last: dict[str, Any] = result.rounds[-1]
+    record = case.score(result.q) | {"bound": last["bound"]["value"], "e_step_gain": last["e_step_gain"]["value"]}
+    return record | {"moves": float(sum(len(r["split_merged"]) for r in result.rounds))}
+
+
+def ten_labels(case: Case) -> Records:
+    """The start with given labels, and EM from it."""
+    given = torch.full((len(case.labels),), -1)
+    order = torch.randperm(len(given), generator=torch.Generator().manual_seed(case.keys["train.seed"]))
+    for c in range(case.clusters):
+        given[order[case.labels[order] == c][:GIVEN]] = c
+    rest = (given < 0).nonzero().flatten()
+
+    def record(q: Tensor) -> dict[str, float]:
+        clusters = q.argmax(1)
+        right = (clusters == case.labels)[rest]
+        found = {"accuracy": float(right.double().mean())}
+        return found | {"ece": Reliability.measure(q[rest].amax(1), right).ece}
+
+    aligned, start = align_clusters(case.start.q, given), spread_given_labels(case.start, given)
+    return {f"start, aligned with {GIVEN} labels a class": record(aligned), f"start with {GIVEN} labels": record(start)}
+
+
+PARTS: dict[str, Callable[[Case], Records]] = {
+    "baselines": baselines,
+    "start": starts,
+    "em": em,
+    "controls": controls,
+    "labels": ten_labels,
 }
 
 
-def control_methods(
-    args: argparse.Namespace,
-    spec: str,
-    seed: int,
-    keys: dict[str, Any],
-    start: Callable[[], EncoderOutput | None],
-) -> dict[str, Callable[[], dict[str, ClusterScores]]]:
-    """EM with parts of it left out, from the same initial clusters."""
-
-    def control(label: str) -> dict[str, ClusterScores]:
-        recipe = recipes.load("mixture", keys | CONTROLS[label])
-        folder = args.out / f"{name_of(spec)}-{args.init}-{label.replace(' ', '-').replace(',', '')}-{seed}"
-        *_, final = em(recipe, folder, args.n, start()).values()
-        return {f"EM, {label}": final}
-
-    return {label.replace(" ", "-").replace(",", ""): functools.partial(control, label) for label in CONTROLS}
-
-
-def name_of(spec: str) -> str:
-    """A data SPEC as part of a file name."""
-    return Path(spec).stem
+def print_table(name: str, limit: int, rows: dict[str, list[dict[str, float]]]) -> None:
+    """Mean and standard deviation over the seeds, and paired differences of EM and its controls."""
+    columns = ("accuracy", "nmi", "ari", "ece", "bound", "e_step_gain", "moves")
+    print(f"\n{name}, at most {limit:,} images, {len(next(iter(rows.values())))} seeds")
+    for label, records in rows.items():
+        cells = [f"{column} {_spread([r[column] for r in records])}" for column in columns if column in records[0]]
+        print(f"| {label} | " + " | ".join(cells) + " |")
+        print("    accuracy by seed: " + " ".join(f"{r['accuracy']:.4f}" for r in records))
+    if "EM" not in rows:
+        return
+    for label in ("start: spectral, encoder", *CONTROLS):
+        for column in ("accuracy", "nmi", "bound"):
+            if label in rows and column in rows[label][0]:
+                pairs = zip(rows["EM"], rows[label], strict=True)
+                differences = torch.tensor([a[column] - b[column] for a, b in pairs], dtype=torch.float64)
+                error = float(differences.std()) / len(differences) ** 0.5
+                print(f"  EM - {label}: {column} {float(differences.mean()):+.4f} +- {error:.4f} (standard error)")
 
 
-def uneven_copy(out: Path, spec: str, ratio: float) -> str:
-    """An .npz with all training images of the first class and fewer of each next one; returns its path."""
-    path = out / f"{name_of(spec)}-uneven-{ratio:g}.npz"
-    if not path.exists():
-        data = load(spec, log=lambda line: None)
-        labels = data.train.labels
-        assert labels is not None
-        kept = []
-        for c in range(CLASSES):
-            members = (labels == c).nonzero().flatten()
-            kept.append(members[: max(1, round(len(members) * ratio ** (-c / (CLASSES - 1))))])
-        chosen = torch.cat(kept)
-        out.mkdir(parents=True, exist_ok=True)
-        np.savez(path, images=data.train.get(chosen).numpy(), labels=labels[chosen].numpy())
-    return str(path)
-
-
-def pixel_baselines(task: ClusteringTask, seed: int) -> dict[str, ClusterScores]:
-    """K-means on pixels; k-means and a mixture of Gaussians on 50 principal components."""
-    pixels = flat_pixels(task.data.train)
-    reduced = principal_components(pixels)
-    return {
-        "k-means, pixels": score(kmeans(pixels, CLASSES, seed, KMEANS_RESTARTS).labels, task),
-        "k-means, PCA": score(kmeans(reduced, CLASSES, seed, KMEANS_RESTARTS).labels, task),
-        "Gaussian mixture, PCA": score(gaussian_mixture(reduced, CLASSES, seed), task),
-    }
-
-
-def feature_baselines(task: ClusteringTask, seed: int, encoder: EncoderOutput) -> dict[str, ClusterScores]:
-    """K-means and a mixture of Gaussians on the features of the encoder that initializes EM."""
-    reduced = principal_components(encoder.features, 20)
-    return {
-        "k-means, encoder": score(kmeans(encoder.features, CLASSES, seed, KMEANS_RESTARTS).labels, task),
-        "Gaussian mixture, encoder": score(gaussian_mixture(reduced, CLASSES, seed), task),
-    }
-
-
-def em(recipe: recipes.Recipe, out: Path, limit: int, encoder: EncoderOutput | None) -> dict[str, ClusterScores]:
-    """EM and its initial clusters."""
-    init = encoder.q if encoder else None
-    recipe = recipe.model_copy(update={"clustering": recipe.clustering.model_copy(update={"images": limit})})
-    result = fit_mixture(recipe, out, init=init, device="cpu", precision="fp32")
-    if result.signal:
-        raise SystemExit(f"{out} is unfinished: run the same command again")
-    name = f"initial clusters, {recipe.clustering.init}"
-    return {name: score(result.initial, result.task), f"EM from {name}": score(result.q.argmax(1), result.task)}
-
-
-def score(clusters: Tensor, task: ClusteringTask) -> ClusterScores:
-    """Agreement with the labels."""
-    assert task.labels is not None
-    return ClusterScores.from_labels(clusters, task.labels)
-
-
-def print_table(spec: str, limit: int, scores: dict[str, list[ClusterScores]]) -> None:
-    """Mean and standard deviation over the seeds."""
-    print(f"\n{spec}, at most {limit:,} images: accuracy, NMI, ARI")
-    for name, runs in scores.items():
-        cells = []
-        for metric in ("accuracy", "nmi", "ari"):
-            values = torch.tensor([getattr(s, metric) for s in runs], dtype=torch.float64)
-            deviation = f"{float(values.std()):.3f}" if len(values) > 1 else "-"
-            cells.append(f"{float(values.mean()):.3f} +- {deviation}")
-        print(f"  {name:32} n {len(runs)}  " + "  ".join(cells), flush=True)
+def _spread(values: list[float]) -> str:
+    found = torch.tensor(values, dtype=torch.float64)
+    deviation = f" +- {float(found.std()):.3f}" if len(found) > 1 else ""
+    return f"{float(found.mean()):.3f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from fromnoise.clustering.graph import (
+    DIFFUSION,
     NeighbourGraph,
     label_seeds,
     prepare_features,
@@ -13,6 +14,7 @@ from fromnoise.clustering.graph import (
     propagate_labels,
     spectral_clusters,
     spectral_embedding,
+    spectral_partition,
 )
 from fromnoise.clustering.scores import ClusterScores
 from fromnoise.utils.kmeans import kmeans
@@ -69,7 +71,7 @@ def test_the_embedding_is_the_leading_eigenvectors():
     values, vectors = np.linalg.eigh((dense + added / 120) / np.sqrt(degree[:, None] * degree))
     found, _ = graph.leading_eigenvectors(5, 0)
     assert np.allclose(found, values[::-1][:5], atol=1e-4)
-    rows = vectors[:, ::-1][:, :5] * values[::-1][:5] ** 4
+    rows = vectors[:, ::-1][:, :5] * (values[::-1][:5] / values[::-1][2]).clip(0, 1) ** DIFFUSION
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     embedding = spectral_embedding(graph, 3, 0).numpy()
     assert np.allclose(embedding @ embedding.T, rows @ rows.T, atol=1e-2)
@@ -104,3 +106,18 @@ def test_copies_and_few_points():
     assert q.isfinite().all() and q.argmax(1).unique_consecutive().numel() == 2
     assert prepare_features(torch.ones(4, 3)).isfinite().all()
     assert prepare_features(torch.randn(90, 80)).shape == (90, 64)
+
+
+def test_a_small_group_joins_the_cluster_that_its_edges_lead_to():
+    """Sixteen points at the end of a chain, too few for a centroid, join the cluster where the chain starts."""
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    blobs = centers.repeat_interleave(150, 0) + torch.randn(450, 2, generator=generator)
+    chain = torch.stack([9 + torch.linspace(2.5, 8, 12), torch.zeros(12)], 1)
+    group = torch.tensor([[17.5, 0.0]]) + 0.3 * torch.randn(16, 2, generator=generator)
+    graph = NeighbourGraph.from_points(torch.cat([blobs, chain, group]), 8)
+    for seed in range(5):
+        labels = spectral_partition(graph, 3, seed)
+        main = [int(labels[150 * i : 150 * (i + 1)].mode().values) for i in range(3)]
+        assert len(set(main)) == 3
+        assert float((labels[-16:] == main[1]).double().mean()) > 0.9

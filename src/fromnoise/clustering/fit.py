@@ -24,7 +24,7 @@ from fromnoise.clustering.em import EM, EMState
 from fromnoise.clustering.embeddings import read_embeddings
 from fromnoise.clustering.given_labels import GivenLabels, read_given_labels, with_known
 from fromnoise.clustering.graph import prepare_features
-from fromnoise.clustering.init import InitialClusters, initial_clusters
+from fromnoise.clustering.init import InitialClusters, initial_clusters, within_budget
 from fromnoise.clustering.resampling import half_partitions
 from fromnoise.clustering.round_report import describe_round
 from fromnoise.clustering.rounds import Round
@@ -236,7 +236,7 @@ def _start(
         return em, rounds, tensors.get(_HALVES)
     start = time.monotonic()
     if init is None:
-        config, seed = recipe.clustering, recipe.train.seed
+        config, seed = within_budget(recipe.clustering, recipe.train.minutes, images, compute), recipe.train.seed
         with _progress_bar(f"initial clusters: {config.init}") as bar:
             found = initial_clusters(images, config, compute, seed, lambda part: _advance(bar, part), features)
     else:

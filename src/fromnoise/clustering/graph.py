@@ -7,10 +7,10 @@ mean something, so the graph joins each point to its nearest neighbours and leav
                                              Perona 2004), W = (W + W^T) / 2,   d_i = sum_j w_ij
 
 - ``spectral_embedding``: the leading eigenvectors of the normalized affinity D^-1/2 W D^-1/2 (Ng, Jordan and Weiss
-  2002; von Luxburg 2007), times their eigenvalues to a power (diffusion maps: Coifman and Lafon 2006). There are more
-  of them than clusters, and every pair of points is joined by a little more (Zhang and Rohe 2018), because a few
-  outliers that are joined to each other alone take an eigenvector, but no centroid of k-means.
-- ``spectral_clusters``: k-means of its rows, then soft memberships by propagation.
+  2002; von Luxburg 2007), those beyond the Q-th times (lambda_k / lambda_Q)^10 (as in diffusion maps: Coifman and Lafon
+  2006). There are more of them than clusters, and every pair of points is joined by a little more (Zhang and Rohe
+  2018), because a few outliers that are joined to each other alone take an eigenvector, but no centroid of k-means.
+- ``spectral_clusters``: k-means of its rows, except for points near no centroid; then soft memberships by propagation.
 - ``propagate``: labels of some points for all of them, F = (1 - a) (I - a S)^-1 Y (Zhou et al. 2004).
 """
 
@@ -32,8 +32,9 @@ MAX_DIMENSIONS = 64
 """Principal components of features that ``prepare_features`` keeps, at most."""
 _SCALE_NEIGHBOUR = 7  # whose distance is the scale of a point (Zelnik-Manor and Perona 2004)
 _REGULARIZATION = 0.1  # degree added to every point, in mean degrees
-_MORE_EIGENVECTORS, _DIFFUSION = 0.5, 4  # eigenvectors beyond Q as a part of Q, and the power of their eigenvalues
+_MORE_EIGENVECTORS, DIFFUSION = 0.5, 10.0  # eigenvectors beyond Q as a part of Q, the power of their weights
 _RESTARTS = 10  # of k-means
+_CORE, _MARGIN = 0.7, 0.2  # cosine with the nearest centroid, or lead over the second, at which points stay there
 _SOFTNESS = 0.9  # a of the propagation that makes clusters soft
 _SPREADING = 0.99  # a of the propagation of a few labels (Zhou et al. 2004)
 _ITERATIONS, _TOLERANCE = 500, 1e-6  # of conjugate gradients
@@ -135,7 +136,7 @@ class NeighbourGraph:
 
 
 def spectral_embedding(graph: NeighbourGraph, clusters: int, seed: int) -> Tensor:
-    """The leading eigenvectors times powers of their eigenvalues, with rows of length 1, float64 (N, K).
+    """The leading eigenvectors, those beyond the Q-th weaker, with rows of length 1, float64 (N, K).
 
     Args:
         graph: N points.
@@ -149,21 +150,52 @@ def _eigenvectors(clusters: int) -> int:
     return clusters + max(2, round(_MORE_EIGENVECTORS * clusters))
 
 
-def _embedding(values: np.ndarray, vectors: np.ndarray, clusters: int) -> Tensor:
+def _embedding(values: np.ndarray, vectors: np.ndarray, clusters: int, power: float = DIFFUSION) -> Tensor:
     used = _eigenvectors(clusters)
-    embedding = vectors[:, :used] * np.maximum(values[:used], 0) ** _DIFFUSION
+    decay = values[:used] / max(values[min(clusters, len(values)) - 1], 1e-12)
+    embedding = vectors[:, :used] * decay.clip(0, 1) ** power
     return torch.from_numpy(embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12))
 
 
 def spectral_partition(graph: NeighbourGraph, clusters: int, seed: int) -> Tensor:
-    """Clusters of a graph's points by k-means of ``spectral_embedding``, int64 (N,)."""
+    """Clusters of a graph's points by k-means of ``spectral_embedding``, int64 (N,).
+
+    A group of points that hardly any edge joins to the others has an eigenvector of its own, and if it is too small for
+    a centroid, the nearest one is that of an arbitrary cluster. Points whose cosine with the nearest centroid is below
+    0.7, and less than 0.2 larger than that with the second, therefore get the cluster that reaches them over the graph
+    (``propagate``), each cluster with the same total weight.
+    """
     return spectral_partitions(graph, [clusters], seed)[0]
 
 
-def spectral_partitions(graph: NeighbourGraph, counts: Sequence[int], seed: int, restarts: int = _RESTARTS) -> Tensor:
-    """``spectral_partition`` for several numbers of clusters, from the same eigenvectors, int64 (len(counts), N)."""
+def spectral_partitions(
+    graph: NeighbourGraph, counts: Sequence[int], seed: int, restarts: int = _RESTARTS, power: float = DIFFUSION
+) -> Tensor:
+    """``spectral_partition`` for several numbers of clusters, from the same eigenvectors, int64 (len(counts), N).
+
+    Args:
+        graph: N points.
+        counts: numbers of clusters.
+        seed: of the Lanczos iteration and of k-means.
+        restarts: of k-means.
+        power: of lambda_k / lambda_Q, the weights of eigenvectors beyond the Q-th.
+    """
     values, vectors = graph.leading_eigenvectors(_eigenvectors(max(counts)), seed)
-    return torch.stack([kmeans(_embedding(values, vectors, q), q, seed, restarts).labels for q in counts])
+    partitions = (_by_centroids(graph, _embedding(values, vectors, q, power), q, seed, restarts) for q in counts)
+    return torch.stack(list(partitions))
+
+
+def _by_centroids(graph: NeighbourGraph, embedding: Tensor, clusters: int, seed: int, restarts: int) -> Tensor:
+    """K-means of an embedding (N, K), and over the graph for points near no centroid, int64 (N,)."""
+    labels = kmeans(embedding, clusters, seed, restarts).labels
+    centroids = torch.zeros(clusters, embedding.shape[1], dtype=torch.float64).index_add_(0, labels, embedding)
+    cosines = torch.nn.functional.normalize(embedding, dim=1) @ torch.nn.functional.normalize(centroids, dim=1).T
+    nearest, second = cosines.topk(2, 1).values.T
+    core = (nearest >= _CORE) | (nearest - second >= _MARGIN)
+    if bool(core.all()):
+        return labels
+    reached = propagate(graph, label_seeds(torch.where(core, labels, -1), clusters)).argmax(1)
+    return torch.where(core, labels, reached)
 
 
 def spectral_clusters(points: Tensor, clusters: int, seed: int, neighbours: int = NEIGHBOURS) -> Tensor:

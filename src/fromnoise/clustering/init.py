@@ -20,6 +20,7 @@ from fromnoise.utils.kmeans import kmeans
 OnProgress = Callable[[float], object]
 """Called with the completed fraction."""
 
+_BUDGET_SHARE = 0.3  # of a budget in minutes that the encoder takes, at most
 _CONFIDENCE = 0.9  # probability of the assigned cluster; the others share the rest
 
 
@@ -82,20 +83,30 @@ def initial_clusters(
     return _INITIALIZERS[config.init](images, config, compute, seed, on_progress)
 
 
-def train_encoder(
+def within_budget(
+    config: ClusteringConfig, minutes: float | None, images: Images, compute: ComputeConfig
+) -> ClusteringConfig:
+    """The configuration with fewer steps of the encoder if they would take more than 0.3 of a budget in minutes."""
+    if minutes is None or config.init != "encoder":
+        return config
+    batch = min(config.encoder_batch, len(images))
+    affordable = encoder.affordable_steps(images, compute, batch, 60 * minutes * _BUDGET_SHARE)
+    return config.model_copy(update={"encoder_steps": min(config.encoder_steps, affordable)})
+
+
+def encoder_features(
     images: Images,
     config: ClusteringConfig,
     compute: ComputeConfig,
     seed: int,
     on_progress: OnProgress = lambda fraction: None,
-) -> encoder.EncoderOutput:
-    """Train an encoder on images and return its output for them; arguments as in ``initial_clusters``."""
+) -> Tensor:
+    """Train an encoder on images and return their features, float32 (N, 128); arguments as in ``initial_clusters``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = encoder.Encoder(images.shape, config.count)
-    targets = encoder.KMeansTargets.from_points(principal_components(flat_pixels(images)), config.count, seed)
+        net = encoder.Encoder(images.shape)
     batch = min(config.encoder_batch, len(images))
-    losses = encoder.train(net, images, compute, steps=config.encoder_steps, batch=batch, targets=targets, seed=seed)
+    losses = encoder.train(net, images, compute, steps=config.encoder_steps, batch=batch, seed=seed)
     for step, _ in enumerate(losses, 1):
         on_progress(step / config.encoder_steps)
     return encoder.encode(net, images, compute)
@@ -109,8 +120,7 @@ def _by_features(features: Tensor, config: ClusteringConfig, seed: int) -> Initi
 def _by_encoder(
     images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
 ) -> InitialClusters:
-    found = train_encoder(images, config, compute, seed, on_progress)
-    return InitialClusters(found.q, found.features)
+    return _by_features(encoder_features(images, config, compute, seed, on_progress), config, seed)
 
 
 def _by_components(

@@ -320,8 +320,8 @@ class ClusteringConfig(Section):
     random"""
     features: str | None = None
     """file with a feature vector of each image of the data set, for init features: .npy, .npz, .parquet or .csv"""
-    encoder_steps: Count = 500
-    """optimizer steps of the encoder"""
+    encoder_steps: Count = 1500
+    """optimizer steps of the encoder; fewer if they would take more than 0.3 of a budget in minutes"""
     encoder_batch: Annotated[int, Field(ge=16)] = 256
     """pairs of images in a step of the encoder"""
     encoder_weight: NotNegative = 1.0

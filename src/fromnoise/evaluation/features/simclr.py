@@ -3,8 +3,8 @@
 The augmentations rotate, enlarge, stretch and translate an image and erase a patch. The features become invariant to
 them, so the augmentations leave out what a metric must detect: noise, brightness and colour.
 
-The encoder in ``clustering/encoder.py`` has another purpose: it groups images and discards all but their cluster, while
-these features distinguish every image from every other one.
+The encoder in ``clustering/encoder.py`` has the same loss and other augmentations: these hide noise and brightness,
+which do not change what an image shows.
 """
 
 from __future__ import annotations
