@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from fromnoise.checkpoint import load_model
 from fromnoise.cli.assign import _scores
+from fromnoise.clustering.activation_choice import TIMES
 from fromnoise.clustering.assignments import Assignments
 
 SHORT = [
@@ -141,6 +144,24 @@ def test_features_select_the_number_of_clusters(right, wrong, small, few, tmp_pa
     assert json.loads((tmp_path / "run" / "count_selection.json").read_text()) == found["count_selection"]
     wide = ["cluster", few, "-q", "2:20", "--criterion", "features", "--out", "new", *small, *SHORT]
     wrong(*wide, message=("images are too few", "20 clusters", "smaller -q"), notes=True)
+
+
+def test_activations_of_a_run_are_a_start(right, wrong, small, few, run, paint, tmp_path):
+    """The block and the time are in the run directory; resuming does not need the run; wrong runs are told."""
+    shutil.copy(run / "model.safetensors", "denoiser.safetensors")
+    words = ["cluster", few, "-q", "3", "--out", "new", *small, *SHORT, "--clustering.rounds", "1"]
+    words += ["--features", "denoiser.safetensors"]
+    said = right(*words)
+    found = json.loads((tmp_path / "new" / "features.json").read_text())
+    assert f"activations of block {found['layer']} at t = {found['time']:g}" in said.err
+    assert found["images"] > 50 and {c["time"] for c in found["candidates"]} == set(TIMES)
+    Path("denoiser.safetensors").unlink()
+    right(*words)
+    paint(tmp_path / "colour", [f"{i}.png" for i in range(12)])
+    other = ["cluster", "colour", "-q", "3", "--out", "other", *small, *SHORT]
+    wrong(*other, "--features", run, message=("8x8", "1 channel", "3 channels"), notes=True, touched=True)
+    said = right(*words[:2], "-q", "2:3", "--criterion", "features", *words[4:], "--dry-run", "--features", run)
+    assert "selected" in said.out
 
 
 def test_clusters_are_labels_of_other_verbs(clustered, few, right, tmp_path):

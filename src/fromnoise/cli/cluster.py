@@ -26,6 +26,7 @@ examples:
   fromnoise cluster ~/pictures -q 5:20 --minutes 10
   fromnoise cluster ~/pictures -q 8 --features dino.npy --given known.csv
   fromnoise cluster ~/pictures -q auto --features dino.npy
+  fromnoise cluster mnist -q 10 --features runs/mnist
   fromnoise sample runs/clusters --label 3 --out third.png"""
 
 
@@ -50,7 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     budget("--minutes", metavar="M", help="training budget in minutes, for each number of clusters")
     budget("--steps", metavar="N", help="training budget in optimizer steps")
     add("--given", metavar="CSV", type=Path, help="known labels of some images, kept fixed: columns index and label")
-    add("--features", metavar="FILE", type=Path, help="start from your own features of the images: a row for each")
+    add(
+        "--features",
+        metavar="FILE|RUN",
+        type=Path,
+        help="start from your own features of the images, a row for each; or from activations of a diffusion run",
+    )
     add("--out", metavar="DIR", type=Path, default=Path("runs/clusters"), help="run directory")
     add("--recipe", metavar="RECIPE", default="mixture", help="name of a recipe, or a .toml file")
     add("--seed", metavar="S", help="seed of the weights, the order of the images and the noise")
@@ -74,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
         check_file(args.json, ".json")
     if args.given is not None and not args.given.is_file():
         raise UserError(f"{str(args.given)!r} does not exist: --given takes a .csv with the columns index and label")
-    if args.features is not None and not args.features.is_file() and not RunDir(args.out).has_states:
-        raise UserError(f"{str(args.features)!r} does not exist: --features takes a .npy, .npz, .parquet or .csv file")
+    if args.features is not None and not RunDir(args.out).has_states:
+        _check_features(args.features)
     if args.count == "auto" and args.criterion == "bound":
         raise UserError("-q auto chooses by features: give a range with --criterion bound, such as -q 5:20")
     selection = _select_by_features(args, counts) if by_features and len(counts) > 1 else None
@@ -93,6 +99,24 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, found)
     return 0
+
+
+def _check_features(path: Path) -> None:
+    """Check that there is a file of features or a run.
+
+    Raises:
+        UserError: there is neither.
+    """
+    from fromnoise.clustering.embeddings import is_embeddings_file
+    from fromnoise.utils.errors import UserError
+    from fromnoise.utils.hub import is_hub
+    from fromnoise.utils.model_path import check_model_path
+
+    if is_embeddings_file(path):
+        if not path.is_file():
+            raise UserError(f"{str(path)!r} does not exist: --features takes a .npy, .npz, .parquet or .csv file")
+    elif not is_hub(path) and not (path / "model.safetensors").exists():
+        check_model_path(path)
 
 
 def _recipe(args: argparse.Namespace, count: int) -> Recipe:
@@ -139,12 +163,13 @@ def _select_by_features(args: argparse.Namespace, counts: list[int]) -> CountSel
 
     from fromnoise.clustering.count_selection import select_count_of
     from fromnoise.clustering.task import prepare
+    from fromnoise.utils.device import select_device
 
     recipe = _recipe(args, counts[0])
     task = prepare(recipe, lambda line: print(line, file=sys.stderr))
     if args.count == "auto":
         counts = [q for q in counts if 4 * q <= len(task.index)] or counts[:1]
-    found = select_count_of(task, recipe.clustering, counts, recipe.train.seed)
+    found = select_count_of(task, recipe, counts, select_device(args.device, args.precision))
     mark = "# " if args.dry_run else ""
     for line in found.table():
         print(f"{mark}{line}")

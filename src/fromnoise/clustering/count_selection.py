@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from fromnoise.clustering.baselines import flat_pixels
-from fromnoise.clustering.embeddings import read_embeddings
+from fromnoise.clustering.features import feature_source
 from fromnoise.clustering.graph import NeighbourGraph, prepare_features
 from fromnoise.clustering.resampling import half_partitions
 from fromnoise.clustering.task import ClusteringTask
-from fromnoise.config import ClusteringConfig
+from fromnoise.config import Recipe
+from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
 GUESS = "eigengap times stability"
@@ -128,23 +129,23 @@ def _stabilities(partitions: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def select_count_of(task: ClusteringTask, config: ClusteringConfig, counts: Sequence[int], seed: int) -> CountSelection:
-    """``select_by_features`` on the user's own features, or else on the pixels of the images to cluster.
+def select_count_of(
+    task: ClusteringTask, recipe: Recipe, counts: Sequence[int], compute: ComputeConfig
+) -> CountSelection:
+    """``select_by_features`` on the features of ``clustering.features``, or else on the pixels of the images.
 
     The features of the start ``encoder`` are of no use here: it learns the number of clusters that the recipe gives.
 
     Args:
         task: images to cluster; up to 5,000 of them, evenly spaced, are used.
-        config: names the file of features.
+        recipe: names the features, and gives the seed.
         counts: as in ``select_by_features``.
-        seed: as in ``select_by_features``.
+        compute: device and precision of the network of a run.
 
     Raises:
-        UserError: as ``select_by_features``, or the file of features cannot be used.
+        UserError: as ``select_by_features``, or the features cannot be used.
     """
     ids = torch.linspace(0, len(task.index) - 1, min(_MOST_IMAGES, len(task.index))).round().long()
-    if config.init == "features" and config.features is not None:
-        features = read_embeddings(config.features, task.images_in_set)[task.index[ids]]
-    else:
-        features = flat_pixels(task.data.train, ids)
-    return select_by_features(prepare_features(features), counts, seed)
+    source = feature_source(recipe, task, compute, ids)
+    features = source(lambda fraction: None).matrix if source else flat_pixels(task.data.train, ids)
+    return select_by_features(prepare_features(features), counts, recipe.train.seed)

@@ -19,6 +19,11 @@ _NPZ_NAMES = ("features", "embeddings", "arr_0")
 _INDEX = "index"  # a column that says which image a row is of
 
 
+def is_embeddings_file(path: str | Path) -> bool:
+    """Whether a name is that of a file of features, by its suffix."""
+    return Path(path).suffix.lower() in _READERS
+
+
 def read_embeddings(path: str | Path, images: int) -> Tensor:
     """Read feature vectors, float32 (N, D); row i belongs to image i of the data set.
 

@@ -21,7 +21,7 @@ from fromnoise.clustering.assessments import FEWEST_LABELS, Calibration, assesse
 from fromnoise.clustering.budget import e_steps, wanted_measurements
 from fromnoise.clustering.calibration import tempered
 from fromnoise.clustering.em import EM, EMState
-from fromnoise.clustering.embeddings import read_embeddings
+from fromnoise.clustering.features import CHOICE, FeatureSource, feature_source
 from fromnoise.clustering.given_labels import GivenLabels, read_given_labels, with_known
 from fromnoise.clustering.graph import prepare_features
 from fromnoise.clustering.init import InitialClusters, initial_clusters, within_budget
@@ -30,7 +30,7 @@ from fromnoise.clustering.round_report import describe_round
 from fromnoise.clustering.rounds import Round
 from fromnoise.clustering.semi_supervised import spread_given_labels
 from fromnoise.clustering.task import ClusteringTask, build_model, limit_patch, prepare
-from fromnoise.config import ClusteringConfig, Recipe
+from fromnoise.config import Recipe
 from fromnoise.model import Model
 from fromnoise.run_dir import RunDir
 from fromnoise.run_dir.reports import ROUNDS
@@ -140,7 +140,7 @@ def _fit(
     recipe = limit_patch(recipe, task)
     folder.check(recipe)
     labels = read_given_labels(given, task.images_in_set, recipe.clustering.count) if given else None
-    features = _read_features(recipe.clustering, task) if not folder.has_states else None
+    features = feature_source(recipe, task, compute) if not folder.has_states else None
     model = build_model(recipe, task, labels.names if labels else None)
     accelerator = make_accelerator(compute.device.type == "cpu")
     loop = TrainingLoop(model, task.data, compute, accelerator, folder.load_state, log)
@@ -184,12 +184,6 @@ def _save_model(em: EM, folder: RunDir, calibration: Calibration | None = None) 
     checkpoint.save_model(folder.model_file, em.loop.model, em.loop.ema_state_dict(), progress)
 
 
-def _read_features(config: ClusteringConfig, task: ClusteringTask) -> Tensor | None:
-    if config.init != "features" or config.features is None:
-        return None
-    return read_embeddings(config.features, task.images_in_set)[task.index]
-
-
 def _assign_remaining(
     em: EM, task: ClusteringTask, labels: GivenLabels | None, calibration: Calibration
 ) -> Tensor | None:
@@ -205,7 +199,7 @@ def _start(
     compute: ComputeConfig,
     given: Tensor | None,
     init: InitialClusters | Tensor | None,
-    features: Tensor | None,
+    features: FeatureSource | None,
     log: Log,
 ) -> tuple[EM, list[dict[str, Any]], Tensor | None]:
     """EM from a saved state or from initial clusters.
@@ -238,7 +232,12 @@ def _start(
     if init is None:
         config, seed = within_budget(recipe.clustering, recipe.train.minutes, images, compute), recipe.train.seed
         with _progress_bar(f"initial clusters: {config.init}") as bar:
-            found = initial_clusters(images, config, compute, seed, lambda part: _advance(bar, part), features)
+            own = features(lambda part: _advance(bar, part)) if features else None
+            matrix = own.matrix if own else None
+            found = initial_clusters(images, config, compute, seed, lambda part: _advance(bar, part), matrix)
+        if own and own.choice:
+            log(own.choice.describe())
+            write_atomic(folder.path / CHOICE, (json.dumps(own.choice.json(), indent=1) + "\n").encode())
     else:
         found = init if isinstance(init, InitialClusters) else InitialClusters(init)
     q = found.q if given is None else spread_given_labels(found, given, recipe.train.seed)

@@ -319,7 +319,8 @@ class ClusteringConfig(Section):
     """initial clusters: an encoder trained beforehand, own features, k-means on principal components or on pixels, or
     random"""
     features: str | None = None
-    """file with a feature vector of each image of the data set, for init features: .npy, .npz, .parquet or .csv"""
+    """for init features: a file with a feature vector of each image of the data set (.npy, .npz, .parquet or .csv), or
+    a finished diffusion run whose activations are used"""
     encoder_steps: Count = 1500
     """optimizer steps of the encoder; fewer if they would take more than 0.3 of a budget in minutes"""
     encoder_batch: Annotated[int, Field(ge=16)] = 256
@@ -354,7 +355,9 @@ class ClusteringConfig(Section):
     @model_validator(mode="after")
     def _check_features(self) -> ClusteringConfig:
         if self.init == "features" and self.features is None:
-            raise ValueError("init features needs a file with the features of each image: give --features FILE")
+            raise ValueError(
+                "init features needs a file with the features of each image, or a diffusion run: give --features FILE"
+            )
         if self.init != "features" and self.features is not None:
-            raise ValueError(f"init {self.init} does not use the file of features: leave it out, or set init features")
+            raise ValueError(f"init {self.init} does not use the features: leave them out, or set init features")
         return self

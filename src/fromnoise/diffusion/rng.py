@@ -37,6 +37,7 @@ class Stream(IntEnum):
     BOUND_LATENT = 13  # those of an estimate of the bound
     AUGMENTATION = 14  # what is done to a training image
     CROSS_FIT = 15  # steps and noise that evaluate responsibilities which were estimated with BOUND
+    ACTIVATION = 16  # noise of images at which the activations of a network are read
 
 
 def philox(
