@@ -5,7 +5,7 @@ python benchmarks/cluster_count.py [--seeds S] [--first-seed S] [-n N] [--images
 Mixtures of unit Gaussians in 16 dimensions, evenly populated and 10 : 1, with means at a mean distance of 6 and 8; and
 the pixels of sets with ten classes, where classes are no clusters, also with classes of 10 : 1. From 2 to 20 clusters:
 
-    features             as of -q auto: a clear eigengap, a stability of 0.95, or a guess, which has a question mark
+    features             as of -q auto: a clear eigengap, or else a guess, which has a question mark
     eigengap             the largest one
     stability            the largest one
     prediction strength  the largest number with 0.8 (Tibshirani and Walther 2005)
@@ -41,7 +41,7 @@ def main() -> None:
     """Print a row for each set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=3, help="seeds 0 to 2 were used to choose the criterion")
+    parser.add_argument("--first-seed", type=int, default=8, help="seeds 0 to 7 were used to choose the criterion")
     parser.add_argument("-n", type=int, default=2000, help="points or images")
     parser.add_argument("--images", nargs="*", default=["digits", "mnist", "fashion_mnist"])
     args = parser.parse_args()

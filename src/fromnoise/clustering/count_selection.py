@@ -6,8 +6,8 @@ Two criteria, both of the graph of ``clustering.graph``:
   eigenvalues near 1, and a gap below them (von Luxburg 2007, sec. 8.3);
 - the stability: the agreement (adjusted Rand index) of the clusters that two random halves of the features give, on all
   points (Tibshirani and Walther 2005; Lange et al. 2004). Too many clusters cut groups anywhere, and each half
-  elsewhere; so do too few clusters, which join groups at random. The largest stability is often at a small Q, for a
-  few broad parts of the data, so only one near 1 counts.
+  elsewhere; so do too few clusters, which join groups at random. Alone it is no criterion: it is often largest at a
+  small Q, for a few broad parts of the data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ GUESS = "eigengap times stability"
 """The criterion where no number stands out."""
 _SPLITS = 4
 _CLEAR = 2.0  # ratio of the largest to the next eigengap that shows clusters beyond doubt
-_STABLE = 0.95  # stability that does
 _MOST_IMAGES = 5000
 
 
@@ -60,7 +59,7 @@ class CountSelection:
     Attributes:
         scores: of every number that was compared, in ascending order.
         count: the selected number.
-        criterion: ``eigengap``, ``stability`` or ``eigengap times stability``, which selected it.
+        criterion: ``eigengap``, or ``GUESS`` where no eigengap is clear.
         points: number of images whose features were used.
     """
 
@@ -88,8 +87,7 @@ class CountSelection:
 def select_by_features(points: Tensor, counts: Sequence[int], seed: int) -> CountSelection:
     """The number of clusters of the largest eigengap, if it is clear: twice the next one or more.
 
-    Otherwise the largest number with a stability of 0.95 or more. If there is none, no number stands out, and the one
-    with the largest product of eigengap and stability is a guess.
+    Otherwise no number stands out, and the one with the largest product of eigengap and stability is a guess.
 
     Args:
         points: features, float (N, D); see ``prepare_features``.
@@ -110,11 +108,8 @@ def select_by_features(points: Tensor, counts: Sequence[int], seed: int) -> Coun
         gap = float(values[count - 1] - values[count])
         scores.append(CountScore(count, float(stability.mean()), error, gap))
     widest, *others = sorted(scores, key=lambda s: s.eigengap, reverse=True)
-    stable = [s.count for s in scores if s.stability >= _STABLE]
     if not others or widest.eigengap >= _CLEAR * others[0].eigengap:
         return CountSelection(tuple(scores), widest.count, "eigengap", len(points))
-    if stable:
-        return CountSelection(tuple(scores), stable[-1], "stability", len(points))
     best = max(scores, key=lambda s: s.eigengap * max(s.stability, 0.0))
     return CountSelection(tuple(scores), best.count, GUESS, len(points))
 
