@@ -1,6 +1,6 @@
 """Activations of a denoiser as features: clusters of every block and time, and criteria that choose among them.
 
-python benchmarks/activations.py RUN SPEC [-n N] [-q Q] [--times T ...] [--seed S] [--json FILE]
+python benchmarks/activations.py RUN SPEC [-n N] [-q Q] [--times T ...] [--seed S] [--json FILE] [--choice]
 
 For each block and time, features of two independent pairs of noises, and of slightly moved images, give
 - silhouette: of the clusters, over the features;
@@ -11,6 +11,8 @@ For each block and time, features of two independent pairs of noises, and of sli
 - gap: between eigenvalues Q and Q + 1 of the graph's normalized affinity.
 None sees a label. NMI and accuracy are of spectral clusters, the mean over the two pairs; the last table has Spearman's
 rank correlation of each criterion with NMI, and the NMI at the block and time that each would choose.
+
+--choice measures only what a clustering starts from, at the block and time that it chooses, over five seeds of k-means.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import torch
 from header import header
 from torch import Tensor
 
-from fromnoise.clustering.activation_choice import TIMES, shared_neighbours
+from fromnoise.clustering.activation_choice import TIMES, choose, shared_neighbours
 from fromnoise.clustering.activations import Activations, standardized
 from fromnoise.clustering.baselines import flat_pixels
+from fromnoise.clustering.features import NOISES
 from fromnoise.clustering.graph import NeighbourGraph, prepare_features, spectral_partition
 from fromnoise.clustering.scores import ClusterScores
 from fromnoise.data import MemoryImages, load
@@ -49,10 +53,14 @@ def main() -> None:
     parser.add_argument("--times", type=float, nargs="*", default=list(TIMES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--choice", action="store_true", help="measure the start of a clustering alone")
     args = parser.parse_args()
     print(header(), flush=True)
     images, labels = some_images(args.spec, args.n, args.seed)
     activations = Activations.from_run(args.run, images.shape, select_device("cpu"), args.seed)
+    if args.choice:
+        measure_choice(activations, images, labels, args)
+        return
     pixels = scores(partition(prepare_features(flat_pixels(images)), args)[0], labels)
     print(f"\nspectral clusters of the pixels: NMI {pixels['nmi']:.3f}, accuracy {pixels['accuracy']:.3f}\n")
     print(f"| block | t | {' | '.join(CRITERIA)} | NMI | accuracy |\n|---|---|{'---|' * (len(CRITERIA) + 2)}")
@@ -72,6 +80,21 @@ def main() -> None:
     print_choices(rows)
     if args.json:
         args.json.write_text(json.dumps({"run": args.run, "spec": args.spec, "pixels": pixels, "rows": rows}, indent=1))
+
+
+def measure_choice(activations: Activations, images: MemoryImages, labels: Tensor, args: argparse.Namespace) -> None:
+    """Print NMI and accuracy of the start of a clustering, and of spectral clusters of the pixels."""
+    begin = monotonic()
+    chosen = choose(activations, images)
+    print(f"{chosen.describe()}; {monotonic() - begin:.0f} s")
+    begin, ids = monotonic(), torch.arange(len(images))
+    found = activations.at(images, ids, chosen.time, [chosen.layer], range(NOISES))[chosen.layer]
+    print(f"activations of {len(images):,} images: {monotonic() - begin:.0f} s")
+    for name, matrix in (("activations", standardized(found)), ("pixels", flat_pixels(images))):
+        graph = NeighbourGraph.from_points(prepare_features(matrix))
+        each = [scores(spectral_partition(graph, args.q, seed), labels) for seed in range(5)]
+        numbers = {key: torch.tensor([one[key] for one in each]) for key in each[0]}
+        print(name, ", ".join(f"{key} {v.mean():.3f} +- {v.std():.3f}" for key, v in numbers.items()), flush=True)
 
 
 def some_images(spec: str, n: int, seed: int) -> tuple[MemoryImages, Tensor]:

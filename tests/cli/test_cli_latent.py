@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from fromnoise.cli import main
+from fromnoise.clustering.activations import Activations
+from fromnoise.data import MemoryImages
 from fromnoise.reporting import image_io
+from fromnoise.utils.device import select_device
 
 SMALL = (
     *("--data", "digits", "--steps", "12", "--batch", "8", "--autoencoder.width", "8", "--autoencoder.factor", "2"),
@@ -126,6 +129,14 @@ def test_evaluate_reconstructions_and_samples(folder, tmp_path, capsys):
     assert printed.err.count("PSNR") == 2 and "latent channels dead" in printed.err
 
 
+def test_activations(folder):
+    """Of a model of latents, for images."""
+    activations = Activations.from_run(folder / "latent", (1, 8, 8), select_device("cpu", "fp32"), 0)
+    pixels = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = activations.at(MemoryImages(pixels), torch.arange(3), 0.3, activations.layers)
+    assert len(found) > 4 and all(len(matrix) == 3 and matrix.std() > 0 for matrix in found.values())
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -137,6 +148,7 @@ def test_evaluate_reconstructions_and_samples(folder, tmp_path, capsys):
         ("train", "latent", "--data", "digits", "--autoencoder", "IMAGE", "--out", "OUT"),
         ("train", "autoencoder", "--data", "digits", "--autoencoder.factor", "16", "--out", "OUT"),
         ("bits", "LATENT", "--bound-steps", "0"),
+        ("cluster", "digits", "-q", "3", "-n", "40", "--features", "AE", "--out", "OUT"),
         ("sample", "VAE", "-n", "2", "--label", "3"),
     ],
 )

@@ -27,6 +27,7 @@ from fromnoise.checkpoint import load_model
 from fromnoise.data import Images, to_float
 from fromnoise.data.dataset_info import conditioning_for
 from fromnoise.diffusion.rng import Noise, Stream
+from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.model import Model
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError, printable
@@ -154,7 +155,7 @@ def _pooled(output: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(output.float(), size).flatten(1)
 
 
-def _outputs(model: Model, x: Tensor, level: Any, ids: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def _outputs(model: Model, x: Tensor, level: NoiseLevel, ids: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """Outputs of blocks of the network at noisy images, under the null condition."""
     modules = dict(model.network.named_modules())
     outputs: dict[str, Tensor] = {}
@@ -163,7 +164,7 @@ def _outputs(model: Model, x: Tensor, level: Any, ids: Tensor, layers: Sequence[
     return outputs
 
 
-def _evaluate(model: Model, x: Tensor, level: Any, ids: Tensor) -> None:
+def _evaluate(model: Model, x: Tensor, level: NoiseLevel, ids: Tensor) -> None:
     cond = conditioning_for(model.dataset_info, None, ids)
     try:
         model.denoiser.output(x, level, cond.to(x.device) if cond is not None else None)
