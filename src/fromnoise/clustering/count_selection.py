@@ -129,7 +129,7 @@ def select_count_of(
 ) -> CountSelection:
     """``select_by_features`` on the features of ``clustering.features``, or else on the pixels of the images.
 
-    The features of the start ``encoder`` are of no use here: it learns the number of clusters that the recipe gives.
+    The features of the start ``encoder`` are not used: they would have to be trained before the number is known.
 
     Args:
         task: images to cluster; up to 5,000 of them, evenly spaced, are used.
