@@ -9,7 +9,8 @@ baselines   k-means, a Gaussian mixture and spectral clusters of pixels and thei
 start       the encoder's features by k-means, by a Gaussian mixture and by spectral clusters, which start EM
 em          EM from that start, as fromnoise cluster runs it
 controls    from the same start and with as many steps: training on the clusters of the start, with one E-step at the
-            end; EM without the start's likelihood in the E-steps; without split-and-merge
+            end; EM without the start's likelihood in the E-steps, at temperature 1
+moves       EM with split-and-merge moves
 labels      ten labels a class: the start with them, and EM
 
 Accuracy of ``labels`` is over the images without a given label. Results are kept in --out: the same command again
@@ -51,9 +52,13 @@ GIVEN = 10
 """Given labels of each class."""
 CONTROLS: dict[str, dict[str, Any]] = {
     "training alone, one E-step": {"clustering.rounds": 1, "clustering.split_merge": 0.0, "clustering.min_weight": 0.0},
-    "EM, encoder weight 0": {"clustering.encoder_weight": 0.0},
-    "EM, no split-and-merge": {"clustering.split_merge": 0.0},
+    "EM by the bound alone": {
+        "clustering.encoder_weight": 0.0,
+        "clustering.temperature": 1.0,
+        "clustering.temperature_last": 1.0,
+    },
 }
+MOVES = "EM with split-and-merge"
 Records = dict[str, dict[str, float]]
 
 
@@ -209,6 +214,11 @@ def controls(case: Case) -> Records:
     return {label: _em_record(case, case.fit(label, keys, case.start.q)) for label, keys in CONTROLS.items()}
 
 
+def moves(case: Case) -> Records:
+    """EM with split-and-merge moves."""
+    return {MOVES: _em_record(case, case.fit(MOVES, {"clustering.split_merge": 0.9}, case.start.q))}
+
+
 def _em_record(case: Case, result: ClusteringResult) -> dict[str, float]:
     last: dict[str, Any] = result.rounds[-1]
     record = case.score(result.q) | {"bound": last["bound"]["value"], "e_step_gain": last["e_step_gain"]["value"]}
@@ -238,6 +248,7 @@ PARTS: dict[str, Callable[[Case], Records]] = {
     "start": starts,
     "em": em,
     "controls": controls,
+    "moves": moves,
     "labels": ten_labels,
 }
 
@@ -252,12 +263,12 @@ def print_table(name: str, limit: int, rows: dict[str, list[dict[str, float]]]) 
         print("    accuracy by seed: " + " ".join(f"{r['accuracy']:.4f}" for r in records))
     if "EM" not in rows:
         return
-    for label in ("start: spectral, encoder", *CONTROLS):
+    for label in ("start: spectral, encoder", *CONTROLS, MOVES):
         for column in ("accuracy", "nmi", "bound"):
             if label in rows and column in rows[label][0]:
                 pairs = zip(rows["EM"], rows[label], strict=True)
                 differences = torch.tensor([a[column] - b[column] for a, b in pairs], dtype=torch.float64)
-                error = float(differences.std()) / len(differences) ** 0.5
+                error = float(differences.std()) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
                 print(f"  EM - {label}: {column} {float(differences.mean()):+.4f} +- {error:.4f} (standard error)")
 
 

@@ -212,6 +212,17 @@ def test_given_labels_name_clusters(right, small, few, tmp_path):
     right("sample", "run", "--label", "ring", "-n", "1", "--steps", "2", "--out", "ring.png")
 
 
+def test_the_number_of_clusters_is_chosen_on_the_features_of_the_encoder(right, small, few, tmp_path):
+    """Which is not trained again: by the same command the run goes on with its number; a dry run trains nothing."""
+    words = ["cluster", few, "-q", "2:4", "--criterion", "features", "--out", "run", *small, *SHORT]
+    assert "stability" not in right(*words, "--dry-run").out and not (tmp_path / "run").exists()
+    result = right(*words)
+    chosen = json.loads((tmp_path / "run" / "count_selection.json").read_text())
+    assert f"selected {chosen['count']} clusters" in result.out and len(chosen["scores"]) == 3
+    assert f"count = {chosen['count']}" in (tmp_path / "run" / "recipe.toml").read_text()
+    assert "stability" not in right(*words).out
+
+
 def test_a_class_conditional_model_is_a_classifier(right, told_run, tmp_path):
     """``assign`` reports its accuracy."""
     flags = ["--e-step-probes", "1", "--e-step-refine", "0", "--json", "accuracy.json"]

@@ -12,6 +12,7 @@ from fromnoise.cli.common import check_minimum, write_json
 if TYPE_CHECKING:
     from fromnoise.clustering.count_selection import CountSelection
     from fromnoise.clustering.fit import ClusteringResult
+    from fromnoise.clustering.init import InitialClusters
     from fromnoise.config import Recipe
 
 _AUTO = "2:20"
@@ -84,12 +85,16 @@ def run(args: argparse.Namespace) -> int:
         _check_features(args.features)
     if args.count == "auto" and args.criterion == "bound":
         raise UserError("-q auto chooses by features: give a range with --criterion bound, such as -q 5:20")
-    selection = _select_by_features(args, counts) if by_features and len(counts) > 1 else None
+    if by_features and not args.dry_run and RunDir(args.out).has_states:
+        counts = [q for q in counts if q == RunDir(args.out).recipe().clustering.count] or counts  # as the run began
+    selection, init = None, None
+    if by_features and len(counts) > 1 and not (args.dry_run and args.features is None):  # no encoder for a dry run
+        selection, init = _select_by_features(args, counts)
     if args.dry_run:
         return _dry_run(args, selection.count if selection else counts[-1])
     if selection is None and len(counts) > 1:
         return _select_by_bound(args, counts)
-    result = _fit(args, selection.count if selection else counts[0], args.out)
+    result = _fit(args, selection.count if selection else counts[0], args.out, init)
     if result.signal:
         return 128 + result.signal
     found = _write(args, result, args.out)
@@ -134,11 +139,11 @@ def _recipe(args: argparse.Namespace, count: int) -> Recipe:
     return recipes.load(args.recipe, keys)
 
 
-def _fit(args: argparse.Namespace, count: int, out: Path) -> ClusteringResult:
+def _fit(args: argparse.Namespace, count: int, out: Path, init: InitialClusters | None = None) -> ClusteringResult:
     from fromnoise.clustering.fit import fit_mixture
 
     recipe = _recipe(args, count)
-    return fit_mixture(recipe, out, given=args.given, device=args.device, precision=args.precision)
+    return fit_mixture(recipe, out, given=args.given, init=init, device=args.device, precision=args.precision)
 
 
 def _dry_run(args: argparse.Namespace, count: int) -> int:
@@ -157,11 +162,18 @@ def _dry_run(args: argparse.Namespace, count: int) -> int:
     return 0
 
 
-def _select_by_features(args: argparse.Namespace, counts: list[int]) -> CountSelection:
-    """Choose a number of clusters before anything is trained, and print the criteria."""
+def _select_by_features(args: argparse.Namespace, counts: list[int]) -> tuple[CountSelection, InitialClusters | None]:
+    """Choose a number of clusters before a model is trained, and print the criteria.
+
+    Returns:
+        The selection, and the initial clusters if the encoder was trained for it.
+    """
     import sys
 
+    from tqdm import tqdm
+
     from fromnoise.clustering.count_selection import select_count_of
+    from fromnoise.clustering.init import clusters_of_features
     from fromnoise.clustering.task import prepare
     from fromnoise.utils.device import select_device
 
@@ -169,11 +181,16 @@ def _select_by_features(args: argparse.Namespace, counts: list[int]) -> CountSel
     task = prepare(recipe, lambda line: print(line, file=sys.stderr))
     if args.count == "auto":
         counts = [q for q in counts if 4 * q <= len(task.index)] or counts[:1]
-    found = select_count_of(task, recipe, counts, select_device(args.device, args.precision))
+    compute = select_device(args.device, args.precision)
+    form = "{percentage:3.0f}% {bar:24} features"
+    with tqdm(total=100.0, bar_format=form, mininterval=0.2 if sys.stderr.isatty() else 20.0, file=sys.stderr) as bar:
+        found, features = select_count_of(task, recipe, counts, compute, lambda part: bar.update(100 * part - bar.n))
     mark = "# " if args.dry_run else ""
     for line in found.table():
         print(f"{mark}{line}")
-    return found
+    if features is None:
+        return found, None
+    return found, clusters_of_features(features, _recipe(args, found.count).clustering, recipe.train.seed)
 
 
 def _write(args: argparse.Namespace, result: ClusteringResult, out: Path) -> dict[str, Any]:

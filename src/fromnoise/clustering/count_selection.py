@@ -12,7 +12,7 @@ Two criteria, both of the graph of ``clustering.graph``:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from fromnoise.clustering.baselines import flat_pixels
 from fromnoise.clustering.features import feature_source
 from fromnoise.clustering.graph import NeighbourGraph, prepare_features
+from fromnoise.clustering.init import encoder_features, within_budget
 from fromnoise.clustering.resampling import half_partitions
 from fromnoise.clustering.task import ClusteringTask
 from fromnoise.config import Recipe
@@ -125,22 +126,38 @@ def _stabilities(partitions: Tensor) -> Tensor:
 
 
 def select_count_of(
-    task: ClusteringTask, recipe: Recipe, counts: Sequence[int], compute: ComputeConfig
-) -> CountSelection:
-    """``select_by_features`` on the features of ``clustering.features``, or else on the pixels of the images.
+    task: ClusteringTask,
+    recipe: Recipe,
+    counts: Sequence[int],
+    compute: ComputeConfig,
+    on_progress: Callable[[float], object] = lambda fraction: None,
+) -> tuple[CountSelection, Tensor | None]:
+    """``select_by_features`` on the features that the clustering starts from.
 
-    The features of the start ``encoder`` are not used: they would have to be trained before the number is known.
+    These are the features of ``clustering.features``, those of the encoder, which is trained for it, or else the
+    pixels of the images.
 
     Args:
-        task: images to cluster; up to 5,000 of them, evenly spaced, are used.
+        task: images to cluster; up to 5,000 of them, evenly spaced, are compared.
         recipe: names the features, and gives the seed.
         counts: as in ``select_by_features``.
-        compute: device and precision of the network of a run.
+        compute: device and precision of the encoder, or of the network of a run.
+        on_progress: called with the completed fraction while the encoder trains.
+
+    Returns:
+        The selection, and the encoder's features of all images, (N, D), which need not be computed again; or None.
 
     Raises:
         UserError: as ``select_by_features``, or the features cannot be used.
     """
+    images, seed = task.data.train, recipe.train.seed
     ids = torch.linspace(0, len(task.index) - 1, min(_MOST_IMAGES, len(task.index))).round().long()
-    source = feature_source(recipe, task, compute, ids)
-    features = source(lambda fraction: None).matrix if source else flat_pixels(task.data.train, ids)
-    return select_by_features(prepare_features(features), counts, recipe.train.seed)
+    encoded = None
+    if recipe.clustering.init == "encoder":
+        config = within_budget(recipe.clustering, recipe.train.minutes, images, compute)
+        encoded = encoder_features(images, config, compute, seed, on_progress)
+        features = encoded[ids]
+    else:
+        source = feature_source(recipe, task, compute, ids)
+        features = source(on_progress).matrix if source else flat_pixels(images, ids)
+    return select_by_features(prepare_features(features), counts, seed), encoded

@@ -79,7 +79,7 @@ def initial_clusters(
     if config.init == "features":
         if features is None:
             raise ValueError("clustering.init features needs features")
-        return _by_features(features, config, seed)
+        return clusters_of_features(features, config, seed)
     return _INITIALIZERS[config.init](images, config, compute, seed, on_progress)
 
 
@@ -112,7 +112,8 @@ def encoder_features(
     return encoder.encode(net, images, compute)
 
 
-def _by_features(features: Tensor, config: ClusteringConfig, seed: int) -> InitialClusters:
+def clusters_of_features(features: Tensor, config: ClusteringConfig, seed: int) -> InitialClusters:
+    """Spectral clusters of features (N, D)."""
     points = prepare_features(features)
     return InitialClusters(spectral_clusters(points, config.count, seed), points)
 
@@ -120,7 +121,7 @@ def _by_features(features: Tensor, config: ClusteringConfig, seed: int) -> Initi
 def _by_encoder(
     images: Images, config: ClusteringConfig, compute: ComputeConfig, seed: int, on_progress: OnProgress
 ) -> InitialClusters:
-    return _by_features(encoder_features(images, config, compute, seed, on_progress), config, seed)
+    return clusters_of_features(encoder_features(images, config, compute, seed, on_progress), config, seed)
 
 
 def _by_components(
