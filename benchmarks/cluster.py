@@ -258,7 +258,11 @@ def print_table(name: str, limit: int, rows: dict[str, list[dict[str, float]]]) 
     columns = ("accuracy", "nmi", "ari", "ece", "bound", "e_step_gain", "moves")
     print(f"\n{name}, at most {limit:,} images, {len(next(iter(rows.values())))} seeds")
     for label, records in rows.items():
-        cells = [f"{column} {_spread([r[column] for r in records])}" for column in columns if column in records[0]]
+        cells = [
+            f"{column} {_mean_and_deviation([r[column] for r in records])}"
+            for column in columns
+            if column in records[0]
+        ]
         print(f"| {label} | " + " | ".join(cells) + " |")
         print("    accuracy by seed: " + " ".join(f"{r['accuracy']:.4f}" for r in records))
     if "EM" not in rows:
@@ -272,7 +276,7 @@ def print_table(name: str, limit: int, rows: dict[str, list[dict[str, float]]]) 
                 print(f"  EM - {label}: {column} {float(differences.mean()):+.4f} +- {error:.4f} (standard error)")
 
 
-def _spread(values: list[float]) -> str:
+def _mean_and_deviation(values: list[float]) -> str:
     found = torch.tensor(values, dtype=torch.float64)
     deviation = f" +- {float(found.std()):.3f}" if len(found) > 1 else ""
     return f"{float(found.mean()):.3f}{deviation}"

@@ -52,8 +52,8 @@ def test_views_are_noised_by_at_most_the_largest_sigma():
     first = two_views(pixels, 3)
     assert torch.equal(first, two_views(pixels, 3)) and not torch.equal(first, two_views(pixels, 4))
     assert first.shape == (128, 1, 16, 16) and not torch.equal(first[:64], first[64:])
-    spread = torch.cat([x.diff(dim=-1).flatten() for x in first]).std() / 2**0.5
-    assert 0.2 < float(spread) < views._NOISE
+    deviation = torch.cat([x.diff(dim=-1).flatten() for x in first]).std() / 2**0.5
+    assert 0.2 < float(deviation) < views._NOISE
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 40, 25), (1, 3, 1)])

@@ -59,14 +59,14 @@ def spread_given_labels(initial: InitialClusters, given: Tensor, seed: int = 0) 
     smallest = int(counts[counts > 0].min())
     choices = _CHOICES if smallest >= _ENOUGH else (_DEFAULT,)
     choice, left_out = _cross_validated(graph, q, given, known, choices, seed)
-    found = _spread(graph, q, given, choice)
+    found = _propagated(graph, q, given, choice)
     temperature = (
         temperature_from_labels(left_out, given[known]) if smallest > 1 else temperature_of_mean(found, _CONFIDENCE)
     )
     return tempered(found.index_copy(0, known, left_out), temperature)
 
 
-def _spread(graph: NeighbourGraph, q: Tensor, given: Tensor, choice: _Spreading) -> Tensor:
+def _propagated(graph: NeighbourGraph, q: Tensor, given: Tensor, choice: _Spreading) -> Tensor:
     start = q / q.sum(0).clamp(min=1e-300)  # each cluster has the total weight 1, as its labels have
     labelled = torch.zeros(q.shape[1], dtype=torch.float64)
     labelled[given[given >= 0].unique()] = 1.0
@@ -86,7 +86,7 @@ def _cross_validated(
         for fold in range(min(_FOLDS, len(known))):
             part, hidden = order[fold::_FOLDS], given.clone()
             hidden[known[part]] = -1
-            left_out[part] = _spread(graph, q, hidden, choice)[known[part]]
+            left_out[part] = _propagated(graph, q, hidden, choice)[known[part]]
         likely = tempered(left_out, temperature_from_labels(left_out, given[known])).gather(1, given[known][:, None])
         loss = float(-likely.log().mean())
         if loss < best:
