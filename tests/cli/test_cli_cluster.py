@@ -158,7 +158,7 @@ def test_own_features_are_a_start_and_select_the_number_of_clusters(right, wrong
 
 
 def test_activations_of_a_run_are_a_start(right, wrong, small, few, run, paint, tmp_path):
-    """The block and the time are in the run directory; resuming does not need the run; wrong runs have their messages."""
+    """The block and the time are in the run directory; resuming does not need the run; wrong runs are refused."""
     shutil.copy(run / "model.safetensors", "denoiser.safetensors")
     words = ["cluster", few, "-q", "3", "--out", "new", *small, *SHORT, "--clustering.rounds", "1"]
     words += ["--features", "denoiser.safetensors"]

@@ -84,9 +84,11 @@ def test_easy_shapes_are_clustered_reproducibly():
 
 
 def test_a_small_budget_shortens_the_encoder():
-    """A hundredth of a minute affords fewer steps, an hour all of them; another start is not timed."""
+    """A hundredth of a minute affords fewer steps, an hour all of them, in 250 epochs; another start is not timed."""
     images, compute = MemoryImages(torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)), select_device("cpu", "fp32")
     config = ClusteringConfig(count=2, encoder_batch=32, encoder_steps=1500)
     assert 1 <= within_budget(config, 0.01, images, compute).encoder_steps < 200
-    assert within_budget(config, 60, images, compute) == config
+    assert within_budget(config, 60, images, compute).encoder_steps == 2 * 250
+    assert within_budget(config, None, MemoryImages(images.get(torch.arange(33))), compute).encoder_steps == 2 * 250
+    assert within_budget(config.model_copy(update={"encoder_steps": 9}), 60, images, compute).encoder_steps == 9
     assert within_budget(config.model_copy(update={"init": "pca"}), 1e-9, images, compute).encoder_steps == 1500

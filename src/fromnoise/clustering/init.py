@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from fromnoise.utils.kmeans import kmeans
 OnProgress = Callable[[float], object]
 """Called with the completed fraction."""
 
+_EPOCHS = 250  # of the encoder, at most: a small set needs no more
 _BUDGET_SHARE = 0.3  # of a budget in minutes that the encoder takes, at most
 _CONFIDENCE = 0.9  # probability of the assigned cluster; the others share the rest
 
@@ -86,12 +88,14 @@ def initial_clusters(
 def within_budget(
     config: ClusteringConfig, minutes: float | None, images: Images, compute: ComputeConfig
 ) -> ClusteringConfig:
-    """The configuration with fewer steps of the encoder if they would take more than 0.3 of a budget in minutes."""
-    if minutes is None or config.init != "encoder":
+    """The configuration with at most 250 epochs of the encoder, and at most 0.3 of a budget in minutes for it."""
+    if config.init != "encoder":
         return config
     batch = min(config.encoder_batch, len(images))
-    affordable = encoder.affordable_steps(images, compute, batch, 60 * minutes * _BUDGET_SHARE)
-    return config.model_copy(update={"encoder_steps": min(config.encoder_steps, affordable)})
+    steps = min(config.encoder_steps, _EPOCHS * math.ceil(len(images) / batch))
+    if minutes is not None:
+        steps = min(steps, encoder.affordable_steps(images, compute, batch, 60 * minutes * _BUDGET_SHARE))
+    return config.model_copy(update={"encoder_steps": steps})
 
 
 def encoder_features(

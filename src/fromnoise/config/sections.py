@@ -322,7 +322,7 @@ class ClusteringConfig(Section):
     """for init features: a file with a feature vector of each image of the data set (.npy, .npz, .parquet or .csv), or
     a finished diffusion run whose activations are used"""
     encoder_steps: Count = 1500
-    """optimizer steps of the encoder; fewer if they would take more than 0.3 of a budget in minutes"""
+    """optimizer steps of the encoder; at most 250 epochs, and at most 0.3 of a budget in minutes"""
     encoder_batch: Annotated[int, Field(ge=16)] = 256
     """pairs of images in a step of the encoder"""
     encoder_weight: NotNegative = 1.0
