@@ -34,6 +34,7 @@ from header import header
 from torch import Tensor
 
 from fromnoise import config as recipes
+from fromnoise.clustering.agreement import reliabilities
 from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, gaussian_mixture, principal_components
 from fromnoise.clustering.calibration import Reliability
 from fromnoise.clustering.fit import ClusteringResult, fit_mixture
@@ -171,11 +172,11 @@ class Case:
             record["ece"] = Reliability.of_clusters(q[chosen], clusters, self.labels[chosen]).ece
         return record
 
-    def fit(self, label: str, keys: dict[str, Any], init: Tensor, given: Path | None = None) -> ClusteringResult:
-        """EM in a run directory of its own."""
+    def fit(self, label: str, keys: dict[str, Any]) -> ClusteringResult:
+        """EM from the start, in a run directory of its own."""
         folder = self.stem.with_name(f"{self.stem.name}-{label.replace(' ', '-').replace(',', '')}")
         recipe = recipes.load("mixture", self.keys | keys)
-        result = fit_mixture(recipe, folder, init=init, given=given, device="cpu", precision=self.precision)
+        result = fit_mixture(recipe, folder, init=self.start, device="cpu", precision=self.precision)
         if result.signal:
             raise SystemExit(f"{folder} is unfinished: run the same command again")
         return result
@@ -206,22 +207,24 @@ def starts(case: Case) -> Records:
 
 def em(case: Case) -> Records:
     """EM from the start."""
-    return {"EM": _em_record(case, case.fit("em", {}, case.start.q))}
+    return {"EM": _em_record(case, case.fit("em", {}))}
 
 
 def controls(case: Case) -> Records:
     """The same budget without one of EM's parts."""
-    return {label: _em_record(case, case.fit(label, keys, case.start.q)) for label, keys in CONTROLS.items()}
+    return {label: _em_record(case, case.fit(label, keys)) for label, keys in CONTROLS.items()}
 
 
 def moves(case: Case) -> Records:
     """EM with split-and-merge moves."""
-    return {MOVES: _em_record(case, case.fit(MOVES, {"clustering.split_merge": 0.9}, case.start.q))}
+    return {MOVES: _em_record(case, case.fit(MOVES, {"clustering.split_merge": 0.9}))}
 
 
 def _em_record(case: Case, result: ClusteringResult) -> dict[str, float]:
     last: dict[str, Any] = result.rounds[-1]
     record = case.score(result.q) | {"bound": last["bound"]["value"], "e_step_gain": last["e_step_gain"]["value"]}
+    reliability = reliabilities(result)["calibrated"]
+    record |= {"calibrated_ece": reliability.ece, "ece_by_chance": reliability.floor}
     return record | {"moves": float(sum(len(r["split_merged"]) for r in result.rounds))}
 
 
@@ -255,7 +258,7 @@ PARTS: dict[str, Callable[[Case], Records]] = {
 
 def print_table(name: str, limit: int, rows: dict[str, list[dict[str, float]]]) -> None:
     """Mean and standard deviation over the seeds, and paired differences of EM and its controls."""
-    columns = ("accuracy", "nmi", "ari", "ece", "bound", "e_step_gain", "moves")
+    columns = ("accuracy", "nmi", "ari", "ece", "calibrated_ece", "ece_by_chance", "bound", "e_step_gain", "moves")
     print(f"\n{name}, at most {limit:,} images, {len(next(iter(rows.values())))} seeds")
     for label, records in rows.items():
         cells = [
