@@ -125,6 +125,7 @@ def test_a_resumed_run_is_bit_identical():
 
 
 UNMOVED = {"clustering_split_merge": 0.0, "clustering_min_weight": 0.0}
+UNMOVED |= {"clustering_temperature": 1.0, "clustering_temperature_last": 1.0}
 
 
 def uncertain() -> torch.Tensor:

@@ -39,6 +39,7 @@ ALLOWED = {
     ("data/formats/numpy_files.py", "np.load"): "mapped, after open_regular and a check of the header",
     ("data/formats/numpy_files.py", "zipfile.ZipFile"): "of a file that open_regular opened",
     ("data/formats/zip_archive.py", "zipfile.ZipFile"): "of a file that open_regular opened",
+    ("clustering/embeddings.py", "pq.ParquetFile"): "of bytes by read_bytes, after a check of the unpacked size",
     ("data/formats/parquet.py", "pq.ParquetFile"): "after check_regular",
     ("data/formats/parquet.py", "pq.read_schema"): "after check_regular",
     ("data/formats/parquet.py", "pq.read_table"): "after check_regular and a check of the unpacked size",

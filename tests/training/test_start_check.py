@@ -91,12 +91,13 @@ def test_wrong_interface(ranks):
 
 
 def test_wrong_sum(ranks, monkeypatch):
-    """A rank whose sum is not the known one says so."""
+    """A rank whose sum is not the known one says so; the other may find it gone before it has compared its own."""
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
     port = free_port()
     found = [ranks.start(lambda r=r: connect(launch(r, 2, port), "gloo", 20)) for r in range(2)]
     assert [rank.wait(30) for rank in found] == [2, 2]
-    assert "rank 1 on host1: 4095 of 4096 sums over all ranks are wrong" in found[1].text
+    wrong = [f"rank {r} on host{r}: 4095 of 4096 sums over all ranks are wrong" in found[r].text for r in range(2)]
+    assert any(wrong)
 
 
 def test_environment_of_a_launch(monkeypatch):
