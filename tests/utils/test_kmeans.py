@@ -25,3 +25,9 @@ def test_fewer_points_than_clusters_are_an_error():
     """No silent empty cluster."""
     with pytest.raises(ValueError, match="n_clusters"):
         kmeans(torch.zeros(2, 1), 3, seed=0)
+
+
+def test_copies_of_a_point_make_no_warning(recwarn):
+    """Fewer different points than clusters: one label, and nothing for the user to read."""
+    assert kmeans(torch.ones(6, 2), 2, 0).labels.unique().numel() == 1
+    assert not recwarn.list

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ class KMeansResult:
 
 
 def kmeans(points: Tensor, clusters: int, seed: int, restarts: int = 1, iterations: int = 300) -> KMeansResult:
-    """Partition points by k-means.
+    """Partition points by k-means; with fewer different points than clusters, some clusters are empty.
 
     Args:
         points: float32 or float64 (N, D), on the CPU.
@@ -39,6 +40,10 @@ def kmeans(points: Tensor, clusters: int, seed: int, restarts: int = 1, iteratio
         ValueError: there are fewer points than clusters.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
-    model = KMeans(clusters, n_init=restarts, max_iter=iterations, random_state=seed % 2**32).fit(points.numpy())  # type: ignore[call-overload]
+    model = KMeans(clusters, n_init=restarts, max_iter=iterations, random_state=seed % 2**32)  # type: ignore[call-overload]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of copies of a point
+        model.fit(points.numpy())
     return KMeansResult(torch.from_numpy(model.labels_).long(), torch.from_numpy(np.asarray(model.cluster_centers_)))
