@@ -78,7 +78,7 @@ def _objective_note(encoder_weight: float) -> str:
     text = "The objective is the mean of F(q) = sum_c q_c (log pi_c - log q_c - L_c) over the images, in nats"
     if encoder_weight:
         text += (
-            f", plus {encoder_weight:g} times the encoder's log-likelihood of the cluster. The encoder saw the same "
+            f", plus {encoder_weight:g} times the log-likelihood of the initial cluster. It was found from the same "
             "pixels, so this is not a lower bound on the log-likelihood of the images"
         )
     return f"{text}. Its q comes from the same estimates of L_c, which makes it too high."
