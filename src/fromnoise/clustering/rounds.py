@@ -56,7 +56,7 @@ class Round:
         step: number of optimizer steps before it.
         temperature: of the responsibilities.
         objective: mean over the images of F(q) + encoder_weight sum_c q_c log p(s | c), nats, by the estimates that
-            gave q. It is no bound: these estimates favour their own q, and the initial clusters are from the same pixels.
+            gave q. It is no bound: these estimates favour their own q, and the start saw the same pixels.
         change: of the objective since the previous round, with the same noise for each image; None in the first round.
         change_by: the same by its causes; None in the first round, and in the first after a state of an older version.
         bound: mean of F(q) over at most ``BOUND_IMAGES`` evenly spaced images, nats, by the model alone and with noise
