@@ -1,9 +1,10 @@
 """Cost and accuracy of pruned E-steps, and how many samples of a cluster have its main class, for a clustering run.
 
-python benchmarks/clusters.py RUN [-n N] [--samples S] [--steps K]
+python benchmarks/clusters.py RUN [-n N] [--samples S] [--steps K] [--guidance G]
 
 An E-step that evaluates every cluster at every diffusion step is compared with E-steps of two stages, whose candidates
-are evaluated at as many. Samples are classified by a network trained on the true classes of the run's data.
+are evaluated at as many (not with -n 0). Samples are classified by a network trained on the true classes of the run's
+data; beside their share of the cluster's most frequent class is that of the cluster's images, by true labels.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=500)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=8, help="diffusion steps of an E-step, each with two noises")
+    parser.add_argument("--guidance", type=float, help="of the samples; the recipe's without")
     args = parser.parse_args()
     loaded, compute = checkpoint.load_model(args.run), select_device("cpu", "fp32")
     compute.to_device(loaded.model.denoiser)
@@ -47,9 +49,10 @@ def main() -> None:
     print(
         f"{args.run}, step {loaded.progress['step']:,}, {args.n} of its {len(subset.task.index):,} images", flush=True
     )
-    e_step = EStep.from_model(loaded.model, recipe.clustering.count, compute, recipe.train.seed + 1)
-    compare_e_steps(e_step, subset, args.steps)
-    classify_samples(loaded, compute, subset, args.samples)
+    if args.n:
+        e_step = EStep.from_model(loaded.model, recipe.clustering.count, compute, recipe.train.seed + 1)
+        compare_e_steps(e_step, subset, args.steps)
+    classify_samples(loaded, compute, subset, args.samples, args.guidance)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Subset:
         if saved is None:
             raise SystemExit(f"{run} has no training state: give a run directory of fromnoise cluster")
         state = {k.removeprefix("em."): v for k, v in saved[0].items() if k.startswith("em.")}
-        task = prepare(recipe, len(state["q"]), lambda line: None)
+        task = prepare(recipe, lambda line: None)
         return Subset(task, torch.linspace(0, len(state["q"]) - 1, count).long(), state)
 
 
@@ -102,26 +105,35 @@ def compare_e_steps(e_step: EStep, subset: Subset, steps: int) -> None:
         )
 
 
-def classify_samples(loaded: checkpoint.LoadedModel, compute: ComputeConfig, subset: Subset, count: int) -> None:
+def classify_samples(
+    loaded: checkpoint.LoadedModel, compute: ComputeConfig, subset: Subset, count: int, guidance: float | None
+) -> None:
     """The fraction of each cluster's samples that are classified as the most frequent class of its images."""
-    data = load(loaded.model.recipe.data.source, log=lambda line: None)
-    assert subset.task.labels is not None and data.class_names is not None
+    recipe, labels = loaded.model.recipe, subset.task.labels
+    data = load(recipe.data.source, log=lambda line: None)
+    assert labels is not None and data.class_names is not None
     features = classifier_features(data, compute=compute)
-    main_class = majority_classes(subset.state["q"].argmax(1), subset.task.labels)
-    samples = collect(
-        sample_steps(loaded.model, loaded.model.recipe.sample, compute, ids=torch.arange(count), label="all", batch=100)
-    )
+    assigned = subset.state["q"].argmax(1)
+    main_class = majority_classes(assigned, labels)
+    config = recipe.sample if guidance is None else recipe.sample.model_copy(update={"guidance": guidance})
+    samples = collect(sample_steps(loaded.model, config, compute, ids=torch.arange(count), label="all", batch=100))
     assert samples.labels is not None
     probabilities = [features.extract(part).probabilities for part in samples.images.split(500)]
     classes = torch.cat([p.argmax(1) for p in probabilities if p is not None])
-    correct = classes == main_class[samples.labels]
+    correct, pure = classes == main_class[samples.labels], labels == main_class[assigned]
     print(
-        f"{count} samples, {float(correct.double().mean()):.4f} classified as the main class of their cluster, "
-        f"by {features.description}"
+        f"{count} samples with guidance {config.guidance:g}: {float(correct.double().mean()):.4f} classified as the "
+        f"most frequent class of their cluster, by {features.description}; of the clusters' images "
+        f"{float(pure.double().mean()):.4f} have it"
     )
     for k, name in enumerate(loaded.model.dataset_info.class_names or ()):
-        fraction = float(correct[samples.labels == k].double().mean())
-        print(f"  cluster {name}, main class {data.class_names[int(main_class[k])]}: {fraction:.2f}")
+        found = torch.bincount(classes[samples.labels == k], minlength=len(data.class_names))
+        own, most = float(correct[samples.labels == k].double().mean()), int(found.argmax())
+        line = f"  cluster {name}, {data.class_names[int(main_class[k])]}: {own:.2f} of {int(found.sum())} samples"
+        line += f", {float(pure[assigned == k].double().mean()):.2f} of {int((assigned == k).sum()):,} images"
+        if most != int(main_class[k]):
+            line += f"; {float(found[most] / found.sum()):.2f} of the samples are {data.class_names[most]}"
+        print(line)
 
 
 if __name__ == "__main__":
