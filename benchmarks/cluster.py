@@ -11,6 +11,7 @@ em          EM from that start, as fromnoise cluster runs it
 controls    from the same start and with as many steps: training on the clusters of the start, with one E-step at the
             end; EM without the start's likelihood in the E-steps, at temperature 1
 moves       EM with split-and-merge moves
+counts      the start with numbers of clusters that differ from that of the classes, with their purity
 labels      ten labels a class: the start with them, and EM
 
 Accuracy of ``labels`` is over the images without a given label. Results are kept in --out: the same command again
@@ -41,7 +42,7 @@ from fromnoise.clustering.fit import ClusteringResult, fit_mixture
 from fromnoise.clustering.given_labels import align_clusters
 from fromnoise.clustering.graph import prepare_features, spectral_clusters
 from fromnoise.clustering.init import InitialClusters, encoder_features
-from fromnoise.clustering.scores import ClusterScores
+from fromnoise.clustering.scores import ClusterScores, majority_classes
 from fromnoise.clustering.semi_supervised import spread_given_labels
 from fromnoise.clustering.task import ClusteringTask, prepare
 from fromnoise.data import load
@@ -60,6 +61,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
     },
 }
 MOVES = "EM with split-and-merge"
+COUNTS = (0.5, 0.7, 1.0, 1.5, 2.0)
+"""Numbers of clusters in those of the classes."""
 Records = dict[str, dict[str, float]]
 
 
@@ -220,6 +223,18 @@ def moves(case: Case) -> Records:
     return {MOVES: _em_record(case, case.fit(MOVES, {"clustering.split_merge": 0.9}))}
 
 
+def counts(case: Case) -> Records:
+    """The start with wrong numbers of clusters; the purity is the fraction of their most frequent classes."""
+    points, out = case.start.features, {}
+    assert points is not None
+    for factor in COUNTS:
+        count = round(factor * case.clusters)
+        clusters = spectral_clusters(points, count, case.keys["train.seed"]).argmax(1)
+        pure = majority_classes(clusters, case.labels)[clusters] == case.labels
+        out[f"start with {count} clusters"] = case.score(clusters) | {"purity": float(pure.double().mean())}
+    return out
+
+
 def _em_record(case: Case, result: ClusteringResult) -> dict[str, float]:
     last: dict[str, Any] = result.rounds[-1]
     record = case.score(result.q) | {"bound": last["bound"]["value"], "e_step_gain": last["e_step_gain"]["value"]}
@@ -252,13 +267,25 @@ PARTS: dict[str, Callable[[Case], Records]] = {
     "em": em,
     "controls": controls,
     "moves": moves,
+    "counts": counts,
     "labels": ten_labels,
 }
 
 
 def print_table(name: str, limit: int, rows: dict[str, list[dict[str, float]]]) -> None:
     """Mean and standard deviation over the seeds, and paired differences of EM and its controls."""
-    columns = ("accuracy", "nmi", "ari", "ece", "calibrated_ece", "ece_by_chance", "bound", "e_step_gain", "moves")
+    columns = (
+        "accuracy",
+        "nmi",
+        "ari",
+        "purity",
+        "ece",
+        "calibrated_ece",
+        "ece_by_chance",
+        "bound",
+        "e_step_gain",
+        "moves",
+    )
     print(f"\n{name}, at most {limit:,} images, {len(next(iter(rows.values())))} seeds")
     for label, records in rows.items():
         cells = [
