@@ -34,7 +34,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "labels": ("--data.labels", "true", "--ema.decays", "[0.9]"),
     "accumulation": ("--train.accumulate", "2", "--ema.decays", "[0.9]"),
     "Muon": ("--train.optimizer", "muon", "--ema.decays", "[0.9]"),
-    "evaluations": ("--evaluation.times", "3", "--train.previews", "3", "--ema.decays", "[0.9]"),
+    "evaluations": (
+        *("--evaluation.times", "3", "--train.previews", "3", "--ema.decays", "[0.9]"),
+        *("--train.evaluation_share", "0.9"),  # a busy machine is not to leave any out
+    ),
 }
 """More flags of the trainings."""
 
