@@ -56,7 +56,8 @@ NETWORK = {
 
 def near_copies(images: Tensor, training: Tensor) -> Estimate:
     """Rate of near copies of training images, uint8 (N, C, H, W) each."""
-    pixels = PixelFeatures(tuple(training.shape[1:]))
+    channels, height, width = training.shape[1:]
+    pixels = PixelFeatures((channels, height, width))
     found = NearestNeighbours(pixels.features(images))
     found.add_reference(pixels.features(training), 0)
     return found.copy_rate

@@ -68,7 +68,7 @@ def classifiers() -> tuple[Classifier, Classifier]:
 
     def fitted(name: str, model: KNeighborsClassifier | ExtraTreesClassifier) -> Classifier:
         model.fit(x, y)
-        real, noise = (float((model.predict_proba(v).max(1) >= 0.9).mean()) for v in (x_test, shuffled))
+        real, noise = (float((np.asarray(model.predict_proba(v)).max(1) >= 0.9).mean()) for v in (x_test, shuffled))
         return Classifier(name, model, float(model.score(x_test, y_test)), real, noise)
 
     return (
@@ -81,7 +81,7 @@ def confidence(images: np.ndarray) -> list[Confidence]:
     """Confidence of both classifiers in samples, uint8 (N, 1, 8, 8)."""
     samples, out = images.reshape(len(images), 64) / 255, []
     for c in classifiers():
-        probabilities = c.model.predict_proba(samples)
+        probabilities = np.asarray(c.model.predict_proba(samples))
         confident = probabilities.max(1) >= 0.9
         share = float(confident.mean())
         error = (share * (1 - share) / len(images)) ** 0.5

@@ -148,7 +148,6 @@ def bits(draw: int) -> dict[str, Estimate]:
     schedule = schedules.linear(100)
     covariance = 0.05 * torch.eye(size, dtype=torch.float64) + 0.1
     exact = GaussianMixture(torch.ones(1), torch.zeros(1, size), covariance[None])
-    exact.schedule = schedule
     factor = torch.linalg.cholesky(covariance)
     parts = []
     for _ in range(2):

@@ -74,10 +74,10 @@ def distorted(data: Data, n: int) -> dict[str, list[tuple[float, Tensor]]]:
     """Samples with their strengths, by distortion."""
     chosen = shuffled_indices(len(data.held_out), 0, range(min(n, len(data.held_out))))
     x = data.held_out.get(chosen)
-    out = {name: [(s, distort(x, s)) for s in strengths] for name, (distort, strengths) in DISTORTIONS.items()}
+    out = {name: [(float(s), distort(x, s)) for s in strengths] for name, (distort, strengths) in DISTORTIONS.items()}
     if data.held_out.labels is not None:
         labels = data.held_out.labels[chosen]
-        out["classes dropped"] = [(count, x[labels >= count]) for count in (1, 3, 5)]
+        out["classes dropped"] = [(float(count), x[labels >= count]) for count in (1, 3, 5)]
     return {"none": [(0, x)]} | out
 
 

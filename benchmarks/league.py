@@ -258,6 +258,8 @@ def summary(best: dict[str, list[Run]], floor: float) -> str:
 
 def tables(runs: list[Run]) -> str:
     """All finished runs in Markdown: for each data set and budget the best entry of each library, then all entries."""
+    if not runs:
+        return "No run is stored yet: none of this was measured.\n"
     parts = []
     for (data, minutes, n), found in groups((r for r in runs if "error" not in r), "data", "minutes", "n").items():
         real = [r["real_vs_real"] for r in found]

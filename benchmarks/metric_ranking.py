@@ -81,7 +81,8 @@ def main() -> None:
     data = load("mnist")
     request = resolve.SampleRequest(args.n, 0, None, 200, select_device())
     start, cpu_start = time.perf_counter(), time.process_time()
-    sources = resolve.image_sources([str(r) for r in runs], {}, data, request, False)
+    names = [str(r) for r in runs]
+    sources = resolve.image_sources(names, resolve.open_runs(names, {}), {}, data, request, False)
     measurement = measure(sources, RealImages("training images", data.train), data.held_out, classifiers["mnist"])
     costs = [(e.stats.cost, e.stats.n) for e in measurement.evaluations]
     sampling = sum(cost.seconds_per_image * n for cost, n in costs if cost)

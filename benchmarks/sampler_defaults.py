@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", default="", help="other numbers of steps; left out: each sampler's default")
     parser.add_argument("--rows", type=Path, help="rows measured so far, JSON lines")
     args = parser.parse_args()
+    file: Path | None = args.rows
     if not (args.run / "model.safetensors").exists():
         train(load_recipe("digits", {"train.steps": args.train_steps, "train.previews": 0}), args.run)
     loaded, compute = load_model(args.run), select_device()
@@ -118,8 +119,8 @@ def main() -> None:
     print(header())
     print(f"{args.run}: {loaded.progress['step']:,} steps of recipe {loaded.model.recipe.name}; {compute.describe()}")
     found: list[Row] = []
-    if args.rows is not None and args.rows.exists():
-        found = [json.loads(line) for line in args.rows.read_text(encoding="utf-8").splitlines()]
+    if file is not None and file.exists():
+        found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     rows: list[Row] = []
     for sampler in args.samplers.split(","):
         for grid in args.grids.split(",") if args.grids else [None]:
@@ -130,8 +131,8 @@ def main() -> None:
                 if row is None:
                     row = measure(loaded.model, compute, sampler, args.n, grid, steps)
                     print(json.dumps(row), flush=True)
-                    if args.rows is not None:
-                        with args.rows.open("a", encoding="utf-8") as out:
+                    if file is not None:
+                        with file.open("a", encoding="utf-8") as out:
                             out.write(json.dumps(row) + "\n")
                 rows.append(row)
     print_table(rows)

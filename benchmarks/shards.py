@@ -112,7 +112,7 @@ def measure_steps(config: dict[str, Any]) -> dict[str, Any]:
             seconds[k] = time.perf_counter() - start
         pairs.append([seconds[0], seconds[1]])
     timed = pairs[_WARMUP_PAIRS:-1]  # the last step is followed by an evaluation
-    equal = bool(accelerator.gather(torch.tensor([equal])).all())
+    equal = bool(torch.as_tensor(accelerator.gather(torch.tensor([equal]))).all())
     memory_seconds, shard_seconds = (statistics.median(column) for column in zip(*timed, strict=True))
     ratios = sorted(pair[1] / pair[0] for pair in timed)
     quarter = len(ratios) // 4

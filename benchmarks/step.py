@@ -128,7 +128,8 @@ def of_diffusers(compute: ComputeConfig, batch: int, compiled: bool) -> Entry:
         block_out_channels=(64, 128, 128),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    ).to(compute.device)
+    )
+    net.to(compute.device)
     noise: Any = diffusers.DDPMScheduler(1000)  # pyright: ignore[reportPrivateImportUsage]
     ema = EMAModel(net.parameters(), decay=0.999, use_ema_warmup=True)
     ema.to(device=compute.device)

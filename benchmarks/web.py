@@ -154,7 +154,8 @@ def sample(browser, run: Path, args: argparse.Namespace) -> None:
     """
     page_times, command_times = [], []
     with server(run.parent) as (address, _, _), command_process() as command:
-        assert command.stdin is not None and command.stdout is not None
+        requests, answers = command.stdin, command.stdout
+        assert requests is not None and answers is not None
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(300_000)
         page.goto(f"{address}run/{run.name}/sample")
@@ -184,9 +185,9 @@ def sample(browser, run: Path, args: argparse.Namespace) -> None:
                 "--out",
                 str(OUT),
             )
-            command.stdin.write("\t".join([str(run), *flags]) + "\n")
-            command.stdin.flush()
-            command_times.append(64 * float(command.stdout.readline()))
+            requests.write("\t".join([str(run), *flags]) + "\n")
+            requests.flush()
+            command_times.append(64 * float(answers.readline()))
 
         for seed in range(args.pairs + 1):
             for job in (by_page, by_command)[:: -1 if seed % 2 else 1]:

@@ -138,7 +138,7 @@ def onnx_bytes(model: Model) -> bytes:
                 step,
                 tuple(inputs.values()),
                 str(Path(folder) / "model.onnx"),
-                dynamo=False,  # ten times as fast as the other exporter, and needs no further package
+                dynamo=False,  # the other exporter needs a further package
                 input_names=list(inputs),
                 output_names=["output"],
                 dynamic_axes={name: {0: "batch"} for name in (*inputs, "output")},

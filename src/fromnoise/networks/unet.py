@@ -136,7 +136,7 @@ class UNet(nn.Module):
             hidden_dim: size of the time embedding; default: 4 times the width
             init: initialization of the weights: torch's, or variance scaling (Ho et al. 2020)
             recompute: recompute the activations of each block in the backward pass instead of storing them (Chen et al.
-                2016): far less memory, training about a third slower
+                2016): less memory, for one more forward pass of each block
             zero_output: initialize the last layer of each residual block, of each attention and of the network to zero
 
         Raises:

@@ -131,8 +131,7 @@ def orthogonalize(matrices: Sequence[Tensor], iterations: int = 5) -> list[Tenso
 
     Newton-Schulz iteration with a quintic: each iteration multiplies X by a polynomial in X X'. All polynomials are
     computed from the small matrix X X' alone; X is multiplied once, by their product. Five iterations bring singular
-    values to about 0.7 .. 1.2; those far below the largest stay smaller: the smallest of a Gaussian 512 x 512 matrix
-    comes to 0.02 to 0.1, that of 128 x 128 to about 0.3.
+    values to about 0.7 .. 1.2; those far below the largest stay smaller, as the smallest of square Gaussian matrices.
 
     Args:
         matrices: (M, N) each; those with the same shorter side are processed as one batch.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Generic
@@ -121,7 +121,7 @@ class TrainingLoop(Generic[M]):
 
     # ---- the loop
 
-    def run(self) -> Iterator[StepReport]:
+    def run(self) -> Generator[StepReport, None, None]:
         """Train until the budget is used or ``stop`` was called; yields a report after each step."""
         start_time, seconds_before = time.monotonic(), self.progress.seconds
         first_step = self.progress.step

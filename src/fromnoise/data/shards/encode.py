@@ -25,7 +25,7 @@ _SMALL = 64 * 64  # pixels up to which an array is as small in a .tar file as a 
 
 ImageEncoding = Literal["auto", "png", "npy"]
 """``auto`` keeps files as they are; arrays and resized images become .npy files up to 64x64 pixels, which are read
-several times as fast, and larger ones PNG."""
+without decoding, and larger ones PNG."""
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,8 @@ class ComponentBounds:
     Attributes:
         nats: estimates of L_c, float64 (B, K), unbiased without refinement. With it, the estimate of a component that
             is not a candidate uses its probes, and the mean change of the candidates from their probes to all of their
-            steps; as the probes also select the candidates, F was measured 0.05 nats too high. ``independent_bounds``
-            has no such selection.
+            steps; as the probes also select the candidates, F comes out too high. ``independent_bounds`` has no such
+            selection.
         error: standard error of L_c - min_c L_c, float64 (B, K); 0 for the minimum, NaN if there is one step only.
         nfe: network evaluations of each image, int64 (B,).
     """
