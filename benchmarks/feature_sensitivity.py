@@ -78,7 +78,7 @@ def distorted(data: Data, n: int) -> dict[str, list[tuple[float, Tensor]]]:
     if data.held_out.labels is not None:
         labels = data.held_out.labels[chosen]
         out["classes dropped"] = [(float(count), x[labels >= count]) for count in (1, 3, 5)]
-    return {"none": [(0, x)]} | out
+    return {"none": [(0.0, x)]} | out
 
 
 def increase(distorted: Estimate, clean: Estimate) -> float:
