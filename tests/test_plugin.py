@@ -26,6 +26,7 @@ import torch
 import fromnoise as fn
 import fromnoise.data
 import fromnoise.evaluation.metrics  # noqa: F401  with the imports above and below: every component of the package
+from forked_python import python
 from fromnoise import checkpoint, config, registry
 from fromnoise.cli import main
 from fromnoise.data import MemoryImages
@@ -99,7 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (folder / "pictures").mkdir()
     for i, image in enumerate(images):
         (folder / "pictures" / f"{i:02d}.raw8").write_bytes(image.tobytes())
-    command = [sys.executable, "-m", "fromnoise", "train", "mine.toml", "--plugin", "my_parts", "--out", "runs/whole"]
+    command = [python(), "-m", "fromnoise", "train", "mine.toml", "--plugin", "my_parts", "--out", "runs/whole"]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(fn.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,24 +101,3 @@ def paint() -> Callable[..., None]:
             Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
 
     return painter
-
-
-@pytest.fixture
-def spawn() -> Callable[..., subprocess.Popen[str]]:
-    """``fromnoise WORDS`` in a process of its own, with one thread."""
-    started = []
-
-    def spawner(*words: object, **options: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "fromnoise", *map(str, words)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-        )
-        started.append(process)
-        return process
-
-    yield spawner
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()

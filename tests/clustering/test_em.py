@@ -239,7 +239,7 @@ def test_ten_random_initializations():
         em = make(
             q=q,
             train_seed=seed,
-            train_steps=60,
+            train_steps=24,
             clustering_rounds=3,
             clustering_temperature=1.0,
             clustering_e_step_probes=3,

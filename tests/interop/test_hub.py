@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline
 from hub_server import TOKEN, Hub, Repository
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, hf_api
 from safetensors import safe_open
 from tiny_diffusers import random_unet, save_folder
 
@@ -191,8 +190,8 @@ def test_conditional_models_have_no_pipeline_tag(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_diffusers_opens_an_export_from_the_hub(hub: Hub, tmp_path: Path) -> None:
-    """With the pipeline and the network that the repository carries, in a process of its own."""
+def test_diffusers_opens_an_export_from_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the pipeline and the network that the repository carries, where fromnoise cannot be imported."""
     network = fn.networks.UNet(1, 1, size=(6, 6), classes=2, width=8, patch=2, multipliers=(1, 2))
     denoiser = fn.Denoiser(network, fn.schedules.linear(20), fn.targets.Eps())
     recipe = change(recipe_of(denoiser, DatasetInfo((1, 6, 6), ("a", "b"))), {"network": {"kind": "unet"}})
@@ -202,13 +201,18 @@ def test_diffusers_opens_an_export_from_the_hub(hub: Hub, tmp_path: Path) -> Non
     files = {p.relative_to(tmp_path / "out").as_posix(): p.read_bytes() for p in (tmp_path / "out").rglob("*.*")}
     hub.repositories["me/out"] = Repository()
     hub.repositories["me/out"].commit(files)
-    program = (
-        "import sys; sys.modules['fromnoise'] = None; from diffusers import DiffusionPipeline\n"
-        "p = DiffusionPipeline.from_pretrained('me/out', trust_remote_code=True)\n"
-        "assert p(class_labels='b', num_inference_steps=2).images[0].size == (6, 6)"
-    )
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    modules = tmp_path / "modules"
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # diffusers has taken its methods
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(modules))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fromnoise"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fromnoise", None)  # it cannot be imported
+    with pytest.raises(ImportError):
+        import_module("fromnoise.diffusion")
+    pipeline = DiffusionPipeline.from_pretrained("me/out", trust_remote_code=True)
+    assert pipeline(class_labels="b", num_inference_steps=2).images[0].size == (6, 6)
+    assert list(modules.rglob("pipeline.py"))
 
 
 @pytest.fixture

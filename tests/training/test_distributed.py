@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from forked_python import python
 from fromnoise import checkpoint
 from ranks import free_port, rank_variables
 
@@ -37,19 +36,19 @@ def train(fork_command, out, recipe="digits", world=1):
 
 
 def launch(run_command, out, launcher):
-    """``train`` in two processes of a launcher."""
+    """``train`` in two processes of a launcher, which starts ``python()``."""
     command, environment = run_command
-    full = [*launcher, *command(out, *words_of("digits"))[1:]]
-    done = subprocess.run(full, env=environment(), capture_output=True, text=True, timeout=300)
+    full = [python(), "-m", *launcher, *command(out, *words_of("digits"))[1:]]
+    variables = environment() | {"PYTHON_EXEC": python()}
+    done = subprocess.run(full, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return last_state(out)
 
 
-BIN = Path(sys.executable).parent
 LAUNCHERS = {
-    "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29611"],
+    "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"],
     "accelerate launch": [
-        *(str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29612"),
     ],
 }

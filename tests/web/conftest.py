@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import pytest
 from serving import SMALL, fromnoise
 from starlette.testclient import TestClient
 
+from forked_python import python
 from fromnoise.networks import kernels
 from fromnoise.web.app import create_app, create_site
 from fromnoise.web.settings import Settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forked():
+    """Servers, computing processes and trainings are forked: each would import torch for some seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", python())
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from typing import Any
 
 import numpy as np
 
 from fromnoise.cli import main
 
+INTERPRETER = sys.executable
+"""Python itself, in whose place ``conftest.py`` puts a program that forks."""
 SMALL = [
     *("--network.width", "8", "--network.multipliers", "[1]", "--network.groups", "4"),
     *("--network.attention_resolutions", "[]", "--network.heads", "1", "--network.middle_attention", "false"),

@@ -54,7 +54,7 @@ def test_from_nothing_to_a_trained_run_in_three_clicks(browser, tmp_path):
             page.click("text=New run >> nth=0")
             page.wait_for_selector("#findings li:has-text('none'), #findings li:has-text(':')")
             assert "600 steps" in page.inner_text("#cost")
-            page.fill("#amount", "6")
+            page.fill("#amount", "3")
             page.select_option("#budget", "steps")
             page.click("#start")
             page.wait_for_url("**/run/digits")

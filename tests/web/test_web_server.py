@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ORIGIN, answers, fromnoise
+from serving import INTERPRETER, ORIGIN, answers, fromnoise
 from starlette.testclient import TestClient
 
 from fromnoise.cli import main
@@ -93,7 +93,7 @@ def test_missing_package(name, monkeypatch, capsys):
 def test_server_imports_no_torch():
     """So that it starts at once and stays small."""
     code = "import sys, fromnoise.web.serve, fromnoise.web.pages; print('torch' in sys.modules, 'numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([INTERPRETER, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 
 

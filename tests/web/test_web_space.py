@@ -8,14 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import answers
+from serving import INTERPRETER, answers
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 HOST = "owner-digits.hf.space"
@@ -33,7 +32,7 @@ def space(runs, tmp_path) -> Path:
 @contextlib.contextmanager
 def started(space: Path, **environment: str) -> Iterator[list[str]]:
     """``python app.py`` on a free port: the two lines that it prints."""
-    words = [sys.executable, "app.py"]
+    words = [INTERPRETER, "app.py"]
     values = {**os.environ, "PORT": "0", "OMP_NUM_THREADS": "1", **environment}
     process = subprocess.Popen(words, cwd=space, env=values, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
