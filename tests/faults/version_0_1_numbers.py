@@ -142,7 +142,7 @@ def heun_on_its_default_grid(folder: Path) -> Finding:
     return fractions[0] < 0.1, f"{fractions[0]:.0%} of the samples reach a mode, {fractions[1]:.0%} on grid logsnr"
 
 
-@item("B6", "F with the encoder's opinion of two unit Gaussians, beside log p")
+@item("B6", "F with the encoder's likelihood of two unit Gaussians, beside log p")
 def evidence_counted_twice(folder: Path) -> Finding:
     """The mean excess over log p, and what the documentation says."""
     em, membership = old("cluster.em"), old("diffusion.membership")
