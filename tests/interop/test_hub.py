@@ -151,7 +151,7 @@ def test_the_card(hub: Hub, run: Path, tmp_path: Path) -> None:
     data = card.data.to_dict()
     assert data["library_name"] == "fromnoise" and data["pipeline_tag"] == "unconditional-image-generation"
     assert "license" not in data and "datasets" not in data
-    assert "a classifier is 90 % sure" not in card.text and "Against files of the owner" in card.text
+    assert "a classifier has a confidence" not in card.text and "Against files of the owner" in card.text
     assert "| frechet | 1.5 ± 0.1 | 0.5 ± 0.05 | 40 | pixels |" in card.text
     assert "![4 samples" in card.text and (tmp_path / "folder" / "samples.png").stat().st_size > 100
     assert "held-out loss" in card.text and "none is stated" in card.text and 'fn.load("hub:me/squares")' in card.text
