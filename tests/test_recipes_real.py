@@ -18,6 +18,7 @@ SMALL = {
     "train.evaluations": 1,
     "train.previews": 0,
     "train.report_every": 1,
+    "train.threads": 1,
     "sample.count": 1,
     "sample.steps": 2,
 }
@@ -54,6 +55,8 @@ def test_recipe_trains_and_samples(name, tmp_path, real_data, monkeypatch, capsy
     monkeypatch.setenv("FROMNOISE_DATA", str(real_data))
     out = tmp_path / "run"
     arguments = [w for key, value in SMALL.items() for w in (f"--{key}", str(value))]
+    if name == "fast":
+        arguments += ["--data.pseudo_labels", "32"]  # most of the time is that of k-means
     if name in DATA:
         arguments += ["--data", str(real_data / DATA[name])]
     assert main(["train", name, "--out", str(out), "--device", "cpu", *arguments]) == 0, capsys.readouterr().err

@@ -10,16 +10,21 @@ import pytest
 from calling import SMALL, Call, Said, call, tree
 from PIL import Image
 
-from fromnoise.reporting import plots
+from fromnoise.clustering import summary
+from fromnoise.reporting import image_io, plots
+
+BLANK = Image.new("RGB", (8, 8))
 
 
 @pytest.fixture(autouse=True)
 def _place(tmp_path, monkeypatch):
     """Every call is made in a folder of its own, without the user's data and caches.
 
-    Curves take longer than these runs: only those of the session, which are made before this, have them.
+    Curves take longer than these runs: only those of the session and of modules, which are made before, have them.
     """
     monkeypatch.setattr(plots, "loss_plot", lambda reports, path: None)
+    monkeypatch.setattr(summary, "objective_plot", lambda rounds, path: image_io.save(BLANK, path))
+    monkeypatch.setattr(summary, "_map", lambda *args: BLANK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FROMNOISE_DATA", raising=False)
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "no-cache"))

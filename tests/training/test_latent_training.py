@@ -268,10 +268,10 @@ def test_budget_in_minutes_of_the_diffusion_model(tmp_path):
     for values in ({"latent.source": "runs/ae"}, {"train.steps": 5}):
         other = recipes.load("latent", LATENT | {"train.minutes": 10.0} | values)
         assert own_budget(other) == other
-    out, values = tmp_path / "run", LATENT | {"train.minutes": 0.1, "latent.share": 0.5, "sample.count": 0}
+    out, values = tmp_path / "run", LATENT | {"train.minutes": 0.05, "latent.share": 0.5, "sample.count": 0}
     result = train(recipes.load("latent", values), out, device="cpu", precision="fp32")
-    spent = result.seconds + 60 * (0.1 - RunDir(out).recipe().train.minutes)
-    assert spent < 8
+    spent = result.seconds + 60 * (0.05 - RunDir(out).recipe().train.minutes)
+    assert spent < 5
     reports = RunDir(out).read_reports()
     assert reports[0]["lr"] > 0 and reports[0]["budget_used"] < 0.3
 

@@ -15,7 +15,7 @@ from fromnoise import checkpoint
 from fromnoise.config import to_toml
 from fromnoise.training.distillation import distillation_recipe
 
-STEPS = 240
+STEPS = 160
 
 
 def last_state(out):
@@ -89,12 +89,12 @@ def test_killed_at_random_moments(tmp_path, fork_command, recipe, kills):
     for kill in range(kills):
         folder = out / "autoencoder" if recipe == "latent" and kill == 0 else out
         process, since = train(fork_command, out, recipe=recipe), newest_step(folder)
-        goal, deadline = max(since, 0) + 1 + rng.randrange(STEPS // 12), time.monotonic() + 120
+        goal, deadline = max(since, 0) + 1 + rng.randrange(STEPS // 16), time.monotonic() + 120
         while newest_step(folder) < goal or not (folder / "log").exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: raise STEPS"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from fromnoise.training import distributed
 from fromnoise.training.launch import Launch, NotConnected, connect
 from fromnoise.utils.errors import UserError
-from ranks import Ranks, free_port, launch
+from ranks import Rank, Ranks, free_port, launch
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 
@@ -156,21 +156,26 @@ def reduce_for_ever(rank: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("victim", [0, 1])
-def test_rank_that_dies_or_stalls(ranks, number, victim):
-    """The others end within the time-out and a few seconds, with the cause and no traceback."""
-    port = free_port()
-    found = [ranks.start(lambda r=r: reduce_for_ever(r), environment(r, 3, port, LOCAL_RANK="0")) for r in range(3)]
-    for rank in found:
-        rank.wait_for("started")
+def test_rank_that_dies_or_stalls(ranks, victim):
+    """The others end within the time-out and a few seconds, with the cause and no traceback; two runs at a time."""
+    launched: list[list[Rank]] = []
+    for _ in range(2):
+        of_launch = [environment(rank, 3, port, LOCAL_RANK="0") for port in [free_port()] for rank in range(3)]
+        launched.append(
+            [ranks.start(lambda r=r: reduce_for_ever(r), variables) for r, variables in enumerate(of_launch)]
+        )
+        for rank in launched[-1]:
+            rank.wait_for("started")
     time.sleep(1.5)  # a heartbeat or two
     start = time.monotonic()
-    found[victim].kill(number)
-    for other in (rank for i, rank in enumerate(found) if i != victim):
-        assert other.wait(30) == 2, other.text
-        assert "Traceback" not in other.text
-        assert f"rank {victim} on {socket.gethostname()} has not answered for 2 s" in other.text, other.text
+    for found, number in zip(launched, (signal.SIGKILL, signal.SIGSTOP), strict=True):
+        found[victim].kill(number)
+    for found in launched:
+        for other in (rank for i, rank in enumerate(found) if i != victim):
+            assert other.wait(30) == 2, other.text
+            assert "Traceback" not in other.text
+            assert f"rank {victim} on {socket.gethostname()} has not answered for 2 s" in other.text, other.text
     assert time.monotonic() - start < 15
 
 
@@ -201,7 +206,7 @@ def test_ranks_that_end_at_different_times(ranks):
     def work(rank: int) -> None:
         with distributed.processes("cpu"):
             dist.barrier()
-            time.sleep(5 if rank == 0 else 0)
+            time.sleep(3 if rank == 0 else 0)
 
     found = [ranks.start(lambda r=r: work(r), environment(r, 2, port)) for r in range(2)]
     assert [rank.wait(30) for rank in found] == [0, 0], [rank.text for rank in found]
