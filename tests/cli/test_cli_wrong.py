@@ -6,17 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-
-# ---- recipes
-
-
-def test_a_device_that_is_not_there(wrong, run):
-    """Another is named."""
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    wrong("train", "digits", "--device", "cuda", message=("'cuda'", "--device cpu"), notes=True)
-    wrong("sample", run, "--out", "x.png", "--device", "cuda", message=("'cuda'", "--device cpu"))
 
 
 def test_a_batch_that_cannot_be_shared_makes_no_folder(wrong, small):
@@ -24,9 +13,6 @@ def test_a_batch_that_cannot_be_shared_makes_no_folder(wrong, small):
     words = ["train", "digits", *small, "--train.batch", "10", "--train.accumulate", "4"]
     wrong(*words, message=("10", "not divisible"))
     wrong(*words, "--dry-run", message=("10", "not divisible"))
-
-
-# ---- recipe files
 
 
 # ---- data
@@ -68,14 +54,6 @@ def test_a_folder_of_a_different_recipe(wrong, tmp_path, run, small):
     wrong(*words, "--train.lr", "0.5", message=("train.lr", "0.5", "0.004", "--out"), notes=True)
     wrong(*words, "--network.width", "16", message=("network.width", "--out"), notes=True)
     wrong(*words, "--seed", "1", "--train.lr", "0.5", message=("and 1 more", "--out"), notes=True)
-
-
-def test_a_folder_that_is_no_run(wrong, tmp_path, small):
-    """What is in it is left as it is."""
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("words")
-    words = ["train", "digits", "--steps", "1", "--out", "mine", *small]
-    wrong(*words, message=("not empty", "--out"), notes=True)
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00"], ids=["no TOML", "no text"])

@@ -8,7 +8,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 
 class Bomb:
@@ -53,12 +52,6 @@ def test_damaged_model(wrong, tmp_path, run):
     wrong("sample", path, "--out", "x.png", message=("model.safetensors", "damaged"))
 
 
-def test_model_of_another_program(wrong, tmp_path):
-    """Weights without the header of fromnoise."""
-    save_file({"w": torch.zeros(3)}, tmp_path / "other.safetensors", {"format": "pt"})
-    wrong("sample", "other.safetensors", "--out", "x.png", message="not written by fromnoise")
-
-
 def test_state_is_not_a_model(wrong, run):
     """The error names the model file."""
     state = max((run / "state").iterdir())
@@ -82,6 +75,3 @@ def test_unwritable_output(wrong, run, tmp_path):
     wrong("sample", run, "--out", "y.png", "--strip", "full", message="full")
     wrong("sample", run, "--out", "z.png", "--gif", "y.png", message=".gif")
     wrong("sample", run, "--out", "y.png", "--strip", "y.jpg", message=".png")
-
-
-# ---- showing
