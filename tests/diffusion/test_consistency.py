@@ -1,4 +1,4 @@
-"""Distillation: the energy distance, the loss at exact denoisers, its times, its grid, its sampler."""
+"""Distillation: the feature distance, the loss at exact denoisers, its times, its grid, its sampler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from fromnoise import registry
 from fromnoise.diffusion import Denoiser, DiffusionLoss, Noise, schedules
 from fromnoise.diffusion.consistency import Consistency
-from fromnoise.diffusion.energy_distance import FeatureMaps, energy_distance
+from fromnoise.diffusion.feature_maps import FeatureMaps, feature_distance
 from fromnoise.diffusion.samplers.consistency import ConsistencySampler
 from fromnoise.diffusion.sampling import given_times, initial_noise, sampling_loop
 from fromnoise.diffusion.targets import X0
@@ -27,6 +27,19 @@ class Point(nn.Module):
 
     def forward(self, x, t, cond=None):
         return self.value.expand_as(x)
+
+
+class Gaussian(nn.Module):
+    """The exact x0 prediction where pixels are N(mean, std^2): E[x_0 | x_t]."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, x, t, cond=None):
+        level = SCHEDULE.at(t.double() / 1000, like=x)
+        gain = level.alpha * self.std**2 / (level.alpha**2 * self.std**2 + level.sigma**2)
+        return self.mean + gain * (x - level.alpha * self.mean)
 
 
 class Maps(nn.Module):
@@ -48,35 +61,16 @@ def denoiser(network):
     return Denoiser(network, SCHEDULE, X0())
 
 
-# ---- the energy distance
+# ---- the feature distance
 
 
-def test_energy_distance_of_two_normal_distributions():
-    """Against its closed form in one dimension: E|N(m, s^2)| of the differences (Szekely and Rizzo 2013)."""
-    count, shift = 1500, 0.7
-    x, y = torch.randn(2, count, dtype=torch.float64)
-    found = energy_distance((x + shift)[None, :, None], y[None, :, None], torch.arange(count)).mean()
-    normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
-    s = 2**0.5
-
-    def mean_distance(m):
-        folded = s * (2 / torch.pi) ** 0.5 * torch.exp(torch.tensor(-(m**2) / (2 * s**2)))
-        return folded + m * (1 - 2 * normal.cdf(torch.tensor(-m / s, dtype=torch.float64)))
-
-    expected = (2 * mean_distance(shift) - 2 * mean_distance(0.0)) / mean_distance(0.0)
-    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.0)
-
-
-def test_energy_distance_of_one_distribution_has_mean_zero():
-    """Unbiased at four vectors: over many draws the mean is within four standard errors of 0, without the own pairs."""
-    values = []
-    for _ in range(400):
-        y = torch.randn(1, 6, 3)
-        x = torch.randn(1, 4, 3)
-        values.append(float(energy_distance(x, y, torch.tensor([0, 2, 3, 5])).mean()))
-    found = torch.tensor(values)
-    assert found.mean().abs() < 4 * found.std() / len(found) ** 0.5
-    assert found.std() > 0.01
+def test_feature_distance_in_closed_form():
+    """Shifted by k standard deviations of each channel: the mean over the maps of sqrt(k^2 + 1e-4)."""
+    maps = [torch.randn(5, 3, 4, 4) * torch.tensor([1.0, 10.0, 0.1])[:, None, None], torch.randn(5, 2, 2, 2)]
+    shifts = [k * m.std((0, 2, 3), correction=0, keepdim=True) for k, m in zip((2.0, 0.5), maps, strict=True)]
+    found = feature_distance([m + shift for m, shift in zip(maps, shifts, strict=True)], maps)
+    torch.testing.assert_close(found, torch.full((5,), 1.25), rtol=0.02, atol=0)
+    torch.testing.assert_close(feature_distance(maps, maps), torch.full((5,), 0.01))
 
 
 def test_feature_maps_are_the_ends_of_each_resolution():
@@ -108,35 +102,62 @@ def test_an_exact_model_of_one_image_loses_nothing():
     torch.testing.assert_close(terms.weighted, torch.zeros(8), rtol=0, atol=1e-5)
 
 
-def test_the_target_near_the_clean_end_is_that_of_the_base_and_elsewhere_the_models_own():
-    """A student that predicts another image than its base loses at t <= 1/intervals only."""
-    base, student = denoiser(Point(0.5)), denoiser(Point(-0.25))
-    objective = Consistency(base, intervals=4, huber=0.0, features=0.0)
-    level = SCHEDULE.at(torch.tensor([0.1, 0.25, 0.3, 1.0], dtype=torch.float64), like=torch.zeros(4, 1, 4, 4))
-    x0, eps = torch.full((4, 1, 4, 4), 0.5), torch.randn(4, 1, 4, 4)
+def test_the_target_is_the_end_of_the_bases_trajectory():
+    """For images N(m, s^2) it is known: m + s (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2); noise alone at t = 1."""
+    mean, std = 0.2, 0.4
+    base = denoiser(Gaussian(mean, std))
+    objective = Consistency(base, solver_steps=200, features=0.0, clip=False)
+    level = SCHEDULE.at(torch.tensor([1.0, 0.5, 1.0, 0.26], dtype=torch.float64), like=torch.zeros(4, 1, 4, 4))
+    x0, eps = torch.randn(2, 4, 1, 4, 4)
+    x = level.noisy(x0, eps)
+    expected = mean + std * (x - level.alpha * mean) / (level.alpha**2 * std**2 + level.sigma**2).sqrt()
+    torch.testing.assert_close(
+        objective._target(x, level, None), expected, rtol=0, atol=0.03
+    )  # the last step ends at E[x_0 | x_t]
+
+    class Seen(nn.Module):
+        def forward(self, x, t, cond=None):
+            self.x = x
+            return torch.zeros_like(x)
+
+    student = denoiser(Seen())
     loss = objective.per_image(student, x0, eps, level, None, None)
-    torch.testing.assert_close(loss, torch.tensor([0.75, 0.75, 0.0, 0.0]), rtol=0, atol=1e-4)
+    assert torch.equal(student.network.x[0], eps[0]) and torch.equal(student.network.x[1], x[1])
+    size = expected.square().mean((1, 2, 3))
+    torch.testing.assert_close(loss[1::2], ((size + 0.03**2).sqrt() - 0.03)[1::2], rtol=0, atol=0.03)
 
 
-def test_the_energy_distance_moves_predictions_at_the_given_times_alone():
-    """Its gradient reaches predictions at t = 1 and no others."""
-    base = denoiser(Maps()).requires_grad_(False)
-    objective = Consistency(base, times=(1.0,), features=1.0)
+def test_an_images_target_does_not_depend_on_the_batch():
+    """Nor on the times of the other images."""
+    base = denoiser(Gaussian(0.0, 0.5))
+    objective = Consistency(base, solver_steps=6, features=0.0)
+    times = torch.tensor([1.0, 0.35, 1.0, 0.35], dtype=torch.float64)
+    x = torch.randn(4, 1, 4, 4)
+    together = objective._target(x, SCHEDULE.at(times, like=x), None)
+    for i in range(4):
+        alone = objective._target(x[i : i + 1], SCHEDULE.at(times[i : i + 1], like=x), None)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-6)
+
+
+def test_the_features_reach_the_prediction():
+    """Their gradient does; none reaches the base."""
+    base, student = denoiser(Maps()).requires_grad_(False), denoiser(Maps())
+    objective = Consistency(base, solver_steps=2)
     x0, eps = torch.randn(2, 6, 1, 8, 8)
-    level = SCHEDULE.at(torch.tensor([1.0, 0.5, 1.0, 0.2, 1.0, 0.7], dtype=torch.float64), like=x0)
-    predicted = torch.randn(6, 1, 8, 8, requires_grad=True)
-    objective._energy(predicted, x0, eps, level).sum().backward()
-    assert predicted.grad is not None
-    moved = predicted.grad.flatten(1).norm(dim=1) > 0
-    assert moved.tolist() == [True, False, True, False, True, False]
+    level = SCHEDULE.at(torch.ones(6, dtype=torch.float64), like=x0)
+    with_features = objective.per_image(student, x0, eps, level, None, None)
+    without = Consistency(base, solver_steps=2, features=0.0).per_image(student, x0, eps, level, None, None)
+    assert bool((with_features > without).all())
+    (with_features - without).sum().backward()
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in student.parameters())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"base": None}, "fromnoise distill RUN"),
-        ({"times": (0.0,)}, "times"),
-        ({"intervals": 0}, "intervals=0"),
+        ({"feature_time": 0.0}, "feature_time=0"),
+        ({"solver_steps": 0}, "solver_steps=0"),
         ({"features": -1.0}, "features=-1"),
     ],
 )
@@ -193,4 +214,4 @@ def test_the_sampler_forgets_what_it_jumped_from():
 def test_registered():
     """Recipes know the parts by name."""
     assert isinstance(registry.build("sampler", "consistency"), ConsistencySampler)
-    assert set(registry.options("objective", "consistency")) >= {"times", "intervals", "features"}
+    assert set(registry.options("objective", "consistency")) >= {"solver_steps", "features", "feature_time"}

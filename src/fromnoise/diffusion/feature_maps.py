@@ -1,4 +1,4 @@
-"""The energy distance of two sets of images in the features of a network, as a loss of each image."""
+"""Feature maps inside a frozen network, and a distance of images in them."""
 
 from __future__ import annotations
 
@@ -9,40 +9,26 @@ import torch
 from torch import Tensor, nn
 
 _MIN_CHANNELS = 4  # maps with fewer are images, not features
-_FLOOR = 1e-6  # of a squared distance, whose root has no gradient at 0
+_FLOOR = 1e-4  # of the mean square, whose root has no gradient at 0
 
 
-def energy_distance(x: Tensor, y: Tensor, own: Tensor) -> Tensor:
-    """Contribution of each of n vectors to their energy distance to m others, in units of the mean distance of these.
+def feature_distance(maps: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Distance of the feature maps of B images to those of B others, (B,): mean over the maps of
 
-    D = (2 E|x - y| - E|x - x'| - E|y - y'|) / E|y - y'|
+    sqrt(mean_(c,h,w) ((phi - phi') / s_c)^2 + 1e-4)
 
-    Zero exactly where both are samples of one distribution (Szekely and Rizzo 2013, sec. 2). Each mean leaves out the
-    pairs of a vector with itself and with its own y, so that the mean over the n contributions is unbiased; the
-    denominator is a constant.
+    with s_c the standard deviation of channel c over the targets and places, held fixed.
 
     Args:
-        x: vectors at P places, (P, n, C); n of 2 or more.
-        y: vectors to compare with, (P, m, C); m of 2 or more.
-        own: index of the y that belongs to each x, such as the image from which it was made, int64 (n,).
-
-    Returns:
-        (n,), the mean over the places.
-    """
-    n, m = x.shape[1], y.shape[1]
-    among_y = _pairwise(y, y)
-    scale = (among_y.sum((1, 2)) - among_y.diagonal(dim1=1, dim2=2).sum(1)) / (m * (m - 1))
-    among_x, across = _pairwise(x, x), _pairwise(x, y)
-    to_x = (among_x.sum(2) - among_x.diagonal(dim1=1, dim2=2)) / (n - 1)
-    to_y = (across.sum(2) - across[:, torch.arange(n, device=x.device), own]) / (m - 1)
-    scale = scale.detach()[:, None]
-    return ((2 * to_y - to_x - scale).mean(0) / scale.mean(0)).to(x)
-
-
-def _pairwise(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (P, n, m) of vectors (P, n, C) and (P, m, C)."""
-    square = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None] - 2 * a @ b.mT
-    return square.clamp(min=_FLOOR).sqrt()
+        maps: (B, C, h, w) each.
+        targets: of the same shapes.
+    """  # noqa: D400, D415
+    total = torch.zeros(len(maps[0]), device=maps[0].device)
+    for a, b in zip(maps, targets, strict=True):
+        a, b = a.float(), b.float().detach()
+        scale = b.std((0, 2, 3), correction=0, keepdim=True) + 1e-3
+        total = total + (((a - b) / scale).square().mean((1, 2, 3)) + _FLOOR).sqrt()
+    return total / len(maps)
 
 
 class FeatureMaps:
