@@ -17,7 +17,7 @@ from fromnoise.diffusion.feature_maps import FeatureMaps, feature_distance
 from fromnoise.diffusion.losses import Objective
 from fromnoise.diffusion.rng import Noise
 from fromnoise.diffusion.samplers.dpm_solver import DPMSolverPP
-from fromnoise.diffusion.sampling import sampling_loop, uniform
+from fromnoise.diffusion.sampling import quadratic, sampling_loop
 from fromnoise.diffusion.schedules import NoiseLevel
 from fromnoise.registry import register
 
@@ -40,7 +40,7 @@ class Consistency(Objective):
 
     Attributes:
         base: the model that is distilled.
-        solver_steps: of the solver from t = 1; from other times those of its steps that are left.
+        solver_steps: of the solver from t = 1, at times t = u^2; from other times those of its steps that are left.
         huber: see above.
         features: weight of the distance in feature maps.
         feature_time: t of the noise with which the base sees predictions and targets.
@@ -48,7 +48,7 @@ class Consistency(Objective):
     """
 
     base: Denoiser | None = None
-    solver_steps: int = 10
+    solver_steps: int = 8
     huber: float = 0.03
     features: float = 1.0
     feature_time: float = 0.1
@@ -110,7 +110,7 @@ class Consistency(Objective):
         """The end of the trajectories from x at time t."""
         assert self.base is not None
         base = self.base
-        grid = uniform(base.schedule, min(self.solver_steps, base.schedule.steps or self.solver_steps))
+        grid = quadratic(base.schedule, min(self.solver_steps, base.schedule.steps or self.solver_steps))
         levels = [base.schedule.at(t), *(step for step in grid if float(step.t) < t - _SAME)]
 
         def denoise(y: Tensor, level: NoiseLevel, cond: Tensor | None, previous: Tensor | None) -> Prediction:

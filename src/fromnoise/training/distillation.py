@@ -15,7 +15,7 @@ from fromnoise.diffusion.schedules import Schedule
 from fromnoise.model import Model
 from fromnoise.utils.errors import UserError
 
-NOISE_LEVELS: dict[int, tuple[float, ...]] = {1: (), 2: (1.0,), 4: (6.0, 2.0, 0.6)}
+NOISE_LEVELS: dict[int, tuple[float, ...]] = {1: (), 2: (1.6,), 4: (6.0, 2.0, 0.6)}
 """For each number of evaluations sigma/alpha at the start of every step but the first, which starts at t = 1."""
 
 
