@@ -1,12 +1,13 @@
 """Distance against evaluations: a run by its own sampler, and distilled to fewer evaluations.
 
-python benchmarks/distillation.py RUN [--steps 1,2,4] [--evaluations 20,10,5] [--minutes 10 | --train-steps N] [-n N]
-    [--seeds 0] [--set KEY=VALUE] [--times 0.2,0.35,0.5] [--device cpu] [--folder DIR] [--json FILE]
+python benchmarks/distillation.py RUN [--steps 1,2,4] [--evaluations 20,5:karras] [--minutes 10 | --train-steps N]
+    [-n N] [--seeds 0] [--set KEY=VALUE] [--times 0.2,0.35,0.5] [--device cpu] [--folder DIR] [--json FILE]
 
 Distils RUN to each number of --steps, unless a folder has that run already, samples N images with i.i.d. labels, and
 prints the Frechet distance and the kernel distance to 10,000 training images in classifier features, each with its
-standard error, and the same of as many held-out images. --times samples the model of two evaluations with other times
-of the second one, from other noise (seed 1), by which the default was chosen.
+standard error, and the same of as many held-out images. --evaluations are those of the base by its own sampler, with
+another time grid where it is named; with --steps "" nothing is distilled. --times samples the model of two evaluations
+with other times of the second one, from other noise (seed 1), by which the default was chosen.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", default="1,2,4")
-    parser.add_argument("--evaluations", default="20,10,5", help="of the base")
+    parser.add_argument("--evaluations", default="20,10,5", help="of the base, each as K or K:GRID")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--train-steps", type=int, help="a budget in optimizer steps, in place of --minutes")
     parser.add_argument("--seeds", default="0")
@@ -75,11 +76,14 @@ def main() -> None:
         )
 
     report("held-out images", 0, 0, real_images(data, base, args.n, None)[0], "-")
-    for evaluations in map(int, args.evaluations.split(",")):
-        config = base.recipe.sample.model_copy(update={"steps": evaluations, "grid": None})
-        report(f"base, {config.sampler.kind}", 0, evaluations, sample(base, config, compute, labels, args.n, 0), "-")
+    for word in args.evaluations.split(","):
+        evaluations, _, grid = word.partition(":")
+        changes = {"sample.steps": int(evaluations), "sample.grid": {"kind": grid} if grid else None}
+        config = recipes.change(base.recipe, changes).sample
+        name = f"base, {config.sampler.kind}" + (f", grid {grid}" if grid else "")
+        report(name, 0, int(evaluations), sample(base, config, compute, labels, args.n, 0), "-")
     budget = {"train.minutes": args.minutes} if args.train_steps is None else {"train.steps": args.train_steps}
-    for steps in map(int, args.steps.split(",")):
+    for steps in map(int, filter(None, args.steps.split(","))):
         for seed in map(int, args.seeds.split(",")):
             over = {"train.seed": seed, "train.previews": 0, "sample.count": 0} | budget | parse_settings(args.set)
             recipe = distillation_recipe(args.run, steps, over)
