@@ -78,7 +78,7 @@ def main() -> None:
     report("held-out images", 0, 0, real_images(data, base, args.n, None)[0], "-")
     for word in args.evaluations.split(","):
         evaluations, _, grid = word.partition(":")
-        changes = {"sample.steps": int(evaluations), "sample.grid": {"kind": grid} if grid else None}
+        changes: dict[str, Any] = {"sample.steps": int(evaluations)} | ({"sample.grid": {"kind": grid}} if grid else {})
         config = recipes.change(base.recipe, changes).sample
         name = f"base, {config.sampler.kind}" + (f", grid {grid}" if grid else "")
         report(name, 0, int(evaluations), sample(base, config, compute, labels, args.n, 0), "-")
