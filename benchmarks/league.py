@@ -117,8 +117,8 @@ def class_labels(data: Data) -> Tensor:
 
 
 def key(run: Run) -> tuple[Any, ...]:
-    """What a run is: entry, data set, minutes, seed and number of samples."""
-    return run["entry"], run["data"], run["minutes"], run["seed"], run["n"]
+    """What a run is: entry, data set, minutes, threads, seed and number of samples."""
+    return run["entry"], run["data"], run["minutes"], run["threads"], run["seed"], run["n"]
 
 
 def read(path: Path) -> list[Run]:
@@ -143,11 +143,11 @@ def run_apart(run: Run, args: argparse.Namespace) -> Run:
     """A run in a process of its own; its last line of stderr as ``error`` if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run.json"
-        options = {k: run[k] for k in ("data", "minutes")} | {"seeds": run["seed"]}
-        options |= {"threads": args.threads, "pictures": args.pictures, "json": out, "entries": run["entry"]}
+        options = {k: run[k] for k in ("data", "minutes", "threads")} | {"seeds": run["seed"]}
+        options |= {"pictures": args.pictures, "json": out, "entries": run["entry"]}
         command = [sys.executable, str(Path(__file__)), "--one", "-n", str(run["n"])]
         command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
-        environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "TMPDIR": folder}  # what it leaves is removed
+        environment = os.environ | {"OMP_NUM_THREADS": str(run["threads"]), "TMPDIR": folder}  # it is removed
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         if done.returncode == 0:
             return run | json.loads(out.read_text(encoding="utf-8"))
@@ -261,10 +261,11 @@ def tables(runs: list[Run]) -> str:
     if not runs:
         return "No run is stored yet: none of this was measured.\n"
     parts = []
-    for (data, minutes, n), found in groups((r for r in runs if "error" not in r), "data", "minutes", "n").items():
+    finished = (r for r in runs if "error" not in r)
+    for (data, minutes, threads, n), found in groups(finished, "data", "minutes", "threads", "n").items():
         real = [r["real_vs_real"] for r in found]
         floor = statistics.mean(r["frechet"] for r in real)
-        title = f"### {DATA.get(data, data)}, {minutes:g} minutes\n"
+        title = f"### {DATA.get(data, data)}, {minutes:g} minutes, {threads} thread{'s' * (threads > 1)}\n"
         features = (
             f"n = {n:,}; classifier of accuracy {found[0]['accuracy']:.2%}; real_vs_real: Frechet {floor:.2f} +- "
             f"{real[0]['frechet_error']:.2f}, kernel x 1000 {real[0]['kernel']:.1f} +- {real[0]['kernel_error']:.1f}.\n"
@@ -323,7 +324,7 @@ def main() -> None:
     if unknown := [name for name in names if name not in ENTRIES]:
         parser.error(f"unknown entry {unknown[0]}: choose from {', '.join(ENTRIES)}")
     wanted = [
-        {"entry": name, "data": data, "minutes": args.minutes, "seed": seed, "n": args.n}
+        {"entry": name, "data": data, "minutes": args.minutes, "threads": args.threads, "seed": seed, "n": args.n}
         for data in args.data.split(",")
         for seed in map(int, args.seeds.split(","))
         for name in names

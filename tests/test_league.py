@@ -21,7 +21,7 @@ def run(entry: str, seed: int, frechet: float, **changes: object) -> dict:
     distances = {"frechet": frechet, "frechet_error": 0.1, "kernel": 5.0, "kernel_error": 1.0}
     figures = {"steps": 100, "images": 6400, "seconds": 60.0, "parameters": 1_000_000, "precision": "fp32"}
     figures |= {"sampler": "DDIM, 50 steps", "nfe": 50.0, "sampling_seconds": 9.0, "accuracy": 0.9, "header": "here"}
-    wanted = {"entry": entry, "data": "cifar10", "minutes": 10.0, "seed": seed, "n": 64}
+    wanted = {"entry": entry, "data": "cifar10", "minutes": 10.0, "threads": 1, "seed": seed, "n": 64}
     return wanted | figures | distances | {"real_vs_real": distances | {"frechet": 0.5}} | changes
 
 
@@ -93,6 +93,7 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(tmp_path):
     assert len(league.missing(league.read(path), wanted, again=True)) == 3
     league.add(path, run("azula", 1, 7.0))
     assert [r["frechet"] for r in league.read(path)] == [9.0, 7.0]
+    assert league.missing(league.read(path), [run("azula", 0, 0.0, threads=2)])
 
 
 def test_tables_take_the_best_entry_of_each_library():
@@ -127,16 +128,17 @@ def test_a_crash_is_reported(monkeypatch, tmp_path):
         return argparse.Namespace(returncode=1, stderr="Traceback\nValueError: no\n\n")
 
     monkeypatch.setattr(league.subprocess, "run", failing)
-    args = argparse.Namespace(threads=2, pictures=tmp_path)
-    wanted = {"entry": "azula", "data": "cifar10", "minutes": 0.5, "seed": 3, "n": 16}
+    args = argparse.Namespace(pictures=tmp_path)
+    wanted = {"entry": "azula", "data": "cifar10", "minutes": 0.5, "threads": 1, "seed": 3, "n": 16}
     result = league.run_apart(wanted, args)
     assert result == wanted | {"error": "exit code 1: ValueError: no"}
     assert "FAILED" in league.describe(result)
     options = dict(zip(seen[0][5::2], seen[0][6::2], strict=True))
-    assert {k: options[k] for k in ("--entries", "--seeds", "--minutes")} == {
+    assert {k: options[k] for k in ("--entries", "--seeds", "--minutes", "--threads")} == {
         "--entries": "azula",
         "--seeds": "3",
         "--minutes": "0.5",
+        "--threads": "1",
     }
 
 

@@ -20,7 +20,8 @@ from peers.common import Budget, Task, Trained
 def fast(task: Task, budget: Budget, bf16: bool) -> Trained:
     """``fromnoise train fast --minutes M``; its budget holds evaluations, previews and checkpoints too."""
     changes = {"data.source": task.source, "train.seed": task.seed, "sample.count": 0}
-    recipe = recipes.load("fast", changes | {"train.minutes": budget.seconds / 60})
+    changes |= {"train.minutes": budget.seconds / 60, "train.threads": torch.get_num_threads()}
+    recipe = recipes.load("fast", changes)
     folder, precision = Path(tempfile.mkdtemp()), "auto" if bf16 else "fp32"
     result = train(recipe, folder, device="cpu", precision=precision)
     compute = select_device("cpu", precision)

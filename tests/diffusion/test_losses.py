@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fromnoise import config as recipes
 from fromnoise.diffusion import (
     EDM,
     X0,
@@ -24,6 +25,7 @@ from fromnoise.diffusion import (
 from fromnoise.diffusion.likelihood import elbo
 from fromnoise.diffusion.process import posterior_variance, tau
 from fromnoise.diffusion.rng import Stream
+from fromnoise.utils.errors import UserError
 
 TABLE = schedules.linear(1000)
 D = {"dtype": torch.float64}
@@ -71,6 +73,45 @@ def test_simple_loss_is_equation_14(images):
     got = losses.Regression().per_image(Denoiser(net, schedules.linear(1000), Eps()), x0, eps, level, None, None)
     noisy = level.alpha * x0 + level.sigma * eps
     assert torch.allclose(got, ((eps - 0.3 * noisy) ** 2).mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize("target", [Eps(), X0(), V(), EDM(0.5)], ids=lambda t: type(t).__name__)
+def test_clipped_predictions_have_no_error_beyond_black_and_white(target):
+    """Elementwise the squared error, but 0 without gradient where x_0 = 1 < prediction or x_0 = -1 > prediction."""
+    x0 = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 0.2, 0.2], **D).reshape(1, 1, 1, 8)
+    predicted = torch.tensor([-1.3, -0.9, 1.2, 1.3, 0.7, -1.1, 1.4, -1.4], **D).reshape(x0.shape)
+    eps, level = torch.linspace(-1, 1, 8, **D).reshape(x0.shape), TABLE.at(0.3, like=x0)
+    x = level.noisy(x0, eps)
+    out = target.target_from(predicted, level.eps(x, predicted), level).requires_grad_()
+    denoiser = Denoiser(FixedNetwork(out), TABLE, target, clip_x0=True)
+    loss = losses.Regression().per_image(denoiser, x0, eps, level, None, None)
+    right = torch.tensor([1, 0, 0, 1, 0, 0, 0, 0], dtype=torch.bool).reshape(x0.shape)
+    squares = target.snr_weight(level) * (predicted - x0).square().masked_fill(right, 0.0)
+    assert torch.allclose(loss, squares.mean((1, 2, 3)))
+    loss.sum().backward()
+    assert ((out.grad == 0) == right).all()
+    assert torch.equal(denoiser(x, level).x0, target.x0(x, out, level).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("black", [0.75, 1.0])
+def test_the_minimum_with_clipped_predictions_is_the_mean(black):
+    """A pixel that is black with this probability, else white; where it is always black, all below -1 is a minimum."""
+    x0 = torch.where(torch.arange(100) < 100 * black, -1.0, 1.0).double().reshape(100, 1, 1, 1)
+    level, grid = TABLE.at(0.5, like=x0), torch.linspace(-2, 2, 81, **D)
+    objective, loss = losses.Regression(), []
+    for value in grid:
+        denoiser = Denoiser(FixedNetwork(lambda x, v=value: v.expand(len(x), 1, 1, 1)), TABLE, X0(), clip_x0=True)
+        loss.append(objective.per_image(denoiser, x0, torch.zeros_like(x0), level, None, None).mean())
+    best = grid[torch.stack(loss) <= min(loss) + 1e-12]
+    expected = grid[grid <= -1 + 1e-9] if black == 1 else torch.tensor([1 - 2 * black], **D)
+    assert torch.allclose(best, expected)
+
+
+@pytest.mark.parametrize("objective", ["vlb", "hybrid"])
+def test_clipped_predictions_need_the_simple_objective(objective):
+    keys = {"diffusion.clip_x0": True, "loss.objective": objective, "diffusion.learned_variance": objective == "hybrid"}
+    with pytest.raises(UserError, match="clip_x0 changes objective simple alone"):
+        recipes.load("digits", keys)
 
 
 @pytest.mark.parametrize(

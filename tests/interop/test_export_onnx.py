@@ -167,6 +167,17 @@ def test_attributes_are_an_input(tmp_path: Path) -> None:
     compare(model, tmp_path / "out", model.recipe.sample, torch.tensor([[1.0, 2.0], [0.5, torch.nan], [3.0, -1.0]]))
 
 
+def test_guidance_of_clipped_predictions_is_refused(tmp_path: Path) -> None:
+    """The exported loop clips after the guidance, the model before and after it."""
+    keys = {"data.attributes": True, "sample.guidance": 2.0, "diffusion.clip_x0": True, "sample.clip": False}
+    info = DatasetInfo((1, 6, 5), attributes=(Attribute("size", 1.0, 2.0),))
+    model = perturbed(recipes.load("digits", SMALL | keys), info)
+    with pytest.raises(UserError, match="guidance of clipped predictions"):
+        export_model(model, tmp_path / "out", "onnx")
+    export_model(model, tmp_path / "out", "onnx", {"guidance": 1.0})
+    assert json.loads((tmp_path / "out" / "steps.json").read_text())["clip"]
+
+
 def test_samples_without_torch(tmp_path: Path) -> None:
     """sample.py runs in a process where neither torch nor fromnoise can be imported, and draws the same images."""
     model = small("digits", sample__steps=5)

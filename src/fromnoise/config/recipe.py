@@ -115,6 +115,11 @@ class Recipe(Section):
                 "a learned variance is trained by the variational bound: set both diffusion.learned_variance true and "
                 "loss.objective hybrid (or vlb), or neither"
             )
+        if self.diffusion.clip_x0 and objective != "simple":
+            raise ValueError(
+                f"diffusion.clip_x0 changes objective simple alone, and with {objective} nothing would bring a clipped "
+                "prediction back: leave one of them out"
+            )
         if self.diffusion.zero_terminal_snr:
             self._check_zero_terminal_snr()
         for key, sample in (("sample", self.sample), ("published", self.published)):
@@ -166,6 +171,8 @@ class Recipe(Section):
             raise ValueError("latents are not bounded by 1: set sample.clip false and leave out sample.threshold")
         if self.loss.self_conditioning and self.loss.self_conditioning_clip:
             raise ValueError("latents are not bounded by 1: set loss.self_conditioning_clip false")
+        if self.diffusion.clip_x0:
+            raise ValueError("latents are not bounded by 1: set diffusion.clip_x0 false")
         if self.pseudo_labels:
             raise ValueError("pseudo-labels are clusters of pixels: set data.pseudo_labels 0 with an autoencoder")
         return self

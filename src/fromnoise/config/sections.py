@@ -114,6 +114,8 @@ class DiffusionConfig(Section):
     """rescale the betas to zero terminal SNR, for true black and true white (Lin et al. 2024)"""
     learned_variance: bool = False
     """the network also predicts the variance of each reverse step; trained by objective hybrid or vlb"""
+    clip_x0: bool = False
+    """clip every predicted x_0 to [-1, 1], in training too: a black or white pixel predicted beyond it is no error"""
 
 
 class LossConfig(Section):

@@ -75,6 +75,7 @@ class Denoiser(nn.Module):
         self_conditioning: bool = False,
         self_conditioning_clip: bool = True,
         learned_variance: bool = False,
+        clip_x0: bool = False,
         pseudo_labels: nn.Module | None = None,
         latent_space: nn.Module | None = None,
     ) -> None:
@@ -92,6 +93,8 @@ class Denoiser(nn.Module):
             self_conditioning_clip: clip that estimate to [-1, 1].
             learned_variance: the last C output channels v in [-1, 1] give the variance fraction (v + 1)/2 (Nichol and
                 Dhariwal 2021, eq. 15).
+            clip_x0: clip every prediction to [-1, 1], the range of the images; ``losses.Regression`` then has no error
+                where a black or white pixel is predicted beyond it.
             pseudo_labels: a module that assigns clusters to images, for a model conditioned on them; saved with the
                 weights.
             latent_space: a module whose latents the network denoises, with ``shape``, ``encode`` and ``decode``; None
@@ -102,7 +105,7 @@ class Denoiser(nn.Module):
         self.noise_conditioning = noise_conditioning or TimestepConditioning(schedule.steps or 1000)
         self.pseudo_labels, self.latent_space = pseudo_labels, latent_space
         self.self_conditioning, self.self_conditioning_clip = self_conditioning, self_conditioning_clip
-        self.learned_variance = learned_variance
+        self.learned_variance, self.clip_x0 = learned_variance, clip_x0
 
     def augmented(self, augmentation: Tensor) -> Denoiser:
         """This denoiser, with the same weights, for images to which something was done.
@@ -145,7 +148,8 @@ class Denoiser(nn.Module):
             previous: an earlier estimate of x_0, used by a self-conditioned model.
         """
         out, variance_fraction = self.output(x, level, cond, previous)
-        return Prediction(self.target.x0(x, out, level), variance_fraction)
+        x0 = self.target.x0(x, out, level)
+        return Prediction(x0.clamp(-1, 1) if self.clip_x0 else x0, variance_fraction)
 
     def loss(
         self,

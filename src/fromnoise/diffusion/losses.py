@@ -65,7 +65,12 @@ class Objective(ABC):
 @register("objective", "simple")
 @dataclass(frozen=True)
 class Regression(Objective):
-    """Weighted distance of the network's output to its target, mean over the dimensions (Ho et al. 2020, eq. 14)."""
+    """Weighted distance of the network's output to its target, mean over the dimensions (Ho et al. 2020, eq. 14).
+
+    With ``Denoiser.clip_x0`` an element has no loss if x_0 = 1 and its prediction is above 1, or x_0 = -1 and it is
+    below -1: the clipped prediction is right there. The minimum is still E[x_0 | x_t], and where that is 1 or -1,
+    everything beyond.
+    """
 
     distance: Distance = mse
     weighting: Weighting = ConstantWeighting()
@@ -80,12 +85,17 @@ class Regression(Objective):
         previous: Tensor | None,
     ) -> Tensor:
         """weight(t) * distance(output, target)."""  # noqa: D403
-        out, _ = denoiser.output(level.noisy(x0, eps), level, cond, previous)
-        return self.compare(denoiser, out, x0, eps, level)
+        x = level.noisy(x0, eps)
+        out, _ = denoiser.output(x, level, cond, previous)
+        return self.compare(denoiser, out, x, x0, eps, level)
 
-    def compare(self, denoiser: Denoiser, out: Tensor, x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
-        """The loss (B,) of a network output ``out`` that was computed already."""
+    def compare(self, denoiser: Denoiser, out: Tensor, x: Tensor, x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
+        """The loss (B,) of a network output ``out`` at ``x`` that was computed already."""
         distance = self.distance(out, denoiser.target.target_from(x0, eps, level))
+        if denoiser.clip_x0:
+            predicted = denoiser.target.x0(x, out.detach(), level)
+            beyond = ((x0 >= 1) & (predicted > 1)) | ((x0 <= -1) & (predicted < -1))
+            distance = distance.masked_fill(beyond, 0.0)
         return (self.weighting.weight(level, denoiser.target) * distance).flatten(1).mean(1)
 
 
@@ -156,7 +166,7 @@ class Hybrid(Objective):
         out, variance_fraction = denoiser.output(x, level, cond, previous)
         mean = denoiser.target.x0(x, out.detach(), level)
         bits = self.bound.of_prediction(Prediction(mean, variance_fraction), x0, level) / math.log(2)
-        return self.simple.compare(denoiser, out, x0, eps, level) + self.vlb_weight * bits
+        return self.simple.compare(denoiser, out, x, x0, eps, level) + self.vlb_weight * bits
 
 
 @register("objective", "hybrid")

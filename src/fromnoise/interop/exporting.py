@@ -60,11 +60,11 @@ class Exporter(ABC):
         return self.write_autoencoder(model, out) if isinstance(model, AutoencoderModel) else self.write(model, out)
 
 
-def sampling_with(config: SamplingConfig, sampler: str | None, **values: Any) -> SamplingConfig:
-    """A sampling configuration with the options of an exporter.
+def sampling_with(model: Model, sampler: str | None, **values: Any) -> SamplingConfig:
+    """The sampling configuration of a model with the options of an exporter.
 
     Args:
-        config: of the recipe.
+        model: whose recipe is changed; if it clips its predictions (``diffusion.clip_x0``), the sampling does.
         sampler: name of another sampler; None keeps that of the recipe.
         values: further keys; None keeps those of the recipe.
 
@@ -72,8 +72,10 @@ def sampling_with(config: SamplingConfig, sampler: str | None, **values: Any) ->
         UserError: there is no such sampler, or a value is out of range.
     """
     changed = {key: value for key, value in values.items() if value is not None}
+    if model.denoiser.clip_x0:
+        changed |= {"clip": True, "threshold": None}
     try:
-        config = config if sampler is None else with_sampler(config, sampler)
+        config = model.recipe.sample if sampler is None else with_sampler(model.recipe.sample, sampler)
         return SamplingConfig.model_validate(config.model_dump() | changed)
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"][:1])) or "sampler"
@@ -81,7 +83,7 @@ def sampling_with(config: SamplingConfig, sampler: str | None, **values: Any) ->
         raise UserError(f"--{key}: {reason}") from None
 
 
-def unwritten_guidance(config: SamplingConfig) -> str | None:
+def unwritten_guidance(model: Model, config: SamplingConfig) -> str | None:
     """What of the guidance an exported loop does not do; None if it does all.
 
     An exported loop has the scale of classifier-free guidance alone.
@@ -92,7 +94,7 @@ def unwritten_guidance(config: SamplingConfig) -> str | None:
         return "a guidance interval"
     if config.guidance_method.kind != "classifier-free" or config.guidance_method.rescale != 0:
         return f"guidance {config.guidance_method.kind} with options"
-    return None
+    return "guidance of clipped predictions (diffusion.clip_x0)" if model.denoiser.clip_x0 else None
 
 
 def build_exporter(name: str, options: dict[str, Any]) -> Exporter:

@@ -75,12 +75,12 @@ class DiffusersExport(Exporter):
         """Write the index, the network, the scheduler, and the files of Python that they need."""
         model.require_pixels("export to diffusers")
         _check_model(model)
-        sampling = sampling_with(model.recipe.sample, self.sampler, steps=self.steps, guidance=self.guidance)
+        sampling = sampling_with(model, self.sampler, steps=self.steps, guidance=self.guidance)
         classes = model.dataset_info.class_names if self.label is None else None
         if sampling.guidance != 1 and classes is None:
             reason = "one class" if self.label is not None else "a model without classes"
             raise UserError(f"guidance {sampling.guidance:g} does not apply to {reason}: give --guidance 1")
-        refused = unwritten_guidance(sampling)
+        refused = unwritten_guidance(model, sampling)
         if refused is not None:
             raise UserError(f"a pipeline of diffusers does not have {refused}: give --guidance 1, or change sample.*")
         network = _network(model)

@@ -56,7 +56,7 @@ class OnnxExport(Exporter):
         if importlib.util.find_spec("onnx") is None:
             raise UserError("export to onnx needs the package onnx: pip install 'fromnoise[onnx]'")
         model.require_pixels("export to onnx")
-        config = sampling_with(model.recipe.sample, self.sampler, steps=self.steps, guidance=self.guidance)
+        config = sampling_with(model, self.sampler, steps=self.steps, guidance=self.guidance)
         steps = step_numbers(model, config)
         network = onnx_bytes(model)
         write_atomic(out / "model.onnx", network)
@@ -86,7 +86,7 @@ def step_numbers(model: Model, config: SamplingConfig) -> dict[str, Any]:
         "sample.threshold": config.threshold is not None,
         "sample.truncation": config.truncation is not None,
         "a learned variance": model.denoiser.learned_variance and getattr(sampler, "variance", 0) is None,
-        (guidance := unwritten_guidance(config)) or "": guidance is not None,
+        (guidance := unwritten_guidance(model, config)) or "": guidance is not None,
     }
     for what in (name for name, used in refused.items() if used):
         raise UserError(f"export to onnx: {what} is not written: export with --sampler ddim or --guidance 1")

@@ -68,6 +68,7 @@ def build(
         self_conditioning=recipe.loss.self_conditioning,
         self_conditioning_clip=recipe.loss.self_conditioning_clip,
         learned_variance=recipe.diffusion.learned_variance,
+        clip_x0=recipe.diffusion.clip_x0,
         pseudo_labels=pseudo_labels,
         latent_space=latent_space,
     )
@@ -168,6 +169,7 @@ def recipe_of(denoiser: Denoiser, info: DatasetInfo, **values: Any) -> Recipe:
                 "target": to_config("target", denoiser.target),
                 "noise_conditioning": to_config("noise_conditioning", denoiser.noise_conditioning),
                 "learned_variance": denoiser.learned_variance,
+                "clip_x0": denoiser.clip_x0,
             },
             "loss": {
                 "objective": "hybrid" if denoiser.learned_variance else "simple",
