@@ -107,9 +107,8 @@ def main() -> None:
         **{f"predicted noise times {f:g}": ({}, scaled_noise(f)) for f in (0.98, 0.99, 1.01, 1.02)},
     }
     real = data.train.get(torch.arange(min(10_000, len(data.train))))
-    print(
-        f"\ntraining images: mean brightness {float(real.float().mean()) / 255:.4f}, black {float((real == 0).double().mean()):.3f}"
-    )
+    brightness, black = float(real.float().mean()) / 255, float((real == 0).double().mean())
+    print(f"\ntraining images: mean brightness {brightness:.4f}, black {black:.3f}")
     print("\n| steps | change | Frechet | kernel x 1000 | mean brightness | black | Frechet without haze |")
     print("|---|---|---|---|---|---|---|")
     for steps in map(int, args.steps.split(",")):
@@ -120,8 +119,8 @@ def main() -> None:
             brightness, black = float(images.float().mean()) / 255, float((images == 0).double().mean())
             cleared = distances(images.where(images > HAZE, 0))
             print(
-                f"| {steps} | {name} | {cells(found, 'frechet', 2)} | {cells(found, 'kernel', 1)} | {brightness:.4f} "
-                f"| {black:.3f} | {cells(cleared, 'frechet', 2)} |",
+                f"| {steps} | {name} | {cells(found, 'frechet', 2)} | {cells(found, 'kernel', 1)} |"
+                f" {brightness:.4f} | {black:.3f} | {cells(cleared, 'frechet', 2)} |",
                 flush=True,
             )
 

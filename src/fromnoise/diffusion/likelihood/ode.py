@@ -121,7 +121,7 @@ class ProbabilityFlow:
     """The probability flow of a model between a clean and a noisy end.
 
     Args:
-        denoise: the model, not clipped: clipping x_0 makes the field non-smooth.
+        denoise: the model, without the clipping of sampling: it makes the field non-smooth, and so does ``clip_x0``.
         schedule: of the noise.
         solver: of the ODE.
         clean_t: t of the clean end; None is the first step of a table, 1/1000 of a continuous schedule.
