@@ -66,19 +66,19 @@ def measured(trained: Trained, distances: Distances, count: int) -> tuple[Run, T
             found = distances(sampled(sampler, min(count, SCREENED)))
             screened[name] = round(found["kernel"], 2)
     chosen = min(screened or trained.samplers, key=lambda name: screened.get(name, 0.0))
-    calls = 0
+    evaluated = 0
 
-    def count_call(*_: Any) -> None:
-        nonlocal calls
-        calls += 1
+    def count_images(module: Any, given: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
+        nonlocal evaluated
+        evaluated += max(len(x) for x in (*given, *named.values()) if isinstance(x, Tensor) and x.ndim == 4)
 
-    hook = trained.network.register_forward_hook(count_call)
+    hook = trained.network.register_forward_hook(count_images, with_kwargs=True)
     start = time.perf_counter()
     images = sampled(trained.samplers[chosen], count)
     seconds = time.perf_counter() - start
     hook.remove()
     figures = {"sampler": chosen, "screened": screened, "sampling_seconds": round(seconds, 1)}
-    return figures | {"nfe": round(calls / -(-count // BATCH), 1)} | distances(images), images
+    return figures | {"nfe": round(evaluated / count, 1)} | distances(images), images
 
 
 def run_entry(name: str, data: Data, args: argparse.Namespace) -> tuple[Run, Tensor]:
