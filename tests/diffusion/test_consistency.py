@@ -102,6 +102,19 @@ def test_an_exact_model_of_one_image_loses_nothing():
     torch.testing.assert_close(terms.weighted, torch.zeros(8), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("end", "drawn_back"), [(0.5, True), (1.0, False)])
+def test_a_clipped_prediction_is_drawn_back(end, drawn_back):
+    """With clip_x0 the loss is that of the clipped prediction, and its gradient does not vanish beyond the range."""
+    base = denoiser(Point(end))
+    student = Denoiser(Point(1.5), SCHEDULE, X0(), clip_x0=True)
+    terms = DiffusionLoss(student, Consistency(base, huber=0.0, features=0.0), GivenTimes())(
+        torch.full((8, 1, 4, 4), end), torch.arange(8)
+    )
+    torch.testing.assert_close(terms.weighted, torch.full((8,), 1 - end), rtol=0, atol=1e-4)
+    terms.weighted.mean().backward()
+    assert (float(student.network.value.grad) > 0.1) == drawn_back
+
+
 def test_the_target_is_the_end_of_the_bases_trajectory():
     """For images N(m, s^2) it is known: m + s (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2); noise alone at t = 1."""
     mean, std = 0.2, 0.4

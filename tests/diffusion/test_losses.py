@@ -110,7 +110,7 @@ def test_the_minimum_with_clipped_predictions_is_the_mean(black):
 @pytest.mark.parametrize("objective", ["vlb", "hybrid"])
 def test_clipped_predictions_need_the_simple_objective(objective):
     keys = {"diffusion.clip_x0": True, "loss.objective": objective, "diffusion.learned_variance": objective == "hybrid"}
-    with pytest.raises(UserError, match="clip_x0 changes objective simple alone"):
+    with pytest.raises(UserError, match="clip_x0 does not work with objective"):
         recipes.load("digits", keys)
 
 

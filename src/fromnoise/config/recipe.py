@@ -115,10 +115,10 @@ class Recipe(Section):
                 "a learned variance is trained by the variational bound: set both diffusion.learned_variance true and "
                 "loss.objective hybrid (or vlb), or neither"
             )
-        if self.diffusion.clip_x0 and objective != "simple":
+        if self.diffusion.clip_x0 and objective in ("vlb", "hybrid"):
             raise ValueError(
-                f"diffusion.clip_x0 changes objective simple alone, and with {objective} nothing would bring a clipped "
-                "prediction back: leave one of them out"
+                f"diffusion.clip_x0 does not work with objective {objective}, where nothing would bring a clipped "
+                "prediction back: set loss.objective simple, or leave it out"
             )
         if self.diffusion.zero_terminal_snr:
             self._check_zero_terminal_snr()

@@ -85,7 +85,9 @@ class Consistency(Objective):
         x = torch.where(pure, eps, level.noisy(x0, eps))  # sampling starts from noise alone
         with torch.no_grad():
             target = self._target(x, level, cond)
-        predicted = denoiser(x, level, cond).x0
+        predicted = denoiser.target.x0(x, denoiser.output(x, level, cond)[0], level)
+        if denoiser.clip_x0:  # with the gradient of the unclipped value, as that of a clipped one is 0 beyond the range
+            predicted = predicted + (predicted.clamp(-1, 1) - predicted).detach()
         dimensions = x[0].numel()
         scale = self.huber * math.sqrt(dimensions)
         square = (predicted.float() - target).square().flatten(1).sum(1)

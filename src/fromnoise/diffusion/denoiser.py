@@ -94,7 +94,8 @@ class Denoiser(nn.Module):
             learned_variance: the last C output channels v in [-1, 1] give the variance fraction (v + 1)/2 (Nichol and
                 Dhariwal 2021, eq. 15).
             clip_x0: clip every prediction to [-1, 1], the range of the images; ``losses.Regression`` then has no error
-                where a black or white pixel is predicted beyond it.
+                where a black or white pixel is predicted beyond it. The gradient of a clipped prediction is 0, so
+                objectives use ``output``.
             pseudo_labels: a module that assigns clusters to images, for a model conditioned on them; saved with the
                 weights.
             latent_space: a module whose latents the network denoises, with ``shape``, ``encode`` and ``decode``; None
