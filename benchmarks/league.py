@@ -147,7 +147,7 @@ def run_apart(run: Run, args: argparse.Namespace) -> Run:
         options |= {"pictures": args.pictures, "json": out, "entries": run["entry"]}
         command = [sys.executable, str(Path(__file__)), "--one", "-n", str(run["n"])]
         command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
-        environment = os.environ | {"OMP_NUM_THREADS": str(run["threads"]), "TMPDIR": folder}  # it is removed
+        environment = os.environ | {"OMP_NUM_THREADS": str(run["threads"]), "TMPDIR": folder}  # removed afterwards
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         if done.returncode == 0:
             return run | json.loads(out.read_text(encoding="utf-8"))
