@@ -39,7 +39,7 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "time_sampler": ("timesteps",),
     "sampler": ("schedule", "predictor"),
     "grid": ("schedule", "steps"),
-    "guidance": ("denoise", "scale"),
+    "guidance": ("denoise", "scale", "weak"),
     "inverse_solver": (),
     "network": ("in_channels", "out_channels", "size", "classes", "attributes", "timesteps", "augmentation"),
     "augmentation": (),

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument_group("guidance").add_argument
     add("--label", metavar="L", help="a class by name or number, several with commas, or all; or age=30,height=1.8")
-    add("--guidance", metavar="W", type=float, help="scale of classifier-free guidance; 1 is none")
+    add("--guidance", metavar="W", type=float, help="scale of guidance; 1 is none")
     component_flags.add_flag(parser, "guidance", "--guidance-method", "how the scale is applied")
     add("--interval", metavar="A,B", help="guide only at times t from A to B, as in 0.2,0.8")
     add("--interval-logsnr", metavar="A,B", help="guide only at these log-SNR, as in --interval-logsnr=-3,5")
@@ -153,22 +153,25 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
         raise UserError(f"{flag}: {message}") from None
     kind, options = config.guidance_method.kind, config.guidance_method.options()
     try:  # also where the scale is 1 and the method is not used
-        registry.build("guidance", kind, options, denoise=no_wrapper, scale=1.0)
+        registry.build("guidance", kind, options, denoise=no_wrapper, scale=1.0, weak=no_wrapper)
     except ValueError as e:
         raise UserError(f"--guidance-method {kind}: {e}") from None
     return config
 
 
 def check_labels(args: argparse.Namespace, model: Model | AutoencoderModel) -> None:
-    """Check that a model guided by ``--guidance`` is conditional.
+    """Check that a model is conditional if ``--guidance`` compares it with and without its condition.
 
     Raises:
         UserError: it is not.
     """
     from fromnoise.utils.errors import UserError
 
+    own = getattr(model.recipe, "sample", None)
+    method = getattr(args, "guidance_method", None) or (own.guidance_method.kind if own is not None else None)
     if (
         args.guidance not in (None, 1)
+        and method != "autoguidance"
         and not model.dataset_info.is_conditional
         and getattr(model.module, "pseudo_labels", None) is None
     ):

@@ -136,7 +136,7 @@ class Recipe(Section):
             raise ValueError(
                 "a model is conditioned on labels or on attributes: set one of data.labels and data.attributes"
             )
-        if self.sample.guidance != 1 and not (self.data.labels or self.data.attributes or self.pseudo_labels):
+        if self.sample.guides_by_condition and not (self.data.labels or self.data.attributes or self.pseudo_labels):
             raise ValueError(
                 "sample.guidance needs a conditional model: set data.labels true, or leave sample.guidance out"
             )

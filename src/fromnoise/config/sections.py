@@ -195,6 +195,9 @@ class EMAConfig(Section):
     """relative widths of the averages in snapshots (Karras et al. 2024, sec. 3.2)"""
     snapshot_every: Count = 16
     """steps between two updates of the averages in snapshots"""
+    weak_at: Share = 0.0
+    """share of the budget after which a copy of the first average is kept in the model, as the weaker model of
+    sample.guidance_method autoguidance; 0 for none"""
     best_epoch: bool = False
     """instead of averages, keep the weights of the epoch with the lowest mean training loss (recipe pulfer)"""
 
@@ -234,6 +237,11 @@ class SamplingConfig(Section):
     """largest absolute value of the Gaussian noise; smaller values give less varied samples; left out: unbounded"""
     count: Annotated[int, Field(ge=0)] = 64
     """number of samples generated after training"""
+
+    @property
+    def guides_by_condition(self) -> bool:
+        """Whether guidance compares predictions with and without a condition."""
+        return self.guidance != 1 and self.guidance_method.kind != "autoguidance"
 
     @model_validator(mode="after")
     def _check_intervals(self) -> SamplingConfig:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoiser, Prediction
 from fromnoise.diffusion.feature_maps import FeatureMaps, feature_distance
+from fromnoise.diffusion.guidance.autoguidance import Autoguidance
 from fromnoise.diffusion.losses import Objective
 from fromnoise.diffusion.rng import Noise
 from fromnoise.diffusion.samplers.dpm_solver import DPMSolverPP
@@ -45,6 +46,7 @@ class Consistency(Objective):
         features: weight of the distance in feature maps.
         feature_time: t of the noise with which the base sees predictions and targets.
         clip: the base's x_0 is clipped to [-1, 1]; false for latents.
+        autoguidance: scale of autoguidance of the base, where it has kept a weaker version of itself; 1 is none.
     """
 
     base: Denoiser | None = None
@@ -53,6 +55,7 @@ class Consistency(Objective):
     features: float = 1.0
     feature_time: float = 0.1
     clip: bool = True
+    autoguidance: float = 1.5
     _maps: list[FeatureMaps] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +70,7 @@ class Consistency(Objective):
             raise ValueError(f"feature_time={self.feature_time} must be a time in (0, 1]")
         if self.solver_steps < 1:
             raise ValueError(f"solver_steps={self.solver_steps} must be 1 or more")
-        for name in ("huber", "features"):
+        for name in ("huber", "features", "autoguidance"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
 
@@ -115,8 +118,11 @@ class Consistency(Objective):
         grid = quadratic(base.schedule, min(self.solver_steps, base.schedule.steps or self.solver_steps))
         levels = [base.schedule.at(t), *(step for step in grid if float(step.t) < t - _SAME)]
 
+        weak = base.weak() if self.autoguidance != 1 else None
+        guided = base if weak is None else Autoguidance(base, weak, self.autoguidance)
+
         def denoise(y: Tensor, level: NoiseLevel, cond: Tensor | None, previous: Tensor | None) -> Prediction:
-            prediction = base(y, level, cond)
+            prediction = guided(y, level, cond)
             return Prediction(prediction.x0.clamp(-1, 1) if self.clip else prediction.x0, None)
 
         unused = Noise(0, torch.arange(len(x)))  # the solver is deterministic

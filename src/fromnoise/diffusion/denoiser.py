@@ -7,7 +7,7 @@ A network is any ``nn.Module(x, t, cond)``; the meaning of its output (``Target`
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class Denoiser(nn.Module):
 
     pseudo_labels: Any
     latent_space: Any
+    weak_step: Tensor | None
     _augmentation: Tensor | None = None
 
     def __init__(
@@ -78,6 +79,7 @@ class Denoiser(nn.Module):
         clip_x0: bool = False,
         pseudo_labels: nn.Module | None = None,
         latent_space: nn.Module | None = None,
+        weak: bool = False,
     ) -> None:
         """Combine the parts.
 
@@ -100,6 +102,8 @@ class Denoiser(nn.Module):
                 weights.
             latent_space: a module whose latents the network denoises, with ``shape``, ``encode`` and ``decode``; None
                 for a model of pixels. Not used here; saved with the weights.
+            weak: also hold a frozen copy of the network, for an early version of the weights (``keep_weak``); saved
+                with them.
         """
         super().__init__()
         self.network, self.schedule, self.target = network, schedule, target or Eps()
@@ -107,6 +111,8 @@ class Denoiser(nn.Module):
         self.pseudo_labels, self.latent_space = pseudo_labels, latent_space
         self.self_conditioning, self.self_conditioning_clip = self_conditioning, self_conditioning_clip
         self.learned_variance, self.clip_x0 = learned_variance, clip_x0
+        self.weak_network = copy.deepcopy(network).requires_grad_(False) if weak else None
+        self.register_buffer("weak_step", torch.zeros((), dtype=torch.int64) if weak else None)
 
     def augmented(self, augmentation: Tensor) -> Denoiser:
         """This denoiser, with the same weights, for images to which something was done.
@@ -116,6 +122,29 @@ class Denoiser(nn.Module):
         """
         view = copy.copy(self)
         view._augmentation = augmentation
+        return view
+
+    @torch.no_grad()
+    def keep_weak(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Copy an early version of the weights, the weaker model of autoguidance.
+
+        Args:
+            weights: parameters of this module by name; those that are missing are its present ones.
+            step: of training, from 1.
+        """
+        assert self.weak_network is not None and self.weak_step is not None
+        for name, p in self.weak_network.named_parameters():
+            p.copy_(weights.get(f"network.{name}", self.network.get_parameter(name)))
+        for name, b in self.weak_network.named_buffers():
+            b.copy_(self.network.get_buffer(name))
+        self.weak_step.fill_(step)
+
+    def weak(self) -> Denoiser | None:
+        """This denoiser with the weights of ``keep_weak``; None before it was called."""
+        if self.weak_step is None or not int(self.weak_step):
+            return None
+        view = copy.copy(self)
+        view._modules = self._modules | {"network": self.weak_network}
         return view
 
     def output(

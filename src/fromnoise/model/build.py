@@ -71,6 +71,7 @@ def build(
         clip_x0=recipe.diffusion.clip_x0,
         pseudo_labels=pseudo_labels,
         latent_space=latent_space,
+        weak=recipe.ema.weak_at > 0,
     )
     return Model(recipe, dataset_info, denoiser)
 

@@ -233,7 +233,7 @@ class Model:
         denoise = plain
         if config.guidance != 1:
             self.require_denoiser(f"guidance {config.guidance:g}")
-            denoise = component("guidance", config.guidance_method, denoise=denoise, scale=config.guidance)
+            denoise = self._scaled(denoise, config, conditional)
         denoise = wrap(denoise)
         span = config.interval_logsnr
         if config.interval is not None:
@@ -242,6 +242,21 @@ class Model:
         if span is not None and denoise is not plain:
             denoise = guidance.IntervalGuidance(denoise, plain, *span)
         return clipped(wrap_outermost(denoise), config)
+
+    def _scaled(self, denoise: Denoise, config: SamplingConfig, conditional: bool) -> Denoise:
+        """The denoiser guided by the scale; not guided before training has kept the weaker model of autoguidance."""
+        weak: Denoise | None = None
+        if config.guidance_method.kind == "autoguidance":
+            if self.denoiser.weak_step is None:
+                raise UserError(
+                    "guidance by autoguidance needs a weaker version of this model: train it with --ema.weak_at 0.12 "
+                    "(recipe fast has it), or give one with --autoguide RUN and leave --guidance out"
+                )
+            weak = self.denoiser.weak()
+            if weak is None:
+                return denoise
+            weak = weak if conditional else guidance.Unconditional(weak)
+        return component("guidance", config.guidance_method, denoise=denoise, scale=config.guidance, weak=weak)
 
     def default_labels(self, ids: Tensor, seed: int, stratified: bool = True) -> Tensor | None:
         """Pseudo-labels for samples without a label, as of ``PseudoLabels.sample``, (B,); or None."""

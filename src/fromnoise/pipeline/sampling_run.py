@@ -123,7 +123,7 @@ def sample_steps(
     if isinstance(model, AutoencoderModel):
         conditioning_for(model.dataset_info, label if isinstance(label, str) else None, ids)  # refuses labels
         return decoded_steps(model, compute, ids, seed, batch, size)
-    if label is None and config.guidance != 1 and model.dataset_info.class_names is not None:
+    if label is None and config.guides_by_condition and model.dataset_info.class_names is not None:
         label = "all"  # guidance without a label would have no effect, at twice the cost
     shape = model.shape(size)
     cond = label if isinstance(label, Tensor) else conditioning_for(model.dataset_info, label, ids)

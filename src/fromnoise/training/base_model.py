@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from fromnoise import checkpoint
 from fromnoise.model import AutoencoderModel, Model
 from fromnoise.run_dir import RunDir
@@ -41,13 +43,19 @@ def with_base(
         if of_base != here:
             raise UserError(f"{source} was trained on images of {name} {of_base}, not {here}: use the data of that run")
     try:
-        model.denoiser.load_state_dict(base.denoiser.state_dict())
+        model.denoiser.load_state_dict(_weights_of(base, model.denoiser.state_dict()))
     except RuntimeError:
         raise UserError(
             f"the network of {source} has other layers than section network of the recipe: use its recipe.toml"
         ) from None
     compute.to_device(base.denoiser).requires_grad_(False)
     return replace(model, base=base)
+
+
+def _weights_of(base: Model, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the base, with the weaker version of ``own``, if any, in place of its own."""
+    state = {name: t for name, t in base.denoiser.state_dict().items() if not name.startswith("weak_")}
+    return state | {name: t for name, t in own.items() if name.startswith("weak_")}
 
 
 def keep_base(model: Model | AutoencoderModel, run_dir: RunDir) -> None:

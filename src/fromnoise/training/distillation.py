@@ -61,6 +61,7 @@ def distillation_recipe(run: str | Path, steps: int, values: dict[str, Any] | No
         "ema.decays": (),
         "ema.widths": (0.1,),
         "ema.best_epoch": False,
+        "ema.weak_at": 0.0,
         "sample.sampler": "consistency",
         "sample.steps": steps,
         "sample.grid": {"kind": "times", "times": times},

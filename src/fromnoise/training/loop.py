@@ -17,6 +17,7 @@ from torch import Tensor
 from fromnoise.data import Batch, BatchStream, Data
 from fromnoise.diffusion.losses import LossTerms, self_condition_mask
 from fromnoise.networks import kernels
+from fromnoise.optim.parts import whole
 from fromnoise.training import cuda_graphs, fit_pseudo_labels
 from fromnoise.training.distributed import gather_losses, sync_clock_and_stop
 from fromnoise.training.ema import EMA
@@ -186,12 +187,21 @@ class TrainingLoop(Generic[M]):
         if math.isfinite(loss) and math.isfinite(grad_norm):
             self.optimizer_step.step(lr)
             self.ema.update(progress.step, loss)
+            self._keep_weak()
             progress.loss_sum, progress.loss_count = progress.loss_sum + loss, progress.loss_count + 1
             progress.dropped_in_a_row = progress.rollbacks_in_a_row = 0
         else:
             drop_step(progress, self._read_saved, self._load_tensors, self._log)
         self.optimizer_step.zero_grad()
         return loss, grad_norm, lr
+
+    def _keep_weak(self) -> None:
+        """Keep the weaker model of autoguidance, once, after ``ema.weak_at`` of the budget."""
+        module = self.model.module
+        if getattr(module, "weak_step", None) is None or int(module.weak_step):
+            return
+        if self.budget_used >= self.model.recipe.ema.weak_at:
+            module.keep_weak({name: whole(t) for name, t in self.ema.parameters().items()}, self.progress.step)
 
     def _backward_within_memory(self, batch: Batch) -> float:
         """``_backward`` with as many micro-batches as the GPU's memory requires; doubles them when memory runs out.

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
 from fromnoise.diffusion.schedules import NoiseLevel
+from fromnoise.registry import register
 
 
+@register("guidance", "autoguidance")
 @dataclass(frozen=True)
 class Autoguidance:
     """Guide a model away from the errors of a weaker version of itself (Karras et al. 2024, eq. 3).
