@@ -167,12 +167,7 @@ def check_labels(args: argparse.Namespace, model: Model | AutoencoderModel) -> N
     """
     from fromnoise.utils.errors import UserError
 
-    own = getattr(model.recipe, "sample", None)
-    method = getattr(args, "guidance_method", None) or (own.guidance_method.kind if own is not None else None)
-    if (
-        args.guidance not in (None, 1)
-        and method != "autoguidance"
-        and not model.dataset_info.is_conditional
-        and getattr(model.module, "pseudo_labels", None) is None
-    ):
+    by_labels = getattr(args, "guidance_method", None) != "autoguidance"
+    labels = model.dataset_info.is_conditional or getattr(model.module, "pseudo_labels", None) is not None
+    if args.guidance not in (None, 1) and by_labels and not (labels or getattr(model, "is_guidable", False)):
         raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")

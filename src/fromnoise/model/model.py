@@ -62,6 +62,13 @@ class Model:
         return sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
 
     @property
+    def is_guidable(self) -> bool:
+        """Whether the guidance of the recipe has what it compares: labels, or a weaker version of the model."""
+        labels = self.dataset_info.is_conditional or self.denoiser.pseudo_labels is not None
+        own = self.recipe.sample.guidance_method.kind == "autoguidance" and self.denoiser.weak_step is not None
+        return labels or own
+
+    @property
     def latent_space(self) -> Any:
         """The latent space in which the model works, as of ``networks.latent_space``; None for a model of pixels."""
         return self.denoiser.latent_space

@@ -90,6 +90,11 @@ class TrainingLoop(Generic[M]):
                 f"train.batch {config.batch} cannot be divided into {parts} equal parts (processes x accumulate): "
                 f"use a multiple of {parts}"
             )
+        if model.recipe.ema.weak_at and getattr(model.module, "weak_step", None) is None:
+            raise UserError(
+                "ema.weak_at keeps a weaker version of a denoiser: leave it out for an autoencoder; a denoiser made in "
+                "Python needs Denoiser(..., weak=True)"
+            )
         self.measurements = Measurements(model.recipe)
         self.budget = self.measurements.budget(len(data.train))
         self.tuner: ThreadTuner | None = None

@@ -67,7 +67,7 @@ def describe(send: Send, run: str) -> None:
     if isinstance(model, Autoencoder):
         generative = model.model.objective.generative
         return send("end", diffusion=False, generative=generative, classes=[], attributes=[], guided=False, **shared)
-    recipe, pseudo = model.recipe, model.denoiser.pseudo_labels is not None
+    recipe = model.recipe
     send(
         "end",
         diffusion=True,
@@ -75,7 +75,7 @@ def describe(send: Send, run: str) -> None:
         **shared,
         classes=list(info.class_names or ()),
         attributes=[a.name for a in info.attributes or ()],
-        guided=info.is_conditional or pseudo,
+        guided=model.model.is_guidable,
         sampler=recipe.sample.sampler.kind,
         steps=model.model.steps(recipe.sample),
         guidance=recipe.sample.guidance,

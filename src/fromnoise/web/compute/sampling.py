@@ -81,13 +81,12 @@ def sampler_of(sampling: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def check_guidance(model: Pipeline, sampling: dict[str, Any]) -> None:
-    """Check that a model which is to be guided is conditional.
+    """Check that a model which is to be guided can be.
 
     Raises:
-        UserError: it is not.
+        UserError: it cannot.
     """
-    conditional = model.model.dataset_info.is_conditional or model.denoiser.pseudo_labels is not None
-    if sampling["guidance"] not in (None, 1) and not conditional:
+    if sampling["guidance"] not in (None, 1) and not model.model.is_guidable:
         raise UserError("guidance needs a model trained with labels: leave it out")
 
 
