@@ -2,7 +2,8 @@
 
 from fromnoise.model.autoencoder import AutoencoderModel
 from fromnoise.model.build import build, build_autoencoder, build_trainable, recipe_of
-from fromnoise.model.model import CONTINUOUS_STEPS, Model, Wrapper, clipped, no_wrapper, reverse_variance, with_sampler
+from fromnoise.model.guided import Wrapper, clipped, no_wrapper
+from fromnoise.model.model import CONTINUOUS_STEPS, Model, reverse_variance, with_sampler
 
 __all__ = [
     "AutoencoderModel",

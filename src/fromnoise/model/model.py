@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,22 +14,16 @@ from fromnoise.config import Recipe, SamplingConfig
 from fromnoise.config.component import ComponentConfig
 from fromnoise.data.dataset_info import DatasetInfo
 from fromnoise.data.pixels import to_float
-from fromnoise.diffusion import guidance, losses, samplers, schedules
+from fromnoise.diffusion import losses, samplers, schedules
 from fromnoise.diffusion.denoiser import Denoise, Denoiser
 from fromnoise.diffusion.rng import Noise, Stream
 from fromnoise.model.component import component
+from fromnoise.model.guided import Wrapper, guided, no_wrapper
 from fromnoise.utils.device import ComputeConfig
 from fromnoise.utils.errors import UserError
 
-Wrapper = Callable[[Denoise], Denoise]
-"""Wraps a denoiser in guidance."""
 CONTINUOUS_STEPS = 250
 """Sampling steps of a continuous schedule where neither the recipe nor the sampler sets a number."""
-
-
-def no_wrapper(denoise: Denoise) -> Denoise:
-    """No guidance."""
-    return denoise
 
 
 @dataclass(frozen=True)
@@ -230,40 +224,7 @@ class Model:
         Raises:
             UserError: the guidance method refuses its options, the model was distilled, or latents would be clipped.
         """
-        if self.latent_space is not None and (config.clip or config.threshold is not None):
-            raise UserError("latents are not bounded by 1: leave out --clip and --threshold")
-        data = self.recipe.data
-        pseudo_labels = self.denoiser.pseudo_labels is not None and self.dataset_info.class_names is None
-        conditional = data.labels or data.attributes or pseudo_labels
-        # labels may still be given to a classifier that guides
-        plain: Denoise = self.denoiser if conditional else guidance.Unconditional(self.denoiser)
-        denoise = plain
-        if config.guidance != 1:
-            self.require_denoiser(f"guidance {config.guidance:g}")
-            denoise = self._scaled(denoise, config, conditional)
-        denoise = wrap(denoise)
-        span = config.interval_logsnr
-        if config.interval is not None:
-            late, early = self.schedule.logsnr(torch.tensor(config.interval[::-1], dtype=torch.float64)).tolist()
-            span = (late, early)
-        if span is not None and denoise is not plain:
-            denoise = guidance.IntervalGuidance(denoise, plain, *span)
-        return clipped(wrap_outermost(denoise), config)
-
-    def _scaled(self, denoise: Denoise, config: SamplingConfig, conditional: bool) -> Denoise:
-        """The denoiser guided by the scale; not guided before training has kept the weaker model of autoguidance."""
-        weak: Denoise | None = None
-        if config.guidance_method.kind == "autoguidance":
-            if self.denoiser.weak_step is None:
-                raise UserError(
-                    "guidance by autoguidance needs a weaker version of this model: train it with --ema.weak_at 0.12 "
-                    "(recipe fast has it), or give one with --autoguide RUN and leave --guidance out"
-                )
-            weak = self.denoiser.weak()
-            if weak is None:
-                return denoise
-            weak = weak if conditional else guidance.Unconditional(weak)
-        return component("guidance", config.guidance_method, denoise=denoise, scale=config.guidance, weak=weak)
+        return guided(self, config, wrap, wrap_outermost)
 
     def default_labels(self, ids: Tensor, seed: int, stratified: bool = True) -> Tensor | None:
         """Pseudo-labels for samples without a label, as of ``PseudoLabels.sample``, (B,); or None."""
@@ -347,13 +308,6 @@ def reverse_variance(denoiser: Denoiser, config: SamplingConfig) -> float | None
     """The variance of ancestral steps: the sampler's, or 0 (small) where none is set; None is the learned one."""
     chosen = getattr(config.sampler, "variance", None)
     return 0.0 if chosen is None and not denoiser.learned_variance else chosen
-
-
-def clipped(denoise: Denoise, config: SamplingConfig) -> Denoise:
-    """The denoiser with its x_0 kept within [-1, 1], by clipping or dynamic thresholding, if ``config`` says so."""
-    if config.threshold is not None:
-        return guidance.Threshold(denoise, config.threshold)
-    return guidance.Clip(denoise) if config.clip else denoise
 
 
 def with_sampler(config: SamplingConfig, sampler: str | dict[str, Any] | ComponentConfig) -> SamplingConfig:

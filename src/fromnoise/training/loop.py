@@ -15,11 +15,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fromnoise.data import Batch, BatchStream, Data
-from fromnoise.diffusion.losses import LossTerms, self_condition_mask
 from fromnoise.networks import kernels
 from fromnoise.optim.parts import whole
 from fromnoise.training import cuda_graphs, fit_pseudo_labels
-from fromnoise.training.distributed import gather_losses, sync_clock_and_stop
+from fromnoise.training.backward import Backward
+from fromnoise.training.distributed import sync_clock_and_stop
 from fromnoise.training.ema import EMA
 from fromnoise.training.held_out import HeldOutLoss
 from fromnoise.training.layout import layout_of
@@ -53,6 +53,7 @@ class TrainingLoop(Generic[M]):
         progress: counters that are saved in the training state.
         ema: averages of the weights, or the weights of the best epoch.
         layout: how the weights lie on the processes.
+        backward: computes the gradient of a batch.
         before_rollback: called before a saved state is read again.
         stopping: whether the loop ends before the next step.
     """
@@ -101,7 +102,6 @@ class TrainingLoop(Generic[M]):
         self.step_seconds = 0.0
         self.progress = TrainingProgress()
         self.stopping = self._stop_requested = False
-        self._micro_batches = config.accumulate
         self.before_rollback: Callable[[], object] = lambda: None
         kernels.enable()
         loss = model.training_loss()
@@ -112,6 +112,10 @@ class TrainingLoop(Generic[M]):
             cuda_graphs.enable(getattr(model.module, "network", model.module))
         self.ema = EMA(model.recipe.ema, model.module, Fraction(len(data.train), config.batch))
         self.optimizer_step = OptimizerStep(optimizer_from_config(config), model.module, config.lr, compute.dtype)
+        self.backward = Backward(
+            *(model, self.training_loss, self.time_sampler, self.layout, accelerator, compute),
+            *(self.optimizer_step.zero_grad, log),
+        )
         self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.module.modules())
         self.held_out_loss = HeldOutLoss(model, data.held_out, compute)
         self.stream = BatchStream(data.train, config.seed, model.recipe.data.flip, workers=model.recipe.data.workers)
@@ -186,7 +190,7 @@ class TrainingLoop(Generic[M]):
             torch.manual_seed(_mix_seeds(self.config.seed, progress.step, self.accelerator.process_index))
         if not self.model.module.training:  # train() visits every module, which is slower than this check
             self.model.module.train()
-        loss = self._backward_within_memory(batch)
+        loss = self.backward(batch, progress.step)
         grad_norm = self.optimizer_step.clip(self.config.clip)
         progress.step += 1
         if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -207,49 +211,6 @@ class TrainingLoop(Generic[M]):
             return
         if self.budget_used >= self.model.recipe.ema.weak_at:
             module.keep_weak({name: whole(t) for name, t in self.ema.parameters().items()}, self.progress.step)
-
-    def _backward_within_memory(self, batch: Batch) -> float:
-        """``_backward`` with as many micro-batches as the GPU's memory requires; doubles them when memory runs out.
-
-        Raises:
-            UserError: a single image does not fit, or there are several processes, which would have to agree.
-        """
-        while True:
-            try:
-                return self._backward(batch, self._micro_batches)
-            except torch.OutOfMemoryError:
-                size = len(batch.positions) // self._micro_batches
-                if size % 2 or self.accelerator.num_processes > 1:
-                    remedies = "use a smaller network, or set network.recompute to true"
-                    if self.accelerator.num_processes > 1 and not self.layout.sharded:
-                        remedies += " or train.sharding to full"
-                    raise UserError(
-                        f"a micro-batch of {size} images does not fit in memory: raise train.accumulate "
-                        f"(now {self._micro_batches}), {remedies}"
-                    ) from None
-            self.optimizer_step.zero_grad()
-            torch.cuda.empty_cache()
-            self._micro_batches *= 2
-            self._log(f"a micro-batch of {size} images does not fit in memory: continuing with {size // 2}")
-
-    def _backward(self, batch: Batch, micro_batches: int) -> float:
-        """Accumulate the gradient of the mean loss over micro-batches; returns the mean loss over all processes."""
-        terms: list[LossTerms] = []
-        self_condition = self_condition_mask(self.config.seed, self.progress.step)
-        size = len(batch.positions) // micro_batches
-        for i in range(micro_batches):
-            part = slice(i * size, (i + 1) * size)
-            labels = batch.labels[part] if batch.labels is not None else None
-            x0, cond = self.model.training_inputs(batch.pixels[part], labels, batch.positions[part], self.compute)
-            last = i == micro_batches - 1
-            with contextlib.nullcontext() if last else self.layout.accumulating(self.training_loss):
-                with self.compute.autocast():
-                    losses: LossTerms = self.training_loss(
-                        x0, batch.positions[part], cond, self_condition=self_condition
-                    )
-                (losses.weighted.mean() / micro_batches).backward()
-            terms.append(losses)
-        return gather_losses(self.accelerator, self.compute.device, terms, self.time_sampler)
 
     # ---- reports
 
