@@ -92,8 +92,10 @@ def unwritten_guidance(model: Model, config: SamplingConfig) -> str | None:
         return None
     if (config.interval or config.interval_logsnr) is not None:
         return "a guidance interval"
-    if config.guidance_method.kind != "classifier-free" or config.guidance_method.rescale != 0:
-        return f"guidance {config.guidance_method.kind} with options"
+    if config.guidance_method.kind != "classifier-free":
+        return f"guidance method {config.guidance_method.kind}"
+    if config.guidance_method.rescale != 0:
+        return "rescaled guidance"
     return "guidance of clipped predictions (diffusion.clip_x0)" if model.denoiser.clip_x0 else None
 
 
