@@ -130,7 +130,7 @@ def test_unconditional_models_are_guided_too(tmp_path):
     assert not torch.equal(samples(out), samples(out, "--guidance", "1"))
 
 
-def test_a_killed_run_keeps_the_same_version(run, tmp_path):
+def test_a_stopped_run_keeps_the_same_version(run, tmp_path):
     trainer = fn.Trainer(recipes.load(str(run / "recipe.toml")), out=tmp_path / "again", device="cpu", precision="fp32")
     for report in trainer:
         if report.step == 3:

@@ -131,8 +131,12 @@ class Denoiser(nn.Module):
         Args:
             weights: parameters of this module by name; those that are missing are its present ones.
             step: of training, from 1.
+
+        Raises:
+            ValueError: the denoiser was made without ``weak``.
         """
-        assert self.weak_network is not None and self.weak_step is not None
+        if self.weak_network is None or self.weak_step is None:
+            raise ValueError("this denoiser holds no weaker version: make it with weak=True")
         for name, p in self.weak_network.named_parameters():
             p.copy_(weights.get(f"network.{name}", self.network.get_parameter(name)))
         for name, b in self.weak_network.named_buffers():
