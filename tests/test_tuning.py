@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -82,8 +84,38 @@ def test_the_distance_is_of_each_image_alone():
         assert float(distance(x0, x0, ids)) == 0 < float(distance(x0, x0.flip(0), ids))
 
 
+def test_steps_are_tuned_with_the_guidance_of_the_recipe(monkeypatch):
+    """Guidance by a weaker version of the model; the numbers are used with that scale alone."""
+    monkeypatch.setattr("fromnoise.tuning.learning._CHECKED", 16)
+    guided = {"ema__weak_at": 0.1, "sample__guidance_method": "autoguidance", "sample__guidance": 1.5}
+    found = []
+    for scale in (None, 1.0):
+        built = model(**guided)
+        with torch.no_grad():
+            built.denoiser.keep_weak({}, 1)
+            for p in built.denoiser.network.parameters():
+                p.mul_(1.1)
+        built.denoiser.eval()
+        *_, last = tune(built, COMPUTE, 3, guidance=scale, iterations=2, batch=8)
+        assert isinstance(last, Tuned) and last.steps is not None
+        assert last.steps.guidance == (1.5 if scale is None else scale)
+        own = built.recipe.sample.model_copy(update={"steps": 3})
+        tuned = replace(built, tuned={3: last.steps})
+        for asked in (1.5, 1.0, 2.0):
+            used = tuned.tuned_steps(own.model_copy(update={"guidance": asked}))
+            assert (used is not None) == (asked == last.steps.guidance)
+        other = own.model_copy(update={"guidance": 1.5, "interval": (0.2, 0.8)})
+        assert tuned.tuned_steps(other) is None
+        found.append(last)
+    assert found[0].before != found[1].before
+
+
 def test_what_cannot_be_tuned_is_refused():
-    """Too many steps, and a grid that does not begin at t = 1."""
+    """Too many steps, a grid that does not begin at t = 1, a scale that is none, and guidance without labels."""
+    with pytest.raises(UserError, match="at least 0"):
+        tune(model(), COMPUTE, 5, guidance=-1.0)
+    with pytest.raises(UserError, match="needs a model trained with labels"):
+        tune(model(), COMPUTE, 5, guidance=2.0)
     with pytest.raises(UserError, match="choose from 1 to 100"):
         tune(model(), COMPUTE, 101)
     with pytest.raises(UserError, match="leave it out"):

@@ -69,6 +69,7 @@ def test_more_steps_than_numbers_are_refused():
         ({"keep": (float("inf"), 0.0)}, "out of range"),
         ({"weights": ((0.5,), (0.9,))}, "rows"),
         ({"weights": ((0.5,), (0.1, 1e9))}, "out of range"),
+        ({"guidance": float("nan")}, "guidance scale"),
         ({"keep": (), "times": (1.0,), "network_times": (), "weights": ()}, "disagree"),
     ],
 )
@@ -76,4 +77,4 @@ def test_wrong_numbers_are_refused(change, message):
     """A file cannot make a sampler that does not exist."""
     with pytest.raises(ValueError, match=message):
         TunedSteps(**{**TWO, **change})
-    assert asdict(TunedSteps(**TWO)) == TWO
+    assert asdict(TunedSteps(**TWO)) == TWO | {"guidance": 1.0}

@@ -14,6 +14,7 @@ from fromnoise import config as recipes
 from fromnoise.cli import main
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.diffusion import Autoguidance
+from fromnoise.interop import export_model
 from fromnoise.model import build
 from fromnoise.training.base_model import with_base
 from fromnoise.training.distillation import distillation_recipe
@@ -127,7 +128,9 @@ def test_unconditional_models_are_guided_too(tmp_path):
     out = tmp_path / "run"
     values = {"data__pseudo_labels": 0, "data__pseudo_label_means": False, "sample__guidance": 1.5}
     train(recipe(**values), out, device="cpu", precision="fp32")
-    assert not torch.equal(samples(out), samples(out, "--guidance", "1"))
+    plain = samples(out, "--guidance", "1")
+    assert not torch.equal(samples(out), plain)
+    assert torch.equal(samples(out, "--autoguide", str(out), "--autoguidance", "1"), plain)  # not guided by both
 
 
 def test_a_stopped_run_keeps_the_same_version(run, tmp_path):
@@ -164,3 +167,17 @@ def test_only_denoisers_that_hold_one_keep_a_weaker_version(data, info):
     model = replace(plain, recipe=recipe())
     with pytest.raises(UserError, match=r"Denoiser\(\.\.\., weak=True\)"):
         TrainingLoop(model, data, CPU, make_accelerator(True))
+
+
+def test_guidance_in_a_recipe_needs_a_weaker_version():
+    with pytest.raises(UserError, match=r"set ema\.weak_at, such as 0\.12, or set sample\.guidance 1"):
+        recipe(ema__weak_at=0.0, sample__guidance=1.5)
+
+
+def test_an_export_is_without_autoguidance_and_says_so(info, tmp_path):
+    model = build(recipe(data__pseudo_labels=0, data__pseudo_label_means=False, sample__guidance=1.5), info)
+    options = {"sampler": "ddim", "steps": 2}
+    notes = export_model(model, tmp_path / "a", "diffusers", options)
+    assert notes[0] == "without guidance: autoguidance, scale 1.5 in the recipe, cannot be exported"
+    with pytest.raises(UserError, match="give --guidance 1"):
+        export_model(model, tmp_path / "b", "diffusers", options | {"guidance": 1.5})

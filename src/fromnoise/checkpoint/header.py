@@ -75,7 +75,8 @@ def parse_tuned(header: dict[str, Any], path: str | Path) -> dict[int, TunedStep
 
 def _parse_steps(values: dict[str, Any]) -> TunedSteps:
     times, network_times, keep = (tuple(map(float, values[key])) for key in ("times", "network_times", "keep"))
-    return TunedSteps(times, network_times, keep, tuple(tuple(map(float, row)) for row in values["weights"]))
+    weights = tuple(tuple(map(float, row)) for row in values["weights"])
+    return TunedSteps(times, network_times, keep, weights, float(values.get("guidance", 1.0)))
 
 
 _LARGEST = {

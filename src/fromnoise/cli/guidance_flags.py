@@ -117,7 +117,7 @@ def _check_compatible(weak: Model, model: Model, name: str) -> None:
 def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> SamplingConfig:
     """Sampling settings changed by the flags of guidance, and by those of ``keys`` and the sampler.
 
-    Another sampler comes with its own default steps and grid.
+    Another sampler comes with its own default steps and grid, and ``--autoguide`` replaces the recipe's autoguidance.
 
     Raises:
         UserError: a value is out of range.
@@ -151,6 +151,8 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
         if isinstance(cause, OptionError):
             flag, message = args.option_flags.get(family, {}).get(cause.key.split(".")[0], flag), str(cause)
         raise UserError(f"{flag}: {message}") from None
+    if getattr(args, "autoguide", None) is not None and args.guidance is None and config.guides_by_early_version:
+        config = config.model_copy(update={"guidance": 1.0})
     kind, options = config.guidance_method.kind, config.guidance_method.options()
     try:  # also where the scale is 1 and the method is not used
         registry.build("guidance", kind, options, denoise=no_wrapper, scale=1.0, weak=no_wrapper)

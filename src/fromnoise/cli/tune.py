@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="RUN", help="a run directory or a .safetensors file")
     add("--steps", metavar="K", type=int, default=5, help="number of sampling steps")
     add("--teacher", metavar="T", type=int, help="steps whose samples are approximated (default: 20, or 2 K if more)")
+    add("--guidance", metavar="S", type=float, help="guidance scale; 1 is none (default: that of the recipe)")
     add("--iterations", metavar="N", type=int, default=160, help="optimizer steps")
     add("--batch", metavar="B", type=int, default=32, help="samples in each")
     add("--device", help="cpu, cuda, cuda:1 or mps; default: the best available")
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         args.model,
         args.steps,
         teacher=args.teacher,
+        guidance=args.guidance,
         iterations=args.iterations,
         batch=args.batch,
         device=args.device,
@@ -77,5 +79,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.steps} steps are not better than before: {change} ({spent}); nothing was changed")
         return 0
     print(f"{args.steps} tuned steps: {change} ({spent})")
-    print(f"they are used by: fromnoise sample {args.model} --steps {args.steps}")
+    guidance = "" if args.guidance is None else f" --guidance {args.guidance:g}"
+    print(f"they are used by: fromnoise sample {args.model} --steps {args.steps}{guidance}")
     return 0

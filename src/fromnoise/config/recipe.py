@@ -140,6 +140,11 @@ class Recipe(Section):
             raise ValueError(
                 "sample.guidance needs a conditional model: set data.labels true, or leave sample.guidance out"
             )
+        if self.sample.guides_by_early_version and not self.ema.weak_at:
+            raise ValueError(
+                f"sample.guidance {self.sample.guidance:g} by autoguidance needs a weaker version of the model: set "
+                "ema.weak_at, such as 0.12, or set sample.guidance 1"
+            )
         return self
 
     @model_validator(mode="after")

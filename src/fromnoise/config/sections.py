@@ -232,7 +232,7 @@ class SamplingConfig(Section):
     """interval of log-SNR in which guidance is applied, in place of interval"""
     tuned: bool = True
     """use the steps that fromnoise tune learned for this number of steps, if the model has them; they are left out with
-    another sampler or grid, guidance, another clipping, truncation or size"""
+    another sampler or grid, other guidance, another clipping, truncation or size"""
     truncation: Positive | None = None
     """largest absolute value of the Gaussian noise; smaller values give less varied samples; left out: unbounded"""
     count: Annotated[int, Field(ge=0)] = 64
@@ -242,6 +242,11 @@ class SamplingConfig(Section):
     def guides_by_condition(self) -> bool:
         """Whether guidance compares predictions with and without a condition."""
         return self.guidance != 1 and self.guidance_method.kind != "autoguidance"
+
+    @property
+    def guides_by_early_version(self) -> bool:
+        """Whether guidance compares predictions with those of an earlier version of the model."""
+        return self.guidance != 1 and self.guidance_method.kind == "autoguidance"
 
     @model_validator(mode="after")
     def _check_intervals(self) -> SamplingConfig:

@@ -17,7 +17,7 @@ from fromnoise.evaluation.resolve import real_images
 from fromnoise.evaluation.run_checks import check_loss, check_reports
 from fromnoise.evaluation.sample_checks import check_samples
 from fromnoise.evaluation.sources import RealImages
-from fromnoise.model import Model
+from fromnoise.model import Model, with_sampler
 from fromnoise.run_dir import RunDir
 from fromnoise.utils.device import ComputeConfig
 
@@ -88,4 +88,4 @@ def sampling_config(model: Model) -> SamplingConfig:
     if (own.steps or model.schedule.steps or _MAX_STEPS + 1) <= _MAX_STEPS:
         return own
     steps = min(_MAX_STEPS, model.schedule.steps or _MAX_STEPS)
-    return SamplingConfig(sampler="ddim", steps=steps, clip=own.clip, guidance=own.guidance)
+    return with_sampler(own, "ddim").model_copy(update={"steps": steps})

@@ -83,6 +83,20 @@ def sampling_with(model: Model, sampler: str | None, **values: Any) -> SamplingC
         raise UserError(f"--{key}: {reason}") from None
 
 
+def without_autoguidance(config: SamplingConfig, guidance: float | None) -> tuple[SamplingConfig, list[str]]:
+    """The configuration without the autoguidance of the recipe, which no exported loop has, and a line that says so.
+
+    Args:
+        config: as of ``sampling_with``.
+        guidance: the option of the exporter; if it is given, nothing is changed.
+    """
+    if guidance is not None or not config.guides_by_early_version:
+        return config, []
+    return config.model_copy(update={"guidance": 1.0}), [
+        f"without guidance: autoguidance, scale {config.guidance:g} in the recipe, cannot be exported"
+    ]
+
+
 def unwritten_guidance(model: Model, config: SamplingConfig) -> str | None:
     """What of the guidance an exported loop does not do; None if it does all.
 

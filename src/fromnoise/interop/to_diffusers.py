@@ -12,7 +12,7 @@ from fromnoise.interop.adm_to_diffusers import adm_config
 from fromnoise.interop.diffusers_autoencoder import autoencoder_kl
 from fromnoise.interop.diffusers_folder import SCHEDULER
 from fromnoise.interop.diffusers_weights import VERSION, sides, write_json, write_network
-from fromnoise.interop.exporting import Exporter, sampling_with, unwritten_guidance
+from fromnoise.interop.exporting import Exporter, sampling_with, unwritten_guidance, without_autoguidance
 from fromnoise.interop.importing import check_out
 from fromnoise.interop.schedulers_to_diffusers import SchedulerFile, write_scheduler
 from fromnoise.interop.unet_to_diffusers import unet2d_config, unet2d_weights
@@ -76,6 +76,7 @@ class DiffusersExport(Exporter):
         model.require_pixels("export to diffusers")
         _check_model(model)
         sampling = sampling_with(model, self.sampler, steps=self.steps, guidance=self.guidance)
+        sampling, unguided = without_autoguidance(sampling, self.guidance)
         classes = model.dataset_info.class_names if self.label is None else None
         if sampling.guidance != 1 and classes is None:
             reason = "one class" if self.label is not None else "a model without classes"
@@ -105,7 +106,7 @@ class DiffusersExport(Exporter):
             write_atomic(out / "pipeline.py", (FILES / "pipeline.py").read_bytes())
             notes = _notes_of_own_pipeline(model, out, classes, bool(network.changes))
         write_json(out / "model_index.json", index)
-        return [*scheduler.notes, *notes]
+        return [*unguided, *scheduler.notes, *notes]
 
     def write_autoencoder(self, model: AutoencoderModel, out: Path) -> list[str]:
         """Write an AutoencoderKL."""

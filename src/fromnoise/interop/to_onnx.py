@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fromnoise.config import SamplingConfig
 from fromnoise.diffusion.denoiser import Denoiser
-from fromnoise.interop.exporting import Exporter, sampling_with, unwritten_guidance
+from fromnoise.interop.exporting import Exporter, sampling_with, unwritten_guidance, without_autoguidance
 from fromnoise.interop.importing import check_out
 from fromnoise.interop.step_coefficients import NotLinear, prediction_coefficients, step_coefficients
 from fromnoise.model import Model
@@ -57,6 +57,7 @@ class OnnxExport(Exporter):
             raise UserError("export to onnx needs the package onnx: pip install 'fromnoise[onnx]'")
         model.require_pixels("export to onnx")
         config = sampling_with(model, self.sampler, steps=self.steps, guidance=self.guidance)
+        config, notes = without_autoguidance(config, self.guidance)
         steps = step_numbers(model, config)
         network = onnx_bytes(model)
         write_atomic(out / "model.onnx", network)
@@ -68,6 +69,7 @@ class OnnxExport(Exporter):
             f"network for batches of any size and images of {height}x{width} pixels; "
             f"{len(steps['steps'])} steps of sampler {steps['sampler']}",
             f"pip install onnxruntime numpy && python {out / 'sample.py'} -n 16 --out samples.npz",
+            *notes,
         ]
 
 

@@ -203,13 +203,17 @@ class Model:
     def tuned_steps(self, config: SamplingConfig) -> samplers.TunedSteps | None:
         """The learned steps in place of ``sampler`` and ``levels``; None where ``config`` differs from their tuning.
 
-        They replace the recipe's sampler and grid without guidance, with the recipe's clipping.
+        They replace the recipe's sampler and grid, with its clipping and the guidance scale that they were tuned with.
         """
-        own = self.recipe.sample
-        same = all(getattr(config, key) == getattr(own, key) for key in ("sampler", "grid", "clip", "threshold"))
-        if not config.tuned or not same or config.guidance != 1 or config.truncation is not None:
+        if not config.tuned or not self.tuned or config.truncation is not None:
             return None
-        return self.tuned.get(self.steps(config)) if self.tuned else None
+        own, keys = self.recipe.sample, ("sampler", "grid", "clip", "threshold")
+        if config.guidance != 1:
+            keys += ("guidance_method", "interval", "interval_logsnr")
+        if any(getattr(config, key) != getattr(own, key) for key in keys):
+            return None
+        found = self.tuned.get(self.steps(config))
+        return found if found is not None and found.guidance == config.guidance else None
 
     def guided(
         self, config: SamplingConfig, wrap: Wrapper = no_wrapper, wrap_outermost: Wrapper = no_wrapper

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -82,6 +82,7 @@ def tune(
     steps: int,
     *,
     teacher: int | None = None,
+    guidance: float | None = None,
     iterations: int = ITERATIONS,
     batch: int = BATCH,
     seed: int = SEED,
@@ -91,8 +92,9 @@ def tune(
     Args:
         model: on ``compute.device`` and in eval mode.
         compute: device and precision.
-        steps: number of steps, one evaluation of the network each.
+        steps: number of steps, one evaluation of the network each, or two with guidance.
         teacher: steps of DPM-Solver++(2M) whose samples are approximated; None is 20, or twice ``steps`` if more.
+        guidance: guidance scale of the learned steps and the teacher; None is the recipe's.
         iterations: optimizer steps.
         batch: samples in each.
         seed: of the noise.
@@ -101,11 +103,17 @@ def tune(
         A generator of ``TuningStep``, and of ``Tuned`` at the end.
 
     Raises:
-        UserError: when called: impossible steps, or a grid of the recipe that does not begin at t = 1.
+        UserError: when called: impossible steps or guidance, or a grid of the recipe that does not begin at t = 1.
     """
     if not 1 <= steps <= MOST_STEPS:
         raise UserError(f"--steps {steps}: choose from 1 to {MOST_STEPS}")
-    config = model.recipe.sample.model_copy(update={"steps": steps, "guidance": 1.0, "tuned": False})
+    own = model.recipe.sample
+    scale = own.guidance if guidance is None else guidance
+    if not 0 <= scale < math.inf:
+        raise UserError(f"--guidance {scale:g}: choose a scale of at least 0; 1 is no guidance")
+    if scale != 1 and not model.is_guidable:
+        raise UserError(f"--guidance {scale:g} needs a model trained with labels: leave it out")
+    config = own.model_copy(update={"steps": steps, "guidance": scale, "tuned": False})
     many = max(TEACHER, 2 * steps) if teacher is None else teacher
     if not steps < many <= 10 * MOST_STEPS:
         raise UserError(
@@ -154,7 +162,7 @@ class _Tuning:
                 parameter.requires_grad_(value)
         after = self._check(others, references)
         try:
-            found = self._parameters.frozen() if after < before else None
+            found = replace(self._parameters.frozen(), guidance=self._config.guidance) if after < before else None
         except ValueError:
             found = None
         yield Tuned(found, before, after)

@@ -18,6 +18,7 @@ def tune_run(
     steps: int,
     *,
     teacher: int | None = None,
+    guidance: float | None = None,
     iterations: int = ITERATIONS,
     batch: int = BATCH,
     seed: int = SEED,
@@ -30,6 +31,7 @@ def tune_run(
         run: a run directory or a .safetensors file.
         steps: number of steps.
         teacher: as of ``tune``.
+        guidance: as of ``tune``.
         iterations: as of ``tune``.
         batch: as of ``tune``.
         seed: as of ``tune``.
@@ -47,7 +49,9 @@ def tune_run(
     loaded = load_model(run)
     compute = select_device(device, precision)
     compute.to_device(loaded.model.denoiser)
-    reports = tune(loaded.model, compute, steps, teacher=teacher, iterations=iterations, batch=batch, seed=seed)
+    reports = tune(
+        loaded.model, compute, steps, teacher=teacher, guidance=guidance, iterations=iterations, batch=batch, seed=seed
+    )
     return _keep(loaded, reports)
 
 

@@ -32,12 +32,14 @@ class TunedSteps:
         network_times: the time that the network is given in each step, in (0, 1] (K).
         keep: a_i, the coefficient of x in each step (K).
         weights: w_ij, the coefficients of the predictions x0_hat_0 .. x0_hat_i in step i (K rows of 1 .. K numbers).
+        guidance: guidance scale of the predictions.
     """
 
     times: tuple[float, ...]
     network_times: tuple[float, ...]
     keep: tuple[float, ...]
     weights: tuple[tuple[float, ...], ...]
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -57,6 +59,8 @@ class TunedSteps:
         values = [*self.keep, *(w for row in self.weights for w in row)]
         if not all(math.isfinite(v) and abs(v) <= LARGEST for v in values):
             raise ValueError("a coefficient of tuned steps is out of range")
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError("the guidance scale of tuned steps is out of range")
 
     @property
     def count(self) -> int:
