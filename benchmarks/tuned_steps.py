@@ -1,7 +1,7 @@
 """Distance against the number of evaluations, with the recipe's sampler and with tuned steps.
 
-python benchmarks/tuned_steps.py RUN [RUN ...] [--steps 5,6,8,10,20] [--untuned 40] [-n N] [--seeds 0] [--iterations I]
-    [--batch B] [--device cpu] [--json FILE]
+python benchmarks/tuned_steps.py RUN [RUN ...] [--steps 5,6,8,10,20] [--untuned 40] [--guidance G] [-n N] [--seeds 0]
+    [--iterations I] [--batch B] [--device cpu] [--json FILE]
 
 Tunes each run for each number of steps, in memory, and prints Frechet and kernel distance of N samples to the training
 images in features of a classifier, which tuning does not use; of i.i.d. and stratified pseudo-labels (as
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--steps", default="5,6,8,10,20", help="numbers of steps to tune")
     parser.add_argument("--untuned", default="40", help="further numbers of steps, without tuning")
     parser.add_argument("-n", type=int, default=1024)
+    parser.add_argument("--guidance", type=float, help="guidance scale in place of the recipe's; 1 is none")
     parser.add_argument("--seeds", default="0", help="seeds of the samples")
     parser.add_argument("--iterations", type=int, default=160)
     parser.add_argument("--batch", type=int, default=32)
@@ -96,6 +97,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for run in args.runs:
         model = load_model(run).model
+        if args.guidance is not None:
+            model = replace(model, recipe=change(model.recipe, {"sample.guidance": args.guidance}))
         data = open_data(model.recipe, lambda line: None)
         compute.to_device(model.denoiser)
         distances = Distances.to_training_images(data, compute)

@@ -124,13 +124,24 @@ def test_before_that_time_samples_are_not_guided(info):
     assert model.guided(config) is model.denoiser
 
 
-def test_unconditional_models_are_guided_too(tmp_path):
+def test_unconditional_models_are_guided_too(tmp_path, capsys):
     out = tmp_path / "run"
     values = {"data__pseudo_labels": 0, "data__pseudo_label_means": False, "sample__guidance": 1.5}
     train(recipe(**values), out, device="cpu", precision="fp32")
     plain = samples(out, "--guidance", "1")
     assert not torch.equal(samples(out), plain)
     assert torch.equal(samples(out, "--autoguide", str(out), "--autoguidance", "1"), plain)  # not guided by both
+    words = [
+        "sample",
+        str(out),
+        "--guidance",
+        "2",
+        "--guidance-method",
+        "classifier-free",
+        "--out",
+        str(tmp_path / "x.png"),
+    ]
+    assert main(words) == 2 and "needs a model trained with labels" in capsys.readouterr().err
 
 
 def test_a_stopped_run_keeps_the_same_version(run, tmp_path):

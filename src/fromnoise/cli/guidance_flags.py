@@ -10,7 +10,7 @@ from fromnoise.cli import component_flags
 
 if TYPE_CHECKING:
     from fromnoise.config import SamplingConfig
-    from fromnoise.model import AutoencoderModel, Model, Wrapper
+    from fromnoise.model import Model, Wrapper
     from fromnoise.utils.device import ComputeConfig
 
 KEYS = ("clip", "guidance", "interval", "interval_logsnr", "threshold", "truncation")
@@ -161,15 +161,15 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
     return config
 
 
-def check_labels(args: argparse.Namespace, model: Model | AutoencoderModel) -> None:
-    """Check that a model is conditional if ``--guidance`` compares it with and without its condition.
+def check_guidance(args: argparse.Namespace, model: Model, config: SamplingConfig) -> None:
+    """Check before the work that ``--guidance`` has what it compares.
 
     Raises:
-        UserError: it is not.
+        UserError: it has not.
     """
     from fromnoise.utils.errors import UserError
 
-    by_labels = getattr(args, "guidance_method", None) != "autoguidance"
-    labels = model.dataset_info.is_conditional or getattr(model.module, "pseudo_labels", None) is not None
-    if args.guidance not in (None, 1) and by_labels and not (labels or getattr(model, "is_guidable", False)):
+    method = config.guidance_method.kind
+    if args.guidance not in (None, 1) and method != "autoguidance" and not model.guides_by(method):
         raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")
+    model.guided(config)

@@ -124,11 +124,11 @@ def _run(args: argparse.Namespace) -> int:
         raise UserError(f"--as-published: the recipe {recipe.name} states no published sampling settings: leave it out")
     own = recipe.published if args.as_published and recipe.published is not None else recipe.sample
     config = guidance_flags.settings(own, args, "steps", "grid", "tuned")
-    guidance_flags.check_labels(args, loaded.model)
     compute = select_device(device_of_rank(args.device), args.precision)
     compute.to_device(loaded.model.module)
     model, wrap = loaded.model, no_wrapper
     if isinstance(model, Model):
+        guidance_flags.check_guidance(args, model, config)
         model, wrap = guidance_flags.wrap(args, model, compute)
         model.sampler(config)  # too few steps are reported before the progress bar
     else:

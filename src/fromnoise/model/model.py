@@ -57,10 +57,14 @@ class Model:
 
     @property
     def is_guidable(self) -> bool:
-        """Whether the guidance of the recipe has what it compares: labels, or a weaker version of the model."""
-        labels = self.dataset_info.is_conditional or self.denoiser.pseudo_labels is not None
-        own = self.recipe.sample.guidance_method.kind == "autoguidance" and self.denoiser.weak_step is not None
-        return labels or own
+        """Whether the guidance of the recipe has what it compares."""
+        return self.guides_by(self.recipe.sample.guidance_method.kind)
+
+    def guides_by(self, method: str) -> bool:
+        """Whether a guidance method has what it compares: labels, or for autoguidance a weaker version of the model."""
+        if method == "autoguidance":
+            return self.denoiser.weak_step is not None
+        return self.dataset_info.is_conditional or self.denoiser.pseudo_labels is not None
 
     @property
     def latent_space(self) -> Any:
