@@ -1,7 +1,8 @@
 """Copies of training images and distance to held-out ones, with and without augmentation, for a small training set.
 
 python benchmarks/augmentation.py [--data fashion_mnist] [--images 200] [--size S] [--steps N]
-    [--probabilities 0,0.12] [--seeds 0,1] [-n N] [--set KEY=VALUE] [--folder DIR] [--json FILE]
+    [--probabilities 0,0.12] [--seeds 0,1] [-n N] [--guidance G] [--set KEY=VALUE]
+    [--folder DIR] [--json FILE]
 
 Trains a small U-Net on some of the training images by the same steps with each probability of augmentation (0 is none),
 samples N images, and prints the rate of near copies of the training images (nearest distance below half of the mean
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--probabilities", default="0,0.12")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the samples; 1 is none")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     parser.add_argument("--device")
     parser.add_argument("--folder", type=Path, default=Path("runs/augmentation"))
@@ -139,7 +141,7 @@ def main() -> None:
             training = trainer.data.train.get(torch.arange(len(trainer.data.train)))
             assert len(training) == args.images
             minutes = (time.monotonic() - start) / 60
-            sampled = torch.as_tensor(pipeline.sample(args.n, steps=20, seed=seed))
+            sampled = torch.as_tensor(pipeline.sample(args.n, steps=20, seed=seed, guidance=args.guidance))
             image_io.save(image_io.grid(sampled[:100], scale=2), out / "samples.png")
             rate = near_copies(sampled, training)
             row = {"probability": probability, "seed": seed, "copies": rate.value, "copies_error": rate.error}
