@@ -37,6 +37,7 @@ def fast(task: Task, budget: Budget, bf16: bool) -> Trained:
         labels = model.default_labels(ids, 0, False)
         return to_float(collect(sample_steps(model, model.recipe.sample, compute, ids=ids, label=labels)).images)
 
-    name = f"{model.recipe.sample.sampler.kind}, {model.recipe.sample.steps} steps"
+    own = model.recipe.sample
+    name = f"{own.sampler.kind}, {own.steps} steps" + (f", guidance {own.guidance:g}" if own.guidance != 1 else "")
     batch, trained_in = model.recipe.train.batch, "bf16" if compute.dtype == torch.bfloat16 else "fp32"
     return Trained(model.denoiser, result.step, result.step * batch, result.seconds, {name: sample}, trained_in)
