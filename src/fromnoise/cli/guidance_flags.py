@@ -159,17 +159,3 @@ def settings(own: SamplingConfig, args: argparse.Namespace, *keys: str) -> Sampl
     except ValueError as e:
         raise UserError(f"--guidance-method {kind}: {e}") from None
     return config
-
-
-def check_guidance(args: argparse.Namespace, model: Model, config: SamplingConfig) -> None:
-    """Check before the work that ``--guidance`` has what it compares.
-
-    Raises:
-        UserError: it has not.
-    """
-    from fromnoise.utils.errors import UserError
-
-    method = config.guidance_method.kind
-    if args.guidance not in (None, 1) and method != "autoguidance" and not model.guides_by(method):
-        raise UserError(f"--guidance {args.guidance:g} needs a model trained with labels: leave it out")
-    model.guided(config)

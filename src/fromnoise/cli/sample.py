@@ -128,9 +128,9 @@ def _run(args: argparse.Namespace) -> int:
     compute.to_device(loaded.model.module)
     model, wrap = loaded.model, no_wrapper
     if isinstance(model, Model):
-        guidance_flags.check_guidance(args, model, config)
+        model.guided(config)  # impossible guidance and too few steps are reported before the progress bar
         model, wrap = guidance_flags.wrap(args, model, compute)
-        model.sampler(config)  # too few steps are reported before the progress bar
+        model.sampler(config)
     else:
         _check_one_pass(args)
     ids = _numbers(args, model)

@@ -65,6 +65,8 @@ def _scaled(model: Model, denoise: Denoise, config: SamplingConfig) -> Denoise:
         if weak is None:
             return denoise
         weak = guidance.Unconditional(weak) if isinstance(denoise, guidance.Unconditional) else weak
+    elif isinstance(denoise, guidance.Unconditional):
+        raise UserError(f"--guidance {config.guidance:g} needs a model trained with labels: leave it out")
     return component("guidance", config.guidance_method, denoise=denoise, scale=config.guidance, weak=weak)
 
 

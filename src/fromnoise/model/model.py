@@ -57,12 +57,8 @@ class Model:
 
     @property
     def is_guidable(self) -> bool:
-        """Whether the guidance of the recipe has what it compares."""
-        return self.guides_by(self.recipe.sample.guidance_method.kind)
-
-    def guides_by(self, method: str) -> bool:
-        """Whether a guidance method has what it compares: labels, or for autoguidance a weaker version of the model."""
-        if method == "autoguidance":
+        """Whether the guidance of the recipe has what it compares: labels, or a weaker version of the model."""
+        if self.recipe.sample.guidance_method.kind == "autoguidance":
             return self.denoiser.weak_step is not None
         return self.dataset_info.is_conditional or self.denoiser.pseudo_labels is not None
 
@@ -230,7 +226,8 @@ class Model:
             wrap_outermost: a wrapper at every noise level, around all but the clipping.
 
         Raises:
-            UserError: the guidance method refuses its options, the model was distilled, or latents would be clipped.
+            UserError: the guidance method refuses its options or has nothing to compare (labels, or a weaker version
+                of the model), the model was distilled, or latents would be clipped.
         """
         return guided(self, config, wrap, wrap_outermost)
 

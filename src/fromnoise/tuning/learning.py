@@ -111,8 +111,6 @@ def tune(
     scale = own.guidance if guidance is None else guidance
     if not 0 <= scale < math.inf:
         raise UserError(f"--guidance {scale:g}: choose a scale of at least 0; 1 is no guidance")
-    if scale != 1 and not model.is_guidable:
-        raise UserError(f"--guidance {scale:g} needs a model trained with labels: leave it out")
     config = own.model_copy(update={"steps": steps, "guidance": scale, "tuned": False})
     many = max(TEACHER, 2 * steps) if teacher is None else teacher
     if not steps < many <= 10 * MOST_STEPS:

@@ -93,7 +93,7 @@ def open_edit(args: argparse.Namespace) -> EditConfig:
     image_io.check_writable(args.out)
     model = load_model(args.model).model
     config = guidance_flags.settings(model.recipe.sample, args, "steps", "grid")
-    guidance_flags.check_guidance(args, model, config)
+    model.guided(config)  # impossible guidance is reported before the work, also where it is not used
     compute = select_device(args.device, args.precision)
     compute.to_device(model.denoiser)
     model, wrap = guidance_flags.wrap(args, model, compute)
