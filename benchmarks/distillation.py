@@ -5,8 +5,8 @@ python benchmarks/distillation.py RUN [--steps 1,2,4] [--evaluations 20,5:karras
 
 Distils RUN to each number of --steps, unless a folder has that run already, samples N images with i.i.d. labels, and
 prints the Frechet distance and the kernel distance to 10,000 training images in classifier features, each with its
-standard error, and the same of as many held-out images. --evaluations are those of the base by its own sampler, with
-another time grid where it is named; with --steps "" nothing is distilled. --times samples the model of two evaluations
+standard error, and the same of as many held-out images. --evaluations are steps of the base by its own sampler and
+guidance, with another time grid where it is named; with --steps "" nothing is distilled. --times samples the model of two evaluations
 with other times of the second one, from other noise (seed 1), by which the default was chosen.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", default="1,2,4")
-    parser.add_argument("--evaluations", default="20,10,5", help="of the base, each as K or K:GRID")
+    parser.add_argument("--evaluations", default="20,10,5", help="steps of the base, each as K or K:GRID")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--train-steps", type=int, help="a budget in optimizer steps, in place of --minutes")
     parser.add_argument("--seeds", default="0")
@@ -81,7 +81,8 @@ def main() -> None:
         changes: dict[str, Any] = {"sample.steps": int(evaluations)} | ({"sample.grid": {"kind": grid}} if grid else {})
         config = recipes.change(base.recipe, changes).sample
         name = f"base, {config.sampler.kind}" + (f", grid {grid}" if grid else "")
-        report(name, 0, int(evaluations), sample(base, config, compute, labels, args.n, 0), "-")
+        name += f", guidance {config.guidance:g}" if config.guidance != 1 else ""
+        report(name, 0, base.network_evaluations(config), sample(base, config, compute, labels, args.n, 0), "-")
     budget = {"train.minutes": args.minutes} if args.train_steps is None else {"train.steps": args.train_steps}
     for steps in map(int, filter(None, args.steps.split(","))):
         for seed in map(int, args.seeds.split(",")):

@@ -73,7 +73,8 @@ def compare_with_base(
     """
     distilled = checkpoint.load_model(run).model
     base = checkpoint.load_model(RunDir(run).base_file).model
-    few = base.recipe.sample.model_copy(update={"steps": distilled.recipe.sample.steps, "grid": None})
+    unguided = {"steps": distilled.recipe.sample.steps, "grid": None, "guidance": 1.0}
+    few = base.recipe.sample.model_copy(update=unguided)
     extractor = select_features(None, data, compute=compute, log=log)
     real = gather_stats(RealImages("training images", data.train, min(_REFERENCE, len(data.train))), extractor)
     found: dict[str, Estimate] = {}
