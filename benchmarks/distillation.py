@@ -6,8 +6,8 @@ python benchmarks/distillation.py RUN [--steps 1,2,4] [--evaluations 20,5:karras
 Distils RUN to each number of --steps, unless a folder has that run already, samples N images with i.i.d. labels, and
 prints the Frechet distance and the kernel distance to 10,000 training images in classifier features, each with its
 standard error, and the same of as many held-out images. --evaluations are steps of the base by its own sampler and
-guidance, with another time grid where it is named; with --steps "" nothing is distilled. --times samples the model of two evaluations
-with other times of the second one, from other noise (seed 1), by which the default was chosen.
+guidance, with another time grid where it is named; with --steps "" nothing is distilled. --times samples the model of
+two evaluations with other times of the second one, from other noise (seed 1), by which the default was chosen.
 """
 
 from __future__ import annotations
