@@ -14,6 +14,7 @@ from fromnoise import config as recipes
 from fromnoise.cli import main
 from fromnoise.config.recipe_data import dataset_info, open_data
 from fromnoise.diffusion import Autoguidance
+from fromnoise.evaluation.model_source import ModelSource
 from fromnoise.interop import export_model
 from fromnoise.model import build
 from fromnoise.training.base_model import with_base
@@ -178,6 +179,14 @@ def test_only_denoisers_that_hold_one_keep_a_weaker_version(data, info):
     model = replace(plain, recipe=recipe())
     with pytest.raises(UserError, match=r"Denoiser\(\.\.\., weak=True\)"):
         TrainingLoop(model, data, CPU, make_accelerator(True))
+
+
+def test_evaluations_of_both_versions_are_counted(run):
+    model = checkpoint.load_model(run).model
+    config = model.recipe.sample.model_copy(update={"guidance": 1.5})
+    source = ModelSource("samples", model, config, select_device("cpu", "fp32"), 4)
+    assert sum(map(len, source.batches())) == 4
+    assert source.cost is not None and source.cost.nfe == model.network_evaluations(config) == 2 * 3
 
 
 def test_guidance_in_a_recipe_needs_a_weaker_version():

@@ -153,7 +153,9 @@ class ModelSource(ImageSource):
         return images
 
     def _sample(self, ids: Tensor) -> Tensor:
-        handle = self._model.network.register_forward_hook(self._count_evaluations)
+        weak = getattr(self._model.module, "weak_network", None)  # that of autoguidance
+        networks = [self._model.network] if weak is None else [self._model.network, weak]
+        handles = [network.register_forward_hook(self._count_evaluations) for network in networks]
         try:
             images = []
             for sample in self._steps(ids):
@@ -162,7 +164,8 @@ class ModelSource(ImageSource):
                     images.append(sample.images)
             return torch.cat(images)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     @property
     def _has_pseudo_labels(self) -> bool:
