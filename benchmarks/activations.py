@@ -31,8 +31,9 @@ from fromnoise.clustering.activation_choice import TIMES, choose, shared_neighbo
 from fromnoise.clustering.activations import Activations, standardized
 from fromnoise.clustering.baselines import flat_pixels
 from fromnoise.clustering.features import NOISES
-from fromnoise.clustering.graph import NeighbourGraph, prepare_features, spectral_partition
+from fromnoise.clustering.graph import NeighbourGraph, prepare_features
 from fromnoise.clustering.scores import ClusterScores
+from fromnoise.clustering.spectral import spectral_partition
 from fromnoise.data import MemoryImages, load
 from fromnoise.diffusion.augmentation import EDMAugmentation
 from fromnoise.diffusion.rng import Noise

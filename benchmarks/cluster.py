@@ -40,10 +40,11 @@ from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, gaussia
 from fromnoise.clustering.calibration import Reliability
 from fromnoise.clustering.fit import ClusteringResult, fit_mixture
 from fromnoise.clustering.given_labels import align_clusters
-from fromnoise.clustering.graph import prepare_features, spectral_clusters
+from fromnoise.clustering.graph import prepare_features
 from fromnoise.clustering.init import InitialClusters, encoder_features
 from fromnoise.clustering.scores import ClusterScores, majority_classes
 from fromnoise.clustering.semi_supervised import spread_given_labels
+from fromnoise.clustering.spectral import spectral_clusters
 from fromnoise.clustering.task import ClusteringTask, prepare
 from fromnoise.data import load
 from fromnoise.utils.device import select_device

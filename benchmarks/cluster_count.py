@@ -28,9 +28,10 @@ from torch import Tensor
 from fromnoise import config as recipes
 from fromnoise.clustering.baselines import flat_pixels
 from fromnoise.clustering.count_selection import GUESS, select_by_features
-from fromnoise.clustering.graph import NeighbourGraph, prepare_features, spectral_partitions
+from fromnoise.clustering.graph import NeighbourGraph, prepare_features
 from fromnoise.clustering.resampling import half_partitions
 from fromnoise.clustering.scores import contingency_table
+from fromnoise.clustering.spectral import spectral_partitions
 from fromnoise.clustering.task import prepare
 
 COUNTS = tuple(range(2, 21))

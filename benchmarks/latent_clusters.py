@@ -36,7 +36,8 @@ from torch import Tensor, nn
 
 from fromnoise.clustering.baselines import KMEANS_RESTARTS, gaussian_mixture
 from fromnoise.clustering.encoder import SIZE, Encoder
-from fromnoise.clustering.graph import prepare_features, spectral_clusters
+from fromnoise.clustering.graph import prepare_features
+from fromnoise.clustering.spectral import spectral_clusters
 from fromnoise.clustering.task import limit_patch
 from fromnoise.clustering.views import random_view
 from fromnoise.data import Attribute, Batch, BatchStream, Images, to_float

@@ -7,9 +7,10 @@ import torch
 
 from fromnoise.clustering import views
 from fromnoise.clustering.encoder import SIZE, Encoder, encode, train, two_views
-from fromnoise.clustering.graph import prepare_features, spectral_clusters
+from fromnoise.clustering.graph import prepare_features
 from fromnoise.clustering.init import within_budget
 from fromnoise.clustering.scores import ClusterScores
+from fromnoise.clustering.spectral import spectral_clusters
 from fromnoise.config import ClusteringConfig
 from fromnoise.data import MemoryImages
 from fromnoise.utils.device import select_device

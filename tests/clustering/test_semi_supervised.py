@@ -10,9 +10,10 @@ import torch
 from sklearn.datasets import load_digits
 
 from fromnoise.clustering.calibration import Reliability
-from fromnoise.clustering.graph import prepare_features, spectral_clusters
+from fromnoise.clustering.graph import prepare_features
 from fromnoise.clustering.init import InitialClusters, smoothed_one_hot
 from fromnoise.clustering.semi_supervised import spread_given_labels
+from fromnoise.clustering.spectral import spectral_clusters
 from fromnoise.utils.kmeans import kmeans
 
 

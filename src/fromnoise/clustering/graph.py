@@ -1,4 +1,4 @@
-"""Clusters and labels over a graph of nearest neighbours of feature vectors.
+"""Labels over a graph of nearest neighbours of feature vectors.
 
 K-means assumes round clusters of equal size. Features of images lie near curved surfaces, where only small distances
 mean something, so the graph joins each point to its nearest neighbours and leaves all other distances out:
@@ -6,17 +6,12 @@ mean something, so the graph joins each point to its nearest neighbours and leav
     w_ij = exp(-|x_i - x_j|^2 / (s_i s_j))   for neighbours, s_i the distance to a near neighbour (Zelnik-Manor and
                                              Perona 2004), W = (W + W^T) / 2,   d_i = sum_j w_ij
 
-- ``spectral_embedding``: the leading eigenvectors of the normalized affinity D^-1/2 W D^-1/2 (Ng, Jordan and Weiss
-  2002; von Luxburg 2007), those beyond the Q-th times (lambda_k / lambda_Q)^10 (as in diffusion maps: Coifman and Lafon
-  2006). There are more of them than clusters, and every pair of points is joined by a little more (Zhang and Rohe
-  2018), because a few outliers that are joined to each other alone take an eigenvector, but no centroid of k-means.
-- ``spectral_clusters``: k-means of its rows, except for points near no centroid; then soft memberships by propagation.
-- ``propagate``: labels of some points for all of them, F = (1 - a) (I - a S)^-1 Y (Zhou et al. 2004).
+``spectral.py`` finds clusters of it. ``propagate`` spreads labels of some points to all of them,
+F = (1 - a) (I - a S)^-1 Y (Zhou et al. 2004).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.utils.kmeans import kmeans
-
 NEIGHBOURS = 15
 """Neighbours of each point in the graph."""
 MAX_DIMENSIONS = 64
 """Principal components of features that ``prepare_features`` keeps, at most."""
 _SCALE_NEIGHBOUR = 7  # whose distance is the scale of a point (Zelnik-Manor and Perona 2004)
-_REGULARIZATION = 0.1  # degree added to every point, in mean degrees
-_MORE_EIGENVECTORS, DIFFUSION = 0.5, 10.0  # eigenvectors beyond Q as a part of Q, the power of their weights
-_RESTARTS = 10  # of k-means
-_CORE, _MARGIN = 0.7, 0.2  # cosine with the nearest centroid, or lead over the second, at which points stay there
-_SOFTNESS = 0.9  # a of the propagation that makes clusters soft
+REGULARIZATION = 0.1
+"""Affinity of every point to all points together that is added, in mean degrees (Zhang and Rohe 2018)."""
 _SPREADING = 0.99  # a of the propagation of a few labels (Zhou et al. 2004)
 _ITERATIONS, _TOLERANCE = 500, 1e-6  # of conjugate gradients
 
@@ -100,10 +90,11 @@ class NeighbourGraph:
         """S = D^-1/2 W D^-1/2, sparse (N, N)."""
         from scipy.sparse import diags
 
-        root = diags(1 / np.sqrt(self._degree()))
+        root = diags(1 / np.sqrt(self.degree()))
         return root @ self.affinity @ root
 
-    def _degree(self) -> np.ndarray:
+    def degree(self) -> np.ndarray:
+        """Sums of the rows of W, (N,)."""
         return np.maximum(np.asarray(self.affinity.sum(1)).ravel(), 1e-12)
 
     def leading_eigenvectors(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,8 +106,8 @@ class NeighbourGraph:
         """
         from scipy.sparse.linalg import LinearOperator, eigsh
 
-        degree, n = self._degree(), len(self)
-        added = _REGULARIZATION * float(degree.mean())
+        degree, n = self.degree(), len(self)
+        added = REGULARIZATION * float(degree.mean())
         root = 1 / np.sqrt(degree + added)
 
         def multiply(v: np.ndarray) -> np.ndarray:
@@ -133,90 +124,6 @@ class NeighbourGraph:
             values, vectors = solve(operator, k=count, which="LA", v0=start, tol=1e-5, ncv=min(n, max(2 * count, 40)))
         order = values.argsort()[::-1][:count]
         return values[order], vectors[:, order]
-
-
-def spectral_embedding(graph: NeighbourGraph, clusters: int, seed: int) -> Tensor:
-    """The leading eigenvectors, those beyond the Q-th weaker, with rows of length 1, float64 (N, K).
-
-    Args:
-        graph: N points.
-        clusters: number of clusters Q to be found; K is 1.5 Q, at least Q + 2, at most N.
-        seed: of the Lanczos iteration.
-    """
-    return _embedding(*graph.leading_eigenvectors(_eigenvectors(clusters), seed), clusters)
-
-
-def _eigenvectors(clusters: int) -> int:
-    return clusters + max(2, round(_MORE_EIGENVECTORS * clusters))
-
-
-def _embedding(values: np.ndarray, vectors: np.ndarray, clusters: int, power: float = DIFFUSION) -> Tensor:
-    used = _eigenvectors(clusters)
-    decay = values[:used] / max(values[min(clusters, len(values)) - 1], 1e-12)
-    embedding = vectors[:, :used] * decay.clip(0, 1) ** power
-    return torch.from_numpy(embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12))
-
-
-def spectral_partition(graph: NeighbourGraph, clusters: int, seed: int) -> Tensor:
-    """Clusters of a graph's points by k-means of ``spectral_embedding``, int64 (N,).
-
-    A group of points that hardly any edge joins to the others has an eigenvector of its own, and if it is too small for
-    a centroid, the nearest one is that of an arbitrary cluster. Points whose cosine with the nearest centroid is below
-    0.7, and less than 0.2 larger than that with the second, therefore get the cluster that reaches them over the graph
-    (``propagate``), each cluster with the same total weight.
-    """
-    return spectral_partitions(graph, [clusters], seed)[0]
-
-
-def spectral_partitions(
-    graph: NeighbourGraph, counts: Sequence[int], seed: int, restarts: int = _RESTARTS, power: float = DIFFUSION
-) -> Tensor:
-    """``spectral_partition`` for several numbers of clusters, from the same eigenvectors, int64 (len(counts), N).
-
-    Args:
-        graph: N points.
-        counts: numbers of clusters.
-        seed: of the Lanczos iteration and of k-means.
-        restarts: of k-means.
-        power: of lambda_k / lambda_Q, the weights of eigenvectors beyond the Q-th.
-    """
-    values, vectors = graph.leading_eigenvectors(_eigenvectors(max(counts)), seed)
-    partitions = (_by_centroids(graph, _embedding(values, vectors, q, power), q, seed, restarts) for q in counts)
-    return torch.stack(list(partitions))
-
-
-def _by_centroids(graph: NeighbourGraph, embedding: Tensor, clusters: int, seed: int, restarts: int) -> Tensor:
-    """K-means of an embedding (N, K), and over the graph for points near no centroid, int64 (N,)."""
-    labels = kmeans(embedding, clusters, seed, restarts).labels
-    centroids = torch.zeros(clusters, embedding.shape[1], dtype=torch.float64).index_add_(0, labels, embedding)
-    cosines = torch.nn.functional.normalize(embedding, dim=1) @ torch.nn.functional.normalize(centroids, dim=1).T
-    nearest, second = cosines.topk(2, 1).values.T
-    core = (nearest >= _CORE) | (nearest - second >= _MARGIN)
-    if bool(core.all()):
-        return labels
-    reached = propagate(graph, label_seeds(torch.where(core, labels, -1), clusters)).argmax(1)
-    return torch.where(core, labels, reached)
-
-
-def spectral_clusters(points: Tensor, clusters: int, seed: int, neighbours: int = NEIGHBOURS) -> Tensor:
-    """Responsibilities of clusters of features, float64 (N, Q).
-
-    A point is as much of a cluster as the points around it are: the partition is propagated over the graph.
-
-    Args:
-        points: features, float (N, D); see ``prepare_features``.
-        clusters: Q, at most N.
-        seed: of the Lanczos iteration and of k-means.
-        neighbours: of each point in the graph.
-    """
-    graph = NeighbourGraph.from_points(points, neighbours)
-    return soft_clusters(graph, spectral_partition(graph, clusters, seed), clusters)
-
-
-def soft_clusters(graph: NeighbourGraph, labels: Tensor, clusters: int) -> Tensor:
-    """Responsibilities around a partition int64 (N,) of a graph's points, float64 (N, Q)."""
-    one_hot = torch.nn.functional.one_hot(labels, clusters).double()
-    return propagate(graph, one_hot, _SOFTNESS)
 
 
 def propagate(graph: NeighbourGraph, seeds: Tensor, spreading: float = _SPREADING) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fromnoise.clustering import encoder
 from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, principal_components
-from fromnoise.clustering.graph import prepare_features, spectral_clusters
+from fromnoise.clustering.graph import prepare_features
+from fromnoise.clustering.spectral import spectral_clusters
 from fromnoise.config import ClusteringConfig
 from fromnoise.data import Images
 from fromnoise.utils.device import ComputeConfig

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.graph import NeighbourGraph, spectral_partitions
+from fromnoise.clustering.graph import NeighbourGraph
+from fromnoise.clustering.spectral import spectral_partitions
 
 _RESTARTS = 4  # of k-means
 _POWER = 4.0  # small, as an eigenvector too many is to show that it cannot be reproduced
@@ -36,7 +37,7 @@ def half_partitions(points: Tensor, counts: Sequence[int], seed: int, splits: in
         order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed + split))
         parts = order[: len(points) // 2], order[len(points) // 2 :]
         for side, (half, rest) in enumerate((parts, parts[::-1])):
-            labels = spectral_partitions(NeighbourGraph.from_points(points[half]), counts, seed, _RESTARTS, _POWER)
+            labels = spectral_partitions(NeighbourGraph.from_points(points[half]), counts, seed, _RESTARTS, [_POWER])
             out[split, side][:, half] = labels
             out[split, side][:, rest] = labels[:, _nearest(points[half], points[rest])].mode(2).values
     return out
