@@ -55,9 +55,13 @@ class NeighbourGraph:
 
     Attributes:
         affinity: W, sparse float64 (N, N), no self-loops.
+        wider: the same with twice the neighbours, by which partitions of ``affinity`` are compared.
+        neighbours: of each point in ``affinity``.
     """
 
     affinity: Any
+    wider: Any
+    neighbours: int
 
     @staticmethod
     def from_points(points: Tensor, neighbours: int = NEIGHBOURS) -> NeighbourGraph:
@@ -67,20 +71,17 @@ class NeighbourGraph:
             points: float (N, D), N at least 2.
             neighbours: of each point; fewer if there are fewer points.
         """
-        from scipy.sparse import csr_matrix
         from sklearn.neighbors import NearestNeighbors
 
-        count, many = len(points), min(neighbours, len(points) - 1)
-        search = NearestNeighbors(n_neighbors=many, algorithm="brute").fit(points.float().numpy())
-        distance, index = search.kneighbors()  # without arguments a point is no neighbour of its own
+        many = min(neighbours, len(points) - 1)
+        search = NearestNeighbors(n_neighbors=min(2 * many, len(points) - 1), algorithm="brute")
+        distance, index = search.fit(points.float().numpy()).kneighbors()  # no point is a neighbour of its own
         distance = distance.astype(np.float64)
         scale = distance[:, min(_SCALE_NEIGHBOUR, many) - 1]
         positive = scale[scale > 0]
         scale = np.maximum(scale, 1e-3 * float(np.median(positive)) if len(positive) else 1.0)  # copies of a point
-        weight = np.exp(-(distance**2) / (scale[:, None] * scale[index]))
-        rows = np.repeat(np.arange(count), many)
-        directed = csr_matrix((weight.ravel() + 1e-12, (rows, index.ravel())), (count, count))
-        return NeighbourGraph((directed + directed.T) / 2)
+        weight = np.exp(-(distance**2) / (scale[:, None] * scale[index])) + 1e-12
+        return NeighbourGraph(_symmetric(weight[:, :many], index[:, :many]), _symmetric(weight, index), many)
 
     def __len__(self) -> int:
         """The number of points."""
@@ -90,11 +91,10 @@ class NeighbourGraph:
         """S = D^-1/2 W D^-1/2, sparse (N, N)."""
         from scipy.sparse import diags
 
-        root = diags(1 / np.sqrt(self.degree()))
+        root = diags(1 / np.sqrt(self._degree()))
         return root @ self.affinity @ root
 
-    def degree(self) -> np.ndarray:
-        """Sums of the rows of W, (N,)."""
+    def _degree(self) -> np.ndarray:
         return np.maximum(np.asarray(self.affinity.sum(1)).ravel(), 1e-12)
 
     def leading_eigenvectors(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +106,7 @@ class NeighbourGraph:
         """
         from scipy.sparse.linalg import LinearOperator, eigsh
 
-        degree, n = self.degree(), len(self)
+        degree, n = self._degree(), len(self)
         added = REGULARIZATION * float(degree.mean())
         root = 1 / np.sqrt(degree + added)
 
@@ -124,6 +124,15 @@ class NeighbourGraph:
             values, vectors = solve(operator, k=count, which="LA", v0=start, tol=1e-5, ncv=min(n, max(2 * count, 40)))
         order = values.argsort()[::-1][:count]
         return values[order], vectors[:, order]
+
+
+def _symmetric(weight: np.ndarray, index: np.ndarray) -> Any:
+    """The mean of a directed graph and its transpose, sparse (N, N), from edges to neighbours ``index`` (N, k)."""
+    from scipy.sparse import csr_matrix
+
+    count, many = index.shape
+    directed = csr_matrix((weight.ravel(), (np.repeat(np.arange(count), many), index.ravel())), (count, count))
+    return (directed + directed.T) / 2
 
 
 def propagate(graph: NeighbourGraph, seeds: Tensor, spreading: float = _SPREADING) -> Tensor:

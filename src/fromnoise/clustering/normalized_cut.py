@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.clustering.graph import REGULARIZATION, NeighbourGraph
+from fromnoise.clustering.graph import REGULARIZATION
 
 _SWEEPS = 100  # at most
 _LEAST_GAIN = 1e-9
@@ -28,36 +29,35 @@ class NormalizedCut:
     """The normalized cut of partitions of a graph.
 
     Attributes:
-        graph: N points.
+        affinity: of the graph, symmetric, sparse float64 (N, N).
         clusters: Q; labels are below it. An empty cluster has the cut 1, as has one without inner edges.
     """
 
-    graph: NeighbourGraph
+    affinity: Any
     clusters: int
 
     @cached_property
     def _added(self) -> float:
         """Affinity that each point has to all points together."""
-        return REGULARIZATION * float(self.graph.degree().mean())
+        return REGULARIZATION * float(self.affinity.sum(1).mean())
 
     @cached_property
     def _degree(self) -> np.ndarray:
-        return self.graph.degree() + self._added
+        return np.asarray(self.affinity.sum(1)).ravel() + self._added
 
     def of(self, labels: Tensor) -> float:
         """The normalized cut of a partition int64 (N,), in [0, Q]."""
         return self._of(labels.numpy())
 
     def _of(self, labels: np.ndarray) -> float:
-        one_hot, links, volume = self._links(labels)
-        within = np.einsum("nc,nc->c", one_hot, links)
-        return self.clusters - float((within / np.maximum(volume, 1e-300)).sum())
+        _, within, volume = self._links(labels)
+        return self.clusters - float((within / volume).sum())
 
     def _links(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Members (N, Q), affinity of each point to each cluster (N, Q), and volumes (Q,)."""
+        """Affinity of each point to each cluster (N, Q), and within(c) and vol(c), (Q,)."""
         one_hot = np.eye(self.clusters)[labels]
-        links = self.graph.affinity @ one_hot + self._added * one_hot.mean(0)
-        return one_hot, links, self._degree @ one_hot
+        links = self.affinity @ one_hot + self._added * one_hot.mean(0)
+        return links, np.einsum("nc,nc->c", one_hot, links), np.maximum(self._degree @ one_hot, 1e-300)
 
     def descend(self, labels: Tensor) -> Tensor:
         """Move points to other clusters as long as the cut falls (Dhillon, Guan and Kulis 2007), int64 (N,).
@@ -87,13 +87,12 @@ class NormalizedCut:
 
     def _best_moves(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How much the cut falls if one point moves, and where to, (N,) each."""
-        one_hot, links, volume = self._links(labels)
+        links, within, volume = self._links(labels)
         points, itself = np.arange(len(labels)), self._added / len(labels)
-        within = np.einsum("nc,nc->c", one_hot, links)
-        left = volume[labels] - self._degree
-        rest = within[labels] - 2 * links[points, labels] + itself
-        loss = within[labels] / volume[labels] - np.where(left > 1e-9 * volume[labels], rest / left, 0)
+        left = np.maximum(volume[labels] - self._degree, 1e-9 * volume[labels])
+        rest = np.maximum(within[labels] - 2 * links[points, labels] + itself, 0)
+        loss = within[labels] / volume[labels] - rest / left
         joined = (within + 2 * links + itself) / (volume + self._degree[:, None])
-        gain = joined - within / np.maximum(volume, 1e-300) - loss[:, None]
+        gain = joined - within / volume - loss[:, None]
         gain[points, labels] = 0
         return gain.max(1), gain.argmax(1)

@@ -26,7 +26,7 @@ POWERS = (10.0, np.inf)
 """Powers of lambda_k / lambda_Q, the weights of eigenvectors beyond the Q-th; infinite: those are left out."""
 _MORE_EIGENVECTORS = 0.5  # beyond Q, as a part of Q
 _RESTARTS = 20  # of k-means
-_SMALLEST = 0.15  # of an even share: partitions with smaller clusters are taken only if there are no others
+_SMALLEST, _SMALLEST_SHARE = 4, 0.5  # members of a cluster: in neighbours, or in even shares if that is fewer
 _SOFTNESS = 0.9  # a of the propagation that makes clusters soft
 
 
@@ -79,20 +79,22 @@ def spectral_partitions(
 
 
 def _least_cut(graph: NeighbourGraph, embeddings: list[Tensor], clusters: int, seed: int, restarts: int) -> Tensor:
-    """K-means of embeddings (N, K) from several initial centroids; of the descended partitions the one cut least.
+    """K-means of embeddings (N, K) from several initial centroids, each result descended; the one cut least.
 
-    A few outliers that are joined to each other alone have a small cut too: partitions without such clusters go first.
+    Partitions whose cuts are nearly equal are fitted to the edges of the graph, so twice as many edges tell them apart.
+    Groups of a few times the neighbours can be joined to each other alone by chance: partitions with such clusters are
+    taken only if there are no others.
     """
-    cut = NormalizedCut(graph, clusters)
+    cut, wider = NormalizedCut(graph.affinity, clusters), NormalizedCut(graph.wider, clusters)
     found = [
         cut.descend(kmeans(embedding, clusters, (seed << 8) + restart).labels)
         for embedding in embeddings
         for restart in range(restarts)
     ]
-    smallest = _SMALLEST * len(graph) / clusters
+    smallest = min(_SMALLEST * graph.neighbours, _SMALLEST_SHARE * len(graph) / clusters)
 
     def rank(labels: Tensor) -> tuple[bool, float]:
-        return int(torch.bincount(labels, minlength=clusters).min()) < smallest, cut.of(labels)
+        return int(torch.bincount(labels, minlength=clusters).min()) < smallest, wider.of(labels)
 
     return min(found, key=rank)
 
