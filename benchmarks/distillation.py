@@ -1,11 +1,11 @@
 """Distance against evaluations: a run by its own sampler, and distilled to fewer evaluations.
 
-python benchmarks/distillation.py RUN [--steps 1,2,4] [--evaluations 20,5:karras] [--minutes 10 | --train-steps N]
+python benchmarks/distillation.py RUN [--steps 1,2,4] [--base-steps 20,5:karras] [--minutes 10 | --train-steps N]
     [-n N] [--seeds 0] [--set KEY=VALUE] [--times 0.2,0.35,0.5] [--device cpu] [--folder DIR] [--json FILE]
 
 Distils RUN to each number of --steps, unless a folder has that run already, samples N images with i.i.d. labels, and
 prints the Frechet distance and the kernel distance to 10,000 training images in classifier features, each with its
-standard error, and the same of as many held-out images. --evaluations are steps of the base by its own sampler and
+standard error, and the same of as many held-out images. --base-steps are steps of the base by its own sampler and
 guidance, with another time grid where it is named; with --steps "" nothing is distilled. --times samples the model of
 two evaluations with other times of the second one, from other noise (seed 1), by which the default was chosen.
 """
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", default="1,2,4")
-    parser.add_argument("--evaluations", default="20,10,5", help="steps of the base, each as K or K:GRID")
+    parser.add_argument("--base-steps", default="20,10,5", help="steps of the base, each as K or K:GRID")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--train-steps", type=int, help="a budget in optimizer steps, in place of --minutes")
     parser.add_argument("--seeds", default="0")
@@ -76,9 +76,9 @@ def main() -> None:
         )
 
     report("held-out images", 0, 0, real_images(data, base, args.n, None)[0], "-")
-    for word in args.evaluations.split(","):
-        evaluations, _, grid = word.partition(":")
-        changes: dict[str, Any] = {"sample.steps": int(evaluations)} | ({"sample.grid": {"kind": grid}} if grid else {})
+    for word in args.base_steps.split(","):
+        count, _, grid = word.partition(":")
+        changes: dict[str, Any] = {"sample.steps": int(count)} | ({"sample.grid": {"kind": grid}} if grid else {})
         config = recipes.change(base.recipe, changes).sample
         name = f"base, {config.sampler.kind}" + (f", grid {grid}" if grid else "")
         name += f", guidance {config.guidance:g}" if config.guidance != 1 else ""
