@@ -12,10 +12,10 @@ from fromnoise.clustering.spectral import spectral_embedding, spectral_partition
 from fromnoise.utils.kmeans import kmeans
 
 
-def blobs(count: int, dimensions: int, points: int, spread: float, seed: int) -> torch.Tensor:
+def blobs(count: int, dimensions: int, points: int, distance: float, seed: int) -> torch.Tensor:
     """Points around random centers, whose clusters overlap."""
     generator = torch.Generator().manual_seed(seed)
-    centers = spread * torch.randn(count, dimensions, generator=generator)
+    centers = distance * torch.randn(count, dimensions, generator=generator)
     return centers.repeat_interleave(points, 0) + torch.randn(count * points, dimensions, generator=generator)
 
 
