@@ -111,7 +111,7 @@ def chosen(points: Tensor, seed: int) -> dict[str, int]:
     ours = select_by_features(points, COUNTS, seed)
     halves = half_partitions(points, COUNTS, seed, splits=4)
     strong = [q for i, q in enumerate(COUNTS) if prediction_strength(halves[:, :, i], seed) >= 0.8]
-    labels = spectral_partitions(NeighbourGraph.from_points(points), COUNTS, seed, restarts=5)
+    labels = spectral_partitions(NeighbourGraph.from_points(points), COUNTS, seed)
     silhouettes = [silhouette_score(points.numpy(), x.numpy(), sample_size=1000, random_state=seed) for x in labels]
     leading: Any = points[:, :16].double().numpy()
     small = 1e-3 * float(leading.var(0).mean())

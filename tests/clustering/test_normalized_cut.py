@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fromnoise.clustering import spectral
 from fromnoise.clustering.graph import NeighbourGraph
 from fromnoise.clustering.normalized_cut import NormalizedCut
 from fromnoise.clustering.spectral import spectral_embedding, spectral_partition
@@ -72,6 +73,13 @@ def test_a_partition_that_is_optimal_stays():
     assert torch.equal(NormalizedCut(graph.affinity, 1).descend(0 * labels), 0 * labels)
 
 
+@pytest.fixture
+def by_cut(monkeypatch: pytest.MonkeyPatch):
+    """Few points are partitioned as many are."""
+    monkeypatch.setattr(spectral, "_MANY", 0)
+
+
+@pytest.mark.usefixtures("by_cut")
 def test_the_chosen_partition_is_cut_less_than_that_of_the_best_k_means():
     """Overlapping groups of several densities: what k-means fits best is not what cuts least."""
     better = 0
@@ -85,6 +93,7 @@ def test_the_chosen_partition_is_cut_less_than_that_of_the_best_k_means():
     assert better
 
 
+@pytest.mark.usefixtures("by_cut")
 def test_a_group_that_is_closed_by_chance_is_no_cluster():
     """Of two overlapping groups, and 14 points that are joined to each other alone, the two are found."""
     generator = torch.Generator().manual_seed(0)
@@ -97,3 +106,11 @@ def test_a_group_that_is_closed_by_chance_is_no_cluster():
     assert NormalizedCut(graph.wider, 2).of(alone) < NormalizedCut(graph.wider, 2).of(labels)
     assert float((labels[:200] == labels[0]).double().mean()) > 0.9
     assert float((labels[200:400] != labels[0]).double().mean()) > 0.9
+
+
+def test_many_points_are_cut_and_few_are_fitted():
+    """From 4,000 points on no single move lowers the cut; of fewer points k-means leaves such moves."""
+    for count, descended in ((3990, False), (4000, True)):
+        graph = NeighbourGraph.from_points(blobs(10, 3, count // 10, 1.6, 0), 10)
+        labels = spectral_partition(graph, 10, 0)
+        assert torch.equal(NormalizedCut(graph.affinity, 10).descend(labels), labels) is descended
