@@ -11,6 +11,7 @@ em          EM from that start, as fromnoise cluster runs it
 controls    from the same start and with as many steps: training on the clusters of the start, with one E-step at the
             end; EM without the start's likelihood in the E-steps, at temperature 1
 moves       EM with split-and-merge moves
+partitions  the two partitions of the encoder's features: the best fit of k-means and the least normalized cut
 counts      the start with numbers of clusters that differ from that of the classes, with their purity
 labels      ten labels a class: the start with them, and EM
 
@@ -40,11 +41,11 @@ from fromnoise.clustering.baselines import KMEANS_RESTARTS, flat_pixels, gaussia
 from fromnoise.clustering.calibration import Reliability
 from fromnoise.clustering.fit import ClusteringResult, fit_mixture
 from fromnoise.clustering.given_labels import align_clusters
-from fromnoise.clustering.graph import prepare_features
+from fromnoise.clustering.graph import NeighbourGraph, prepare_features
 from fromnoise.clustering.init import InitialClusters, encoder_features
 from fromnoise.clustering.scores import ClusterScores, majority_classes
 from fromnoise.clustering.semi_supervised import spread_given_labels
-from fromnoise.clustering.spectral import spectral_clusters
+from fromnoise.clustering.spectral import spectral_clusters, spectral_partition
 from fromnoise.clustering.task import ClusteringTask, prepare
 from fromnoise.data import load
 from fromnoise.utils.device import select_device
@@ -224,6 +225,14 @@ def moves(case: Case) -> Records:
     return {MOVES: _em_record(case, case.fit(MOVES, {"clustering.split_merge": 0.9}))}
 
 
+def partitions(case: Case) -> Records:
+    """The partitions that k-means fits best and that is cut least, of the same features."""
+    graph = NeighbourGraph.from_points(prepare_features(case.features))
+    kinds = {"best fit": False, "least cut": True}
+    seed = case.keys["train.seed"]
+    return {kind: case.score(spectral_partition(graph, case.clusters, seed, by)) for kind, by in kinds.items()}
+
+
 def counts(case: Case) -> Records:
     """The start with wrong numbers of clusters; the purity is the fraction of their most frequent classes."""
     points, out = case.start.features, {}
@@ -268,6 +277,7 @@ PARTS: dict[str, Callable[[Case], Records]] = {
     "em": em,
     "controls": controls,
     "moves": moves,
+    "partitions": partitions,
     "counts": counts,
     "labels": ten_labels,
 }

@@ -6,7 +6,7 @@
   Rohe 2018), as a few outliers that are joined to each other alone take an eigenvector, but no centroid of k-means.
 - ``spectral_partitions``: k-means of its rows. Of many points, several results are improved by moves of single points
   (``normalized_cut.py``), and the one with the least normalized cut is taken: on features of images the fit of k-means
-  hardly tells good partitions from bad ones. Of few points the cut tells them no better, and the best fit is taken.
+  hardly tells good partitions from bad ones. Of few points, whose cuts have large errors, the best fit is taken.
 - ``spectral_clusters``: soft memberships by propagation.
 """
 
@@ -51,13 +51,9 @@ def _eigenvectors(clusters: int) -> int:
     return clusters + max(2, round(_MORE_EIGENVECTORS * clusters))
 
 
-def spectral_partition(graph: NeighbourGraph, clusters: int, seed: int) -> Tensor:
-    """Clusters of a graph's points, int64 (N,).
-
-    Of 4,000 points or more, the partition with the least normalized cut that is found; of fewer, the best fit of
-    k-means. Which one finds the classes of images was measured with up to 1,707 and with 10,000 of them.
-    """
-    return spectral_partitions(graph, [clusters], seed)[0]
+def spectral_partition(graph: NeighbourGraph, clusters: int, seed: int, by_cut: bool | None = None) -> Tensor:
+    """Clusters of a graph's points, int64 (N,); arguments as in ``spectral_partitions``."""
+    return spectral_partitions(graph, [clusters], seed, by_cut=by_cut)[0]
 
 
 def spectral_partitions(
@@ -66,8 +62,9 @@ def spectral_partitions(
     seed: int,
     restarts: int = _RESTARTS,
     powers: Sequence[float] = POWERS,
+    by_cut: bool | None = None,
 ) -> Tensor:
-    """``spectral_partition`` for several numbers of clusters, from the same eigenvectors, int64 (len(counts), N).
+    """Clusters of a graph's points for several numbers of clusters, from the same eigenvectors, int64 (len(counts), N).
 
     Args:
         graph: N points.
@@ -75,12 +72,14 @@ def spectral_partitions(
         seed: of the Lanczos iteration and of k-means.
         restarts: of k-means, for each power; at most 10 for the best fit.
         powers: of lambda_k / lambda_Q, the weights of eigenvectors beyond the Q-th; the best fit takes the first.
+        by_cut: take the partition with the least normalized cut that is found, not the best fit of k-means; None: of
+            4,000 points or more. Which one finds the classes of images was measured with up to 1,707 and with 10,000.
     """
     values, vectors = graph.leading_eigenvectors(_eigenvectors(max(counts)), seed)
     partitions = []
     for clusters in counts:
         embeddings = [spectral_embedding(values, vectors, clusters, power) for power in powers]
-        if len(graph) >= _MANY:
+        if len(graph) >= _MANY if by_cut is None else by_cut:
             partitions.append(_least_cut(graph, embeddings, clusters, seed, restarts))
         else:
             partitions.append(_best_fit(graph, embeddings[0], clusters, seed, min(restarts, _FIT_RESTARTS)))
