@@ -249,7 +249,7 @@ def _em_record(case: Case, result: ClusteringResult) -> dict[str, float]:
     last: dict[str, Any] = result.rounds[-1]
     record = case.score(result.q) | {"bound": last["bound"]["value"], "e_step_gain": last["e_step_gain"]["value"]}
     reliability = reliabilities(result)["calibrated"]
-    record |= {"calibrated_ece": reliability.ece, "ece_by_chance": reliability.floor}
+    record |= {"calibrated_ece": reliability.ece, "ece_by_chance": reliability.by_chance}
     return record | {"moves": float(sum(len(r["split_merged"]) for r in result.rounds))}
 
 

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, source: str, labels: int, seed: int, out: Path
         "pixels": of_pixels(task, given) if labels else float("nan"),
         "ece_before": probabilities["uncalibrated"]["ece"],
         "ece_after": probabilities["calibrated"]["ece"],
-        "ece_by_chance": probabilities["calibrated"]["floor"],
+        "ece_by_chance": probabilities["calibrated"]["by_chance"],
         "temperature": probabilities["temperature"],
     }
 

@@ -83,7 +83,7 @@ def row_of(found: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"n": found["n"]}
     for key, factor in METRICS.items():
         value = found[key]
-        out[key] = {k: factor * value[k] for k in ("value", "error", "floor") if value.get(k) is not None}
+        out[key] = {k: factor * value[k] for k in ("value", "error", "real_vs_real") if value.get(k) is not None}
     return out
 
 
@@ -91,8 +91,8 @@ def describe(row: dict[str, Any], key: str) -> str:
     """A value with its error, and that of held-out images."""
     value = row[key]
     digits = 1 if key == "kernel" else 2
-    floor = f" ({value['floor']:.{digits}f})" if "floor" in value else ""
-    return f"{value['value']:.{digits}f} +- {value['error']:.{digits}f}{floor}"
+    real = f" ({value['real_vs_real']:.{digits}f})" if "real_vs_real" in value else ""
+    return f"{value['value']:.{digits}f} +- {value['error']:.{digits}f}{real}"
 
 
 def measure(name: str, seed: int, compute: ComputeConfig, args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -244,14 +244,14 @@ def best_entries(runs: list[Run]) -> dict[str, list[Run]]:
     return dict(sorted(best.items(), key=lambda item: mean_of(item[1])))
 
 
-def summary(best: dict[str, list[Run]], floor: float) -> str:
+def summary(best: dict[str, list[Run]], real: float) -> str:
     """Our distance above that of real images, beside the best other library's."""
     others = [library for library in best if library != "fromnoise"]
     if not others or "fromnoise" not in best:
         return ""
-    ours, theirs = (mean_of(best[library]) - floor for library in ("fromnoise", others[0]))
+    ours, theirs = (mean_of(best[library]) - real for library in ("fromnoise", others[0]))
     return (
-        f"Above the distance of real images (Frechet {floor:.2f}): fromnoise {ours:.2f}, {others[0]} {theirs:.2f}, "
+        f"Above the distance of real images (Frechet {real:.2f}): fromnoise {ours:.2f}, {others[0]} {theirs:.2f}, "
         f"a ratio of {ours / theirs:.2f}.\n"
     )
 
@@ -264,16 +264,16 @@ def tables(runs: list[Run]) -> str:
     finished = (r for r in runs if "error" not in r)
     for (data, minutes, threads, n), found in groups(finished, "data", "minutes", "threads", "n").items():
         real = [r["real_vs_real"] for r in found]
-        floor = statistics.mean(r["frechet"] for r in real)
+        distance = statistics.mean(r["frechet"] for r in real)
         title = f"### {DATA.get(data, data)}, {minutes:g} minutes, {threads} thread{'s' * (threads > 1)}\n"
         features = (
-            f"n = {n:,}; classifier of accuracy {found[0]['accuracy']:.2%}; real_vs_real: Frechet {floor:.2f} +- "
+            f"n = {n:,}; classifier of accuracy {found[0]['accuracy']:.2%}; real_vs_real: Frechet {distance:.2f} +- "
             f"{real[0]['frechet_error']:.2f}, kernel x 1000 {real[0]['kernel']:.1f} +- {real[0]['kernel_error']:.1f}.\n"
         )
         rule = "|---" * (COLUMNS.count("|") + 1) + "|"
         best = best_entries(found)
         parts += [title, features, f"| {COLUMNS} |", rule, *(f"| {row(r)} |" for r in best.values()), ""]
-        parts += [summary(best, floor)]
+        parts += [summary(best, distance)]
         for library, (first, *_) in best.items():
             name = picture(data, minutes, first["entry"])
             if (PICTURES / name).exists():

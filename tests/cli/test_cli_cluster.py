@@ -65,7 +65,9 @@ def test_files_of_a_run(clustered):
     probability = found["calibration"]
     assert probability["temperature"] >= 1 and probability["repeated"] == 50 and 0 < probability["reproduced"] <= 1
     for key in ("uncalibrated", "calibrated"):
-        assert 0 <= probability[key]["ece"] <= 1 and probability[key]["images"] == 50 and probability[key]["floor"] > 0
+        assert (
+            0 <= probability[key]["ece"] <= 1 and probability[key]["images"] == 50 and probability[key]["by_chance"] > 0
+        )
     mean = sum(float(r["probability"]) for r in rows) / len(rows)
     assert mean <= probability["reproduced"] + 1e-3  # where the clusters are not found again, nor is it certain
     for name in (

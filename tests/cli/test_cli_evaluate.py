@@ -60,15 +60,15 @@ def digit_files(tmp_path_factory) -> Path:
 
 
 def test_json_of_a_run(right, run, tmp_path):
-    """Two distances as {value, error, floor, n, features} of each source; the same file in the report's folder."""
+    """Two distances as {value, error, real_vs_real, n, features} of each source; the report's folder has it too."""
     output = right("evaluate", run, *QUICK, "--json", "x.json", "--out", "report")
     plain = json.loads((tmp_path / "x.json").read_text())
     assert plain == json.loads((tmp_path / "report" / "report.json").read_text())
     (one,) = plain["evaluations"]
     for key in ("frechet", "kernel"):
-        assert one[key].keys() >= {"value", "error", "floor", "n", "features"}
+        assert one[key].keys() >= {"value", "error", "real_vs_real", "n", "features"}
         assert one[key]["n"] == 60 and one[key]["features"] == "pixels" and one[key]["error"] > 0
-        assert one[key]["value"] > one[key]["floor"]  # three steps of training
+        assert one[key]["value"] > one[key]["real_vs_real"]  # three steps of training
     assert one["cost"]["nfe"] == 2 and one["cost"]["parameters"] > 0 and one["cost"]["training_images"] == 24
     assert one["cost"]["flops_per_image"] > 2 * one["cost"]["parameters"]
     assert plain["reference_n"] == 1707 and "evaluate" in plain["command"]

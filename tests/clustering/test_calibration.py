@@ -35,9 +35,9 @@ def test_bayes_rule_is_calibrated():
     """Its error is that of chance, and twice the evidence is overconfident."""
     joint, labels = mixture()
     exact = reliability(torch.softmax(joint, 1), labels)
-    assert exact.ece < 1.3 * exact.floor_95 and exact.floor < exact.floor_95 < 0.05
+    assert exact.ece < 1.3 * exact.by_chance_95 and exact.by_chance < exact.by_chance_95 < 0.05
     assert sum(count for count, _, _ in exact.bins) == exact.images == 4000 and len(exact.bins) == 15
-    assert reliability(torch.softmax(2 * joint, 1), labels).ece > 2 * exact.floor_95
+    assert reliability(torch.softmax(2 * joint, 1), labels).ece > 2 * exact.by_chance_95
 
 
 def test_ece_by_hand():
@@ -89,7 +89,7 @@ def test_repeats_correct_the_noise_without_labels(noise):
     q = torch.softmax(noisy[0], 1)
     assert found == pytest.approx(temperature_from_labels(q, labels), rel=0.15)
     before, after = (reliability(tempered(q, t), labels) for t in (1.0, found))
-    assert after.ece < 1.5 * after.floor_95 and (noise < 1 or before.ece > 2 * after.ece)
+    assert after.ece < 1.5 * after.by_chance_95 and (noise < 1 or before.ece > 2 * after.ece)
 
 
 def test_repeats_do_not_sharpen():

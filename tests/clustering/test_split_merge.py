@@ -90,7 +90,25 @@ def test_an_empty_cluster_is_reseeded():
     clusters = torch.tensor([0, 0, 2, 2])[kind]
     state = Responsibilities(nearly_one_hot(clusters, 3), torch.zeros(len(kind), 3, dtype=torch.float64))
     before = state.q.clone()
-    assert reseed_empty(state, images, 0.0, 0) == () and torch.equal(state.q, before)
-    assert reseed_empty(state, images, 0.1, 0) == (1,)
+    assert reseed_empty(state, images, 0.0, set(), 0) == () and torch.equal(state.q, before)
+    assert reseed_empty(state, images, 0.1, set(), 0) == (1,)
     sizes = torch.bincount(state.q.argmax(1), minlength=3)
     assert sizes[1] > 0 and sizes[2] == 45 and sizes.sum() == len(kind)
+
+
+def test_clusters_with_given_labels_are_not_reseeded():
+    """Neither an empty one is filled, nor does the largest one lose images."""
+    images, kind = noisy_shapes()
+    clusters = torch.tensor([0, 0, 2, 2])[kind]
+
+    def reseeded(fixed):
+        state = Responsibilities(nearly_one_hot(clusters, 3), torch.zeros(len(kind), 3, dtype=torch.float64))
+        found = reseed_empty(state, images, 0.1, fixed, 0)
+        return found, torch.bincount(state.q.argmax(1), minlength=3).tolist()
+
+    sizes = torch.bincount(clusters, minlength=3).tolist()
+    assert reseeded({1}) == ((), sizes)
+    assert reseeded({0, 2}) == ((), sizes)
+    donor = max((0, 2), key=lambda c: sizes[c])
+    found, after = reseeded({donor})
+    assert found == (1,) and after[donor] == sizes[donor] and after[2 - donor] < sizes[2 - donor]

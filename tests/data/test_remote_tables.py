@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -152,9 +151,6 @@ def test_wrong_files_are_named(url: str, files: dict[str, bytes], monkeypatch: p
     store.rm("/bucket/data/train-00000-of-00002.parquet")
     with pytest.raises(UserError, match="it is gone; restore it"):
         splits["train"].read(0)
-
-
-Served = Callable[[dict[str, bytes]], str]
 
 
 @pytest.fixture

@@ -26,12 +26,6 @@ def _alpha_bar(betas: tuple[float, ...]) -> np.ndarray:
     return np.array(out)
 
 
-def q_sample(betas: np.ndarray, k: int) -> tuple[float, float]:
-    """Eq. 4: mean factor and standard deviation of q(x_k | x_0)."""
-    a = alpha_bar(betas)[k]
-    return math.sqrt(a), math.sqrt(1 - a)
-
-
 def posterior(betas: np.ndarray, k: int) -> tuple[float, float, float]:
     """Eq. 7: factors of x_0 and of x_k in the mean of q(x_{k-1} | x_k, x_0), and its variance."""
     bars, beta = alpha_bar(betas), betas[k - 1]

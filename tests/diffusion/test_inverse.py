@@ -252,7 +252,6 @@ def test_inverse_solvers_are_registered():
         ("mmps", {"noise_std": -1.0}),
         ("pigdm", {"sigma_data": 0.0}),
         ("repaint", {"resamplings": 0}),
-        ("repaint", {"resamplings": 81}),
     ],
 )
 def test_invalid_options_of_inverse_solvers(name, values):

@@ -226,12 +226,12 @@ def test_b5_every_sampler_works_on_its_default_grid(name, table):
 
 
 def test_b5_heun_needs_a_grid_in_logsnr():
-    """On the uniform grid of the cosine table its last step is so long that hardly any sample reaches a mode.
+    """On the uniform grid of the cosine schedule its last step is so long that hardly any sample reaches a mode.
 
     Version 0.1 had this grid by default: on digits a classifier was sure of 2 % of the samples, 70 % on logsnr.
     """
-    table = schedules.cosine(1000)
-    assert fraction_at_a_mode(Heun(table), uniform(table, 15)) < 0.1
+    schedule = schedules.cosine(1000)
+    assert fraction_at_a_mode(Heun(schedule), uniform(schedule, 15)) < 0.1
 
 
 def fraction_at_a_mode(sampler, levels):
@@ -244,12 +244,43 @@ def fraction_at_a_mode(sampler, levels):
     return float((torch.cdist(x, means).amin(1) < 1.5 * math.sqrt(dim * variance)).double().mean())
 
 
-def test_b8_the_last_value_is_the_estimate_for_first_order_samplers_only():
-    """At s = 0 ancestral and DDIM return x0_hat; a multistep sampler combines it with earlier ones.
+def test_b8_the_last_value_is_the_estimate_except_for_ipndm():
+    """At s = 0 the other samplers return x0_hat; IPNDM combines it with earlier predictions.
 
     Version 0.1 said it of all samplers.
     """
     true, levels, ids = mixture(), uniform(schedules.linear(1000), 10), torch.arange(20)
-    for sampler, first_order in ((DDIM(), True), (Ancestral(0.0), True), (IPNDM(3), False)):
+    samplers = (DDIM(), Ancestral(0.0), Heun(), DPMSolverPP(3), DPMSolverPP(2, sde=True), UniPC(2), IPNDM(3))
+    for sampler in samplers:
         *_, last = sampling_loop(true, sampler, levels, initial_noise((2,), Noise(0, ids), LIKE), Noise(0, ids))
-        assert torch.allclose(last.x, last.prediction.x0, atol=1e-9) == first_order
+        assert torch.allclose(last.x, last.prediction.x0, atol=1e-9) != isinstance(sampler, IPNDM)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (DDIM(), 1),
+        (Heun(), 2),
+        (PredictorCorrector(Ancestral()), 2),
+        (PredictorCorrector(Ancestral(), corrections=3), 4),
+    ],
+)
+def test_evaluations_of_a_step_are_those_it_takes(sampler, expected):
+    """Counted over all steps but the last, which may take fewer."""
+    true, levels, ids, calls = mixture(), uniform(schedules.linear(1000), 10), torch.arange(2), [0]
+
+    def counted(*args):
+        calls[0] += 1
+        return true(*args)
+
+    steps = sampling_loop(counted, sampler, levels, initial_noise((2,), Noise(0, ids), LIKE), Noise(0, ids))
+    for _, _ in zip(range(9), steps, strict=False):
+        pass
+    assert calls[0] == 9 * expected == 9 * sampler.evaluations
+
+
+def test_churn_without_a_schedule_is_refused():
+    """It would be ignored otherwise."""
+    levels, ids = uniform(schedules.linear(1000), 3), torch.arange(2)
+    with pytest.raises(ValueError, match="needs the model's schedule"):
+        final(mixture(), Heun(churn=0.4), levels, initial_noise((2,), Noise(0, ids), LIKE), ids)

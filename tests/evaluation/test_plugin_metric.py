@@ -64,7 +64,7 @@ def test_plugin_metric_in_a_report(mean_distance, evaluate, extractor, digits, h
     train, dark = (extractor.features(x) for x in (digits.train.get(torch.arange(len(digits.train))), real // 3))
     value = plain["evaluations"][1]["mean_distance"]
     assert value["value"] == pytest.approx(float((dark.mean(0) - train.mean(0)).norm()), rel=1e-9)
-    assert value["error"] is None and value["floor"] < value["value"]
+    assert value["error"] is None and value["real_vs_real"] < value["value"]
     assert "mean_distance" in [f["key"] for f in plain["evaluations"][1]["findings"]]
     assert "mean_distance" not in [f["key"] for f in plain["evaluations"][0]["findings"]]
     assert page.document(measured, reports, RealImages("training images", digits.train), environment)
@@ -80,7 +80,7 @@ def test_plugin_metric_on_the_command_line(mean_distance, tmp_path, monkeypatch,
     words = ["evaluate", "x.npz", "--against", "digits", "-n", "60", "--features", "pixels", "--device", "cpu"]
     assert main([*words, "--json", "x.json", "--out", "report"]) == 0
     (evaluation,) = json.loads((tmp_path / "x.json").read_text())["evaluations"]
-    assert evaluation["mean_distance"].keys() >= {"value", "error", "floor", "n", "features"}
+    assert evaluation["mean_distance"].keys() >= {"value", "error", "real_vs_real", "n", "features"}
     assert "mean distance" in capsys.readouterr().out
     assert "mean distance" in (tmp_path / "report" / "report.html").read_text()
 

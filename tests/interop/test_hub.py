@@ -60,9 +60,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "value": 1.5,
         "error": 0.1,
         "n": 40,
-        "floor": 0.5,
-        "floor_error": 0.05,
-        "floor_n": 40,
+        "real_vs_real": 0.5,
+        "real_vs_real_error": 0.05,
+        "real_vs_real_n": 40,
         "features": "pixels",
     }
     report = {"command": "fromnoise evaluate", "against": "/home/me/faces", "features": "pixels"}

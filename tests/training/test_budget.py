@@ -150,7 +150,7 @@ def test_too_small_a_budget_names_the_one_that_would_do():
 
 
 def test_minimum_of_steps():
-    """300 after half of the warm-up; three time constants of an average without warm-up; an epoch of the best epoch."""
+    """300 and twice the warm-up; three time constants of an average without warm-up; an epoch of the best epoch."""
     assert min_steps(recipes.load("digits", {}), 1707) == 300 + 2 * 20
     assert min_steps(recipes.load("flowers", {}), 1020) == 3000
     assert min_steps(recipes.load("ho2020", {}), 50_000) == 30_001

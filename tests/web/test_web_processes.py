@@ -132,11 +132,11 @@ def test_reports_of_ten_thousand_lines(tmp_path):
 
 def test_evaluations_are_read_tolerantly(tmp_path):
     """Numbers of a report, and nothing of what is none."""
-    source = {"name": "a", "n": 20, "cost": {"nfe": 5}, "frechet": {"value": 1.5, "error": 0.1, "floor": 1e999}}
+    source = {"name": "a", "n": 20, "cost": {"nfe": 5}, "frechet": {"value": 1.5, "error": 0.1, "real_vs_real": 1e999}}
     for i, content in enumerate([{"evaluations": [source]}, [], {"evaluations": [3]}, {"evaluations": {"a": 1}}]):
         (tmp_path / f"{i}").mkdir()
         (tmp_path / f"{i}" / "report.json").write_text(json.dumps(content))
-    expected = {"report": "0", "name": "a", "n": 20, "nfe": 5, "value": 1.5, "error": 0.1, "floor": None}
+    expected = {"report": "0", "name": "a", "n": 20, "nfe": 5, "value": 1.5, "error": 0.1, "real_vs_real": None}
     assert evaluated(tmp_path / "0") == [expected]
     assert [evaluated(tmp_path / name) for name in ("1", "2", "3", "none")] == [[]] * 4
 

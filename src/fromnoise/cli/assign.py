@@ -110,4 +110,4 @@ def _scores(table: Assignments, clusters: bool) -> dict[str, float]:
     else:
         found = Reliability.of_clusters(table.q, assigned, table.labels)
         scores = dict(ClusterScores.from_labels(assigned, table.labels).__dict__)
-    return scores | {"calibration_error": found.ece, "calibration_error_by_chance": found.floor}
+    return scores | {"calibration_error": found.ece, "calibration_error_by_chance": found.by_chance}

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _AUTO = "2:20"
 HELP = "cluster images, and train a generator of each cluster"
 EPILOG = """The same command again resumes a run. Every recipe key is a flag, --section.key value; the keys of this verb
-are in [clustering]. -q 5:20 trains a model for each number of clusters and selects one by its bound on held-out images.
+are in [clustering]. -q 5:20 trains a model for up to six numbers of the range, -q 5:20:1 for each, and selects one by
+its bound on held-out images.
 -q auto chooses a number from 2 to 20 on features before anything is trained, and --criterion features one of a range:
 on the features of --features, or on pixels, which say little of photographs.
 
@@ -216,7 +217,7 @@ def _print_calibration(found: dict[str, Any] | None) -> None:
     if "calibrated" in found:
         before, after = found["uncalibrated"], found["calibrated"]
         line += f"; calibration error {before['ece']:.4f} before and {after['ece']:.4f} after"
-        line += f" (by chance {after['floor']:.4f}, n = {after['images']:,})"
+        line += f" (by chance {after['by_chance']:.4f}, n = {after['images']:,})"
     print(line)
 
 

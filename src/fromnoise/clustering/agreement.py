@@ -82,7 +82,7 @@ def calibration_blocks(result: ClusteringResult) -> list[Block]:
     measured = reliabilities(result)
     if not measured:
         return blocks
-    rows = [[_NAMES[k], f"{r.ece:.4f}", f"{r.floor:.4f}", f"{r.floor_95:.4f}"] for k, r in measured.items()]
+    rows = [[_NAMES[k], f"{r.ece:.4f}", f"{r.by_chance:.4f}", f"{r.by_chance_95:.4f}"] for k, r in measured.items()]
     after = measured["calibrated"]
     return [
         *blocks,

@@ -129,15 +129,15 @@ class Reliability:
     Attributes:
         ece: expected calibration error: mean of |fraction right - mean probability| over bins of equally many images
             (Naeini et al. 2015; equal-mass bins: Nguyen and O'Connor 2015).
-        floor: the same of a predictor whose probabilities are right, with the same images: chance alone, by simulation.
-        floor_95: in 95 % of the simulations it is smaller than this.
+        by_chance: the same of a predictor whose probabilities are right, with the same images, by simulation.
+        by_chance_95: in 95 % of the simulations it is smaller than this.
         images: number of images, n.
         bins: (images, mean probability, fraction right) of each bin, by probability.
     """
 
     ece: float
-    floor: float
-    floor_95: float
+    by_chance: float
+    by_chance_95: float
     images: int
     bins: tuple[tuple[int, float, float], ...]
 

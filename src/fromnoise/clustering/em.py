@@ -251,10 +251,10 @@ class EM:
     def _move_clusters(
         self, moved: Responsibilities, nats: Tensor
     ) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
-        """Reseed empty clusters, then split and merge; clusters with given labels take no part in split-and-merge."""
+        """Reseed empty clusters, then split and merge; clusters with given labels take no part."""
         fixed = set() if self.given is None else set(self.given[self.given >= 0].tolist())
         seed, config = self.loop.config.seed, self.config
-        return reseed_empty(moved, self.images, config.min_weight, seed), split_and_merge(
+        return reseed_empty(moved, self.images, config.min_weight, fixed, seed), split_and_merge(
             moved, nats, self.images, config.split_merge, config.encoder_weight, fixed, seed
         )
 

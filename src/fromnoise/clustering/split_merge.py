@@ -55,26 +55,30 @@ class Responsibilities:
         self.q, self.encoder_nats = q, encoder_nats
 
 
-def reseed_empty(state: Responsibilities, images: Images, min_weight: float, seed: int) -> tuple[int, ...]:
-    """Give each empty cluster one half of the largest cluster, split by 2-means on its principal components.
+def reseed_empty(
+    state: Responsibilities, images: Images, min_weight: float, fixed: set[int], seed: int
+) -> tuple[int, ...]:
+    """Give each empty cluster one half of the largest other one, split by 2-means on its principal components.
 
     Args:
         state: changed in place.
         images: the images that are clustered.
         min_weight: a cluster with fewer images than this fraction of N / Q counts as empty.
+        fixed: clusters that take no part.
         seed: of k-means.
 
     Returns:
         The clusters that were empty.
     """
     count, reseeded = state.q.shape[1], []
-    for cluster in range(count):
+    free = [cluster for cluster in range(count) if cluster not in fixed]
+    for cluster in free:
         sizes = torch.bincount(state.q.argmax(1), minlength=count)
         if sizes[cluster] >= min_weight * len(state.q) / count:
             continue
-        largest = int(sizes.argmax())
+        largest = max(free, key=lambda c: int(sizes[c]))
         members = (state.q.argmax(1) == largest).nonzero().flatten()
-        if len(members) < 4:
+        if largest == cluster or len(members) < 4:
             continue
         points = principal_components(flat_pixels(images, members))
         half = members[kmeans(points, 2, seed, KMEANS_RESTARTS).labels == 1]

@@ -164,7 +164,8 @@ class LatentConfig(Section):
     """run directory or .safetensors file of a trained autoencoder (--autoencoder); left out: one is trained first, by
     the recipe "recipe" on the same images, in the folder autoencoder of the run"""
     recipe: str = "autoencoder"
-    """recipe by which the autoencoder is trained first; its own keys count"""
+    """recipe whose loss and training settings the autoencoder has, which is trained first; images and seed are those of
+    the diffusion model"""
     share: Annotated[float, Number, Field(gt=0, lt=1)] = 0.4
     """share of a budget in minutes that training the autoencoder takes; of a budget in steps, epochs or images it takes
     as large a part, in addition"""

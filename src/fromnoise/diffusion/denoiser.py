@@ -84,8 +84,8 @@ class Denoiser(nn.Module):
         """Combine the parts.
 
         Args:
-            network: called as ``network(x, t, cond)`` with t of shape (B,); with self-conditioning x has 2C channels,
-                with a learned variance the output has.
+            network: called as ``network(x, t, cond)`` with t of shape (B,). With self-conditioning its input x has 2C
+                channels; with a learned variance its output has 2C.
             schedule: of the noise.
             target: what the first C output channels are; None is the noise.
             noise_conditioning: the network's time input; None is the timestep, 0 to T - 1 (T = 1000 for a continuous

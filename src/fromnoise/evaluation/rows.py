@@ -23,7 +23,7 @@ class MetricRow:
         key: name in JSON.
         title: column header in tables.
         samples: estimate for the samples.
-        real_vs_real: the same for held-out real images ("floor" in JSON); None if it is unknown at this n.
+        real_vs_real: the same for held-out real images; None if it is unknown at this n.
         better: "lower" or "higher"; "" if values near to the real one are better.
         features: feature space in which it was measured.
         resampled: what is resampled: the error is the standard deviation over such draws.
@@ -39,11 +39,11 @@ class MetricRow:
     resampled: str = "samples"
 
     def json(self) -> dict[str, Any]:
-        """Value, error, n and features of the samples; value, error and n of the real images as ``floor``."""
+        """Value, error, n and features of the samples; value, error and n of the real images as ``real_vs_real``."""
         plain: dict[str, Any] = dict(self.samples.json())
         if self.real_vs_real is not None:
-            floor = self.real_vs_real.json()
-            plain |= {"floor": floor["value"], "floor_error": floor["error"], "floor_n": floor["n"]}
+            real = self.real_vs_real.json()
+            plain |= {"real_vs_real": real["value"], "real_vs_real_error": real["error"], "real_vs_real_n": real["n"]}
         return plain | {"features": self.features, "error_over": self.resampled}
 
 
@@ -62,9 +62,9 @@ def metric_rows(
     for metric in all_metrics():
         if (samples := evaluation.metrics.get(metric.key)) is not None:
             real = real_vs_real.metrics.get(metric.key)
-            floor = metric.at_sample_size(real, evaluation.stats.n) if real is not None else None
+            real = metric.at_sample_size(real, evaluation.stats.n) if real is not None else None
             title = metric.title_for(features)
-            row = MetricRow(METRICS, metric.key, title, samples, floor, metric.better, features, metric.resampled)
+            row = MetricRow(METRICS, metric.key, title, samples, real, metric.better, features, metric.resampled)
             rows.append(row)
     for space, nearest in evaluation.nearest.items():
         real, key = real_vs_real.nearest[space], space.replace(" ", "_")

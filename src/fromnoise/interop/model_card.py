@@ -215,10 +215,11 @@ def _rows(evaluation: dict[str, Any]) -> Iterator[list[str]]:
     several = f" ({printable(str(evaluation['name']))})" if " " in str(evaluation.get("name", "")) else ""
     for key, value in evaluation.items():
         if isinstance(value, dict) and {"value", "error", "n"} <= set(value):
-            floor = f"{_pair(value['floor'], value['floor_error'])}" if value.get("floor") is not None else "-"
+            real = value.get("real_vs_real")
+            real_cell = _pair(real, value["real_vs_real_error"]) if real is not None else "-"
             name = printable(key).replace("_", " ") + several
             own = str(value.get("features", features))
-            yield [name, _pair(value["value"], value["error"]), floor, f"{value['n']:,}", printable(own)]
+            yield [name, _pair(value["value"], value["error"]), real_cell, f"{value['n']:,}", printable(own)]
 
 
 def _pair(value: float, error: float | None) -> str:

@@ -242,7 +242,7 @@ class Model:
 
     def network_evaluations(self, config: SamplingConfig) -> int:
         """Evaluations of the network that a sample takes."""
-        per_step = self.sampler(config).evaluations * (2 if config.guidance != 1 else 1)
+        per_step = self.sampler(config).evaluations * (1 if config.guidance in (0, 1) else 2)
         return (len(self.levels(config)) - 1) * per_step
 
     def evaluate_once(self, device: torch.device) -> None:

@@ -145,7 +145,7 @@ class Forecast:
 def min_steps(recipe: Recipe, images: int) -> int:
     """``train.min_steps``, or a number below which the samples are mostly noise.
 
-    300 steps after a warm-up of which each step counts half; three time constants 1/(1 - decay) of an average that
+    300 steps and two for each of the warm-up; three time constants 1/(1 - decay) of an average that
     starts from the initial weights; an epoch for the weights of the best epoch.
 
     Args:

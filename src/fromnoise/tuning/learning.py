@@ -37,7 +37,7 @@ BATCH = 32
 SAMPLES = 512
 """Samples of the teacher, which are used in turn."""
 TEACHER = 20
-"""Steps of the teacher where none are given; twice those that are learned if these are more than half as many."""
+"""Least number of steps of the teacher where none is given; twice the tuned steps if that is more."""
 MOST_STEPS = 100
 """Steps of which coefficients can be learned, at most."""
 _CHECKED = 128  # samples of other noise by which tuned and untuned steps are compared

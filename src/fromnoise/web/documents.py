@@ -19,7 +19,8 @@ def evaluated(folder: Path) -> list[dict[str, Any]]:
         folder: of the report.
 
     Returns:
-        For each source its ``name``, ``n``, ``nfe``, and ``value``, ``error`` and ``floor`` of the Frechet distance.
+        For each source its ``name``, ``n``, ``nfe``, and ``value``, ``error`` and ``real_vs_real`` of the Frechet
+        distance.
     """
     try:
         sources = json.loads(read_bytes(folder / "report.json", _LARGEST))["evaluations"]
@@ -30,7 +31,7 @@ def evaluated(folder: Path) -> list[dict[str, Any]]:
 
 def _source(report: str, source: dict[str, Any]) -> dict[str, Any]:
     frechet = source["frechet"]
-    numbers = {key: _number(frechet.get(key)) for key in ("value", "error", "floor")}
+    numbers = {key: _number(frechet.get(key)) for key in ("value", "error", "real_vs_real")}
     return {"report": report, "name": str(source.get("name")), "n": _number(source.get("n"))} | {
         "nfe": _number(source["cost"].get("nfe")),
         **numbers,

@@ -95,8 +95,8 @@ class EStepConfig:
         probes: steps at which every component is evaluated, each with a noise and its negative; at least 1.
         refine: additional steps at which the candidates are evaluated.
         candidates: number of most likely components that are refined.
-        confident: images with a component of a larger posterior than this after the probes are not refined; with 1,
-            all images are.
+        confident: images with a component of a larger posterior than this after the probes, at temperature 1 and with
+            even weights, are not refined; with 1, all images are.
     """
 
     probes: int

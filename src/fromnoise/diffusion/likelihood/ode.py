@@ -124,7 +124,7 @@ class ProbabilityFlow:
         denoise: the model, without the clipping of sampling: it makes the field non-smooth, and so does ``clip_x0``.
         schedule: of the noise.
         solver: of the ODE.
-        clean_t: t of the clean end; None is the first step of a table, 1/1000 of a continuous schedule.
+        clean_t: t of the clean end; None is the first step of a beta schedule, 1/1000 of a continuous schedule.
         offset: strength of the offset noise. The flow is the same: with y = C^(-1/2) x that of white noise. Its noisy
             end is N(0, C).
     """

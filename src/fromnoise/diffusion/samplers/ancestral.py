@@ -30,7 +30,6 @@ class Ancestral(Sampler):
     variance: float | None = None
 
     default_steps = None
-    stochastic = True
 
     def __post_init__(self) -> None:
         """Check the variance.

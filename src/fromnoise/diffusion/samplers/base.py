@@ -27,14 +27,15 @@ class Sampler(ABC):
         default_grid: time grid on which it works best, used where none is chosen.
         default_steps: number of steps used where none is chosen; None is every step of a beta schedule (250 of a
             continuous one).
-        evaluations: network evaluations in a step (the last step may take fewer).
-        stochastic: whether a step adds noise with the default options.
     """
 
     default_grid: ClassVar[str] = "uniform"
     default_steps: ClassVar[int | None] = None
-    evaluations: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = False
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in a step; the last step may take fewer."""
+        return 1
 
     @property
     def min_steps(self) -> int:

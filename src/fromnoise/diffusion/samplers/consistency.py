@@ -25,7 +25,6 @@ class ConsistencySampler(Sampler):
     """
 
     default_steps = 2
-    stochastic = True
 
     def step(
         self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any

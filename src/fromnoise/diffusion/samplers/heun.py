@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -35,7 +35,11 @@ class Heun(Sampler):
 
     default_grid = "logsnr"
     default_steps = 15
-    evaluations = 2
+
+    @property
+    def evaluations(self) -> int:
+        """Two."""
+        return 2
 
     def __post_init__(self) -> None:
         """Check the churn.
@@ -49,9 +53,15 @@ class Heun(Sampler):
     def step(
         self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any
     ) -> tuple[Tensor, Prediction, Any]:
-        """One Heun step; see ``Sampler.step``."""
-        if self.churn and self.schedule is not None and level_s.sigma > 0:
-            x, level_t = self._add_noise(x, level_t, noise)
+        """One Heun step; see ``Sampler.step``.
+
+        Raises:
+            ValueError: churn without a schedule.
+        """
+        if self.churn and level_s.sigma > 0:
+            if self.schedule is None:
+                raise ValueError(f"churn={self.churn} needs the model's schedule: Heun(schedule, {self.churn})")
+            x, level_t = self._add_noise(self.schedule, x, level_t, noise)
         prediction = denoise(x, level_t)
         euler, _, _ = DDIM().step(lambda y, level: prediction, x, level_t, level_s, noise, None)
         if level_s.sigma == 0 or level_t.alpha == 0:
@@ -61,9 +71,10 @@ class Heun(Sampler):
         slope = (level_t.eps(x, prediction.x0) + level_s.eps(euler, second.x0)) / 2
         return level_s.alpha * (x / level_t.alpha + run * slope), prediction, memory
 
-    def _add_noise(self, x: Tensor, level_t: NoiseLevel, noise: NoiseFn) -> tuple[Tensor, NoiseLevel]:
+    def _add_noise(
+        self, schedule: Schedule, x: Tensor, level_t: NoiseLevel, noise: NoiseFn
+    ) -> tuple[Tensor, NoiseLevel]:
         """Raise the noise level by fresh noise, at most to t = 1."""
-        schedule = cast(Schedule, self.schedule)
         time = schedule.time_from_logsnr(level_t.logsnr - 2 * math.log1p(self.churn))
         if time <= level_t.t:
             return x, level_t

@@ -20,7 +20,8 @@ class PredictorCorrector(Sampler):
 
     x <- x + eps score + sqrt(2 eps) z,   score = -eps_hat / sigma_s,   eps = 2 (r sigma_s)^2
 
-    Alg. 5 takes |z| / |score| over the batch, which is close to sigma; with sigma no image depends on its batch.
+    Alg. 5 takes |z| / |score| over the batch, which is close to sigma; with sigma no image depends on its batch. Its
+    factor alpha_i = 1 - beta_i of eps, near 1 for small steps, is left out.
 
     Attributes:
         predictor: any sampler.
@@ -32,9 +33,6 @@ class PredictorCorrector(Sampler):
     langevin_snr: float = 0.16
     corrections: int = 1
 
-    evaluations = 2
-    stochastic = True
-
     def __post_init__(self) -> None:
         """Check the options.
 
@@ -45,6 +43,11 @@ class PredictorCorrector(Sampler):
             raise ValueError(f"langevin_snr={self.langevin_snr} must be positive")
         if self.corrections < 0:
             raise ValueError(f"corrections={self.corrections} must be 0 or more")
+
+    @property
+    def evaluations(self) -> int:
+        """Those of the predictor, and one for each correction."""
+        return self.predictor.evaluations + self.corrections
 
     @property
     def min_steps(self) -> int:

@@ -21,11 +21,11 @@ class ReverseSDE(Sampler):
 
     dx = (dx/d lambda of the flow + sigma^2 score) d lambda + sqrt(2) sigma dw
 
-    The plain discretization, of strong order 1/2, with which the exponential integrators are compared.
+    The plain discretization, with which the exponential integrators are compared; of strong order 1, as the noise does
+    not depend on x.
     """
 
     default_steps = 250
-    stochastic = True
 
     def step(
         self, denoise: DenoiseFn, x: Tensor, level_t: NoiseLevel, level_s: NoiseLevel, noise: NoiseFn, memory: Any

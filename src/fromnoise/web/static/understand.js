@@ -29,7 +29,7 @@ function draw() {
       title: "Frechet distance against evaluations of the network", x: "NFE", points: true,
       series: [
         { label: "samples", x: byCost.map((e) => e.nfe), y: byCost.map((e) => e.value) },
-        { label: "real images", x: byCost.map((e) => e.nfe), y: byCost.map((e) => e.floor), dash: [4, 4] },
+        { label: "real images", x: byCost.map((e) => e.nfe), y: byCost.map((e) => e.real_vs_real), dash: [4, 4] },
       ],
     });
   }
@@ -38,7 +38,7 @@ function draw() {
 function fillTable() {
   const rows = evaluations.map((e) => {
     const row = document.createElement("tr");
-    const shown = [e.report, e.name, e.nfe, e.value?.toPrecision(3), e.error?.toPrecision(2), e.floor?.toPrecision(3), e.n];
+    const shown = [e.report, e.name, e.nfe, e.value?.toPrecision(3), e.error?.toPrecision(2), e.real_vs_real?.toPrecision(3), e.n];
     for (const value of shown) row.insertCell().textContent = value ?? "-";
     return row;
   });
