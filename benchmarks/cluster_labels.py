@@ -28,7 +28,7 @@ from fromnoise import config as recipes
 from fromnoise.clustering.agreement import json_of
 from fromnoise.clustering.baselines import flat_pixels
 from fromnoise.clustering.fit import fit_mixture
-from fromnoise.clustering.graph import prepare_features, propagate_labels
+from fromnoise.clustering.graph import NeighbourGraph, label_seeds, prepare_features, propagate
 from fromnoise.clustering.task import ClusteringTask, prepare
 from fromnoise.utils.files import write_atomic
 
@@ -120,7 +120,8 @@ def write_table(path: Path, task: ClusteringTask, given: Tensor) -> None:
 def of_pixels(task: ClusteringTask, given: Tensor) -> float:
     """Accuracy of labels that are spread over principal components of the pixels."""
     assert task.labels is not None
-    q = propagate_labels(prepare_features(flat_pixels(task.data.train)), given, CLASSES)
+    graph = NeighbourGraph.from_points(prepare_features(flat_pixels(task.data.train)))
+    q = propagate(graph, label_seeds(given, CLASSES))
     return float((q.argmax(1) == task.labels)[given < 0].double().mean())
 
 

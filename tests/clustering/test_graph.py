@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fromnoise.clustering.graph import NeighbourGraph, label_seeds, prepare_features, propagate, propagate_labels
+from fromnoise.clustering.graph import NeighbourGraph, label_seeds, prepare_features, propagate
 from fromnoise.clustering.scores import ClusterScores
 from fromnoise.clustering.spectral import spectral_clusters, spectral_embedding, spectral_partition
 from fromnoise.utils.kmeans import kmeans
@@ -87,7 +87,7 @@ def test_two_labels_on_each_moon_are_enough():
     given = torch.full((400,), -1)
     for moon in (0, 1):
         given[(labels == moon).nonzero().flatten()[:2]] = moon
-    q = propagate_labels(points, given, 3)
+    q = propagate(NeighbourGraph.from_points(points), label_seeds(given, 3))
     assert float((q.argmax(1) == labels).double().mean()) > 0.99 and float(q[:, 2].max()) == 0
 
 

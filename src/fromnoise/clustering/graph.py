@@ -152,25 +152,8 @@ def propagate(graph: NeighbourGraph, seeds: Tensor, spreading: float = _SPREADIN
     return torch.where(total > 1e-12, solved / total.clamp(min=1e-300), mean)
 
 
-def propagate_labels(
-    points: Tensor, given: Tensor, clusters: int, neighbours: int = NEIGHBOURS, spreading: float = _SPREADING
-) -> Tensor:
-    """Known clusters of a few points spread over the graph of all features, float64 (N, Q).
-
-    Each cluster's labels have the same total weight, so that a cluster with many given labels does not win for that.
-
-    Args:
-        points: features, float (N, D).
-        given: known clusters, int64 (N,); -1 where unknown. Clusters without a given label get no point.
-        clusters: Q.
-        neighbours: of each point in the graph.
-        spreading: as in ``propagate``.
-    """
-    return propagate(NeighbourGraph.from_points(points, neighbours), label_seeds(given, clusters), spreading)
-
-
 def label_seeds(given: Tensor, clusters: int) -> Tensor:
-    """Seeds of ``propagate`` from known clusters, -1 where unknown: the same total for each of them, (N, Q)."""
+    """Seeds of ``propagate`` from known clusters, int64 (N,), -1 where unknown: the same total for each, (N, Q)."""
     known = given >= 0
     counts = torch.bincount(given[known], minlength=clusters).double().clamp(min=1)
     seeds = torch.zeros(len(given), clusters, dtype=torch.float64)
