@@ -27,15 +27,12 @@ class Sampler(ABC):
         default_grid: time grid on which it works best, used where none is chosen.
         default_steps: number of steps used where none is chosen; None is every step of a beta schedule (250 of a
             continuous one).
+        evaluations: network evaluations in a step; the last step may take fewer.
     """
 
     default_grid: ClassVar[str] = "uniform"
     default_steps: ClassVar[int | None] = None
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations in a step; the last step may take fewer."""
-        return 1
+    evaluations: int = 1
 
     @property
     def min_steps(self) -> int:

@@ -35,11 +35,7 @@ class Heun(Sampler):
 
     default_grid = "logsnr"
     default_steps = 15
-
-    @property
-    def evaluations(self) -> int:
-        """Two."""
-        return 2
+    evaluations = 2
 
     def __post_init__(self) -> None:
         """Check the churn.

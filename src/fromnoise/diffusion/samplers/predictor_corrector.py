@@ -34,7 +34,7 @@ class PredictorCorrector(Sampler):
     corrections: int = 1
 
     def __post_init__(self) -> None:
-        """Check the options.
+        """Check the options, and count the evaluations: those of the predictor, and one for each correction.
 
         Raises:
             ValueError: one is out of range.
@@ -43,11 +43,7 @@ class PredictorCorrector(Sampler):
             raise ValueError(f"langevin_snr={self.langevin_snr} must be positive")
         if self.corrections < 0:
             raise ValueError(f"corrections={self.corrections} must be 0 or more")
-
-    @property
-    def evaluations(self) -> int:
-        """Those of the predictor, and one for each correction."""
-        return self.predictor.evaluations + self.corrections
+        object.__setattr__(self, "evaluations", self.predictor.evaluations + self.corrections)
 
     @property
     def min_steps(self) -> int:
