@@ -231,7 +231,7 @@ def test_invalid_images(wrong, run, color_run, image, known):
         (["restore", "--deblur", "1", "--iterations", "0"], ("iterations is 0", "1 or more")),
         (
             ["restore", "--deblur", "1", "--method", "repaint", "--iterations", "0"],
-            ("resamplings is 0", "from 1 to 80"),
+            ("resamplings is 0", "use a number of at least 1"),
         ),
         (
             ["restore", "--deblur", "1", "--method", "pigdm", "--iterations", "3"],
