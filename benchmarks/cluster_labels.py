@@ -1,7 +1,7 @@
 """Clusterings with some labels of each class: accuracy, and calibration errors before and after.
 
-python benchmarks/cluster_labels.py [SET ...] [--labels K ...] [--seeds S] [-n N] [--minutes M | --steps K] [--out DIR]
-                                    [--set KEY=VALUE ...]
+python benchmarks/cluster_labels.py [SET ...] [--labels K ...] [--first-seed S] [--seeds S] [-n N]
+                                    [--minutes M | --steps K] [--out DIR] [--precision P] [--set KEY=VALUE ...]
 
 For each number of labels of each class, drawn by the seed: accuracy of the initial clusters and after EM, of the images
 without given labels; the expected calibration error of the assigned clusters' probabilities before and after, and that
@@ -41,15 +41,18 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=["digits", "mnist", "fashion_mnist"])
     parser.add_argument("--labels", type=int, nargs="*", default=[0, 1, 10])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("-n", type=int, default=10_000)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-cluster-labels"))
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe")
     args = parser.parse_args()
     print(header(), flush=True)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
     for source in args.sets:
-        rows = {k: [measure(args, source, k, seed) for seed in range(args.seeds)] for k in args.labels}
+        rows = {k: [measure(args, source, k, seed) for seed in seeds] for k in args.labels}
         print_table(source, args.n, rows)
 
 
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace, source: str, labels: int, seed: int, out: Path
     table = args.out / f"{out.name}.csv" if labels else None
     if table is not None:
         write_table(table, task, given)
-    result = fit_mixture(recipe, out, given=table, device="cpu", precision="fp32")
+    result = fit_mixture(recipe, out, given=table, device="cpu", precision=args.precision)
     if result.signal:
         raise SystemExit(f"{out} is unfinished: run the same command again")
     found = json_of(result)

@@ -107,6 +107,8 @@ def test_guided_samples_are_those_of_both_versions(run):
     assert not torch.equal(strong, weak)
     torch.testing.assert_close(guided, weak + 1.5 * (strong - weak), rtol=0, atol=0)
     assert model.network_evaluations(config) == 2 * model.network_evaluations(model.recipe.sample)
+    weak_alone = config.model_copy(update={"guidance": 0.0})
+    assert model.network_evaluations(weak_alone) == model.network_evaluations(model.recipe.sample)
     assert not torch.equal(samples(run), samples(run, "--guidance", "1.5"))
     own = samples(run, "--autoguide", str(run), "--autoguidance", "1")
     assert torch.equal(samples(run), own)
